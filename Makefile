@@ -1,0 +1,124 @@
+# Everything a developer types. `make` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+OAR_LXC := $(BIN)/oar-lxc
+# By another name: a recipe that says MAKE is run by `make -n` too.
+SUBMAKE := $(MAKE) --no-print-directory
+
+# What the host needs, and the only place that says so. The first line is for the virtual
+# environment and the Debian package; the second is what the code imports; the third is for real
+# LXC; the last is for the sandbox's machines.
+APT_PACKAGES := \
+	ca-certificates dpkg perl python3 python3-venv \
+	python3-click python3-clustershell python3-lxc python3-psutil python3-rich python3-structlog \
+	iproute2 lxc lxcfs nftables openssh-client procps uidmap \
+	mmdebstrap
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: need-root setup venv ## Show the main job on a real OAR cluster in containers (root)
+	$(OAR_LXC) sandbox demo
+
+.PHONY: test
+test: need-root setup venv ## Run every check and test; take down the sandbox if it was not up before (root)
+	@was_up=no
+	if $(OAR_LXC) sandbox status >/dev/null 2>&1; then was_up=yes; fi
+	finish() {
+		status=$$?
+		trap - EXIT
+		if [ $$was_up = no ]; then $(OAR_LXC) sandbox down || status=1; fi
+		[ $$status = 0 ] || echo "make test: FAILED (status $$status)" >&2
+		exit $$status
+	}
+	trap finish EXIT
+	$(SUBMAKE) lint unit docs deb integration e2e
+
+.PHONY: lint
+lint: venv ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.PHONY: unit
+unit: venv ## Run the unit tests (no root, no LXC)
+	$(BIN)/pytest tests/unit
+
+.PHONY: integration
+integration: need-root setup venv ## Run the tests on real LXC (root)
+	$(BIN)/pytest tests/integration
+
+.PHONY: e2e
+e2e: need-root setup venv ## Run the tests on a real OAR, in the sandbox (root)
+	$(OAR_LXC) sandbox up
+	$(BIN)/pytest tests/e2e
+
+.PHONY: bench
+bench: need-root setup venv ## Measure, and print a table (root)
+	$(BIN)/python -m tests.bench
+
+.PHONY: docs
+docs: venv ## Build the documentation in docs/_build/html; warnings are errors
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+.PHONY: deb
+deb: venv ## Build the Debian package in dist/
+	$(BIN)/python -m oar_lxc.setup.deb --output dist
+
+.PHONY: venv
+venv: $(STAMP) ## Make the virtual environment .venv
+
+# System site packages: pip takes what apt installed, and sees the LXC bindings, which it must not
+# try to build. The stamp comes last, so that what was interrupted is done again.
+$(STAMP): pyproject.toml setup.py
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then
+		if [ "$$(id -u)" != 0 ]; then
+			echo "make: python3-venv is missing; as root: apt-get install python3-venv" >&2
+			exit 1
+		fi
+		$(SUBMAKE) setup
+	fi
+	echo "making the virtual environment $(VENV)"
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	touch $(STAMP)
+
+.PHONY: setup
+setup: ## Install the Debian packages that the host needs (root)
+	@missing=()
+	for package in $(APT_PACKAGES); do
+		status="$$(dpkg-query --show --showformat='$${db:Status-Status}' $$package 2>/dev/null || true)"
+		if [ "$$status" != installed ]; then missing+=($$package); fi
+	done
+	if [ $${#missing[@]} = 0 ]; then exit 0; fi
+	if [ "$$(id -u)" != 0 ]; then
+		echo "make: missing on this machine: $${missing[*]}; run \`make setup\` as root" >&2
+		exit 1
+	fi
+	echo "installing $${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
+
+.PHONY: need-root
+need-root:
+	@if [ "$$(id -u)" != 0 ]; then echo "make: this target needs root" >&2; exit 1; fi
+
+.PHONY: clean
+clean: ## Take the sandbox down; remove the virtual environment and all build outputs
+	@if [ -x $(OAR_LXC) ]; then $(OAR_LXC) sandbox down; fi
+	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A recipe is one shell script.
+.ONESHELL:

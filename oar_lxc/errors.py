@@ -1,0 +1,120 @@
+"""Errors of the package: one root class, typed fields, one clear sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class OarLxcError(Exception):
+    """Root of all errors that the package raises on purpose.
+
+    ``str(error)`` is a sentence for the person who has to act on it. Entry points print it after
+    the program's name and leave with :attr:`exit_status`.
+    """
+
+    exit_status = 1
+
+
+class UsageError(OarLxcError):
+    """What was asked for cannot be: a wrong argument, key or value."""
+
+    exit_status = 2
+
+
+class JobEnvironmentError(OarLxcError):
+    """The environment is not that of an OAR job, or a file that OAR writes is not usable."""
+
+
+class SpecError(UsageError):
+    """A spec asks for something that does not exist or does not fit the job."""
+
+
+class ConfigError(UsageError):
+    """A configuration file has an unknown key or a value that is not allowed."""
+
+
+class ImageError(OarLxcError):
+    """An image does not exist, or could not be built."""
+
+
+class NodeNotPreparedError(OarLxcError):
+    """The root side has not prepared a node for this job, or refused to."""
+
+
+class ContainerError(OarLxcError):
+    """Something that was asked of one container failed.
+
+    Args:
+        container: name of the container.
+        node: name of the node it is on, empty where unknown.
+        reason: what failed, one sentence without the container's name.
+        log: the last lines of LXC's log for the container, oldest first.
+    """
+
+    def __init__(self, container: str, node: str, reason: str, log: Sequence[str] = ()) -> None:
+        self.container = container
+        self.node = node
+        self.reason = reason
+        self.log = tuple(log)
+        where = f"container {container} on node {node}" if node else f"container {container}"
+        text = f"{where}: {reason}"
+        if self.log:
+            text += "\n" + "\n".join(f"    {line}" for line in self.log)
+        super().__init__(text)
+
+
+class NodeError(OarLxcError):
+    """A node could not be reached, or what ran there failed as a whole."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        self.node = node
+        self.reason = reason
+        super().__init__(f"node {node}: {reason}")
+
+
+class FailuresError(OarLxcError):
+    """Some containers or nodes failed; :attr:`failures` says which and why."""
+
+    head = "failed"
+
+    def __init__(self, failures: Sequence[ContainerError | NodeError]) -> None:
+        self.failures = tuple(failures)
+        super().__init__(f"{self.head}:\n" + "\n".join(str(f) for f in self.failures))
+
+
+class LaunchError(FailuresError):
+    """A launch failed and was undone."""
+
+    head = "launch failed, all that was started is gone again"
+
+
+class NotReadyError(FailuresError):
+    """Containers run, but were not ready in time."""
+
+    head = "not all containers became ready"
+
+
+class CommandError(OarLxcError):
+    """A program ended with a status other than 0.
+
+    Args:
+        argv: the program and its arguments.
+        status: exit status; negative is the number of the signal that ended it.
+        stderr: what it wrote there.
+    """
+
+    def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
+        self.argv = tuple(argv)
+        self.status = status
+        self.stderr = stderr
+        said = stderr.strip() or "it said nothing"
+        super().__init__(f"{' '.join(self.argv)} ended with status {status}: {said}")
+
+
+class CommandTimeoutError(OarLxcError):
+    """A program did not end in time and was killed."""
+
+    def __init__(self, argv: Sequence[str], timeout: float) -> None:
+        self.argv = tuple(argv)
+        self.timeout = timeout
+        super().__init__(f"{' '.join(self.argv)} did not end within {timeout:g} s and was killed")
