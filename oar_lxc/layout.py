@@ -1,0 +1,108 @@
+"""Every path, file and device name of a job on a node, in one place.
+
+Both sides of the wall compute names here from the job id and the user's name alone; neither ever
+takes a name from the other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from oar_lxc.errors import UsageError
+
+STATE = Path("/var/lib/oar-lxc")
+CONFIG = Path("/etc/oar-lxc/oar-lxc.toml")
+
+# OAR takes what the system's user database holds: Debian's rule plus dots and capitals.
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_NODE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+MAX_JOB_ID = 2**31 - 1  # OAR's column is a signed 32-bit integer
+
+
+def check_job_id(text: str | int) -> int:
+    """Return a job id as a number.
+
+    Raises:
+        UsageError: it is not a number from 1 to :data:`MAX_JOB_ID`.
+    """
+    digits = str(text)
+    if re.fullmatch(r"[0-9]{1,10}", digits) and 1 <= int(digits) <= MAX_JOB_ID:
+        return int(digits)
+    raise UsageError(f"job id {text!r} is not a number from 1 to {MAX_JOB_ID}")
+
+
+def check_user(text: str) -> str:
+    """Return a user's name.
+
+    Raises:
+        UsageError: it is not a name that the system's user database could hold.
+    """
+    if _USER.fullmatch(text):
+        return text
+    raise UsageError(f"user {text!r} is not a user name")
+
+
+def check_node(text: str) -> str:
+    """Return a node's name.
+
+    Raises:
+        UsageError: it is not a host name.
+    """
+    if _NODE.fullmatch(text) and ".." not in text:
+        return text
+    raise UsageError(f"node {text!r} is not a host name")
+
+
+@dataclass(frozen=True)
+class JobLayout:
+    """The names that belong to one job on one node.
+
+    Args:
+        job_id: OAR's job id.
+        state: the state directory of the node.
+    """
+
+    job_id: int
+    state: Path = STATE
+
+    @property
+    def record(self) -> Path:
+        """The root-owned record of what may exist."""
+        return self.state / "records" / f"{self.job_id}.json"
+
+    @property
+    def directory(self) -> Path:
+        """The job's directory; root owns it, everybody may pass through."""
+        return self.state / "jobs" / str(self.job_id)
+
+    @property
+    def published(self) -> Path:
+        """What the root side tells the user side about this node."""
+        return self.directory / "job.json"
+
+    @property
+    def images(self) -> Path:
+        """The mount of the node's images, read-only, with the job's ids."""
+        return self.directory / "images"
+
+    @property
+    def containers(self) -> Path:
+        """LXC's path for the job: a directory per container; the user owns it."""
+        return self.directory / "containers"
+
+    @property
+    def private(self) -> Path:
+        """The user's own directory for keys; nobody else may enter."""
+        return self.directory / "private"
+
+    @property
+    def bridge(self) -> str:
+        """Name of the job's bridge (at most 15 bytes, the kernel's limit)."""
+        return f"olb{self.job_id}"
+
+    @property
+    def vxlan(self) -> str:
+        """Name of the device that joins the bridges of the job's nodes."""
+        return f"olv{self.job_id}"

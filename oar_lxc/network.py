@@ -1,0 +1,74 @@
+"""The addresses of a job's containers: computed, the same on every node, without asking anyone.
+
+A job's subnet follows from its id, its nodes' addresses from their order by name, and a
+container's from its number in the plan. Nodes that prepare themselves in parallel, and the user's
+script, so agree without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from oar_lxc.errors import SpecError
+
+POOL = IPv4Network("10.128.0.0/9")
+PREFIX = 21  # 2,046 addresses a job, 4,096 jobs before an address range comes round again
+MTU = 1450  # what a VXLAN leaves of 1,500 bytes
+
+
+@dataclass(frozen=True)
+class JobNetwork:
+    """The network of one job.
+
+    Args:
+        job_id: OAR's job id.
+        nodes: names of all its nodes, in any order.
+    """
+
+    job_id: int
+    nodes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, job_id: int, nodes: Sequence[str]) -> JobNetwork:
+        """Make the network of a job from its nodes, which may repeat and come in any order."""
+        return cls(job_id, tuple(sorted(set(nodes))))
+
+    @property
+    def subnet(self) -> IPv4Network:
+        """The job's part of :data:`POOL`."""
+        size = 1 << (32 - PREFIX)
+        index = self.job_id % (POOL.num_addresses // size)
+        return IPv4Network((int(POOL.network_address) + index * size, PREFIX))
+
+    @property
+    def capacity(self) -> int:
+        """How many containers the job can have on all its nodes."""
+        return self.subnet.num_addresses - 2 - len(self.nodes)
+
+    @property
+    def vni(self) -> int:
+        """The job's VXLAN network identifier (24 bits)."""
+        return self.job_id & 0xFFFFFF
+
+    def node_address(self, node: str) -> IPv4Interface:
+        """Return the address of a node's bridge, the gateway of its containers."""
+        return self._address(self.nodes.index(node))
+
+    def container_address(self, index: int) -> IPv4Interface:
+        """Return the address of the container with this number, counted over the whole job.
+
+        Raises:
+            SpecError: the job's subnet has no address left.
+        """
+        if index >= self.capacity:
+            raise SpecError(
+                f"the network of job {self.job_id} has {self.capacity} addresses for containers; "
+                f"container number {index + 1} would have none: ask for fewer containers"
+            )
+        return self._address(len(self.nodes) + index)
+
+    def _address(self, offset: int) -> IPv4Interface:
+        address = IPv4Address(int(self.subnet.network_address) + 1 + offset)
+        return IPv4Interface((address, PREFIX))
