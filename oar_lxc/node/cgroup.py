@@ -1,0 +1,236 @@
+"""Cgroups of a job: delegated to its user, and removed with all that is in them.
+
+Where OAR made a cgroup for the job (``/oar/alice_42``, cpuset on), the delegated one lies inside
+it as ``lxc``. In hierarchies that OAR does not use, and in all of them where the cpuset is off, it
+is ``/oar-lxc/alice_42``. Version 1 hierarchies are delegated; the unified one cannot be entered by
+a user without root's help and, in OAR 2.5's hybrid set-up, carries no controllers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from oar_lxc.errors import OarLxcError, UsageError
+
+CONTROLLERS = frozenset(
+    {"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc"}
+    | {"net_cls", "net_prio", "perf_event", "pids", "rdma"}
+)
+OWN = "oar-lxc"
+INNER = "lxc"
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One mounted cgroup hierarchy.
+
+    Attributes:
+        path: where it is mounted.
+        names: its controllers, or ``name=…``; empty for the unified hierarchy.
+        unified: whether it is of version 2.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    unified: bool
+
+
+def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarchy]:
+    """Return the hierarchies mounted here, each once.
+
+    Raises:
+        OarLxcError: none is mounted.
+    """
+    found: dict[str, Hierarchy] = {}
+    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        kind, _, options = (*after.split(), "", "", "")[:3]
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        names = tuple(x for x in options.split(",") if x.startswith("name=") or x in CONTROLLERS)
+        found.setdefault(fields[2], Hierarchy(Path(fields[4]), names, kind == "cgroup2"))
+    if not found:
+        raise OarLxcError(
+            "no cgroup file system is mounted: mount it under /sys/fs/cgroup (systemd does; see "
+            "the administrator guide, Troubleshooting)"
+        )
+    return list(found.values())
+
+
+def check_oar_cgroup(text: str, job_id: int, user: str) -> str:
+    """Return the path of OAR's cgroup of a job, checked to be no other's.
+
+    Raises:
+        UsageError: it is not an absolute path that ends in ``USER_JOB``.
+    """
+    parts = text.split("/")
+    plain = all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", part) for part in parts[1:])
+    if text.startswith("/") and plain and len(parts) > 2 and parts[-1] == f"{user}_{job_id}":
+        return text
+    raise UsageError(f"cgroup {text!r} is not OAR's cgroup of job {job_id} of {user}")
+
+
+@dataclass(frozen=True)
+class JobCgroups:
+    """The cgroups of one job.
+
+    Args:
+        job_id: OAR's job id.
+        user: the job's user.
+        oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off or it is not known.
+    """
+
+    job_id: int
+    user: str
+    oar_cgroup: str
+
+    @property
+    def name(self) -> str:
+        """What OAR calls the job's cgroup: user and id."""
+        return f"{self.user}_{self.job_id}"
+
+    def delegated(self, hierarchy: Hierarchy) -> Path:
+        """Return where the user's part of a hierarchy is."""
+        if self.oar_cgroup:
+            outer = hierarchy.path / self.oar_cgroup.lstrip("/")
+            if outer.is_dir():
+                return outer / INNER
+        return hierarchy.path / OWN / self.name
+
+    def delegate(self, uid: int, root_gid: int) -> list[Path]:
+        """Make the delegated cgroups, usable by the user and by the containers' root.
+
+        The group matters: ``lxc-attach`` from inside the user namespace writes with the mapped
+        root's credentials, and the kernel checks the opener's.
+
+        Args:
+            uid: the user.
+            root_gid: host id of the containers' group 0.
+
+        Returns:
+            The directories, one a hierarchy.
+        """
+        made = []
+        for hierarchy in hierarchies():
+            if hierarchy.unified:
+                continue
+            path = self.delegated(hierarchy)
+            parent = path.parent
+            if parent.name == OWN:
+                parent.mkdir(mode=0o755, exist_ok=True)
+            if "cpuset" in hierarchy.names:
+                _fill_cpuset(parent)
+            path.mkdir(mode=0o775, exist_ok=True)
+            if "cpuset" in hierarchy.names:
+                _fill_cpuset(path)
+                (path / "cgroup.clone_children").write_text("1")
+            for name in ("", "cgroup.procs", "tasks"):
+                file = path / name
+                os.chown(file, uid, root_gid)
+                os.chmod(file, 0o775 if name == "" else 0o664)
+            made.append(path)
+        return made
+
+    def roots(self) -> list[Path]:
+        """Return the topmost cgroups that are ours to remove, those that exist, any version."""
+        found = []
+        for hierarchy in hierarchies():
+            candidates = [hierarchy.path / OWN / self.name]
+            if self.oar_cgroup:
+                candidates.append(hierarchy.path / self.oar_cgroup.lstrip("/") / INNER)
+            else:
+                candidates.append(hierarchy.path / "oar" / self.name / INNER)
+            found += [path for path in candidates if path.is_dir()]
+        return found
+
+    def processes(self) -> set[int]:
+        """Return the processes inside our cgroups of the job."""
+        return {pid for root in self.roots() for path in walk(root) for pid in _procs(path)}
+
+    def oar_processes(self) -> set[int]:
+        """Return the processes in OAR's own cgroup of the job, hooks of OAR among them."""
+        if not self.oar_cgroup:
+            return set()
+        found: set[int] = set()
+        for hierarchy in hierarchies():
+            for path in walk(hierarchy.path / self.oar_cgroup.lstrip("/")):
+                found.update(_procs(path))
+        return found
+
+    def forbid_forks(self) -> None:
+        """Let nothing in the job's cgroups start another process."""
+        for root in self.roots():
+            _write(root / "pids.max", "0")
+
+    def thaw(self) -> None:
+        """Thaw what is frozen: a frozen process does not die before."""
+        for root in self.roots():
+            for path in walk(root):
+                _write(path / "freezer.state", "THAWED")
+                _write(path / "cgroup.freeze", "0")
+
+    def kill_unified(self) -> None:
+        """Kill what is in a version 2 cgroup with the kernel's own switch."""
+        for root in self.roots():
+            _write(root / "cgroup.kill", "1")
+
+    def remove(self) -> list[Path]:
+        """Remove our cgroups of the job, deepest first; return those that could not be."""
+        left = []
+        for root in self.roots():
+            for path in reversed(list(walk(root))):
+                try:
+                    path.rmdir()
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                        raise
+                    left.append(path)
+        return left
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Yield a cgroup and all below it, parents first; what vanishes meanwhile is passed over."""
+    pending = [root]
+    while pending:
+        path = pending.pop()
+        try:
+            with os.scandir(path) as entries:
+                below = [Path(x.path) for x in entries if x.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        yield path
+        pending += below
+
+
+def _procs(path: Path) -> Iterator[int]:
+    try:
+        text = (path / "cgroup.procs").read_text()
+    except (FileNotFoundError, OSError):
+        return
+    yield from (int(word) for word in text.split() if word != "0")
+
+
+def _fill_cpuset(path: Path) -> None:
+    """Give a cpuset its parent's CPUs and memory nodes, without which nothing may enter it."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        file = path / name
+        if not file.read_text().strip():
+            file.write_text((path.parent / name).read_text())
+
+
+def _write(path: Path, text: str) -> None:
+    with suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)

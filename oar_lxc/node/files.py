@@ -1,0 +1,111 @@
+"""Files of the root side: written whole or not at all, locked, removed without following links."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.run import run
+
+LOCK = Path("/run/oar-lxc.lock")
+
+
+@contextmanager
+def locked(timeout: float = 20, path: Path = LOCK) -> Iterator[None]:
+    """Hold the node's lock: one prepare, destroy or reap changes shared files at a time.
+
+    Raises:
+        OarLxcError: another one held it for longer than ``timeout`` seconds.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o600)
+    try:
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise OarLxcError(f"{path} stayed locked for {timeout:g} s") from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file so that it holds, at any moment and after a crash, the old text or the new.
+
+    The owner of an existing file is kept; its directory must be writable by root alone.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(temporary, flags, mode)
+    try:
+        try:
+            os.fchmod(fd, mode)
+            with suppress(FileNotFoundError):
+                status = os.stat(path, follow_symlinks=False)
+                os.fchown(fd, status.st_uid, status.st_gid)
+            view = memoryview(text.encode("utf-8", "surrogateescape"))
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int = 0o644) -> bool:
+    """Change the lines of a small configuration file; hold :func:`locked` around it.
+
+    Args:
+        path: the file; a missing one counts as empty.
+        change: gets the lines without their ends and returns the new ones.
+        mode: mode of a file that did not exist.
+
+    Returns:
+        Whether the file changed.
+    """
+    try:
+        before = path.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+        mode = path.stat().st_mode & 0o7777
+    except FileNotFoundError:
+        before = []
+    after = change(list(before))
+    if after == before:
+        return False
+    write_atomic(path, "".join(line + "\n" for line in after), mode)
+    return True
+
+
+def remove_tree(path: Path, timeout: float) -> None:
+    """Remove a directory with all below it; "already gone" is success.
+
+    rm(1) opens each directory relative to its parent and without following links, descends to
+    any depth, and with ``--one-file-system`` leaves alone what is mounted below.
+
+    Raises:
+        CommandError: something could not be removed.
+        CommandTimeoutError: it took longer than ``timeout`` seconds.
+    """
+    if os.path.lexists(path):
+        run(
+            ["rm", "-rf", "--one-file-system", "--preserve-root=all", "--", str(path)],
+            timeout=timeout,
+        )

@@ -1,0 +1,114 @@
+"""Prologue and epilogue: on the job's first node, as ``oar``, for all nodes of the job.
+
+OAR's arguments are the contract: job id, user, nodefile, and perhaps more. Other nodes are
+reached as ``oar`` with the ssh command of oar.conf, and root through oardodo.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from oar_lxc.config import PREPARE_BY, read_config
+from oar_lxc.errors import CommandError, OarLxcError, UsageError
+from oar_lxc.job import read_nodefile
+from oar_lxc.layout import check_job_id, check_user
+from oar_lxc.node.log import say
+from oar_lxc.run import run
+
+OAR_CONF = Path("/etc/oar/oar.conf")
+SSH = ["/usr/bin/ssh", "-p", "6667", "-e", "none"]
+NODE_COMMAND = "/usr/sbin/oar-lxc-node"
+FANOUT = 64
+
+
+def main() -> None:
+    """Run one hook and leave with its exit status, which OAR takes for the nodes' state."""
+    try:
+        hook, job, user, nodefile = sys.argv[1:5]
+        sys.exit(run_hook(hook, check_job_id(job), check_user(user), Path(nodefile)))
+    except ValueError:
+        say("usage: hook prologue|epilogue JOB USER NODEFILE")
+        sys.exit(2)
+    except OarLxcError as error:
+        say(str(error))
+        sys.exit(1)
+
+
+def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
+    """Prepare or destroy a job on all its nodes at once; a prologue that fails undoes itself.
+
+    Returns:
+        0, or 1 where a node is not as it should be.
+    """
+    config = read_config()
+    nodes = list(read_nodefile(nodefile))
+    cgroup = _oar_cgroup(job_id, user)
+    common = ["--job", str(job_id), "--user", user, *(["--cgroup", cgroup] if cgroup else [])]
+    if hook == "epilogue":
+        return _everywhere(nodes, ["destroy", *common], config.deadline)
+    if hook != "prologue":
+        raise UsageError(f"hook {hook!r}; known: prologue, epilogue")
+    if config.prepare != PREPARE_BY[1]:
+        return 0
+    prepare = ["prepare", *common, "--nodes", ",".join(nodes), "--node"]
+    # OAR runs no epilogue after a failed prologue: keep a part of the time for undoing.
+    status = _everywhere(nodes, prepare, config.deadline * 0.6, name_last=True)
+    if status:
+        _everywhere(nodes, ["destroy", *common], config.deadline * 0.4)
+    return status
+
+
+def _everywhere(
+    nodes: Sequence[str], arguments: list[str], timeout: float, name_last: bool = False
+) -> int:
+    def on_node(node: str) -> bool:
+        command = ["oardodo", NODE_COMMAND, *arguments, *([node] if name_last else [])]
+        if not _is_here(node):
+            # "bash -c" style: the login shell of oar on the node gets one line
+            command = [*_ssh(), node, shlex.join(command)]
+        try:
+            run(command, timeout=timeout)
+        except OarLxcError as error:
+            detail = error.stderr.strip() if isinstance(error, CommandError) else str(error)
+            say(f"node {node}: {detail or error}")
+            return False
+        return True
+
+    with ThreadPoolExecutor(min(FANOUT, len(nodes))) as pool:
+        return 0 if all(list(pool.map(on_node, nodes))) else 1
+
+
+def _is_here(node: str) -> bool:
+    host = socket.gethostname()
+    return node == host or node.partition(".")[0] == host
+
+
+def _oar_cgroup(job_id: int, user: str) -> str:
+    """Return the job's cgroup in OAR's hierarchies, empty where the cpuset is off."""
+    name = f"{user}_{job_id}"
+    given = os.environ.get("OAR_CPUSET", "")
+    for path in (given, f"/oar/{name}"):
+        if path.endswith(f"/{name}") and Path(f"/dev/cpuset{path}").is_dir():
+            return path
+    return ""
+
+
+def _ssh() -> list[str]:
+    """Return OAR's ssh command (OPENSSH_CMD), without questions to anyone."""
+    try:
+        match = re.search(r'^OPENSSH_CMD="(.*)"', OAR_CONF.read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    command = shlex.split(match[1]) if match else SSH
+    return [*command, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+
+
+if __name__ == "__main__":
+    main()

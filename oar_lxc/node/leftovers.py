@@ -1,0 +1,85 @@
+"""What is left of a job on this node: read from the kernel and the disk, never from a record."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+
+from oar_lxc.layout import JobLayout
+from oar_lxc.node import ids, links, mounts
+from oar_lxc.node.cgroup import JobCgroups
+from oar_lxc.node.processes import job_processes, pids
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What still exists of a job; empty lists mean that nothing does.
+
+    Attributes:
+        processes: ids of processes in its cgroups or under its id range.
+        cgroups: paths of cgroups.
+        mounts: mount points, in any mount namespace of the node.
+        links: names of network devices.
+        files: paths of files and directories.
+        lines: lines in /etc/subuid, /etc/subgid and /etc/lxc/lxc-usernet.
+    """
+
+    processes: list[int] = field(default_factory=list)
+    cgroups: list[str] = field(default_factory=list)
+    mounts: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return any(asdict(self).values())
+
+    def __str__(self) -> str:
+        parts = [
+            f"{len(found)} {kind} ({', '.join(map(str, found[:5]))}{', …' if found[5:] else ''})"
+            for kind, found in asdict(self).items()
+            if found
+        ]
+        return "; ".join(parts) or "nothing"
+
+
+def find_leftovers(
+    layout: JobLayout, cgroups: JobCgroups, uid: int, first_id: int, *, with_record: bool = True
+) -> Leftovers:
+    """Look for everything that a job may have on this node.
+
+    Args:
+        layout: the job's names.
+        cgroups: the job's cgroups.
+        uid: its user; -1 where the user is not known here.
+        first_id: first id of its range; 0 where it had none.
+        with_record: whether the record counts.
+    """
+    paths = [layout.directory, *([layout.record] if with_record else [])]
+    return Leftovers(
+        processes=sorted(job_processes(cgroups, uid, first_id)),
+        cgroups=[str(path) for path in cgroups.roots()],
+        mounts=_mounts_everywhere(layout),
+        links=links.job_links(layout),
+        files=[str(path) for path in paths if os.path.lexists(path)],
+        lines=[
+            f"{path}: {line}"
+            for path, lines in ids.leftover_lines(layout, first_id).items()
+            for line in lines
+        ],
+    )
+
+
+def _mounts_everywhere(layout: JobLayout) -> list[str]:
+    """Return the job's mounts in each mount namespace that a process of this node lives in."""
+    seen: set[str] = set()
+    found: set[str] = set()
+    for pid in pids():
+        try:
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace not in seen:
+                seen.add(namespace)
+                found.update(map(str, mounts.mounts_under(layout.directory, str(pid))))
+        except OSError:
+            continue  # the process ended meanwhile
+    return sorted(found)

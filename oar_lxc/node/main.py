@@ -1,0 +1,184 @@
+"""``oar-lxc-node``: the root side's command, called by hooks, the reaper and administrators."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from oar_lxc.config import read_config
+from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
+from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup
+from oar_lxc.node.log import NodeLog, say
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+CGROUPS_LEFT = 3  # OAR's own clean-up would wait for them without end
+
+EPILOG = """exit status:
+  0  done; also where a job was refused, which only the job is told
+  1  the node is not as it should be, or something is left of the job
+  2  a wrong argument; nothing was done
+  3  cgroups of the job are left
+
+examples:
+  oar-lxc-node prepare --job 42 --user alice --node node1 --nodes node1,node2 \\
+      --cgroup /oar/alice_42
+  oar-lxc-node destroy --job 42 --user alice
+  oar-lxc-node leftovers --job 42 --user alice --json
+  oar-lxc-node reap --dry-run
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="oar-lxc-node",
+        description="Prepare one node for one OAR job with containers, and destroy what it left.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("prepare", "make what the job's user needs and may not make"),
+        ("destroy", "destroy all that the job has on this node"),
+        ("leftovers", "tell what is left of the job on this node; change nothing"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--job", required=True, help="OAR's job id")
+        command.add_argument("--user", required=True, help="the job's user")
+        command.add_argument("--cgroup", default="", help="OAR's cgroup of the job, /oar/USER_JOB")
+        if name == "prepare":
+            command.add_argument("--node", required=True, help="this node's name in OAR")
+            command.add_argument("--nodes", required=True, help="all nodes of the job, by commas")
+        if name == "leftovers":
+            command.add_argument("--first-id", default="0", help="first id of the job's range")
+            command.add_argument("--json", action="store_true", help="print JSON")
+    reap = commands.add_parser("reap", help="destroy what dead jobs left on this node")
+    reap.add_argument("--dry-run", action="store_true", help="tell what and why; change nothing")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        if os.geteuid() != 0:
+            raise UsageError(f"oar-lxc-node {arguments.command} must be run as root")
+        os.umask(0o022)
+        status = COMMANDS[arguments.command](arguments)
+    except UsageError as error:
+        say(str(error))
+        status = USAGE
+    except (OarLxcError, OSError) as error:
+        say(f"{arguments.command}: {error}")
+        status = FAILED
+    sys.exit(status)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from oar_lxc.node.prepare import Preparation
+
+    layout, user, cgroup = _job(arguments)
+    _uid(user)
+    preparation = Preparation(
+        layout,
+        user,
+        check_node(arguments.node),
+        [check_node(node) for node in arguments.nodes.split(",")],
+        cgroup,
+    )
+    if preparation.node not in preparation.nodes:
+        raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")
+    log = NodeLog(bound={"job": layout.job_id, "node": preparation.node})
+    with log.step("prepare"):
+        preparation.run(log, _deadline())
+    return DONE
+
+
+def _destroy(arguments: argparse.Namespace) -> int:
+    from oar_lxc.node.destroy import Destruction
+
+    layout, user, cgroup = _job(arguments)
+    log = NodeLog(bound={"job": layout.job_id})
+    with log.step("destroy"):
+        left = Destruction(layout, user, _uid(user, missing=-1), cgroup).run(log, _deadline())
+    if not left:
+        return DONE
+    say(f"job {layout.job_id} left on this node: {left}")
+    return CGROUPS_LEFT if left.cgroups else FAILED
+
+
+def _leftovers(arguments: argparse.Namespace) -> int:
+    from oar_lxc.node.leftovers import find_leftovers
+    from oar_lxc.node.record import read_record
+
+    layout, user, cgroup = _job(arguments)
+    record = read_record(layout.record)
+    if not arguments.first_id.isdigit():
+        raise UsageError(f"--first-id {arguments.first_id!r} is not a number")
+    first_id = int(arguments.first_id) or (record.first_id if record else 0)
+    cgroup = cgroup or (record.oar_cgroup if record else "")
+    cgroups = JobCgroups(layout.job_id, user, cgroup)
+    left = find_leftovers(layout, cgroups, _uid(user, missing=-1), first_id)
+    if arguments.json:
+        print(json.dumps(asdict(left), indent=1))
+    else:
+        print(f"left of job {layout.job_id}: {left}")
+    return FAILED if left else DONE
+
+
+def _reap(arguments: argparse.Namespace) -> int:
+    from oar_lxc.node.destroy import Destruction
+    from oar_lxc.node.reap import find_jobs
+
+    status = DONE
+    log = NodeLog()
+    for finding in find_jobs():
+        if not finding.dead or arguments.dry_run:
+            verb = "would destroy" if finding.dead else "leave alone"
+            print(f"{verb} job {finding.job_id} of {finding.user or 'unknown'}: {finding.why}")
+            continue
+        bound = log.bind(job=finding.job_id, why=finding.why)
+        uid = _uid(finding.user, missing=-1)
+        left = Destruction(JobLayout(finding.job_id), finding.user, uid).run(bound, _deadline())
+        if left:
+            say(f"job {finding.job_id} left on this node: {left}")
+            status = FAILED
+        else:
+            print(f"destroyed job {finding.job_id} of {finding.user}: {finding.why}")
+    return status
+
+
+COMMANDS = {"prepare": _prepare, "destroy": _destroy, "leftovers": _leftovers, "reap": _reap}
+
+
+def _job(arguments: argparse.Namespace) -> tuple[JobLayout, str, str]:
+    job_id = check_job_id(arguments.job)
+    user = check_user(arguments.user)
+    cgroup = arguments.cgroup and check_oar_cgroup(arguments.cgroup, job_id, user)
+    return JobLayout(job_id), user, cgroup
+
+
+def _uid(user: str, missing: int | None = None) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        if missing is None:
+            raise UsageError(f"user {user} does not exist on this node") from None
+        return missing
+
+
+def _deadline() -> float:
+    return time.monotonic() + read_config().deadline
+
+
+if __name__ == "__main__":
+    main()

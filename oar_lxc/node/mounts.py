@@ -1,0 +1,152 @@
+"""Mounts of the root side: an idmapped, read-only view of the images, and its removal.
+
+The calls are newer than what Python wraps, so they go through libc's ``syscall``. Numbers above
+423 are the same on all of Linux's architectures but alpha.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from pathlib import Path
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOUNT_ATTR_RDONLY = 1
+_MOUNT_ATTR_NODEV = 4
+_MOUNT_ATTR_IDMAP = 0x00100000
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_MOUNT_SETATTR = 442
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_CLONE_NEWUSER = 0x10000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttr(ctypes.Structure):
+    """``struct mount_attr`` of linux/mount.h."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def mount_idmapped(source: Path, target: Path, first_id: int, count: int) -> None:
+    """Bind a directory on another, read-only, its ids shifted to start at ``first_id``.
+
+    Args:
+        source: directory tree owned by the ids from 0.
+        target: existing directory in a root-owned place.
+        first_id: host id that 0 becomes.
+        count: how many ids are shifted; files of others belong to nobody.
+
+    Raises:
+        OSError: the kernel refused; file systems that support it and since when are listed in
+            mount_setattr(2).
+    """
+    namespace = _user_namespace(first_id, count)
+    try:
+        flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW
+        tree = _call("open_tree", source, _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags)
+        try:
+            attributes = _MountAttr(
+                _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV, 0, 0, namespace
+            )
+            _call(
+                "mount_setattr",
+                source,
+                _SYS_MOUNT_SETATTR,
+                tree,
+                b"",
+                _AT_EMPTY_PATH,
+                ctypes.byref(attributes),
+                ctypes.sizeof(attributes),
+            )
+            _call(
+                "move_mount",
+                target,
+                _SYS_MOVE_MOUNT,
+                tree,
+                b"",
+                _AT_FDCWD,
+                os.fsencode(target),
+                _MOVE_MOUNT_F_EMPTY_PATH,
+            )
+        finally:
+            os.close(tree)
+    finally:
+        os.close(namespace)
+
+
+def _user_namespace(first_id: int, count: int) -> int:
+    """Return an open user namespace that maps ``count`` ids from 0 to ``first_id``."""
+    ready_r, ready_w = os.pipe()
+    done_r, done_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # Only system calls here: the child lives until the parent has taken its namespace.
+        try:
+            os.close(ready_r)
+            os.close(done_w)
+            if _libc.unshare(_CLONE_NEWUSER) == 0:
+                os.write(ready_w, b"1")
+                os.read(done_r, 1)
+        finally:
+            os._exit(0)
+    os.close(ready_w)
+    os.close(done_r)
+    try:
+        if os.read(ready_r, 1) != b"1":
+            raise OSError("this kernel does not allow user namespaces (user.max_user_namespaces)")
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{name}").write_text(f"0 {first_id} {count}\n")
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready_r)
+        os.close(done_w)
+        os.waitpid(pid, 0)
+
+
+def _call(name: str, path: Path, number: int, *arguments: object) -> int:
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}", str(path))
+    return result
+
+
+def mounts_under(directory: Path, process: str = "self") -> list[Path]:
+    """Return the mount points at or below a directory, in the order they were mounted.
+
+    Args:
+        directory: absolute, without links.
+        process: whose mount namespace.
+    """
+    inside = os.fsencode(directory) + b"/"
+    found = []
+    for line in Path(f"/proc/{process}/mountinfo").read_bytes().splitlines():
+        point = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), line.split()[4])
+        if (point + b"/").startswith(inside):
+            found.append(Path(os.fsdecode(point)))
+    return found
+
+
+def unmount_under(directory: Path) -> None:
+    """Unmount all at or below a directory, the last mounted first; links are not followed.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    for point in reversed(mounts_under(directory)):
+        if _libc.umount2(os.fsencode(point), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"umount: {os.strerror(code)}", str(point))

@@ -1,0 +1,161 @@
+"""Prepare one node for one job: all that needs root, before the user's script starts."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.layout import JobLayout
+from oar_lxc.network import JobNetwork
+from oar_lxc.node import ids, links, mounts
+from oar_lxc.node.cgroup import JobCgroups
+from oar_lxc.node.destroy import Destruction
+from oar_lxc.node.files import locked, write_atomic
+from oar_lxc.node.log import NodeLog
+from oar_lxc.node.record import Record, boot_id, read_record
+from oar_lxc.published import READY, REFUSED, PublishedJob
+
+
+class Refusal(OarLxcError):
+    """The job cannot have containers on this node, through no fault of the node."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a node is prepared for.
+
+    Args:
+        layout: the job's names.
+        user: the job's user.
+        node: this node's name.
+        nodes: names of all nodes of the job.
+        oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off.
+    """
+
+    layout: JobLayout
+    user: str
+    node: str
+    nodes: Sequence[str]
+    oar_cgroup: str = ""
+
+    def run(self, log: NodeLog, deadline: float) -> PublishedJob:
+        """Prepare the node, or undo all of it and raise.
+
+        A refusal is published for the job to read and is no failure of the node.
+
+        Args:
+            log: where the steps are logged.
+            deadline: monotonic time by which it must be over, an undo included.
+        """
+        account = pwd.getpwnam(self.user)
+        network = JobNetwork.of(self.layout.job_id, self.nodes)
+        try:
+            with log.step("record"):
+                record = self._record(network)
+            return self._make(record, account, network, log)
+        except Refusal as refusal:
+            self._destruction(account.pw_uid).run(log, deadline)
+            log.write("refused", "warning", reason=str(refusal))
+            return self._publish_refusal(account, str(refusal))
+        except BaseException:
+            self._destruction(account.pw_uid).run(log, deadline)
+            raise
+
+    def _record(self, network: JobNetwork) -> Record:
+        """Choose the id range and write down what may exist, before any of it does."""
+        with locked():
+            before = read_record(self.layout.record)
+            if before and before.boot_id == boot_id() and before.first_id:
+                return before
+            first_id = ids.allocate(self.layout)
+            record = Record(
+                self.layout.job_id,
+                self.user,
+                boot_id(),
+                time.time(),
+                first_id or 0,
+                self.oar_cgroup,
+            )
+            record.write(self.layout)
+        if first_id is None:
+            raise Refusal(f"all {ids.RANGES} id ranges of the node are in use")
+        holder = links.holder_of_subnet(network)
+        if holder and holder != self.layout.bridge:
+            raise Refusal(
+                f"its network {network.subnet} is still held by {holder}; submit the job again, "
+                "its next id has another network"
+            )
+        return record
+
+    def _make(
+        self, record: Record, account: pwd.struct_passwd, network: JobNetwork, log: NodeLog
+    ) -> PublishedJob:
+        layout = self.layout
+        cgroups = JobCgroups(layout.job_id, self.user, self.oar_cgroup)
+        first_id = record.first_id
+        with log.step("ids"), locked():
+            ids.grant(layout, self.user, first_id, network.capacity)
+        with log.step("directories"):
+            self._make_directories(account, first_id)
+        with log.step("images"):
+            if not mounts.mounts_under(layout.images):
+                source = layout.state / "images"
+                mounts.mount_idmapped(source, layout.images, first_id, ids.COUNT)
+        with log.step("cgroups"):
+            delegated = cgroups.delegate(account.pw_uid, first_id)
+        with log.step("links"):
+            if not links.job_links(layout):
+                links.create(layout, network, self.node)
+        published = PublishedJob(
+            job_id=layout.job_id,
+            user=self.user,
+            node=self.node,
+            nodes=network.nodes,
+            state=READY,
+            first_id=first_id,
+            id_count=ids.COUNT,
+            cgroups=tuple(map(str, delegated)),
+            bridge=layout.bridge,
+            gateway=str(network.node_address(self.node)),
+            in_cpuset=bool(self.oar_cgroup),
+        )
+        write_atomic(layout.published, published.to_json(), 0o644)
+        return published
+
+    def _make_directories(self, account: pwd.struct_passwd, first_id: int) -> None:
+        layout = self.layout
+        layout.directory.mkdir(mode=0o711, exist_ok=True)
+        # The group of the root-owned directory tells the id range even where the record is lost.
+        os.chown(layout.directory, 0, first_id, follow_symlinks=False)
+        layout.images.mkdir(mode=0o755, exist_ok=True)
+        # Containers' root may enter by the group; new directories inherit it.
+        for path, group, mode in (
+            (layout.containers, first_id, 0o2770),
+            (layout.private, account.pw_gid, 0o700),
+        ):
+            path.mkdir(mode=0o700, exist_ok=True)
+            os.chown(path, account.pw_uid, group, follow_symlinks=False)
+            os.chmod(path, mode)
+
+    def _publish_refusal(self, account: pwd.struct_passwd, reason: str) -> PublishedJob:
+        published = PublishedJob(
+            self.layout.job_id,
+            self.user,
+            self.node,
+            tuple(sorted(set(self.nodes))),
+            REFUSED,
+            reason,
+        )
+        Record(self.layout.job_id, self.user, boot_id(), time.time(), 0, self.oar_cgroup).write(
+            self.layout
+        )
+        self.layout.directory.mkdir(mode=0o711, exist_ok=True)
+        write_atomic(self.layout.published, published.to_json(), 0o644)
+        return published
+
+    def _destruction(self, uid: int) -> Destruction:
+        return Destruction(self.layout, self.user, uid, self.oar_cgroup)

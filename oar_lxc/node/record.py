@@ -1,0 +1,65 @@
+"""The root-owned record of a job on this node: written before anything is made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from oar_lxc.errors import UsageError
+from oar_lxc.layout import JobLayout, check_job_id, check_user
+from oar_lxc.node.files import write_atomic
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What may exist of a job on this node.
+
+    Attributes:
+        job_id: OAR's job id.
+        user: the job's user.
+        boot_id: the boot in which it was prepared; after another boot the job is dead.
+        created: seconds since the epoch.
+        first_id: host id of the containers' id 0; 0 where no range was given.
+        oar_cgroup: OAR's cgroup of the job in its hierarchies, e.g. ``/oar/alice_42``; empty where
+            OAR's cpuset is off.
+    """
+
+    job_id: int
+    user: str
+    boot_id: str
+    created: float
+    first_id: int
+    oar_cgroup: str
+
+    def write(self, layout: JobLayout) -> None:
+        """Store the record, whole and on disk before this returns."""
+        write_atomic(layout.record, json.dumps(asdict(self)) + "\n")
+
+
+def read_record(path: Path) -> Record | None:
+    """Read a record; None where it is missing or damaged.
+
+    A damaged record is no error: whatever it held is found again from the job's names.
+    """
+    try:
+        data = json.loads(path.read_text())
+        record = Record(**data)
+        check_user(record.user)
+        check_job_id(record.job_id)
+        valid = (
+            type(record.first_id) is int
+            and type(record.oar_cgroup) is str
+            and type(record.boot_id) is str
+            and isinstance(record.created, int | float)
+        )
+    except (OSError, ValueError, TypeError, RecursionError, UsageError):
+        return None
+    return record if valid else None
+
+
+def boot_id() -> str:
+    """Return the kernel's name of this boot."""
+    return BOOT_ID.read_text().strip()
