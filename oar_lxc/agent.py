@@ -1,0 +1,273 @@
+"""What acts on one node as the job's user: ``python3 -m oar_lxc.agent JOB OPERATION``.
+
+The session starts it through oarsh on each node of the job, writes one request to its standard
+input and reads events from its standard output, both JSON, an object a line. Every event has a
+key ``event``; the last one is ``done`` or ``error``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from oar_lxc.container import CONFIG_FILE, LxcRuntime, Runtime
+from oar_lxc.create import create_containers, remove_containers
+from oar_lxc.errors import ContainerError, NodeNotPreparedError, OarLxcError, UsageError
+from oar_lxc.execute import execute, failed_event
+from oar_lxc.image import find_image
+from oar_lxc.keys import JobKeys
+from oar_lxc.layout import JobLayout, check_job_id
+from oar_lxc.plan import Plan, PlannedContainer
+from oar_lxc.published import PublishedJob, read_published
+from oar_lxc.readiness import wait_ssh
+
+Emit = Callable[[dict[str, Any]], None]
+KILL_TIMEOUT = 10.0
+WORKERS = 4
+
+
+class Agent:
+    """The user side's work on one node.
+
+    Args:
+        layout: the job's names.
+        published: what the root side says of this node.
+        runtime: the containers of the job on this node.
+        emit: is given every event.
+    """
+
+    def __init__(
+        self, layout: JobLayout, published: PublishedJob, runtime: Runtime, emit: Emit
+    ) -> None:
+        self._layout = layout
+        self._published = published
+        self._runtime = runtime
+        self._emit = emit
+
+    def run(self, operation: str, request: Mapping[str, Any]) -> None:
+        """Carry out one operation.
+
+        Raises:
+            OarLxcError: it failed as a whole; what fails of single containers is an event.
+        """
+        operations = {
+            "launch": self._launch,
+            "ready": self._ready,
+            "list": self._list,
+            "exec": self._exec,
+            "destroy": self._destroy,
+            "keys": self._keys,
+        }
+        if operation not in operations:
+            raise UsageError(f"operation {operation!r}; known: {', '.join(operations)}")
+        operations[operation](request)
+
+    def _launch(self, request: Mapping[str, Any]) -> None:
+        """Create and start this node's share of a plan; undo all of it where one fails."""
+        plan = Plan.from_data(request["plan"])
+        share = plan.on(self._published.node)
+        for image in {planned.image for planned in share}:
+            find_image(image, self._layout.images)
+        enter_cgroups(self._published.cgroups)
+        with self._locked():
+            failed = False
+            try:
+                hosts = {c.name: c.ip for c in plan.containers}
+                create_containers(self._layout, self._published, share, hosts, request["keys"])
+                for event in self._start([planned.name for planned in share]):
+                    failed = failed or event["event"] == "failed"
+                    self._emit(event)
+            except OSError as error:
+                self._undo(share)
+                raise OarLxcError(f"cannot create containers: {error.strerror}") from error
+            except BaseException:
+                self._undo(share)
+                raise
+            if failed:
+                self._undo(share)
+
+    def _start(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Start containers from several processes, as a start holds the interpreter's lock."""
+        workers = min(WORKERS, len(names))
+        if workers < 2:
+            yield from (_start_one(self._runtime, name) for name in names)
+            return
+        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+            futures = [pool.submit(_start_one, self._runtime, name) for name in names]
+            yield from (future.result() for future in as_completed(futures))
+
+    def _undo(self, share: Sequence[PlannedContainer]) -> None:
+        with suppress(OSError, OarLxcError):
+            present = set(self._runtime.names())
+            names = [planned.name for planned in share if planned.name in present]
+            self._runtime.kill(names, KILL_TIMEOUT)
+            remove_containers(self._layout, self._published, [c.name for c in share])
+
+    def _ready(self, request: Mapping[str, Any]) -> None:
+        """Wait until sshd of each container of this node answers."""
+        plan = Plan.from_data(request["plan"])
+        addresses = {c.name: c.ip for c in plan.on(self._published.node)}
+        begin = time.monotonic()
+        left = set(addresses)
+        for name in wait_ssh(addresses, request["timeout"]):
+            left.discard(name)
+            seconds = round(time.monotonic() - begin, 4)
+            self._emit({"event": "ready", "container": name, "seconds": seconds})
+        for name in sorted(left):
+            reason = f"sshd did not answer within {request['timeout']:g} s"
+            self._emit(failed_event(ContainerError(name, "", reason)))
+
+    def _list(self, request: Mapping[str, Any]) -> None:
+        """Tell each container's state and what the kernel knows of it."""
+        for name in self._runtime.names():
+            state = self._runtime.state(name)
+            facts = _facts(self._runtime.init_pid(name))
+            address = configured_address(self._layout, name)
+            self._emit(
+                {
+                    "event": "container",
+                    "container": name,
+                    "node": self._published.node,
+                    "state": state,
+                    "address": address,
+                    **facts,
+                }
+            )
+
+    def _exec(self, request: Mapping[str, Any]) -> None:
+        """Run a command in containers of this node at once, all or those named."""
+        wanted = request["containers"]
+        present = self._runtime.names()
+        names = present if wanted is None else [name for name in wanted if name in present]
+        enter_cgroups(self._published.cgroups)
+        stdin = request.get("stdin", "").encode("utf-8", "surrogateescape")
+        execute(self._runtime, names, request["argv"], stdin, request["timeout"], self._emit)
+
+    def _destroy(self, request: Mapping[str, Any]) -> None:
+        """Kill and remove containers of this node, all or those named."""
+        wanted = request["containers"]
+        with self._locked():
+            present = self._runtime.names()
+            names = present if wanted is None else [name for name in wanted if name in present]
+            left = self._runtime.kill(names, KILL_TIMEOUT)
+            gone = [name for name in names if name not in left]
+            remove_containers(self._layout, self._published, gone)
+        for name in gone:
+            self._emit({"event": "gone", "container": name})
+        for name in left:
+            reason = f"it still ran {KILL_TIMEOUT:g} s after SIGKILL"
+            self._emit(failed_event(ContainerError(name, "", reason)))
+
+    def _keys(self, request: Mapping[str, Any]) -> None:
+        """Tell the job's keys, where they are: on the node that launched."""
+        keys = JobKeys(self._layout.private)
+        with suppress(FileNotFoundError):
+            self._emit({"event": "keys", **keys.to_client_data()})
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Launch and destroy one after the other, whichever session asked."""
+        fd = os.open(self._layout.private / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def enter_cgroups(paths: Sequence[str]) -> None:
+    """Move this process into the job's delegated cgroups; LXC makes its own below.
+
+    Raises:
+        OarLxcError: the kernel refused.
+    """
+    pid = str(os.getpid())
+    for path in paths:
+        try:
+            (Path(path) / "cgroup.procs").write_text(pid)
+        except OSError as error:
+            raise OarLxcError(f"cannot enter cgroup {path}: {error.strerror}") from error
+
+
+def _start_one(runtime: Runtime, name: str) -> dict[str, Any]:
+    """Start a container; return what became of it as an event."""
+    try:
+        started = runtime.start(name)
+    except ContainerError as error:
+        return failed_event(error)
+    seconds = round(started.seconds, 4)
+    return {"event": "started", "container": name, "seconds": seconds, **_facts(started.init_pid)}
+
+
+def _facts(pid: int) -> dict[str, Any]:
+    """Return what the kernel says of a container's init: id, CPUs it may use, cgroup."""
+    facts: dict[str, Any] = {"pid": max(pid, 0), "cpus": "", "cgroup": ""}
+    if pid <= 0:
+        return facts
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("Cpus_allowed_list:"):
+                facts["cpus"] = line.partition(":")[2].strip()
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "cpuset" in controllers.split(",") or not facts["cgroup"]:
+                facts["cgroup"] = path
+    return facts
+
+
+def configured_address(layout: JobLayout, name: str) -> str:
+    """Return the address in a container's configuration, empty where there is none."""
+    with suppress(OSError):
+        for line in (layout.containers / name / CONFIG_FILE).read_text().splitlines():
+            key, _, value = line.partition("=")
+            if key.strip() == "lxc.net.0.ipv4.address":
+                return value.strip().partition("/")[0]
+    return ""
+
+
+def _emit_line(event: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
+    """Return what this node has for a job of the calling user.
+
+    Raises:
+        NodeNotPreparedError: the root side did not prepare this node for this user's job.
+    """
+    layout = JobLayout(job_id)
+    published = read_published(layout.published, job_id, os.uname().nodename)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    if published.user != user:
+        raise NodeNotPreparedError(f"job {job_id} belongs to {published.user}, not to {user}")
+    return layout, published
+
+
+def main() -> None:
+    """Carry out one operation; failures are events, and the exit status."""
+    try:
+        if len(sys.argv) != 3:
+            raise UsageError("usage: python3 -m oar_lxc.agent JOB OPERATION <REQUEST")
+        request = json.loads(sys.stdin.readline() or "{}")
+        layout, published = open_job(check_job_id(sys.argv[1]))
+        runtime = LxcRuntime(layout.containers, published.node)
+        Agent(layout, published, runtime, _emit_line).run(sys.argv[2], request)
+        _emit_line({"event": "done"})
+    except OarLxcError as error:
+        _emit_line({"event": "error", "reason": str(error)})
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

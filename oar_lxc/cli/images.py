@@ -1,0 +1,42 @@
+"""``oar-lxc image``: the images of this node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from oar_lxc.image import DIRECTORY, RECIPES, build, list_images
+
+
+@click.group()
+def image() -> None:
+    """List and build the images of this node."""
+
+
+@image.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of names.")
+def list_(as_json: bool) -> None:
+    """List the images that jobs can use on this node."""
+    names = list_images()
+    click.echo(json.dumps(names) if as_json else "\n".join(names) or "no images", err=not names)
+
+
+@image.command("build")
+@click.argument("name", type=click.Choice(sorted(RECIPES)))
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DIRECTORY,
+    show_default=True,
+    help="Where the image goes.",
+)
+def build_(name: str, directory: Path) -> None:
+    """Build the image NAME from Debian's packages, as root.
+
+    \b
+    Example:
+      oar-lxc image build debian-12
+    """
+    click.echo(build(name, directory, say=lambda text: click.echo(text, err=True)))

@@ -1,0 +1,86 @@
+"""``oar-lxc``: the command line of users and administrators."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+
+import click
+import structlog
+
+from oar_lxc import __version__
+from oar_lxc.errors import OarLxcError
+
+# Command name → (module, attribute, one line of help). Modules load when their command is run.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "list": ("oar_lxc.cli.containers", "list_", "List the containers of a job."),
+    "exec": ("oar_lxc.cli.containers", "exec_", "Run a command in a container."),
+    "shell": ("oar_lxc.cli.containers", "shell", "Open a shell in a container."),
+    "ssh": ("oar_lxc.cli.containers", "ssh", "Open ssh to a container with the job's key."),
+    "image": ("oar_lxc.cli.images", "image", "List and build the images of this node."),
+    "setup": ("oar_lxc.cli.setup", "setup", "Configure a machine as server, frontend or node."),
+    "sandbox": ("oar_lxc.cli.sandbox", "sandbox", "A real OAR cluster on this machine."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used, and listed without."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands in the order of :data:`COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{attribute} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, _, help_) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="oar-lxc")
+@click.option("-v", "--verbose", is_flag=True, help="Log what is done, on standard error.")
+def cli(verbose: bool) -> None:
+    """LXC system containers inside OAR jobs.
+
+    \b
+    Examples:
+      oarsub -S ./jobscripts/lxc_job.py        start containers in a job
+      oar-lxc list 42                          see the containers of job 42
+      oar-lxc exec 42/vm1 -- hostname   run a command in one
+      oar-lxc ssh 42/vm1                open ssh to one
+    """
+    configure_logging(verbose)
+
+
+def configure_logging(verbose: bool) -> None:
+    """Send the log to standard error: warnings only, or everything where verbose."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if verbose else logging.WARNING
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def main() -> None:
+    """Run the command line; errors of the package become one message and their exit status."""
+    try:
+        cli(prog_name="oar-lxc")
+    except OarLxcError as error:
+        click.echo(f"oar-lxc: {error}", err=True)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

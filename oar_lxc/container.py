@@ -1,0 +1,171 @@
+"""The one door to LXC: everything that is done to containers goes through a runtime.
+
+:class:`Runtime` says what a runtime does; :class:`LxcRuntime` does it with the lxc bindings, as
+the job's user. The bindings answer with False and no reason, and hold the interpreter's lock
+while they work: reasons are read from LXC's log, and callers that want two starts at a time use
+two processes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from oar_lxc.errors import ContainerError, OarLxcError
+
+LOG_TAIL = 8  # lines of LXC's log that go into an error
+LOG_FILE = "lxc.log"
+CONFIG_FILE = "config"
+PATH_INSIDE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A container that runs.
+
+    Attributes:
+        init_pid: its init, as the node counts processes.
+        seconds: from the call to RUNNING.
+    """
+
+    init_pid: int
+    seconds: float
+
+
+class Runtime(Protocol):
+    """What can be done to the containers of one directory.
+
+    The names of containers are those of their directories; each holds a file ``config``.
+    """
+
+    def names(self) -> list[str]:
+        """Return the names of all containers, sorted; OSError where they cannot be read."""
+
+    def state(self, name: str) -> str:
+        """Return LXC's word for a container's state: RUNNING, STOPPED, FROZEN …"""
+
+    def init_pid(self, name: str) -> int:
+        """Return the process id of a container's init, -1 where it does not run."""
+
+    def start(self, name: str) -> Started:
+        """Start a container; ContainerError with the end of LXC's log where that fails."""
+
+    def kill(self, names: Sequence[str], timeout: float) -> list[str]:
+        """Kill containers all at once; return those that still run after ``timeout`` seconds."""
+
+    def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
+        """Start a command in a container; return a process id to wait for.
+
+        Its exit status is that of the command, 127 where there is no such command.
+        """
+
+
+class LxcRuntime:
+    """Containers of the calling user below one directory, through the lxc bindings.
+
+    Args:
+        directory: LXC's path; the bindings are never left to choose one.
+        node: name of this node, for errors.
+    """
+
+    def __init__(self, directory: Path, node: str = "") -> None:
+        _bindings()
+        self._directory = directory
+        self._node = node
+
+    def names(self) -> list[str]:
+        """Return the names of all containers, sorted."""
+        with os.scandir(self._directory) as entries:
+            return sorted(x.name for x in entries if (Path(x.path) / CONFIG_FILE).is_file())
+
+    def state(self, name: str) -> str:
+        """Return LXC's word for a container's state."""
+        return str(self._container(name).state)
+
+    def init_pid(self, name: str) -> int:
+        """Return the process id of a container's init, -1 where it does not run."""
+        return int(self._container(name).init_pid)
+
+    def start(self, name: str) -> Started:
+        """Start a container and return when it is RUNNING."""
+        begin = time.monotonic()
+        container = self._container(name)
+        if not container.start():
+            raise ContainerError(name, self._node, "LXC could not start it", self.log_tail(name))
+        pid = int(container.init_pid)
+        if pid <= 0:
+            raise ContainerError(name, self._node, "its init ended at once", self.log_tail(name))
+        return Started(pid, time.monotonic() - begin)
+
+    def kill(self, names: Sequence[str], timeout: float) -> list[str]:
+        """Kill containers all at once and wait until LXC calls them STOPPED."""
+        end = time.monotonic() + timeout
+        left = []
+        for name in names:
+            pid = self.init_pid(name)
+            if pid > 0:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            left.append(name)
+        while left := [name for name in left if self.state(name) != "STOPPED"]:
+            if time.monotonic() > end:
+                break
+            time.sleep(0.002)
+        return left
+
+    def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
+        """Start a command as root of a container, in a clean environment."""
+        lxc = _bindings()
+        container = self._container(name)
+        if container.state != "RUNNING":
+            raise ContainerError(name, self._node, f"it is {container.state}, not RUNNING")
+        pid = container.attach(
+            lxc.attach_run_command,
+            list(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env_policy=lxc.LXC_ATTACH_CLEAR_ENV,
+            extra_env_vars=[f"PATH={PATH_INSIDE}", "HOME=/root", "USER=root", "LANG=C.UTF-8"],
+            initial_cwd="/root",
+        )
+        if pid <= 0:
+            raise ContainerError(
+                name, self._node, "LXC could not attach to it", self.log_tail(name)
+            )
+        return int(pid)
+
+    def log_tail(self, name: str) -> list[str]:
+        """Return the last lines of LXC's log for a container, without their time stamps."""
+        try:
+            text = (self._directory / name / LOG_FILE).read_text(errors="replace")
+        except OSError:
+            return []
+        lines = [re.sub(r"^(\S+ )?\S+ \d{14}\.\d+ ", "", x) for x in text.splitlines()]
+        return lines[-LOG_TAIL:]
+
+    def _container(self, name: str) -> Any:
+        return _bindings().Container(name, str(self._directory))
+
+
+def _bindings() -> Any:
+    """Return the lxc bindings, which have no types.
+
+    Raises:
+        OarLxcError: they are not installed.
+    """
+    try:
+        import lxc
+    except ImportError as error:
+        raise OarLxcError(
+            f"the lxc bindings are missing ({error}): apt-get install python3-lxc, or "
+            "pip install lxc"
+        ) from error
+    return lxc

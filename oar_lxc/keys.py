@@ -1,0 +1,57 @@
+"""The ssh keys of one job: made for it, kept on its head node, gone with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from oar_lxc.layout import JobLayout
+from oar_lxc.run import run
+
+CLIENT = "id_ed25519"
+HOST = "host_ed25519"
+
+
+@dataclass(frozen=True)
+class JobKeys:
+    """Two key pairs of ed25519: the user's for this job, and that of its containers' sshd.
+
+    Args:
+        directory: the user's private directory of the job on this node.
+    """
+
+    directory: Path
+
+    @classmethod
+    def make(cls, layout: JobLayout, comment: str) -> JobKeys:
+        """Make both key pairs, unless they exist.
+
+        Raises:
+            CommandError: ssh-keygen failed.
+        """
+        keys = cls(layout.private)
+        for name in (CLIENT, HOST):
+            if not (keys.directory / name).exists():
+                path = str(keys.directory / name)
+                run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
+        return keys
+
+    @property
+    def client(self) -> Path:
+        """The private key that opens the job's containers."""
+        return self.directory / CLIENT
+
+    def to_data(self) -> dict[str, str]:
+        """Return what containers need, as :func:`oar_lxc.create.create_containers` names it."""
+        return {
+            "authorized": (self.directory / f"{CLIENT}.pub").read_text(),
+            "host": (self.directory / HOST).read_text(),
+            "host_public": (self.directory / f"{HOST}.pub").read_text(),
+        }
+
+    def to_client_data(self) -> dict[str, str]:
+        """Return what a client of the job's containers needs: ``client`` and ``host_public``."""
+        return {
+            "client": (self.directory / CLIENT).read_text(),
+            "host_public": (self.directory / f"{HOST}.pub").read_text(),
+        }

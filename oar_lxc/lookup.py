@@ -1,0 +1,163 @@
+"""Find a job and its containers, from inside the job or from a frontend."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from oar_lxc.errors import CommandError, ContainerError, JobEnvironmentError, NodeError, UsageError
+from oar_lxc.job import Job
+from oar_lxc.layout import JobLayout, check_job_id
+from oar_lxc.published import read_published
+from oar_lxc.remote import Remote
+from oar_lxc.run import run
+
+
+@dataclass(frozen=True)
+class FoundContainer:
+    """A container as its node tells of it now.
+
+    Attributes:
+        name: its name.
+        node: the node it is on.
+        state: LXC's word: RUNNING, STOPPED, FROZEN …
+        address: its IPv4 address.
+        pid: its init, as the node counts processes; 0 where it does not run.
+        cpus: CPUs it may use.
+        cgroup: its cgroup in the cpuset hierarchy.
+    """
+
+    name: str
+    node: str
+    state: str
+    address: str
+    pid: int
+    cpus: str
+    cgroup: str
+
+
+def parse_target(text: str) -> tuple[int | None, str]:
+    """Split ``JOB/CONTAINER`` or ``CONTAINER``.
+
+    Returns:
+        The job's id, None where it is that of the environment, and the container's name.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    job, slash, name = text.rpartition("/")
+    if not name:
+        raise UsageError(
+            f"{text!r} names no container: write JOB/CONTAINER, or CONTAINER in a job"
+        )
+    return (check_job_id(job) if slash else None), name
+
+
+def find_remote(job_id: int | None, environ: Mapping[str, str] | None = None) -> Remote:
+    """Return the way to the nodes of a job.
+
+    Args:
+        job_id: the job; that of the environment where None.
+        environ: the environment; the process's by default.
+
+    Raises:
+        JobEnvironmentError: no job was named and this is none.
+        UsageError: OAR knows no such running job of this user.
+    """
+    environ = os.environ if environ is None else environ
+    inside = environ.get("OAR_JOB_ID") or environ.get("OAR_JOBID")
+    if job_id is None and not inside:
+        raise JobEnvironmentError(
+            "this is not an OAR job: name the job, as in 42/vm1 or `oar-lxc list 42`"
+        )
+    if inside and (job_id is None or str(job_id) == inside) and environ.get("OAR_NODEFILE"):
+        job = Job.from_environ(environ)
+        layout = JobLayout(job.id)
+        local = ""
+        if layout.published.exists():
+            local = read_published(layout.published, job.id, os.uname().nodename).node
+        return Remote(job.id, job.nodes, local)
+    if job_id is None:
+        job_id = check_job_id(inside or "")
+    return Remote(job_id, _nodes_by_oarstat(job_id))
+
+
+def _nodes_by_oarstat(job_id: int) -> list[str]:
+    try:
+        text = run(["oarstat", "-fj", str(job_id)], timeout=30).stdout
+    except CommandError as error:
+        if error.status == 127:
+            raise UsageError(
+                f"cannot find job {job_id} from here: oarstat is not installed, and this is not "
+                "the job's own environment"
+            ) from error
+        raise
+    facts = {}
+    for line in text.splitlines():
+        key, separator, value = line.partition(" = ")
+        if separator:
+            facts[key.strip()] = value.strip()
+    user = pwd.getpwuid(os.getuid()).pw_name
+    if not facts:
+        raise UsageError(f"OAR knows no job {job_id}")
+    if facts.get("owner", user) != user:
+        raise UsageError(f"job {job_id} belongs to {facts['owner']}, not to {user}")
+    if facts.get("state") != "Running":
+        raise UsageError(f"job {job_id} is {facts.get('state', 'unknown')}, not Running")
+    return [name for name in facts.get("assigned_hostnames", "").split("+") if name]
+
+
+def list_containers(remote: Remote) -> list[FoundContainer]:
+    """Return the containers of a job, node by node.
+
+    Raises:
+        NodeError: a node did not answer; "failed" must not read as "none".
+    """
+    found: list[FoundContainer] = []
+
+    def take(node: str, event: dict[str, Any]) -> None:
+        if event.pop("event") == "container":
+            found.append(FoundContainer(name=event.pop("container"), **event))
+
+    _raise(remote.call("list", {}, take))
+    order = {node: number for number, node in enumerate(remote.nodes)}
+    return sorted(found, key=lambda c: (order.get(c.node, 0), len(c.name), c.name))
+
+
+def find_container(remote: Remote, name: str) -> FoundContainer:
+    """Return one container of a job by its name.
+
+    Raises:
+        ContainerError: the job has no such container; the message names those it has.
+    """
+    containers = list_containers(remote)
+    for container in containers:
+        if container.name == name:
+            return container
+    known = ", ".join(c.name for c in containers) or "none"
+    raise ContainerError(name, "", f"job {remote.job_id} has no such container; it has: {known}")
+
+
+def find_keys(remote: Remote) -> dict[str, str]:
+    """Return the job's ssh keys: ``client``, a private key, and ``host_public``.
+
+    Raises:
+        UsageError: no node has them; the job has not launched containers.
+    """
+    found: dict[str, str] = {}
+
+    def take(node: str, event: dict[str, Any]) -> None:
+        found.update(client=event["client"], host_public=event["host_public"])
+
+    _raise(remote.call("keys", {}, take))
+    if not found:
+        raise UsageError(f"job {remote.job_id} has no ssh key: it has not launched containers yet")
+    return found
+
+
+def _raise(errors: list[NodeError]) -> None:
+    for error in errors:
+        raise error

@@ -1,0 +1,382 @@
+"""The containers of a job, as a context manager over all its nodes.
+
+::
+
+    with Session(Spec(per_node=2)) as session:
+        session.wait_ready("ssh")
+        for outcome in session.run(["hostname"]):
+            print(outcome.container, outcome.stdout)
+
+Whatever ends the block, the containers are gone after it: its end, an exception, SIGTERM, SIGINT,
+or the signal that OAR sends at a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import FrameType, TracebackType
+from typing import Any
+
+import structlog
+
+from oar_lxc.errors import (
+    ContainerError,
+    LaunchError,
+    NodeError,
+    NotReadyError,
+    OarLxcError,
+    SpecError,
+)
+from oar_lxc.job import Job
+from oar_lxc.keys import JobKeys
+from oar_lxc.layout import JobLayout
+from oar_lxc.plan import Plan, PlannedContainer, make_plan
+from oar_lxc.published import PublishedJob, read_published
+from oar_lxc.remote import Remote, raise_first
+from oar_lxc.spec import RUNNING, SSH, WAITS, Spec
+
+log = structlog.get_logger()
+
+# SIGUSR2 is OAR's default checkpoint signal (oarsub --signal changes it).
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class ContainerHandle:
+    """A container that was started.
+
+    Attributes:
+        name: its name, also its host name.
+        node: the node it is on.
+        address: its IPv4 address.
+        image: name of its image.
+        init_pid: its init, as the node counts processes.
+        cpus: CPUs it may use, as the kernel lists them, e.g. ``0-3,8``.
+        cgroup: its cgroup in the cpuset hierarchy.
+        start_seconds: from the start call to RUNNING.
+        ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
+    """
+
+    name: str
+    node: str
+    address: str
+    image: str
+    init_pid: int
+    cpus: str
+    cgroup: str
+    start_seconds: float
+    ready_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended in one container.
+
+    Attributes:
+        container: the container's name.
+        status: exit status; 128 + number where a signal ended it, 124 where its time was up, 127
+            where there is no such command.
+        stdout: what it wrote there (bytes that are no UTF-8 kept as surrogates).
+        stderr: likewise.
+    """
+
+    container: str
+    status: int
+    stdout: str
+    stderr: str
+
+
+OnProgress = Callable[[str, dict[str, Any]], None]
+OnOutput = Callable[[str, str, str], None]
+
+
+class Session:
+    """The containers of a job.
+
+    Args:
+        spec: what to start; one container of the default image on each node by default.
+        job: the job; the one this process runs in by default.
+        on_progress: is told of each container that starts or is ready (node, event).
+
+    Raises:
+        JobEnvironmentError: this is no job (see :meth:`oar_lxc.job.Job.from_environ`).
+        NodeNotPreparedError: the root side did not prepare this node for the job.
+        SpecError: the spec does not fit the job.
+    """
+
+    def __init__(
+        self,
+        spec: Spec | None = None,
+        job: Job | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.spec = spec or Spec()
+        self.job = job or Job.from_environ()
+        self.layout = JobLayout(self.job.id)
+        self.published: PublishedJob = read_published(
+            self.layout.published, self.job.id, os.uname().nodename
+        )
+        self.plan: Plan = make_plan(self.spec, self.job)
+        self._on_progress = on_progress or (lambda node, event: None)
+        self._remote = Remote(self.job.id, self.job.nodes, self.published.node)
+        self._handles: dict[str, ContainerHandle] = {}
+        self._started_at = 0.0
+        self._signals: contextlib.ExitStack = contextlib.ExitStack()
+
+    @property
+    def containers(self) -> tuple[ContainerHandle, ...]:
+        """The containers that run, in the order of the plan."""
+        return tuple(
+            self._handles[c.name] for c in self.plan.containers if c.name in self._handles
+        )
+
+    def __enter__(self) -> Session:
+        """Launch the plan on all nodes at once.
+
+        Raises:
+            LaunchError: a container or node failed; all that was started is gone again.
+        """
+        self._signals = contextlib.ExitStack()
+        self._signals.enter_context(_raising_signals())
+        try:
+            self._launch()
+        except BaseException:
+            self._finish()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Destroy all containers of the session."""
+        self._finish()
+
+    def _finish(self) -> None:
+        try:
+            with _deferred_signals():
+                self.stop()
+        finally:
+            self._signals.close()
+
+    def _launch(self) -> None:
+        keys = JobKeys.make(self.layout, f"oar job {self.job.id}")
+        planned = {c.name: c for c in self.plan.containers}
+        failures: list[ContainerError | NodeError] = []
+
+        def take(node: str, event: dict[str, Any]) -> None:
+            if event["event"] == "failed":
+                failures.append(_container_error(node, event))
+            elif event["event"] == "started":
+                name = event["container"]
+                self._handles[name] = _handle(planned[name], event)
+            self._on_progress(node, event)
+
+        self._started_at = time.monotonic()
+        request = {"plan": self.plan.to_data(), "keys": keys.to_data()}
+        failures += self._remote.call("launch", request, take)
+        if failures:
+            raise LaunchError(failures)
+
+    def wait_ready(self, what: str = SSH, timeout: float = 60) -> None:
+        """Wait until all containers are ready.
+
+        Args:
+            what: ``running``, which they are after the launch, or ``ssh``: sshd answers.
+            timeout: seconds for all together.
+
+        Raises:
+            NotReadyError: some were not ready in time; they run on until the block ends.
+        """
+        if what not in WAITS:
+            raise SpecError(f"wait is {what!r}; allowed are {', '.join(WAITS)}")
+        if what == RUNNING:
+            return
+        failures: list[ContainerError | NodeError] = []
+
+        def take(node: str, event: dict[str, Any]) -> None:
+            if event["event"] == "failed":
+                failures.append(_container_error(node, event))
+            elif event["event"] == "ready":
+                name = event["container"]
+                seconds = round(time.monotonic() - self._started_at, 3)
+                self._handles[name] = replace(self._handles[name], ready_seconds=seconds)
+            self._on_progress(node, event)
+
+        request = {"plan": self.plan.to_data(), "timeout": timeout}
+        failures += self._remote.call("ready", request, take)
+        if failures:
+            raise NotReadyError(failures)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        containers: Sequence[str] | None = None,
+        timeout: float | None = None,
+        stdin: str = "",
+        on_output: OnOutput | None = None,
+    ) -> list[Outcome]:
+        """Run a command as root in containers, in all at once.
+
+        Args:
+            argv: the command and its arguments, found through PATH inside.
+            containers: names; all by default.
+            timeout: seconds after which it is killed where it still runs.
+            stdin: what it reads.
+            on_output: is given container, stream (``stdout`` or ``stderr``) and text as it comes;
+                the outcomes then carry none.
+
+        Returns:
+            One outcome a container, in the order of the plan.
+
+        Raises:
+            ContainerError: a name is not one of the session's, or a container does not run.
+            NodeError: a node could not be reached.
+        """
+        names = [c.name for c in self.plan.containers] if containers is None else containers
+        by_name = {c.name: c.node for c in self.plan.containers}
+        for name in names:
+            if name not in by_name:
+                raise ContainerError(name, "", "the session has no such container")
+        nodes = [n for n in self.job.nodes if n in {by_name[name] for name in names}]
+        return run_in_containers(
+            self._remote, names, nodes, argv, timeout=timeout, stdin=stdin, on_output=on_output
+        )
+
+    def stop(self) -> None:
+        """Destroy the session's containers now; the end of the block does it too.
+
+        What cannot be destroyed here is logged: the hooks do it when the job ends.
+        """
+        failures: list[ContainerError | NodeError] = []
+
+        def take(node: str, event: dict[str, Any]) -> None:
+            if event["event"] == "failed":
+                failures.append(_container_error(node, event))
+            self._on_progress(node, event)
+
+        request = {"containers": [c.name for c in self.plan.containers]}
+        failures += self._remote.call("destroy", request, take)
+        self._handles.clear()
+        for failure in failures:
+            # The job's end destroys what is left; an error here would hide why the block ended.
+            log.warning("not destroyed yet", job=self.job.id, reason=str(failure))
+
+    def wait(self) -> None:
+        """Stay until a signal ends the job, or OAR does at its walltime."""
+        while True:
+            signal.pause()
+
+
+def run_in_containers(
+    remote: Remote,
+    names: Sequence[str],
+    nodes: Sequence[str],
+    argv: Sequence[str],
+    *,
+    timeout: float | None = None,
+    stdin: str = "",
+    on_output: OnOutput | None = None,
+) -> list[Outcome]:
+    """Run a command in containers through the agents of their nodes; see :meth:`Session.run`."""
+    if not argv:
+        raise SpecError("no command was given")
+    text: dict[tuple[str, str], list[str]] = {}
+    status: dict[str, int] = {}
+    failures: list[OarLxcError] = []
+
+    def take(node: str, event: dict[str, Any]) -> None:
+        name = event["container"]
+        if event["event"] == "output":
+            if on_output:
+                on_output(name, event["stream"], event["data"])
+            else:
+                text.setdefault((name, event["stream"]), []).append(event["data"])
+        elif event["event"] == "exit":
+            status[name] = event["status"]
+        elif event["event"] == "failed":
+            failures.append(_container_error(node, event))
+
+    request = {
+        "containers": list(names),
+        "argv": list(argv),
+        "stdin": stdin,
+        "timeout": timeout,
+    }
+    failures += remote.call("exec", request, take, nodes)
+    raise_first(failures)
+    for name in names:
+        if name not in status:
+            raise ContainerError(name, "", "there is no such container in the job")
+    return [
+        Outcome(
+            name,
+            status[name],
+            "".join(text.get((name, "stdout"), ())),
+            "".join(text.get((name, "stderr"), ())),
+        )
+        for name in names
+    ]
+
+
+def _handle(planned: PlannedContainer, event: dict[str, Any]) -> ContainerHandle:
+    return ContainerHandle(
+        name=planned.name,
+        node=planned.node,
+        address=planned.ip,
+        image=planned.image,
+        init_pid=event["pid"],
+        cpus=event["cpus"],
+        cgroup=event["cgroup"],
+        start_seconds=event["seconds"],
+    )
+
+
+def _container_error(node: str, event: dict[str, Any]) -> ContainerError:
+    return ContainerError(event["container"], node, event["reason"], event["log"])
+
+
+@contextlib.contextmanager
+def _raising_signals() -> Iterator[None]:
+    """Let the signals that end a job unwind the program, so that ``with`` blocks end.
+
+    SIGINT raises KeyboardInterrupt as ever; the others raise SystemExit with 128 + the signal.
+    Only the main thread can do this; elsewhere signals are left to the program.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Let no second signal cut a clean-up short: OAR's SIGKILL is what ends one that hangs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
