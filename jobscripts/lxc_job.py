@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Start LXC containers on every node of an OAR job. Copy it, change it.
+
+oarsub -S ./jobscripts/lxc_job.py
+oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"
+"""
+
+# OAR -n lxc
+# OAR -t lxc
+# OAR -l nodes=2/core=1,walltime=1:00:00
+
+import argparse
+import sys
+from typing import Any
+
+from oar_lxc import OarLxcError, Session, Spec
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return the options, and the command after ``--``."""
+    parser = argparse.ArgumentParser(
+        description="Start LXC containers on every node of this OAR job.",
+        usage="oarsub -S './jobscripts/lxc_job.py [options] [-- COMMAND ...]'",
+    )
+    parser.add_argument("--image", default="debian-12", help="image of the containers (debian-12)")
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument("--per-node", type=int, default=1, metavar="N", help="N on each node (1)")
+    number.add_argument("--per-core", action="store_true", help="one for each reserved core")
+    parser.add_argument(
+        "--wait", choices=("ssh", "running"), default="ssh", help="when they count as ready (ssh)"
+    )
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="run it in every container")
+    return parser.parse_args(argv)
+
+
+def progress(node: str, event: dict[str, Any]) -> None:
+    """Tell of each container that comes up."""
+    if event["event"] in ("started", "ready"):
+        print(f"{event['container']} on {node}: {event['event']}", flush=True)
+
+
+def show(name: str, stream: str, text: str) -> None:
+    """Print what a container wrote, its name in front of each line."""
+    out = sys.stdout if stream == "stdout" else sys.stderr
+    for line in text.splitlines():
+        print(f"{name}: {line}", file=out, flush=True)
+
+
+def connect(session: Session) -> None:
+    """Print how to get into the containers."""
+    job = session.job.id
+    if not session.published.in_cpuset:
+        print("OAR's cpuset is off: CPUs and memory of this job are not kept from other jobs.")
+    print(f"{'container':<12} {'node':<16} {'address':<16} {'cpus':<10} ready after")
+    for c in session.containers:
+        seconds = c.ready_seconds or c.start_seconds
+        print(f"{c.name:<12} {c.node:<16} {c.address:<16} {c.cpus:<10} {seconds:.2f} s")
+    name = session.containers[0].name
+    print(f"connect from the frontend:  oar-lxc ssh {job}/{name}")
+    print(f"run a command in it:        oar-lxc exec {job}/{name} -- hostname")
+    print(f"end the job:                oardel {job}", flush=True)
+
+
+def main() -> int:
+    """Launch, and run the command or stay; return the exit status of the job."""
+    options = parse(sys.argv[1:])
+    spec = Spec(options.image, per_node=options.per_node, per_core=options.per_core)
+    with Session(spec, on_progress=progress) as session:
+        session.wait_ready(options.wait)
+        if options.command:
+            outcomes = session.run(options.command, on_output=show)
+            for outcome in outcomes:
+                if outcome.status:
+                    print(f"{outcome.container}: exit status {outcome.status}", file=sys.stderr)
+            return max(outcome.status for outcome in outcomes)
+        connect(session)
+        session.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except OarLxcError as error:
+        sys.exit(f"lxc_job.py: {error}")
