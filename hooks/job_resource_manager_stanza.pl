@@ -14,6 +14,9 @@
 
     sub run {
         my @argv = ( 'oardodo', '/usr/sbin/oar-lxc-node', @_ );
+
+        # A node without oar-lxc is no broken node: the job is told when it asks for containers.
+        return 0 unless -x $argv[1];
         return 0 if system( { $argv[0] } @argv ) == 0;
         return $? == -1 ? 127 : ( $? >> 8 ) || 1;
     }
@@ -37,6 +40,9 @@
                         'prepare', @common, '--node', $ENV{TAKTUK_HOSTNAME},
                         '--nodes', join( ',', sort keys %{ $job->{nodes} } )
                     );
+                    my $key = $job->{ssh_keys}{private};
+                    push @command, '--job-key', $key->{file_name}
+                      if defined $key->{key} and $key->{key} ne '';
                 }
                 elsif ( $ARGV[0] eq 'clean' ) {
                     $failed = run( 'destroy', @common );

@@ -10,10 +10,14 @@ oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"
 # OAR -l nodes=2/core=1,walltime=1:00:00
 
 import argparse
+import os
 import sys
 from typing import Any
 
-from oar_lxc import OarLxcError, Session, Spec
+try:
+    from oar_lxc import OarLxcError, Session, Spec
+except ImportError:
+    sys.exit(f"lxc_job.py: oar-lxc is not installed on {os.uname().nodename}")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -7,10 +7,12 @@ key ``event``; the last one is ``done`` or ``error``.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
 import pwd
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,13 @@ from typing import Any
 
 from oar_lxc.container import CONFIG_FILE, LxcRuntime, Runtime
 from oar_lxc.create import create_containers, remove_containers
-from oar_lxc.errors import ContainerError, NodeNotPreparedError, OarLxcError, UsageError
+from oar_lxc.errors import (
+    CommandError,
+    ContainerError,
+    NodeNotPreparedError,
+    OarLxcError,
+    UsageError,
+)
 from oar_lxc.execute import execute, failed_event
 from oar_lxc.image import find_image
 from oar_lxc.keys import JobKeys
@@ -34,6 +42,8 @@ from oar_lxc.readiness import wait_ssh
 Emit = Callable[[dict[str, Any]], None]
 KILL_TIMEOUT = 10.0
 WORKERS = 4
+TIMES_FILE = "times.json"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Agent:
@@ -79,17 +89,24 @@ class Agent:
         for image in {planned.image for planned in share}:
             find_image(image, self._layout.images)
         enter_cgroups(self._published.cgroups)
+        begin = time.time()
         with self._locked():
             failed = False
             try:
                 hosts = {c.name: c.ip for c in plan.containers}
                 create_containers(self._layout, self._published, share, hosts, request["keys"])
                 for event in self._start([planned.name for planned in share]):
-                    failed = failed or event["event"] == "failed"
+                    if event["event"] == "started":
+                        times = {"launched": begin, "start_seconds": event["seconds"]}
+                        write_times(self._layout, event["container"], times)
+                    else:
+                        failed = True
                     self._emit(event)
-            except OSError as error:
+            except (OSError, CommandError) as error:
                 self._undo(share)
-                raise OarLxcError(f"cannot create containers: {error.strerror}") from error
+                why = error.strerror if isinstance(error, OSError) else last_line(error.stderr)
+                where = self._layout.containers
+                raise OarLxcError(f"cannot create containers in {where}: {why}") from error
             except BaseException:
                 self._undo(share)
                 raise
@@ -102,7 +119,8 @@ class Agent:
         if workers < 2:
             yield from (_start_one(self._runtime, name) for name in names)
             return
-        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        fork = get_context("fork")
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_die_with_parent) as pool:
             futures = [pool.submit(_start_one, self._runtime, name) for name in names]
             yield from (future.result() for future in as_completed(futures))
 
@@ -117,11 +135,12 @@ class Agent:
         """Wait until sshd of each container of this node answers."""
         plan = Plan.from_data(request["plan"])
         addresses = {c.name: c.ip for c in plan.on(self._published.node)}
-        begin = time.monotonic()
         left = set(addresses)
         for name in wait_ssh(addresses, request["timeout"]):
             left.discard(name)
-            seconds = round(time.monotonic() - begin, 4)
+            times = read_times(self._layout, name)
+            seconds = round(time.time() - times.get("launched", time.time()), 4)
+            write_times(self._layout, name, {**times, "ready_seconds": seconds})
             self._emit({"event": "ready", "container": name, "seconds": seconds})
         for name in sorted(left):
             reason = f"sshd did not answer within {request['timeout']:g} s"
@@ -133,6 +152,7 @@ class Agent:
             state = self._runtime.state(name)
             facts = _facts(self._runtime.init_pid(name))
             address = configured_address(self._layout, name)
+            times = read_times(self._layout, name)
             self._emit(
                 {
                     "event": "container",
@@ -140,6 +160,8 @@ class Agent:
                     "node": self._published.node,
                     "state": state,
                     "address": address,
+                    "start_seconds": times.get("start_seconds", 0.0),
+                    "ready_seconds": times.get("ready_seconds", 0.0),
                     **facts,
                 }
             )
@@ -199,6 +221,11 @@ def enter_cgroups(paths: Sequence[str]) -> None:
             raise OarLxcError(f"cannot enter cgroup {path}: {error.strerror}") from error
 
 
+def _die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies, so that it starts nothing more."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def _start_one(runtime: Runtime, name: str) -> dict[str, Any]:
     """Start a container; return what became of it as an event."""
     try:
@@ -225,6 +252,20 @@ def _facts(pid: int) -> dict[str, Any]:
     return facts
 
 
+def write_times(layout: JobLayout, name: str, times: Mapping[str, float]) -> None:
+    """Keep when a container was launched and how long it took, for :func:`read_times`."""
+    (layout.containers / name / TIMES_FILE).write_text(json.dumps(times) + "\n")
+
+
+def read_times(layout: JobLayout, name: str) -> dict[str, float]:
+    """Return ``launched`` (seconds since the epoch), ``start_seconds``, ``ready_seconds``."""
+    try:
+        times = json.loads((layout.containers / name / TIMES_FILE).read_text())
+        return {str(key): float(value) for key, value in times.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 def configured_address(layout: JobLayout, name: str) -> str:
     """Return the address in a container's configuration, empty where there is none."""
     with suppress(OSError):
@@ -233,6 +274,12 @@ def configured_address(layout: JobLayout, name: str) -> str:
             if key.strip() == "lxc.net.0.ipv4.address":
                 return value.strip().partition("/")[0]
     return ""
+
+
+def last_line(text: str) -> str:
+    """Return the line that mostly says why: the last but for GNU's closing phrases."""
+    lines = [line for line in text.strip().splitlines() if "Exiting with failure" not in line]
+    return lines[-1] if lines else "it said nothing"
 
 
 def _emit_line(event: dict[str, Any]) -> None:

@@ -107,18 +107,18 @@ class LxcRuntime:
     def kill(self, names: Sequence[str], timeout: float) -> list[str]:
         """Kill containers all at once and wait until LXC calls them STOPPED."""
         end = time.monotonic() + timeout
-        left = []
-        for name in names:
-            pid = self.init_pid(name)
-            if pid > 0:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            left.append(name)
-        while left := [name for name in left if self.state(name) != "STOPPED"]:
-            if time.monotonic() > end:
-                break
+        left = list(names)
+        while True:
+            # Each round again: a container that was just starting gets its init only now.
+            for name in left:
+                pid = self.init_pid(name)
+                if pid > 0:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            left = [name for name in left if self.state(name) != "STOPPED"]
+            if not left or time.monotonic() > end:
+                return left
             time.sleep(0.002)
-        return left
 
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
         """Start a command as root of a container, in a clean environment."""

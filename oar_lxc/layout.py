@@ -98,6 +98,11 @@ class JobLayout:
         return self.directory / "private"
 
     @property
+    def job_key(self) -> Path:
+        """The user's copy of OAR's key of the job: how oarsh gets in where the cpuset is off."""
+        return self.private / "oar.jobkey"
+
+    @property
     def bridge(self) -> str:
         """Name of the job's bridge (at most 15 bytes, the kernel's limit)."""
         return f"olb{self.job_id}"

@@ -28,6 +28,8 @@ class FoundContainer:
         pid: its init, as the node counts processes; 0 where it does not run.
         cpus: CPUs it may use.
         cgroup: its cgroup in the cpuset hierarchy.
+        start_seconds: from the start call to RUNNING.
+        ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
     """
 
     name: str
@@ -37,6 +39,8 @@ class FoundContainer:
     pid: int
     cpus: str
     cgroup: str
+    start_seconds: float = 0.0
+    ready_seconds: float = 0.0
 
 
 def parse_target(text: str) -> tuple[int | None, str]:

@@ -18,6 +18,7 @@ from ClusterShell.NodeSet import NodeSet
 from ClusterShell.Task import task_self
 
 from oar_lxc.errors import NodeError, OarLxcError
+from oar_lxc.layout import JobLayout
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -65,7 +66,7 @@ class Remote:
         task = task_self()
         task.set_default("stderr", True)
         task.set_info("ssh_path", "oarsh")
-        os.environ.setdefault("OAR_JOB_ID", str(self.job_id))
+        os.environ.update(oarsh_environ(self.job_id))
         far = [node for node in wanted if node != self.local]
         workers = []
         if self.local in wanted:
@@ -82,6 +83,19 @@ class Remote:
             task.abort(kill=True)
             raise
         return [error for node in wanted if (error := handler.failure(node))]
+
+
+def oarsh_environ(job_id: int) -> dict[str, str]:
+    """Return the variables by which oarsh gets to the nodes of a job.
+
+    Inside a cpuset, oarsh knows the job by itself; on a frontend by its id. With the cpuset off it
+    wants OAR's key of the job, of which prepare gave the user a copy.
+    """
+    environ = {"OAR_JOB_ID": str(job_id)}
+    key = JobLayout(job_id).job_key
+    if "OAR_JOB_KEY_FILE" not in os.environ and os.access(key, os.R_OK):
+        environ["OAR_JOB_KEY_FILE"] = str(key)
+    return environ
 
 
 class _Handler(EventHandler):  # type: ignore[misc]  # ClusterShell has no types

@@ -17,9 +17,8 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -71,7 +70,12 @@ class ContainerHandle:
     cpus: str
     cgroup: str
     start_seconds: float
-    ready_seconds: float = 0.0
+    ready_seconds: float
+    session: Session = field(repr=False, compare=False)
+
+    def run(self, argv: Sequence[str], timeout: float | None = None, stdin: str = "") -> Outcome:
+        """Run a command as root in this container; see :meth:`Session.run`."""
+        return self.session.run(argv, [self.name], timeout, stdin)[0]
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,6 @@ class Session:
         self._on_progress = on_progress or (lambda node, event: None)
         self._remote = Remote(self.job.id, self.job.nodes, self.published.node)
         self._handles: dict[str, ContainerHandle] = {}
-        self._started_at = 0.0
         self._signals: contextlib.ExitStack = contextlib.ExitStack()
 
     @property
@@ -177,14 +180,27 @@ class Session:
                 failures.append(_container_error(node, event))
             elif event["event"] == "started":
                 name = event["container"]
-                self._handles[name] = _handle(planned[name], event)
+                self._handles[name] = self._handle(planned[name], event)
             self._on_progress(node, event)
 
-        self._started_at = time.monotonic()
         request = {"plan": self.plan.to_data(), "keys": keys.to_data()}
         failures += self._remote.call("launch", request, take)
         if failures:
             raise LaunchError(failures)
+
+    def _handle(self, planned: PlannedContainer, event: dict[str, Any]) -> ContainerHandle:
+        return ContainerHandle(
+            name=planned.name,
+            node=planned.node,
+            address=planned.ip,
+            image=planned.image,
+            init_pid=event["pid"],
+            cpus=event["cpus"],
+            cgroup=event["cgroup"],
+            start_seconds=event["seconds"],
+            ready_seconds=0.0,
+            session=self,
+        )
 
     def wait_ready(self, what: str = SSH, timeout: float = 60) -> None:
         """Wait until all containers are ready.
@@ -207,7 +223,7 @@ class Session:
                 failures.append(_container_error(node, event))
             elif event["event"] == "ready":
                 name = event["container"]
-                seconds = round(time.monotonic() - self._started_at, 3)
+                seconds = event["seconds"]
                 self._handles[name] = replace(self._handles[name], ready_seconds=seconds)
             self._on_progress(node, event)
 
@@ -325,19 +341,6 @@ def run_in_containers(
         )
         for name in names
     ]
-
-
-def _handle(planned: PlannedContainer, event: dict[str, Any]) -> ContainerHandle:
-    return ContainerHandle(
-        name=planned.name,
-        node=planned.node,
-        address=planned.ip,
-        image=planned.image,
-        init_pid=event["pid"],
-        cpus=event["cpus"],
-        cgroup=event["cgroup"],
-        start_seconds=event["seconds"],
-    )
 
 
 def _container_error(node: str, event: dict[str, Any]) -> ContainerError:

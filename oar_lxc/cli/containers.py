@@ -22,7 +22,7 @@ from oar_lxc.lookup import (
     list_containers,
     parse_target,
 )
-from oar_lxc.remote import Remote
+from oar_lxc.remote import Remote, oarsh_environ
 
 
 @click.command("list")
@@ -145,4 +145,5 @@ def _doorway(
     if node == remote.local:
         return argv
     option = ["-t"] if terminal else []
-    return ["env", f"OAR_JOB_ID={remote.job_id}", "oarsh", *option, node, shlex.join(argv)]
+    variables = [f"{key}={value}" for key, value in oarsh_environ(remote.job_id).items()]
+    return ["env", *variables, "oarsh", *option, node, shlex.join(argv)]

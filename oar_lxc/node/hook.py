@@ -57,7 +57,9 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
         raise UsageError(f"hook {hook!r}; known: prologue, epilogue")
     if config.prepare != PREPARE_BY[1]:
         return 0
-    prepare = ["prepare", *common, "--nodes", ",".join(nodes), "--node"]
+    key = Path(f"/var/lib/oar/{user}_{job_id}.jobkey")  # where OAR keeps it on all nodes
+    key_option = ["--job-key", str(key)] if key.exists() else []
+    prepare = ["prepare", *common, *key_option, "--nodes", ",".join(nodes), "--node"]
     # OAR runs no epilogue after a failed prologue: keep a part of the time for undoing.
     status = _everywhere(nodes, prepare, config.deadline * 0.6, name_last=True)
     if status:

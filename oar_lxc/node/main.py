@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from oar_lxc.config import read_config
 from oar_lxc.errors import OarLxcError, UsageError
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "prepare":
             command.add_argument("--node", required=True, help="this node's name in OAR")
             command.add_argument("--nodes", required=True, help="all nodes of the job, by commas")
+            command.add_argument("--job-key", help="file with OAR's private key of the job")
         if name == "leftovers":
             command.add_argument("--first-id", default="0", help="first id of the job's range")
             command.add_argument("--json", action="store_true", help="print JSON")
@@ -94,6 +96,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         check_node(arguments.node),
         [check_node(node) for node in arguments.nodes.split(",")],
         cgroup,
+        Path(arguments.job_key) if arguments.job_key else None,
     )
     if preparation.node not in preparation.nodes:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")

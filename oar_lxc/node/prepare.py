@@ -6,7 +6,9 @@ import os
 import pwd
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
@@ -34,6 +36,7 @@ class Preparation:
         node: this node's name.
         nodes: names of all nodes of the job.
         oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off.
+        job_key: OAR's private key of the job (oarsub -k), None where it has none.
     """
 
     layout: JobLayout
@@ -41,6 +44,7 @@ class Preparation:
     node: str
     nodes: Sequence[str]
     oar_cgroup: str = ""
+    job_key: Path | None = None
 
     def run(self, log: NodeLog, deadline: float) -> PublishedJob:
         """Prepare the node, or undo all of it and raise.
@@ -132,12 +136,18 @@ class Preparation:
         # The group of the root-owned directory tells the id range even where the record is lost.
         os.chown(layout.directory, 0, first_id, follow_symlinks=False)
         layout.images.mkdir(mode=0o755, exist_ok=True)
+        with suppress(FileExistsError):
+            layout.private.mkdir(mode=0o700)
+            if self.job_key:
+                # Before the directory is the user's: root writes nothing where a user may.
+                write_atomic(layout.job_key, self.job_key.read_text())
+                os.chown(layout.job_key, account.pw_uid, account.pw_gid, follow_symlinks=False)
         # Containers' root may enter by the group; new directories inherit it.
+        layout.containers.mkdir(mode=0o700, exist_ok=True)
         for path, group, mode in (
             (layout.containers, first_id, 0o2770),
             (layout.private, account.pw_gid, 0o700),
         ):
-            path.mkdir(mode=0o700, exist_ok=True)
             os.chown(path, account.pw_uid, group, follow_symlinks=False)
             os.chmod(path, mode)
 
