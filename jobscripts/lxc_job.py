@@ -5,9 +5,9 @@ oarsub -S ./jobscripts/lxc_job.py
 oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"
 """
 
-# OAR -n lxc
-# OAR -t lxc
-# OAR -l nodes=2/core=1,walltime=1:00:00
+#OAR -n lxc
+#OAR -t lxc
+#OAR -l nodes=2/core=1,walltime=1:00:00
 
 import argparse
 import os
@@ -69,8 +69,7 @@ def main() -> int:
     """Launch, and run the command or stay; return the exit status of the job."""
     options = parse(sys.argv[1:])
     spec = Spec(options.image, per_node=options.per_node, per_core=options.per_core)
-    with Session(spec, on_progress=progress) as session:
-        session.wait_ready(options.wait)
+    with Session(spec, wait=options.wait, on_progress=progress) as session:
         if options.command:
             outcomes = session.run(options.command, on_output=show)
             for outcome in outcomes:

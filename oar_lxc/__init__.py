@@ -2,8 +2,7 @@
 
 ``from oar_lxc import Session, Spec`` in a job script is all that most users need::
 
-    with Session(Spec(image="debian-12", per_node=2)) as session:
-        session.wait_ready("ssh")
+    with Session(Spec(image="debian-12", per_node=2), wait="ssh") as session:
         session.run(["hostname"])
 """
 

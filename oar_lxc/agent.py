@@ -112,6 +112,9 @@ class Agent:
                 raise
             if failed:
                 self._undo(share)
+                return
+        if request["ssh_timeout"] is not None:
+            self._wait_ssh(share, request["ssh_timeout"])
 
     def _start(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Start containers from several processes, as a start holds the interpreter's lock."""
@@ -134,16 +137,19 @@ class Agent:
     def _ready(self, request: Mapping[str, Any]) -> None:
         """Wait until sshd of each container of this node answers."""
         plan = Plan.from_data(request["plan"])
-        addresses = {c.name: c.ip for c in plan.on(self._published.node)}
+        self._wait_ssh(plan.on(self._published.node), request["timeout"])
+
+    def _wait_ssh(self, share: Sequence[PlannedContainer], timeout: float) -> None:
+        addresses = {planned.name: planned.ip for planned in share}
         left = set(addresses)
-        for name in wait_ssh(addresses, request["timeout"]):
+        for name in wait_ssh(addresses, timeout):
             left.discard(name)
             times = read_times(self._layout, name)
             seconds = round(time.time() - times.get("launched", time.time()), 4)
             write_times(self._layout, name, {**times, "ready_seconds": seconds})
             self._emit({"event": "ready", "container": name, "seconds": seconds})
         for name in sorted(left):
-            reason = f"sshd did not answer within {request['timeout']:g} s"
+            reason = f"sshd did not answer within {timeout:g} s"
             self._emit(failed_event(ContainerError(name, "", reason)))
 
     def _list(self, request: Mapping[str, Any]) -> None:

@@ -2,8 +2,7 @@
 
 ::
 
-    with Session(Spec(per_node=2)) as session:
-        session.wait_ready("ssh")
+    with Session(Spec(per_node=2), wait="ssh") as session:
         for outcome in session.run(["hostname"]):
             print(outcome.container, outcome.stdout)
 
@@ -22,8 +21,6 @@ from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import Any
 
-import structlog
-
 from oar_lxc.errors import (
     ContainerError,
     LaunchError,
@@ -39,8 +36,6 @@ from oar_lxc.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.remote import Remote, raise_first
 from oar_lxc.spec import RUNNING, SSH, WAITS, Spec
-
-log = structlog.get_logger()
 
 # SIGUSR2 is OAR's default checkpoint signal (oarsub --signal changes it).
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -106,6 +101,8 @@ class Session:
     Args:
         spec: what to start; one container of the default image on each node by default.
         job: the job; the one this process runs in by default.
+        wait: when the containers count as launched: ``running``, or ``ssh``: sshd answers.
+        timeout: seconds that the wait for sshd may take.
         on_progress: is told of each container that starts or is ready (node, event).
 
     Raises:
@@ -118,8 +115,13 @@ class Session:
         self,
         spec: Spec | None = None,
         job: Job | None = None,
+        *,
+        wait: str = RUNNING,
+        timeout: float = 60,
         on_progress: OnProgress | None = None,
     ) -> None:
+        self._wait = _check_wait(wait)
+        self._timeout = timeout
         self.spec = spec or Spec()
         self.job = job or Job.from_environ()
         self.layout = JobLayout(self.job.id)
@@ -181,12 +183,22 @@ class Session:
             elif event["event"] == "started":
                 name = event["container"]
                 self._handles[name] = self._handle(planned[name], event)
+            elif event["event"] == "ready":
+                self._set_ready(event)
             self._on_progress(node, event)
 
-        request = {"plan": self.plan.to_data(), "keys": keys.to_data()}
+        request = {
+            "plan": self.plan.to_data(),
+            "keys": keys.to_data(),
+            "ssh_timeout": self._timeout if self._wait == SSH else None,
+        }
         failures += self._remote.call("launch", request, take)
         if failures:
             raise LaunchError(failures)
+
+    def _set_ready(self, event: dict[str, Any]) -> None:
+        handle = self._handles[event["container"]]
+        self._handles[handle.name] = replace(handle, ready_seconds=event["seconds"])
 
     def _handle(self, planned: PlannedContainer, event: dict[str, Any]) -> ContainerHandle:
         return ContainerHandle(
@@ -212,9 +224,7 @@ class Session:
         Raises:
             NotReadyError: some were not ready in time; they run on until the block ends.
         """
-        if what not in WAITS:
-            raise SpecError(f"wait is {what!r}; allowed are {', '.join(WAITS)}")
-        if what == RUNNING:
+        if _check_wait(what) == RUNNING:
             return
         failures: list[ContainerError | NodeError] = []
 
@@ -222,9 +232,7 @@ class Session:
             if event["event"] == "failed":
                 failures.append(_container_error(node, event))
             elif event["event"] == "ready":
-                name = event["container"]
-                seconds = event["seconds"]
-                self._handles[name] = replace(self._handles[name], ready_seconds=seconds)
+                self._set_ready(event)
             self._on_progress(node, event)
 
         request = {"plan": self.plan.to_data(), "timeout": timeout}
@@ -282,9 +290,13 @@ class Session:
         request = {"containers": [c.name for c in self.plan.containers]}
         failures += self._remote.call("destroy", request, take)
         self._handles.clear()
-        for failure in failures:
+        if failures:
             # The job's end destroys what is left; an error here would hide why the block ended.
-            log.warning("not destroyed yet", job=self.job.id, reason=str(failure))
+            import structlog  # takes 0.1 s, which a launch should not
+
+            log = structlog.get_logger().bind(job=self.job.id)
+            for failure in failures:
+                log.warning("not destroyed yet", reason=str(failure))
 
     def wait(self) -> None:
         """Stay until a signal ends the job, or OAR does at its walltime."""
@@ -341,6 +353,12 @@ def run_in_containers(
         )
         for name in names
     ]
+
+
+def _check_wait(what: str) -> str:
+    if what not in WAITS:
+        raise SpecError(f"wait is {what!r}; allowed are {', '.join(WAITS)}")
+    return what
 
 
 def _container_error(node: str, event: dict[str, Any]) -> ContainerError:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from importlib import import_module
 
 import click
-import structlog
 
 from oar_lxc import __version__
 from oar_lxc.errors import OarLxcError
@@ -60,17 +58,15 @@ def cli(verbose: bool) -> None:
       oar-lxc exec 42/vm1 -- hostname   run a command in one
       oar-lxc ssh 42/vm1                open ssh to one
     """
-    configure_logging(verbose)
+    if verbose:
+        log_to_stderr()
 
 
-def configure_logging(verbose: bool) -> None:
-    """Send the log to standard error: warnings only, or everything where verbose."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if verbose else logging.WARNING
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def log_to_stderr() -> None:
+    """Send the log to standard error, all of it."""
+    import structlog  # takes 0.1 s, which most calls need not pay
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 def main() -> None:

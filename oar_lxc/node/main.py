@@ -18,6 +18,7 @@ from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup
 from oar_lxc.node.log import NodeLog, say
 
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 DONE = 0
 FAILED = 1
 USAGE = 2
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.geteuid() != 0:
             raise UsageError(f"oar-lxc-node {arguments.command} must be run as root")
         os.umask(0o022)
+        os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's
         status = COMMANDS[arguments.command](arguments)
     except UsageError as error:
         say(str(error))
