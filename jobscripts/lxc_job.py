@@ -10,6 +10,7 @@ oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"
 #OAR -l nodes=2/core=1,walltime=1:00:00
 
 import argparse
+import io
 import os
 import sys
 from typing import Any
@@ -67,6 +68,9 @@ def connect(session: Session) -> None:
 
 def main() -> int:
     """Launch, and run the command or stay; return the exit status of the job."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # commands may write any bytes
     options = parse(sys.argv[1:])
     spec = Spec(options.image, per_node=options.per_node, per_core=options.per_core)
     with Session(spec, wait=options.wait, on_progress=progress) as session:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from oar_lxc.container import CONFIG_FILE, LxcRuntime, Runtime
-from oar_lxc.create import create_containers, remove_containers
+from oar_lxc.create import containers_of, create_containers, remove_containers
 from oar_lxc.errors import (
     CommandError,
     ContainerError,
@@ -91,10 +91,18 @@ class Agent:
         enter_cgroups(self._published.cgroups)
         begin = time.time()
         with self._locked():
+            self._refuse_existing(share)
             failed = False
             try:
                 hosts = {c.name: c.ip for c in plan.containers}
-                create_containers(self._layout, self._published, share, hosts, request["keys"])
+                create_containers(
+                    self._layout,
+                    self._published,
+                    share,
+                    hosts=hosts,
+                    keys=request["keys"],
+                    session=request["session"],
+                )
                 for event in self._start([planned.name for planned in share]):
                     if event["event"] == "started":
                         times = {"launched": begin, "start_seconds": event["seconds"]}
@@ -127,12 +135,22 @@ class Agent:
             futures = [pool.submit(_start_one, self._runtime, name) for name in names]
             yield from (future.result() for future in as_completed(futures))
 
+    def _refuse_existing(self, share: Sequence[PlannedContainer]) -> None:
+        present = containers_of(self._layout, None)
+        for planned in share:
+            if planned.name in present:
+                raise ContainerError(
+                    planned.name,
+                    self._published.node,
+                    f"job {self._published.job_id} has one of this name already: give the spec "
+                    "another name",
+                )
+
     def _undo(self, share: Sequence[PlannedContainer]) -> None:
         with suppress(OSError, OarLxcError):
-            present = set(self._runtime.names())
-            names = [planned.name for planned in share if planned.name in present]
+            names = [planned.name for planned in share]
             self._runtime.kill(names, KILL_TIMEOUT)
-            remove_containers(self._layout, self._published, [c.name for c in share])
+            remove_containers(self._layout, self._published, names)
 
     def _ready(self, request: Mapping[str, Any]) -> None:
         """Wait until sshd of each container of this node answers."""
@@ -182,11 +200,9 @@ class Agent:
         execute(self._runtime, names, request["argv"], stdin, request["timeout"], self._emit)
 
     def _destroy(self, request: Mapping[str, Any]) -> None:
-        """Kill and remove containers of this node, all or those named."""
-        wanted = request["containers"]
+        """Kill and remove containers of this node: those of a session, or all."""
         with self._locked():
-            present = self._runtime.names()
-            names = present if wanted is None else [name for name in wanted if name in present]
+            names = containers_of(self._layout, request["session"])
             left = self._runtime.kill(names, KILL_TIMEOUT)
             gone = [name for name in names if name not in left]
             remove_containers(self._layout, self._published, gone)

@@ -11,6 +11,7 @@ from oar_lxc.errors import ConfigError
 from oar_lxc.layout import CONFIG
 
 PREPARE_BY = ("stanza", "prologue")
+MAX_DEADLINE = 3600
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,12 @@ def read_config(path: Path = CONFIG) -> Config:
             f"{path}: hooks.prepare is {prepare!r}; allowed are {', '.join(PREPARE_BY)}"
         )
     deadline = hooks.get("deadline", Config.deadline)
-    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or deadline < 1:
-        raise ConfigError(f"{path}: hooks.deadline is {deadline!r}; it is a number of seconds ≥ 1")
+    number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+    if not number or not 1 <= deadline <= MAX_DEADLINE:
+        raise ConfigError(
+            f"{path}: hooks.deadline is {deadline!r}; it is a number of seconds from 1 to "
+            f"{MAX_DEADLINE}"
+        )
     return Config(prepare, float(deadline))
 
 

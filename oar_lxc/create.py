@@ -20,6 +20,7 @@ from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
 from oar_lxc.run import run
 
+SESSION_FILE = "session"
 UPPER = "upper"
 WORK = "work"  # where LXC looks for it: beside the upper directory
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
@@ -53,8 +54,10 @@ def create_containers(
     layout: JobLayout,
     published: PublishedJob,
     containers: Sequence[PlannedContainer],
+    *,
     hosts: Mapping[str, str],
     keys: Mapping[str, str],
+    session: str,
 ) -> None:
     """Make the directories of containers, ready to be started.
 
@@ -65,6 +68,7 @@ def create_containers(
         hosts: address by name, of all containers of the job.
         keys: ``authorized`` (the job's public key), ``host`` (the private key of all containers'
             sshd) and ``host_public``.
+        session: whose they are; see :func:`containers_of`.
 
     Raises:
         OSError: a directory cannot be made; the disk or the user's quota is full.
@@ -73,8 +77,9 @@ def create_containers(
     gateway = published.gateway.partition("/")[0]
     for planned in containers:
         directory = layout.containers / planned.name
-        directory.mkdir(mode=0o770)
-        os.chmod(directory, 0o2770)  # noqa: S103  # the group is the containers' root; whatever the user's umask is
+        directory.mkdir(mode=0o700)
+        (directory / SESSION_FILE).write_text(session)
+        os.chmod(directory, 0o770)  # noqa: S103  # containers' root enters by the group
         (directory / CONFIG_FILE).write_text(
             _CONFIG.format(
                 name=planned.name,
@@ -93,6 +98,25 @@ def create_containers(
         )
     archive = _archive(containers, hosts, keys)
     in_user_namespace(published, ["tar", "-xp", "-C", str(layout.containers)], archive)
+
+
+def containers_of(layout: JobLayout, session: str | None) -> list[str]:
+    """Return the names of the containers that a session made; of all where None.
+
+    Raises:
+        OSError: the directory of containers cannot be read.
+    """
+    names = sorted(os.listdir(layout.containers))
+    if session is None:
+        return names
+    return [n for n in names if _read(layout.containers / n / SESSION_FILE) in (session, "")]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import selectors
 import signal
@@ -26,6 +27,7 @@ class _Running:
     name: str
     pid: int
     open: set[int] = field(default_factory=set)
+    rest: dict[str, bytes] = field(default_factory=dict)  # the begun line of each stream
     status: int | None = None
     wrote: bool = False
 
@@ -40,9 +42,10 @@ def execute(
 ) -> None:
     """Run a command in containers at once.
 
-    Events: ``output`` with ``stream`` and ``data`` (bytes that are no UTF-8 kept as surrogates),
-    then for each container ``exit`` with ``status`` (0 to 255, 128 + signal, 124 where ``timeout``
-    seconds passed and it was killed), or ``failed`` where it could not be started.
+    Events: ``output`` with ``stream`` and ``data`` (whole lines where they are shorter than
+    :data:`CHUNK`; bytes that are no UTF-8 kept as surrogates), then for each container ``exit``
+    with ``status`` (0 to 255, 128 + signal, 124 where ``timeout`` seconds passed and it was
+    killed), or ``failed`` where it could not be started.
 
     Args:
         runtime: the containers.
@@ -69,6 +72,9 @@ def execute(
                 if _finished(command, late):
                     _close(command, selector)
                     running.remove(command)
+                    for stream, rest in command.rest.items():  # cut off by the timeout
+                        text = rest.decode("utf-8", "surrogateescape")
+                        emit(_output_event(command.name, stream, text))
                     if command.status == NO_SUCH_COMMAND and not command.wrote:
                         text = f"oar-lxc: {argv[0]}: no such command in {command.name}\n"
                         emit(_output_event(command.name, "stderr", text))
@@ -129,13 +135,38 @@ def _transfer(
             return
     else:
         data = os.read(key.fd, CHUNK)
+        lines = _whole_lines(command, stream, data)
+        if lines:
+            emit(_output_event(command.name, stream, lines.decode("utf-8", "surrogateescape")))
         if data:
             command.wrote = True
-            emit(_output_event(command.name, stream, data.decode("utf-8", "surrogateescape")))
             return
     selector.unregister(key.fd)
     os.close(key.fd)
     command.open.discard(key.fd)
+
+
+def _whole_lines(command: _Running, stream: str, data: bytes) -> bytes:
+    """Return what can be passed on: up to the last newline, all at the end, or a long line.
+
+    A long line is cut before a character that may go on in what is not read yet.
+    """
+    text = command.rest.pop(stream, b"") + data
+    end = text.rfind(b"\n") + 1
+    if not data:
+        end = len(text)
+    elif len(text) - end >= CHUNK:
+        end = len(text) - _begun_character(text)
+    if end < len(text):
+        command.rest[stream] = text[end:]
+    return text[:end]
+
+
+def _begun_character(text: bytes) -> int:
+    """Return how many bytes at the end are the beginning of a UTF-8 character, 0 to 3."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    decoder.decode(text[-8:])
+    return len(decoder.getstate()[0])
 
 
 def _finished(command: _Running, late: bool) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -138,7 +139,7 @@ class _Handler(EventHandler):  # type: ignore[misc]  # ClusterShell has no types
         if node in self._reason:
             return NodeError(node, self._reason[node])
         said = "\n".join(self._stderr.get(node, []))
-        if "No module named oar_lxc" in said or self._status.get(node) == 127:
+        if re.search(r"No module named '?oar_lxc", said) or self._status.get(node) == 127:
             return NodeError(
                 node, "oar-lxc is not installed there: ask the administrator to install it"
             )

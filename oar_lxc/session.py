@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -120,6 +121,7 @@ class Session:
         timeout: float = 60,
         on_progress: OnProgress | None = None,
     ) -> None:
+        self._token = secrets.token_hex(8)  # tells this session's containers from others'
         self._wait = _check_wait(wait)
         self._timeout = timeout
         self.spec = spec or Spec()
@@ -190,6 +192,7 @@ class Session:
         request = {
             "plan": self.plan.to_data(),
             "keys": keys.to_data(),
+            "session": self._token,
             "ssh_timeout": self._timeout if self._wait == SSH else None,
         }
         failures += self._remote.call("launch", request, take)
@@ -287,7 +290,7 @@ class Session:
                 failures.append(_container_error(node, event))
             self._on_progress(node, event)
 
-        request = {"containers": [c.name for c in self.plan.containers]}
+        request = {"session": self._token}
         failures += self._remote.call("destroy", request, take)
         self._handles.clear()
         if failures:

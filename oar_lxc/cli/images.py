@@ -20,7 +20,7 @@ def image() -> None:
 def list_(as_json: bool) -> None:
     """List the images that jobs can use on this node."""
     names = list_images()
-    click.echo(json.dumps(names) if as_json else "\n".join(names) or "no images", err=not names)
+    click.echo(json.dumps(names) if as_json else "\n".join(names) or "no images", err=not names and not as_json)
 
 
 @image.command("build")

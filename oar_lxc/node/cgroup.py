@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.node.mountinfo import read_mounts
 
 CONTROLLERS = frozenset(
     {"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc"}
@@ -48,14 +49,11 @@ def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarch
         OarLxcError: none is mounted.
     """
     found: dict[str, Hierarchy] = {}
-    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        kind, _, options = (*after.split(), "", "", "")[:3]
-        if kind not in ("cgroup", "cgroup2"):
-            continue
-        names = tuple(x for x in options.split(",") if x.startswith("name=") or x in CONTROLLERS)
-        found.setdefault(fields[2], Hierarchy(Path(fields[4]), names, kind == "cgroup2"))
+    for mount in read_mounts(mountinfo):
+        if mount.kind in ("cgroup", "cgroup2"):
+            names = tuple(x for x in mount.options if x.startswith("name=") or x in CONTROLLERS)
+            hierarchy = Hierarchy(mount.point, names, mount.kind == "cgroup2")
+            found.setdefault(mount.device, hierarchy)
     if not found:
         raise OarLxcError(
             "no cgroup file system is mounted: mount it under /sys/fs/cgroup (systemd does; see "
@@ -152,71 +150,115 @@ class JobCgroups:
 
     def processes(self) -> set[int]:
         """Return the processes inside our cgroups of the job."""
-        return {pid for root in self.roots() for path in walk(root) for pid in _procs(path)}
+        return {pid for root in self.roots() for pid in _processes_below(root)}
 
     def oar_processes(self) -> set[int]:
         """Return the processes in OAR's own cgroup of the job, hooks of OAR among them."""
         if not self.oar_cgroup:
             return set()
-        found: set[int] = set()
-        for hierarchy in hierarchies():
-            for path in walk(hierarchy.path / self.oar_cgroup.lstrip("/")):
-                found.update(_procs(path))
-        return found
+        roots = [h.path / self.oar_cgroup.lstrip("/") for h in hierarchies()]
+        return {pid for root in roots for pid in _processes_below(root)}
 
     def forbid_forks(self) -> None:
         """Let nothing in the job's cgroups start another process."""
         for root in self.roots():
-            _write(root / "pids.max", "0")
+            walk(root, lambda fd: _write(fd, "pids.max", "0"))
 
     def thaw(self) -> None:
         """Thaw what is frozen: a frozen process does not die before."""
+
+        def thaw_one(fd: int) -> None:
+            _write(fd, "freezer.state", "THAWED")
+            _write(fd, "cgroup.freeze", "0")
+
         for root in self.roots():
-            for path in walk(root):
-                _write(path / "freezer.state", "THAWED")
-                _write(path / "cgroup.freeze", "0")
+            walk(root, thaw_one)
 
     def kill_unified(self) -> None:
         """Kill what is in a version 2 cgroup with the kernel's own switch."""
         for root in self.roots():
-            _write(root / "cgroup.kill", "1")
+            walk(root, lambda fd: _write(fd, "cgroup.kill", "1"))
 
-    def remove(self) -> list[Path]:
-        """Remove our cgroups of the job, deepest first; return those that could not be."""
-        left = []
+    def remove(self) -> bool:
+        """Remove our cgroups of the job, deepest first.
+
+        Returns:
+            Whether none is left; one in which a process has only just died is busy for a moment.
+        """
+        done = True
+
+        def remove_one(parent: int, name: str) -> None:
+            nonlocal done
+            try:
+                os.rmdir(name, dir_fd=parent)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                    raise
+                done = False
+
         for root in self.roots():
-            for path in reversed(list(walk(root))):
-                try:
-                    path.rmdir()
-                except FileNotFoundError:
-                    pass
-                except OSError as error:
-                    if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
-                        raise
-                    left.append(path)
-        return left
+            walk(root, leave=remove_one)
+        return done
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """Yield a cgroup and all below it, parents first; what vanishes meanwhile is passed over."""
-    pending = [root]
-    while pending:
-        path = pending.pop()
-        try:
-            with os.scandir(path) as entries:
-                below = [Path(x.path) for x in entries if x.is_dir(follow_symlinks=False)]
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        yield path
-        pending += below
+def walk(
+    root: Path,
+    enter: Callable[[int], object] = lambda fd: None,
+    leave: Callable[[int, str], object] = lambda parent, name: None,
+) -> None:
+    """Visit a cgroup and all below it, parents first; what vanishes meanwhile is passed over.
 
+    Users nest cgroups as deep as they like, beyond what fits into a path: every step is relative
+    to an open directory.
 
-def _procs(path: Path) -> Iterator[int]:
+    Args:
+        root: the cgroup; one that does not exist has nothing below it.
+        enter: is given each cgroup as an open directory, before those below it.
+        leave: is given the open directory of its parent and its name, after those below it.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        text = (path / "cgroup.procs").read_text()
-    except (FileNotFoundError, OSError):
+        outer = os.open(root.parent, flags)
+    except FileNotFoundError:
         return
-    yield from (int(word) for word in text.split() if word != "0")
+    # Open directories from the root's parent down to where we are, and what is yet to be seen.
+    path: list[tuple[int, str, list[str]]] = [(outer, "", [root.name])]
+    try:
+        while path:
+            parent, own_name, pending = path[-1]
+            if not pending:
+                path.pop()
+                os.close(parent)
+                if path:
+                    leave(path[-1][0], own_name)
+                continue
+            name = pending.pop()
+            try:
+                fd = os.open(name, flags, dir_fd=parent)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            path.append((fd, name, []))
+            enter(fd)
+            with suppress(FileNotFoundError), os.scandir(fd) as entries:
+                path[-1][2].extend(x.name for x in entries if x.is_dir(follow_symlinks=False))
+    finally:
+        for fd, _, _ in path:
+            os.close(fd)
+
+
+def _processes_below(root: Path) -> set[int]:
+    found: set[int] = set()
+
+    def read(fd: int) -> None:
+        with suppress(OSError):  # a cgroup that is being removed
+            procs = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+            with os.fdopen(procs) as file:
+                found.update(int(word) for word in file.read().split() if word != "0")
+
+    walk(root, read)
+    return found
 
 
 def _fill_cpuset(path: Path) -> None:
@@ -227,9 +269,10 @@ def _fill_cpuset(path: Path) -> None:
             file.write_text((path.parent / name).read_text())
 
 
-def _write(path: Path, text: str) -> None:
+def _write(directory: int, name: str, text: str) -> None:
+    """Write to a cgroup's file, where it has one of that name and the kernel takes it."""
     with suppress(OSError):
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
         try:
             os.write(fd, text.encode())
         finally:

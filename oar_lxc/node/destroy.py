@@ -90,7 +90,7 @@ class Destruction:
 
     def _remove_cgroups(self, cgroups: JobCgroups, deadline: float) -> None:
         # A cgroup stays busy for a moment after its last process died.
-        while cgroups.remove() and time.monotonic() < deadline:
+        while not cgroups.remove() and time.monotonic() < deadline:
             time.sleep(0.002)
 
     def _remove_files(self, timeout: float) -> None:

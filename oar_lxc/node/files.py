@@ -83,7 +83,7 @@ def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int =
         Whether the file changed.
     """
     try:
-        before = path.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+        before = split_lines(path.read_bytes().decode("utf-8", "surrogateescape"))
         mode = path.stat().st_mode & 0o7777
     except FileNotFoundError:
         before = []
@@ -92,6 +92,12 @@ def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int =
         return False
     write_atomic(path, "".join(line + "\n" for line in after), mode)
     return True
+
+
+def split_lines(text: str) -> list[str]:
+    """Split at newlines and nowhere else, as the programs do that read such files."""
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def remove_tree(path: Path, timeout: float) -> None:

@@ -1,22 +1,15 @@
-"""Id ranges of jobs, and the lines by which shadow and LXC let a user use them.
-
-A job gets one range of host ids on a node for all its containers. The pool lies above the ranges
-that systemd gives to containers and below the ids that the kernel's signed interfaces cannot
-hold (systemd's "Users, Groups, UIDs and GIDs on systemd Systems").
-"""
+"""The lines by which shadow and LXC let a user have a job's ids and plug into its bridge."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from oar_lxc.layout import JobLayout
-from oar_lxc.node.files import edit_lines
+from oar_lxc.node.files import edit_lines, split_lines
+from oar_lxc.node.ranges import COUNT, FIRST, RANGES, is_first_id
 from oar_lxc.node.record import read_record
-
-FIRST = 0x70000000
-COUNT = 65536
-RANGES = 4094
 
 SUBUID = Path("/etc/subuid")
 SUBGID = Path("/etc/subgid")
@@ -52,10 +45,10 @@ def _read_ranges(path: Path) -> Iterator[tuple[str, int, int]]:
         text = path.read_text(errors="surrogateescape")
     except FileNotFoundError:
         return
-    for line in text.splitlines():
+    for line in split_lines(text):
         owner, _, numbers = line.partition(":")
         start, _, count = numbers.partition(":")
-        if start.isdigit() and count.isdigit():
+        if all(re.fullmatch(r"[0-9]{1,10}", number) for number in (start, count)):
             yield owner, int(start), int(count)
 
 
@@ -66,11 +59,6 @@ def range_of_directory(layout: JobLayout) -> int:
     except FileNotFoundError:
         return 0
     return group if is_first_id(group) else 0
-
-
-def is_first_id(number: int) -> bool:
-    """Whether a range of the pool starts at this id."""
-    return (number - FIRST) % COUNT == 0 and FIRST <= number < FIRST + RANGES * COUNT
 
 
 def grant(layout: JobLayout, user: str, first_id: int, links: int) -> None:
@@ -100,7 +88,7 @@ def leftover_lines(layout: JobLayout, first_id: int) -> dict[Path, list[str]]:
 
 def _lines(path: Path) -> Iterable[str]:
     try:
-        return path.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+        return split_lines(path.read_bytes().decode("utf-8", "surrogateescape"))
     except FileNotFoundError:
         return []
 

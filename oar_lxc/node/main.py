@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import pwd
+import re
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -76,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.geteuid() != 0:
             raise UsageError(f"oar-lxc-node {arguments.command} must be run as root")
         os.umask(0o022)
+        # A user may nest cgroups deeply, and each level is an open directory while it is walked.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's
         status = COMMANDS[arguments.command](arguments)
     except UsageError as error:
@@ -127,7 +132,7 @@ def _leftovers(arguments: argparse.Namespace) -> int:
 
     layout, user, cgroup = _job(arguments)
     record = read_record(layout.record)
-    if not arguments.first_id.isdigit():
+    if not re.fullmatch(r"[0-9]{1,10}", arguments.first_id):
         raise UsageError(f"--first-id {arguments.first_id!r} is not a number")
     first_id = int(arguments.first_id) or (record.first_id if record else 0)
     cgroup = cgroup or (record.oar_cgroup if record else "")

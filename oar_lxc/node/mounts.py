@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from pathlib import Path
+
+from oar_lxc.node.mountinfo import read_mounts
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
@@ -131,13 +132,8 @@ def mounts_under(directory: Path, process: str = "self") -> list[Path]:
         directory: absolute, without links.
         process: whose mount namespace.
     """
-    inside = os.fsencode(directory) + b"/"
-    found = []
-    for line in Path(f"/proc/{process}/mountinfo").read_bytes().splitlines():
-        point = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), line.split()[4])
-        if (point + b"/").startswith(inside):
-            found.append(Path(os.fsdecode(point)))
-    return found
+    table = Path(f"/proc/{process}/mountinfo")
+    return [m.point for m in read_mounts(table) if m.point.is_relative_to(directory)]
 
 
 def unmount_under(directory: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import JobNetwork
-from oar_lxc.node import ids, links, mounts
+from oar_lxc.node import ids, links, mounts, ranges
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.destroy import Destruction
 from oar_lxc.node.files import locked, write_atomic
@@ -86,7 +86,7 @@ class Preparation:
             )
             record.write(self.layout)
         if first_id is None:
-            raise Refusal(f"all {ids.RANGES} id ranges of the node are in use")
+            raise Refusal(f"all {ranges.RANGES} id ranges of the node are in use")
         holder = links.holder_of_subnet(network)
         if holder and holder != self.layout.bridge:
             raise Refusal(
@@ -108,7 +108,7 @@ class Preparation:
         with log.step("images"):
             if not mounts.mounts_under(layout.images):
                 source = layout.state / "images"
-                mounts.mount_idmapped(source, layout.images, first_id, ids.COUNT)
+                mounts.mount_idmapped(source, layout.images, first_id, ranges.COUNT)
         with log.step("cgroups"):
             delegated = cgroups.delegate(account.pw_uid, first_id)
         with log.step("links"):
@@ -121,7 +121,7 @@ class Preparation:
             nodes=network.nodes,
             state=READY,
             first_id=first_id,
-            id_count=ids.COUNT,
+            id_count=ranges.COUNT,
             cgroups=tuple(map(str, delegated)),
             bridge=layout.bridge,
             gateway=str(network.node_address(self.node)),

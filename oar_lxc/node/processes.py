@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.node.cgroup import JobCgroups
-from oar_lxc.node.ids import COUNT
+from oar_lxc.node.ranges import COUNT
 
 
 def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
@@ -25,7 +25,7 @@ def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
     found.update(pid for pid in cgroups.oar_processes() if owner(pid) == uid)
     if first_id:
         found.update(pid for pid in pids() if first_id <= owner(pid) < first_id + COUNT)
-    return {pid for pid in found if pid not in _ancestry() and not is_zombie(pid)}
+    return {pid for pid in found - _ancestry() if not is_zombie(pid)}
 
 
 def kill(found: Collection[int], wait: float) -> None:

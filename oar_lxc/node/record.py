@@ -8,7 +8,9 @@ from pathlib import Path
 
 from oar_lxc.errors import UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_user
+from oar_lxc.node.cgroup import check_oar_cgroup
 from oar_lxc.node.files import write_atomic
+from oar_lxc.node.ranges import is_first_id
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -40,7 +42,7 @@ class Record:
 
 
 def read_record(path: Path) -> Record | None:
-    """Read a record; None where it is missing or damaged.
+    """Read a record; None where it is missing, damaged, or not of the job that its name says.
 
     A damaged record is no error: whatever it held is found again from the job's names.
     """
@@ -49,9 +51,12 @@ def read_record(path: Path) -> Record | None:
         record = Record(**data)
         check_user(record.user)
         check_job_id(record.job_id)
+        if record.oar_cgroup:
+            check_oar_cgroup(record.oar_cgroup, record.job_id, record.user)
         valid = (
-            type(record.first_id) is int
-            and type(record.oar_cgroup) is str
+            path.name == f"{record.job_id}.json"
+            and type(record.first_id) is int
+            and (record.first_id == 0 or is_first_id(record.first_id))
             and type(record.boot_id) is str
             and isinstance(record.created, int | float)
         )

@@ -1,0 +1,48 @@
+"""Read the kernel's tables of mounts.
+
+Users choose the names in them. The kernel escapes blank, tab, newline and backslash, and nothing
+else: lines end at newlines and fields at single blanks, not at what Python takes for white space.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One mount, as proc(5) describes ``mountinfo``.
+
+    Attributes:
+        device: major and minor number of the file system.
+        point: where it is mounted.
+        kind: type of the file system.
+        options: options of the file system.
+    """
+
+    device: str
+    point: Path
+    kind: str
+    options: tuple[str, ...]
+
+
+def read_mounts(path: Path = Path("/proc/self/mountinfo")) -> Iterator[Mount]:
+    """Yield the mounts of a process, in the order they were mounted.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    for line in path.read_bytes().split(b"\n"):
+        before, _, after = line.partition(b" - ")
+        fields, tail = before.split(b" "), after.split(b" ")
+        if len(fields) > 4 and len(tail) > 2:
+            options = tuple(os.fsdecode(tail[2]).split(","))
+            yield Mount(_text(fields[2]), Path(_text(fields[4])), _text(tail[0]), options)
+
+
+def _text(field: bytes) -> str:
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))
