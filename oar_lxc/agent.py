@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import pwd
+import select
 import signal
 import sys
 import time
@@ -54,11 +55,18 @@ class Agent:
         published: what the root side says of this node.
         runtime: the containers of the job on this node.
         emit: is given every event.
+        abandoned: whether nobody reads the events any more.
     """
 
     def __init__(
-        self, layout: JobLayout, published: PublishedJob, runtime: Runtime, emit: Emit
+        self,
+        layout: JobLayout,
+        published: PublishedJob,
+        runtime: Runtime,
+        emit: Emit,
+        abandoned: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._abandoned = abandoned
         self._layout = layout
         self._published = published
         self._runtime = runtime
@@ -197,7 +205,8 @@ class Agent:
         names = present if wanted is None else [name for name in wanted if name in present]
         enter_cgroups(self._published.cgroups)
         stdin = request.get("stdin", "").encode("utf-8", "surrogateescape")
-        execute(self._runtime, names, request["argv"], stdin, request["timeout"], self._emit)
+        argv, timeout = request["argv"], request["timeout"]
+        execute(self._runtime, names, argv, stdin, timeout, self._emit, self._abandoned)
 
     def _destroy(self, request: Mapping[str, Any]) -> None:
         """Kill and remove containers of this node: those of a session, or all."""
@@ -309,6 +318,13 @@ def _emit_line(event: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output is gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0))
+
+
 def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
     """Return what this node has for a job of the calling user.
 
@@ -331,7 +347,7 @@ def main() -> None:
         request = json.loads(sys.stdin.readline() or "{}")
         layout, published = open_job(check_job_id(sys.argv[1]))
         runtime = LxcRuntime(layout.containers, published.node)
-        Agent(layout, published, runtime, _emit_line).run(sys.argv[2], request)
+        Agent(layout, published, runtime, _emit_line, _nobody_reads).run(sys.argv[2], request)
         _emit_line({"event": "done"})
     except OarLxcError as error:
         _emit_line({"event": "error", "reason": str(error)})

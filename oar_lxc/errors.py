@@ -14,6 +14,19 @@ class OarLxcError(Exception):
 
     exit_status = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with all fields: errors cross between processes of a pool."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(
+    kind: type[OarLxcError], args: tuple[object, ...], fields: dict[str, object]
+) -> OarLxcError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
 
 class UsageError(OarLxcError):
     """What was asked for cannot be: a wrong argument, key or value."""

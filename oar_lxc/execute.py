@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oar_lxc.container import Runtime
-from oar_lxc.errors import ContainerError
+from oar_lxc.errors import ContainerError, OarLxcError
 
 CHUNK = 65536
 NO_SUCH_COMMAND = 127
@@ -39,6 +39,7 @@ def execute(
     stdin: bytes,
     timeout: float | None,
     emit: Callable[[dict[str, Any]], None],
+    abandoned: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a command in containers at once.
 
@@ -54,6 +55,10 @@ def execute(
         stdin: what each reads.
         timeout: seconds, None for as long as it takes.
         emit: is given the events.
+        abandoned: whether nobody waits for the outcome any more; the commands are killed then.
+
+    Raises:
+        OarLxcError: they were abandoned.
     """
     selector = selectors.DefaultSelector()
     running: list[_Running] = []
@@ -67,6 +72,8 @@ def execute(
         while running:
             for key, _ in selector.select(_POLL):
                 _transfer(key, selector, emit)
+            if abandoned():
+                raise OarLxcError("whoever asked for the command is gone")
             late = end is not None and time.monotonic() > end
             for command in list(running):
                 if _finished(command, late):

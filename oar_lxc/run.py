@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
+
+KILL_WAIT = 2.0  # seconds; a program that runs as root on behalf of another cannot be killed
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,19 @@ def run(
         )
     except OSError as error:
         raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
-    with process:
-        try:
-            out, err = process.communicate(input, timeout=timeout)
-        except BaseException as error:
-            kill_group(process.pid)
-            process.wait()
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise CommandTimeoutError(argv, timeout) from None
-            raise
+    try:
+        out, err = process.communicate(input, timeout=timeout)
+    except BaseException as error:
+        kill_group(process.pid)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_WAIT)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                with suppress(OSError):
+                    pipe.close()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise CommandTimeoutError(argv, timeout) from None
+        raise
     result = Result(
         tuple(argv),
         process.returncode,
@@ -88,8 +95,6 @@ def run(
 
 
 def kill_group(group: int) -> None:
-    """Kill a process group with SIGKILL; one that is gone is fine."""
-    try:
+    """Kill a process group with SIGKILL, as far as it exists and we may."""
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

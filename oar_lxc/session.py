@@ -26,6 +26,7 @@ from oar_lxc.errors import (
     ContainerError,
     LaunchError,
     NodeError,
+    NodeNotPreparedError,
     NotReadyError,
     OarLxcError,
     SpecError,
@@ -127,14 +128,22 @@ class Session:
         self.spec = spec or Spec()
         self.job = job or Job.from_environ()
         self.layout = JobLayout(self.job.id)
-        self.published: PublishedJob = read_published(
-            self.layout.published, self.job.id, os.uname().nodename
-        )
+        self.published: PublishedJob = self._read_published()
         self.plan: Plan = make_plan(self.spec, self.job)
         self._on_progress = on_progress or (lambda node, event: None)
         self._remote = Remote(self.job.id, self.job.nodes, self.published.node)
         self._handles: dict[str, ContainerHandle] = {}
         self._signals: contextlib.ExitStack = contextlib.ExitStack()
+
+    def _read_published(self) -> PublishedJob:
+        here = os.uname().nodename
+        names = {name.partition(".")[0] for name in self.job.nodes}
+        if here.partition(".")[0] not in names and not self.layout.published.exists():
+            raise NodeNotPreparedError(
+                f"{here} is not a node of job {self.job.id}: jobs of type deploy or cosystem run "
+                "their script elsewhere and cannot have containers; submit with `-t lxc` alone"
+            )
+        return read_published(self.layout.published, self.job.id, here)
 
     @property
     def containers(self) -> tuple[ContainerHandle, ...]:

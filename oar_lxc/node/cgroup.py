@@ -210,8 +210,9 @@ def walk(
 ) -> None:
     """Visit a cgroup and all below it, parents first; what vanishes meanwhile is passed over.
 
-    Users nest cgroups as deep as they like, beyond what fits into a path: every step is relative
-    to an open directory.
+    Users nest cgroups as deep as they like, beyond what fits into a path or into a process's open
+    files: every step is relative to the one directory that is open, also the way back up. A cgroup
+    cannot be moved to another parent, so ``..`` is where we came from.
 
     Args:
         root: the cgroup; one that does not exist has nothing below it.
@@ -220,32 +221,35 @@ def walk(
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        outer = os.open(root.parent, flags)
+        here = os.open(root.parent, flags)
     except FileNotFoundError:
         return
-    # Open directories from the root's parent down to where we are, and what is yet to be seen.
-    path: list[tuple[int, str, list[str]]] = [(outer, "", [root.name])]
+    above: list[tuple[str, list[str]]] = []  # the way down: a name, and what is yet to be seen
+    name, pending = "", [root.name]
     try:
-        while path:
-            parent, own_name, pending = path[-1]
-            if not pending:
-                path.pop()
-                os.close(parent)
-                if path:
-                    leave(path[-1][0], own_name)
-                continue
-            name = pending.pop()
-            try:
-                fd = os.open(name, flags, dir_fd=parent)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            path.append((fd, name, []))
-            enter(fd)
-            with suppress(FileNotFoundError), os.scandir(fd) as entries:
-                path[-1][2].extend(x.name for x in entries if x.is_dir(follow_symlinks=False))
+        while pending or above:
+            if pending:
+                child = pending.pop()
+                try:
+                    fd = os.open(child, flags, dir_fd=here)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                os.close(here)
+                here = fd
+                above.append((name, pending))
+                name, pending = child, []
+                enter(here)
+                with suppress(FileNotFoundError), os.scandir(here) as entries:
+                    pending = [x.name for x in entries if x.is_dir(follow_symlinks=False)]
+            else:
+                fd = os.open("..", flags, dir_fd=here)
+                os.close(here)
+                here = fd
+                left = name
+                name, pending = above.pop()
+                leave(here, left)
     finally:
-        for fd, _, _ in path:
-            os.close(fd)
+        os.close(here)
 
 
 def _processes_below(root: Path) -> set[int]:

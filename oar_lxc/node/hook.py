@@ -71,12 +71,12 @@ def _everywhere(
     nodes: Sequence[str], arguments: list[str], timeout: float, name_last: bool = False
 ) -> int:
     def on_node(node: str) -> bool:
-        command = ["oardodo", NODE_COMMAND, *arguments, *([node] if name_last else [])]
-        if not _is_here(node):
-            # "bash -c" style: the login shell of oar on the node gets one line
-            command = [*_ssh(), node, shlex.join(command)]
+        command = shlex.join(["oardodo", NODE_COMMAND, *arguments, *([node] if name_last else [])])
+        # A node without oar-lxc is no broken node: the job is told when it asks for containers.
+        line = f"[ ! -x {NODE_COMMAND} ] || {command}"
+        argv = ["sh", "-c", line] if _is_here(node) else [*_ssh(), node, line]
         try:
-            run(command, timeout=timeout)
+            run(argv, timeout=timeout)
         except OarLxcError as error:
             detail = error.stderr.strip() if isinstance(error, CommandError) else str(error)
             say(f"node {node}: {detail or error}")

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.geteuid() != 0:
             raise UsageError(f"oar-lxc-node {arguments.command} must be run as root")
         os.umask(0o022)
-        # A user may nest cgroups deeply, and each level is an open directory while it is walked.
+        # One open file for each process that is killed at once.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's

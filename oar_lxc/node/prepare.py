@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +112,9 @@ class Preparation:
         with log.step("cgroups"):
             delegated = cgroups.delegate(account.pw_uid, first_id)
         with log.step("links"):
-            if not links.job_links(layout):
+            if not layout.published.exists():
+                # Publishing comes last: before it, what is there is half made or another's.
+                links.remove(layout)
                 links.create(layout, network, self.node)
         published = PublishedJob(
             job_id=layout.job_id,
@@ -132,18 +134,16 @@ class Preparation:
 
     def _make_directories(self, account: pwd.struct_passwd, first_id: int) -> None:
         layout = self.layout
-        layout.directory.mkdir(mode=0o711, exist_ok=True)
+        _make_directory(layout.directory, 0o711)
         # The group of the root-owned directory tells the id range even where the record is lost.
         os.chown(layout.directory, 0, first_id, follow_symlinks=False)
-        layout.images.mkdir(mode=0o755, exist_ok=True)
-        with suppress(FileExistsError):
-            layout.private.mkdir(mode=0o700)
-            if self.job_key:
-                # Before the directory is the user's: root writes nothing where a user may.
-                write_atomic(layout.job_key, self.job_key.read_text())
-                os.chown(layout.job_key, account.pw_uid, account.pw_gid, follow_symlinks=False)
+        _make_directory(layout.images, 0o755)
+        if _make_directory(layout.private, 0o700) and self.job_key:
+            # Before the directory is the user's: root writes nothing where a user may.
+            write_atomic(layout.job_key, self.job_key.read_text())
+            os.chown(layout.job_key, account.pw_uid, account.pw_gid, follow_symlinks=False)
         # Containers' root may enter by the group; new directories inherit it.
-        layout.containers.mkdir(mode=0o700, exist_ok=True)
+        _make_directory(layout.containers, 0o700)
         for path, group, mode in (
             (layout.containers, first_id, 0o2770),
             (layout.private, account.pw_gid, 0o700),
@@ -163,9 +163,24 @@ class Preparation:
         Record(self.layout.job_id, self.user, boot_id(), time.time(), 0, self.oar_cgroup).write(
             self.layout
         )
-        self.layout.directory.mkdir(mode=0o711, exist_ok=True)
+        _make_directory(self.layout.directory, 0o711)
         write_atomic(self.layout.published, published.to_json(), 0o644)
         return published
 
     def _destruction(self, uid: int) -> Destruction:
         return Destruction(self.layout, self.user, uid, self.oar_cgroup)
+
+
+def _make_directory(path: Path, mode: int) -> bool:
+    """Make a directory; return whether it is new.
+
+    Raises:
+        OarLxcError: there is something else of that name, a link to a directory included.
+    """
+    try:
+        path.mkdir(mode=mode)
+    except FileExistsError:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise OarLxcError(f"{path} is no directory: remove it") from None
+        return False
+    return True

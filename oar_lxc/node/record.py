@@ -51,15 +51,16 @@ def read_record(path: Path) -> Record | None:
         record = Record(**data)
         check_user(record.user)
         check_job_id(record.job_id)
-        if record.oar_cgroup:
-            check_oar_cgroup(record.oar_cgroup, record.job_id, record.user)
         valid = (
             path.name == f"{record.job_id}.json"
+            and type(record.oar_cgroup) is str
             and type(record.first_id) is int
             and (record.first_id == 0 or is_first_id(record.first_id))
             and type(record.boot_id) is str
             and isinstance(record.created, int | float)
         )
+        if valid and record.oar_cgroup:
+            check_oar_cgroup(record.oar_cgroup, record.job_id, record.user)
     except (OSError, ValueError, TypeError, RecursionError, UsageError):
         return None
     return record if valid else None
