@@ -144,9 +144,9 @@ class Agent:
             yield from (future.result() for future in as_completed(futures))
 
     def _refuse_existing(self, share: Sequence[PlannedContainer]) -> None:
-        present = containers_of(self._layout, None)
         for planned in share:
-            if planned.name in present:
+            # Also where what has the name is not ours: it would be in the way.
+            if (self._layout.containers / planned.name).exists():
                 raise ContainerError(
                     planned.name,
                     self._published.node,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from oar_lxc.errors import ConfigError
 from oar_lxc.layout import CONFIG
+from oar_lxc.network import POOL, PREFIX
 
 PREPARE_BY = ("stanza", "prologue")
 MAX_DEADLINE = 3600
+TABLES = {"hooks": ("prepare", "deadline"), "network": ("pool",)}
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,12 @@ class Config:
             ``prologue`` and epilogue on the head node (every job, as they do not see types).
         deadline: ``[hooks] deadline``: seconds that a hook may take; OAR kills hooks at 60 by
             default (PROLOGUE_EPILOGUE_TIMEOUT), and a hook must have reported before that.
+        pool: ``[network] pool``: the network that jobs get theirs from; the same on all nodes.
     """
 
     prepare: str = "stanza"
     deadline: float = 45.0
+    pool: IPv4Network = POOL
 
 
 def read_config(path: Path = CONFIG) -> Config:
@@ -42,11 +48,12 @@ def read_config(path: Path = CONFIG) -> Config:
         return Config()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    hooks = data.pop("hooks", {})
-    _refuse_unknown(path, data, ("hooks",), "")
-    if not isinstance(hooks, dict):
-        raise ConfigError(f"{path}: hooks is a table, written [hooks]")
-    _refuse_unknown(path, hooks, ("prepare", "deadline"), "hooks.")
+    _refuse_unknown(path, data, TABLES, "")
+    for table in data:
+        if not isinstance(data[table], dict):
+            raise ConfigError(f"{path}: {table} is a table, written [{table}]")
+        _refuse_unknown(path, data[table], TABLES[table], f"{table}.")
+    hooks = data.get("hooks", {})
     prepare = hooks.get("prepare", Config.prepare)
     if prepare not in PREPARE_BY:
         raise ConfigError(
@@ -59,12 +66,24 @@ def read_config(path: Path = CONFIG) -> Config:
             f"{path}: hooks.deadline is {deadline!r}; it is a number of seconds from 1 to "
             f"{MAX_DEADLINE}"
         )
-    return Config(prepare, float(deadline))
+    pool = data.get("network", {}).get("pool", str(POOL))
+    return Config(prepare, float(deadline), _pool(path, pool))
 
 
-def _refuse_unknown(
-    path: Path, table: dict[str, object], known: tuple[str, ...], prefix: str
-) -> None:
+def _pool(path: Path, text: object) -> IPv4Network:
+    try:
+        pool = IPv4Network(text) if isinstance(text, str) else None
+    except ValueError:
+        pool = None
+    if pool is None or pool.prefixlen > PREFIX:
+        raise ConfigError(
+            f"{path}: network.pool is {text!r}; it is an IPv4 network such as {POOL}, with a "
+            f"prefix length of {PREFIX} at most"
+        )
+    return pool
+
+
+def _refuse_unknown(path: Path, table: Iterable[str], known: Collection[str], prefix: str) -> None:
     for key in table:
         if key not in known:
             near = get_close_matches(key, known, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Interface
@@ -74,53 +75,68 @@ def create_containers(
         OSError: a directory cannot be made; the disk or the user's quota is full.
         CommandError: the same, for what containers' root owns.
     """
-    gateway = published.gateway.partition("/")[0]
     for planned in containers:
-        directory = layout.containers / planned.name
-        directory.mkdir(mode=0o700)
-        (directory / SESSION_FILE).write_text(session)
-        os.chmod(directory, 0o770)  # noqa: S103  # containers' root enters by the group
-        (directory / CONFIG_FILE).write_text(
-            _CONFIG.format(
-                name=planned.name,
-                rootfs=layout.images / planned.image / "rootfs",
-                directory=directory,
-                upper=UPPER,
-                first_id=published.first_id,
-                id_count=published.id_count,
-                bridge=published.bridge,
-                mtu=MTU,
-                address=planned.address,
-                broadcast=IPv4Interface(planned.address).network.broadcast_address,
-                gateway=gateway,
-                log=LOG_FILE,
-            )
-        )
+        config = _config(layout, published, planned)
+        # Whole or not at all: what has the name of a container also says whose it is.
+        half = layout.containers / f".{planned.name}.{session}"
+        try:
+            half.mkdir()
+            os.chmod(half, 0o770)  # noqa: S103  # containers' root enters by the group
+            (half / SESSION_FILE).write_text(session)
+            (half / CONFIG_FILE).write_text(config)
+            half.rename(layout.containers / planned.name)
+        except BaseException:
+            shutil.rmtree(half, ignore_errors=True)
+            raise
     archive = _archive(containers, hosts, keys)
     in_user_namespace(published, ["tar", "-xp", "-C", str(layout.containers)], archive)
+
+
+def _config(layout: JobLayout, published: PublishedJob, planned: PlannedContainer) -> str:
+    return _CONFIG.format(
+        name=planned.name,
+        rootfs=layout.images / planned.image / "rootfs",
+        directory=layout.containers / planned.name,
+        upper=UPPER,
+        first_id=published.first_id,
+        id_count=published.id_count,
+        bridge=published.bridge,
+        mtu=MTU,
+        address=planned.address,
+        broadcast=IPv4Interface(planned.address).network.broadcast_address,
+        gateway=published.gateway.partition("/")[0],
+        log=LOG_FILE,
+    )
 
 
 def containers_of(layout: JobLayout, session: str | None) -> list[str]:
     """Return the names of the containers that a session made; of all where None.
 
+    What else the user keeps in the directory is not ours.
+
     Raises:
         OSError: the directory of containers cannot be read.
     """
-    names = sorted(os.listdir(layout.containers))
+    found = {name: _session(layout.containers / name) for name in os.listdir(layout.containers)}
     if session is None:
-        return names
-    return [n for n in names if _read(layout.containers / n / SESSION_FILE) in (session, "")]
+        return sorted(name for name, whose in found.items() if whose)
+    return sorted(name for name, whose in found.items() if whose == session)
 
 
-def _read(path: Path) -> str:
+def _session(directory: Path) -> str:
+    """Return which session made a container's directory, empty where it is none."""
     try:
-        return path.read_text()
-    except OSError:
+        return "" if directory.name.startswith(".") else (directory / SESSION_FILE).read_text()
+    except (OSError, ValueError):
         return ""
 
 
 def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:
-    """Remove the directories of stopped containers, what their root owns included."""
+    """Remove the directories of stopped containers, what their root owns included.
+
+    Raises:
+        CommandError: something is left of them.
+    """
     paths = [str(layout.containers / name / part) for name in names for part in (UPPER, WORK)]
     if paths:
         in_user_namespace(published, ["rm", "-rf", "--", *paths])

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from oar_lxc.errors import SpecError
 
 POOL = IPv4Network("10.128.0.0/9")
-PREFIX = 21  # 2,046 addresses a job, 4,096 jobs before an address range comes round again
+PREFIX = 21  # 2,046 addresses a job; in a /9, 4,096 jobs before a subnet comes round again
 MTU = 1450  # what a VXLAN leaves of 1,500 bytes
 
 
@@ -24,23 +24,25 @@ class JobNetwork:
 
     Args:
         job_id: OAR's job id.
-        nodes: names of all its nodes, in any order.
+        nodes: names of all its nodes, by name.
+        pool: what the cluster gives to jobs.
     """
 
     job_id: int
     nodes: tuple[str, ...]
+    pool: IPv4Network = POOL
 
     @classmethod
-    def of(cls, job_id: int, nodes: Sequence[str]) -> JobNetwork:
+    def of(cls, job_id: int, nodes: Sequence[str], pool: IPv4Network = POOL) -> JobNetwork:
         """Make the network of a job from its nodes, which may repeat and come in any order."""
-        return cls(job_id, tuple(sorted(set(nodes))))
+        return cls(job_id, tuple(sorted(set(nodes))), pool)
 
     @property
     def subnet(self) -> IPv4Network:
-        """The job's part of :data:`POOL`."""
+        """The job's part of the pool."""
         size = 1 << (32 - PREFIX)
-        index = self.job_id % (POOL.num_addresses // size)
-        return IPv4Network((int(POOL.network_address) + index * size, PREFIX))
+        index = self.job_id % (self.pool.num_addresses // size)
+        return IPv4Network((int(self.pool.network_address) + index * size, PREFIX))
 
     @property
     def capacity(self) -> int:

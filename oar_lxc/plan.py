@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from ipaddress import IPv4Network
 from typing import Any
 
 from oar_lxc.job import Job
-from oar_lxc.network import JobNetwork
+from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.spec import Spec
 
 
@@ -63,13 +64,18 @@ class Plan:
         return cls(data["job_id"], tuple(PlannedContainer(**c) for c in data["containers"]))
 
 
-def make_plan(spec: Spec, job: Job) -> Plan:
+def make_plan(spec: Spec, job: Job, pool: IPv4Network = POOL) -> Plan:
     """Lay a spec's containers out over a job's nodes, node by node.
+
+    Args:
+        spec: what the user asks for.
+        job: where it goes.
+        pool: the network that the cluster gives to jobs.
 
     Raises:
         SpecError: the job's network has fewer addresses.
     """
-    network = JobNetwork.of(job.id, job.nodes)
+    network = JobNetwork.of(job.id, job.nodes, pool)
     containers: list[PlannedContainer] = []
     for node, cores in job.cores.items():
         for _ in range(cores if spec.per_core else spec.per_node):

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from oar_lxc.errors import NodeNotPreparedError
+from oar_lxc.network import POOL
 
 READY = "ready"
 REFUSED = "refused"
@@ -32,6 +33,7 @@ class PublishedJob:
         cgroups: the delegated cgroup directory of each hierarchy.
         bridge: the job's bridge on this node.
         gateway: the bridge's address with its prefix length.
+        pool: the network that this cluster gives to jobs.
         in_cpuset: whether OAR confines the job to its own CPUs.
     """
 
@@ -46,6 +48,7 @@ class PublishedJob:
     cgroups: tuple[str, ...] = ()
     bridge: str = ""
     gateway: str = ""
+    pool: str = str(POOL)
     in_cpuset: bool = True
 
     def to_json(self) -> str:

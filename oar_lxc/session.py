@@ -19,6 +19,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -129,7 +130,8 @@ class Session:
         self.job = job or Job.from_environ()
         self.layout = JobLayout(self.job.id)
         self.published: PublishedJob = self._read_published()
-        self.plan: Plan = make_plan(self.spec, self.job)
+        pool = IPv4Network(self.published.pool)
+        self.plan: Plan = make_plan(self.spec, self.job, pool)
         self._on_progress = on_progress or (lambda node, event: None)
         self._remote = Remote(self.job.id, self.job.nodes, self.published.node)
         self._handles: dict[str, ContainerHandle] = {}

@@ -104,6 +104,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         [check_node(node) for node in arguments.nodes.split(",")],
         cgroup,
         Path(arguments.job_key) if arguments.job_key else None,
+        read_config().pool,
     )
     if preparation.node not in preparation.nodes:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")

@@ -8,11 +8,12 @@ import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
-from oar_lxc.network import JobNetwork
+from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.node import ids, links, mounts, ranges
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.destroy import Destruction
@@ -37,6 +38,7 @@ class Preparation:
         nodes: names of all nodes of the job.
         oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off.
         job_key: OAR's private key of the job (oarsub -k), None where it has none.
+        pool: the network that this cluster gives to jobs.
     """
 
     layout: JobLayout
@@ -45,6 +47,7 @@ class Preparation:
     nodes: Sequence[str]
     oar_cgroup: str = ""
     job_key: Path | None = None
+    pool: IPv4Network = POOL
 
     def run(self, log: NodeLog, deadline: float) -> PublishedJob:
         """Prepare the node, or undo all of it and raise.
@@ -56,7 +59,7 @@ class Preparation:
             deadline: monotonic time by which it must be over, an undo included.
         """
         account = pwd.getpwnam(self.user)
-        network = JobNetwork.of(self.layout.job_id, self.nodes)
+        network = JobNetwork.of(self.layout.job_id, self.nodes, self.pool)
         try:
             with log.step("record"):
                 record = self._record(network)
@@ -127,6 +130,7 @@ class Preparation:
             cgroups=tuple(map(str, delegated)),
             bridge=layout.bridge,
             gateway=str(network.node_address(self.node)),
+            pool=str(network.pool),
             in_cpuset=bool(self.oar_cgroup),
         )
         write_atomic(layout.published, published.to_json(), 0o644)
