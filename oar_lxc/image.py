@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from oar_lxc.apt import host_sources
+from oar_lxc.contain import contained, unmount_below
 from oar_lxc.errors import ImageError
 from oar_lxc.layout import STATE
 from oar_lxc.run import run
@@ -68,6 +70,9 @@ _MASKED = (
     "systemd-udevd-control.socket",
     "systemd-udev-trigger.service",
     "systemd-modules-load.service",
+    "modprobe@.service",
+    "systemd-sysusers.service",
+    "systemd-hwdb-update.service",
     "sys-kernel-config.mount",
     "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount",
@@ -156,13 +161,21 @@ def build(
     half = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=directory))
     try:
         rootfs = half / ROOTFS
-        run(_mmdebstrap(recipe, rootfs), timeout=1800)
+        temporary = half / "tmp"
+        temporary.mkdir()
+        sources = half / "sources.list"
+        sources.write_text("\n".join(host_sources(recipe.suite)) + "\n")
+        command = contained(_mmdebstrap(recipe, rootfs, sources))
+        run(command, env={**os.environ, "TMPDIR": str(temporary)}, timeout=1800)
+        shutil.rmtree(temporary)
+        sources.unlink()
         _configure(rootfs)
         record = {"name": name, "suite": recipe.suite, "packages": recipe.packages}
         (half / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         half.chmod(0o755)
         os.rename(half, final)
     except BaseException:
+        unmount_below(half)
         shutil.rmtree(half, ignore_errors=True)
         raise
     if say:
@@ -170,7 +183,12 @@ def build(
     return final / ROOTFS
 
 
-def _mmdebstrap(recipe: Recipe, rootfs: Path) -> list[str]:
+def fingerprint(name: str) -> str:
+    """Return a text that changes whenever :func:`build` would make another image of the name."""
+    return repr((RECIPES[name], _MASKED, _SSHD))
+
+
+def _mmdebstrap(recipe: Recipe, rootfs: Path, sources: Path) -> list[str]:
     return [
         "mmdebstrap",
         "--variant=minbase",
@@ -181,6 +199,7 @@ def _mmdebstrap(recipe: Recipe, rootfs: Path) -> list[str]:
         "--dpkgopt=path-exclude=/usr/share/locale/*",
         recipe.suite,
         str(rootfs),
+        str(sources),
     ]
 
 
