@@ -1,0 +1,210 @@
+"""``oar-lxc setup``: configure a Debian machine as OAR server, frontend or node with LXC."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from oar_lxc.errors import UsageError
+from oar_lxc.setup import bundle, checks, inventory, members, oarconf, reach, server
+from oar_lxc.setup.plan import Event, Outcome, Plan, Step, execute
+
+_MARKS = {
+    Outcome.TRUE: ("ok", "green"),
+    Outcome.CHANGED: ("changed", "yellow"),
+    Outcome.WOULD_CHANGE: ("would change", "yellow"),
+    Outcome.LATER: ("later", "cyan"),
+    Outcome.PROBLEM: ("problem", "red"),
+}
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Show the changes, make none.")
+settings_option = click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set another key of oar.conf. May be given more than once.",
+)
+bundle_option = click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
+    default=bundle.PATH,
+    show_default=True,
+    help="The bundle that `setup server` made.",
+)
+
+
+@click.group()
+def setup() -> None:
+    """Configure a Debian machine as OAR server, frontend or node with LXC.
+
+    Every command may run again: it changes what is not as it should be, and nothing else. A file
+    that is edited is kept once as FILE.oar-lxc.bak. With --dry-run nothing is changed.
+
+    \b
+    The order: the server first, then copy the bundle it makes to the others.
+      server#    oar-lxc setup server --network 10.0.0.0/24 --node node1=16 --node node2=16
+      frontend#  oar-lxc setup frontend --bundle bundle.tar
+      node1#     oar-lxc setup node --bundle bundle.tar --image debian-12
+      server#    oar-lxc setup check
+    """
+
+
+@setup.command("server")
+@click.option("--node", "nodes", metavar="NAME=CORES", multiple=True, help="A node and its cores.")
+@click.option(
+    "--network",
+    "networks",
+    metavar="CIDR",
+    multiple=True,
+    help="Where frontends are: they may reach the database, with its password.",
+)
+@click.option("--hostname", default="", help="The name that the other machines reach this one by.")
+@click.option("--no-cpuset", is_flag=True, help="Turn OAR's cpuset off: jobs share all CPUs.")
+@click.option(
+    "--no-stanza",
+    is_flag=True,
+    help="Leave the site's job resource manager alone; prologue and epilogue do the work.",
+)
+@settings_option
+@click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
+    default=bundle.PATH,
+    show_default=True,
+    help="Where to write what the other machines need.",
+)
+@dry_run_option
+def server_command(
+    nodes: tuple[str, ...],
+    networks: tuple[str, ...],
+    hostname: str,
+    no_cpuset: bool,
+    no_stanza: bool,
+    settings: tuple[str, ...],
+    bundle_path: Path,
+    dry_run: bool,
+) -> None:
+    """Configure this machine as the OAR server, with PostgreSQL.
+
+    \b
+    Examples:
+      oar-lxc setup server --network 10.0.0.0/24 --node node1=16 --node node2=16 --dry-run
+      oar-lxc setup server --no-stanza --set LOG_LEVEL=3
+    """
+    checks.require_root()
+    options = server.Options(
+        nodes=[inventory.Node.parse(text) for text in nodes],
+        networks=[_network(text) for text in networks],
+        hostname=hostname,
+        cpuset=not no_cpuset,
+        stanza=not no_stanza,
+        settings=oarconf.parse_settings(settings),
+        bundle=bundle_path,
+    )
+    _carry_out(server.make_plan(options), dry_run)
+
+
+@setup.command("frontend")
+@bundle_option
+@settings_option
+@dry_run_option
+def frontend_command(bundle_path: Path, settings: tuple[str, ...], dry_run: bool) -> None:
+    """Configure this machine as one that users submit jobs from.
+
+    \b
+    Example:
+      oar-lxc setup frontend --bundle bundle.tar
+    """
+    checks.require_root()
+    options = members.Options(bundle_path, oarconf.parse_settings(settings))
+    _carry_out(members.frontend_plan(options), dry_run)
+
+
+@setup.command("node")
+@bundle_option
+@click.option(
+    "--prepare-by",
+    type=click.Choice(["stanza", "prologue"]),
+    help="Who prepares nodes for jobs; without it, as the bundle says.",
+)
+@click.option("--image", "images", metavar="NAME", multiple=True, help="Build this image.")
+@settings_option
+@dry_run_option
+def node_command(
+    bundle_path: Path,
+    prepare_by: str | None,
+    images: tuple[str, ...],
+    settings: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Configure this machine as a node that runs jobs with containers.
+
+    \b
+    Example:
+      oar-lxc setup node --bundle bundle.tar --image debian-12
+    """
+    checks.require_root()
+    options = members.Options(
+        bundle_path, oarconf.parse_settings(settings), prepare_by or "", images
+    )
+    _carry_out(members.node_plan(options), dry_run)
+
+
+@setup.command("check")
+def check_command() -> None:
+    """On the server: see whether OAR can reach every node, and what to do where it cannot.
+
+    \b
+    Example:
+      oar-lxc setup check
+    """
+    checks.require_root()
+    _carry_out(reach.make_plan(), dry_run=True)
+
+
+def _network(text: str) -> Any:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise UsageError(f"--network {text}: {error}") from None
+
+
+def _carry_out(plan: Plan, dry_run: bool) -> None:
+    start = time.monotonic()
+    events = execute(plan, _tell, _begin, dry_run)
+    for note in plan.notes:
+        click.echo(f"note: {note}")
+    problems = sum(event.outcome is Outcome.PROBLEM for event in events)
+    changes = sum(event.outcome in (Outcome.CHANGED, Outcome.WOULD_CHANGE) for event in events)
+    later = sum(event.outcome is Outcome.LATER for event in events)
+    if problems:
+        raise click.ClickException(f"{problems} of {len(events)} steps need you")
+    if not changes and not later:
+        click.echo(f"{plan.role}: nothing to do ({len(events)} steps checked)")
+    elif dry_run:
+        click.echo(f"{plan.role}: {changes} steps would change, {later} depend on them")
+    else:
+        took = time.monotonic() - start
+        click.echo(f"{plan.role}: {changes} of {len(events)} steps changed, {took:.1f} s")
+
+
+def _begin(step: Step) -> None:
+    click.echo(f"  … {step.title}", err=True)
+
+
+def _tell(event: Event) -> None:
+    word, colour = _MARKS[event.outcome]
+    click.echo(f"{click.style(f'{word:>12}', fg=colour)}  {event.step.title}")
+    if event.outcome in (Outcome.WOULD_CHANGE, Outcome.LATER, Outcome.PROBLEM):
+        for line in event.detail.splitlines():
+            click.echo(f"{'':14}{line}")

@@ -1,0 +1,361 @@
+"""The Debian package, built from a checkout with nothing but dpkg-deb.
+
+The result depends on the checkout alone: file times come from ``SOURCE_DATE_EPOCH`` or the newest
+release in CHANGELOG.md, owners are root, modes are set here. Equal sources give equal bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import os
+import re
+import sys
+import tempfile
+import tomllib
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.run import run
+
+NAME = "oar-lxc"
+MAINTAINER = "oar_lxc maintainers <oar-lxc@packages.invalid>"
+
+# What a frontend needs too. python3-lxc brings liblxc1 and no service.
+DEPENDS = (
+    "python3 (>= 3.11)",
+    "python3-click",
+    "python3-clustershell",
+    "python3-lxc",
+    "python3-psutil",
+    "python3-rich",
+    "python3-structlog",
+    "iproute2",
+    "openssh-client",
+)
+# What only nodes need; `oar-lxc setup node` installs it. Recommending it would bring LXC with its
+# own bridge, DHCP server and PAM module to servers and frontends too.
+SUGGESTS = ("lxc", "lxcfs", "uidmap", "nftables", "mmdebstrap")
+
+DESCRIPTION = """\
+LXC system containers inside OAR jobs
+ A user of a cluster that OAR schedules reserves nodes and gets rootless LXC
+ system containers on them, each with an init, an ssh server and an address of
+ its own. They live inside the job's cgroups, and nothing of them is left on any
+ node when the job is over.
+ .
+ This package holds the library, the commands oar-lxc and oar-lxc-node, the
+ hooks for OAR and an example job script.
+"""
+
+COPYRIGHT = """\
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Upstream-Name: oar_lxc
+
+Files: *
+Copyright: 2026 The oar_lxc authors
+License: LGPL-2.1+
+ This library is free software; you can redistribute it and/or modify it under
+ the terms of the GNU Lesser General Public License as published by the Free
+ Software Foundation; either version 2.1 of the License, or (at your option) any
+ later version.
+ .
+ On Debian systems, the full text of the GNU Lesser General Public License
+ version 2.1 is in the file /usr/share/common-licenses/LGPL-2.1.
+"""
+
+OAR_LXC = """\
+#!/usr/bin/python3
+import sys
+
+from oar_lxc.cli.main import main
+
+sys.exit(main())
+"""
+
+# Root runs this one, with whatever environment OAR had: -I keeps the caller's variables and
+# directories out. -S skips the search for .pth files, which no module here needs, for a faster
+# start.
+OAR_LXC_NODE = """\
+#!/usr/bin/python3 -IS
+import sys
+
+sys.path.append("/usr/lib/python3/dist-packages")
+
+from oar_lxc.node.main import main
+
+sys.exit(main())
+"""
+
+POSTINST = """\
+#!/bin/sh
+set -e
+if [ "$1" = configure ] && command -v py3compile >/dev/null; then
+    py3compile -p oar-lxc
+fi
+"""
+
+PRERM = """\
+#!/bin/sh
+set -e
+if command -v py3clean >/dev/null; then
+    py3clean -p oar-lxc
+fi
+"""
+
+# A job's directory is the root side's to remove: purging refuses to guess about a running job.
+POSTRM = """\
+#!/bin/sh
+set -e
+if [ "$1" = purge ]; then
+    if [ -n "$(ls -A /var/lib/oar-lxc/jobs 2>/dev/null)" ]; then
+        echo "oar-lxc: /var/lib/oar-lxc/jobs is not empty: left /var/lib/oar-lxc as it is" >&2
+    else
+        rm -rf --one-file-system /var/lib/oar-lxc
+    fi
+    rm -rf /etc/oar-lxc
+fi
+"""
+
+
+def build(output_directory: Path, source: Path | None = None) -> Path:
+    """Build the Debian package.
+
+    Args:
+        output_directory: where to put it; made where missing.
+        source: the checkout to build from; the one that this module is part of where None.
+
+    Returns:
+        The path of ``oar-lxc_<version>_all.deb``.
+
+    Raises:
+        UsageError: ``source`` is no checkout of oar_lxc.
+        CommandError: dpkg-deb failed, or is not there.
+    """
+    source = source if source is not None else Path(__file__).resolve().parents[2]
+    for needed in ("pyproject.toml", "CHANGELOG.md", "oar_lxc", "hooks", "jobscripts"):
+        if not (source / needed).exists():
+            raise UsageError(f"{source} is no checkout of oar_lxc: {needed} is missing")
+    version = read_version(source)
+    epoch = source_date_epoch(source)
+    output_directory.mkdir(parents=True, exist_ok=True)
+    target = output_directory / f"{NAME}_{version}_all.deb"
+    with tempfile.TemporaryDirectory(prefix="oar-lxc-deb.") as scratch:
+        root = Path(scratch) / "root"
+        root.mkdir()
+        _stage_files(root, source, version)
+        _stage_control(root, version)
+        _set_modes_and_times(root, epoch)
+        built = Path(scratch) / target.name
+        # One thread: how xz splits its work would else depend on the machine.
+        options = ("--root-owner-group", "--threads-max=1")
+        run(
+            ["dpkg-deb", *options, "--build", str(root), str(built)],
+            env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C"},
+            timeout=120,
+        )
+        # The temporary directory may be on another file system: copy beside, then rename.
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        partial.write_bytes(built.read_bytes())
+        partial.replace(target)
+    return target
+
+
+def read_version(source: Path) -> str:
+    """Return the version of a checkout, from the text of ``oar_lxc/__init__.py``.
+
+    Raises:
+        UsageError: it has none.
+    """
+    text = (source / "oar_lxc" / "__init__.py").read_text()
+    match = re.search(r'^__version__ = "([0-9][0-9A-Za-z.+~]*)"$', text, re.MULTILINE)
+    if match is None:
+        raise UsageError(f'{source}/oar_lxc/__init__.py has no line __version__ = "…"')
+    return match[1]
+
+
+def read_changelog(text: str) -> list[tuple[str, datetime, list[str]]]:
+    """Return the releases in a changelog in the format of Keep a Changelog, newest first.
+
+    Returns:
+        For each release its version, its date at midnight UTC, and its changes.
+    """
+    releases: list[tuple[str, datetime, list[str]]] = []
+    changes: list[str] | None = None
+    for line in text.splitlines():
+        if line.startswith("## "):
+            match = re.match(r"## \[([^\]]+)\] - (\d{4}-\d{2}-\d{2})", line)
+            changes = None
+            if match is not None:  # not [Unreleased]
+                changes = []
+                date = datetime.fromisoformat(match[2]).replace(tzinfo=UTC)
+                releases.append((match[1], date, changes))
+        elif changes is not None and line.startswith("- "):
+            changes.append(line[2:])
+        elif changes and line.startswith("  "):
+            changes[-1] += " " + line.strip()
+    return releases
+
+
+def source_date_epoch(source: Path) -> int:
+    """Return the time that all files of the package get, in seconds since 1970.
+
+    Raises:
+        UsageError: neither ``SOURCE_DATE_EPOCH`` nor CHANGELOG.md names one.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text:
+        if not re.fullmatch(r"[0-9]{1,11}", text):
+            raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}; it is a number of seconds")
+        return int(text)
+    releases = read_changelog((source / "CHANGELOG.md").read_text())
+    if not releases:
+        raise UsageError(f"{source}/CHANGELOG.md has no release")
+    return int(releases[0][1].timestamp())
+
+
+def debian_changelog(text: str) -> str:
+    """Translate the changelog to the format of Debian's."""
+    entries = []
+    for version, date, changes in read_changelog(text):
+        lines = [f"{NAME} ({version}) unstable; urgency=medium", ""]
+        for change in changes or ["Release."]:
+            item = wrap(f"* {change}", 76, subsequent_indent="  ", break_long_words=False)
+            lines += [f"  {line}" for line in item]
+        lines += ["", f" -- {MAINTAINER}  {format_datetime(date)}", ""]
+        entries.append("\n".join(lines))
+    return "\n".join(entries)
+
+
+def _stage_files(root: Path, source: Path, version: str) -> None:
+    python = root / "usr/lib/python3/dist-packages"
+    _copy_tree(source / "oar_lxc", python / "oar_lxc")
+    metadata = python / f"oar_lxc-{version}.dist-info"
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    _write(metadata / "METADATA", _metadata(project, version))
+    _write(metadata / "INSTALLER", "debian\n")
+    _write(metadata / "entry_points.txt", _entry_points(project))
+    _write(metadata / "top_level.txt", "oar_lxc\n")
+    _write(root / "usr/bin/oar-lxc", OAR_LXC)
+    _write(root / "usr/sbin/oar-lxc-node", OAR_LXC_NODE)
+    share = root / "usr/share"
+    _copy_tree(source / "hooks", share / "oar-lxc/hooks")
+    _copy_tree(source / "jobscripts", share / "oar-lxc/jobscripts")
+    documents = share / "doc" / NAME
+    _write(documents / "copyright", COPYRIGHT)
+    changelog = debian_changelog((source / "CHANGELOG.md").read_text())
+    _write(documents / "changelog.gz", _gzip(changelog))
+    for page in sorted((source / "docs/man").glob("*.[1-8]")):
+        section = page.suffix[1:]
+        _write(share / f"man/man{section}/{page.name}.gz", _gzip(page.read_text()))
+    _write(share / "bash-completion/completions/oar-lxc", _completion("bash"))
+    _write(share / "zsh/vendor-completions/_oar-lxc", _completion("zsh"))
+
+
+def _stage_control(root: Path, version: str) -> None:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    kibibytes = sum((path.stat().st_size + 1023) // 1024 for path in files)
+    sums = [
+        f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  "
+        f"{path.relative_to(root)}\n"
+        for path in files
+    ]
+    control = (
+        f"Package: {NAME}\n"
+        f"Version: {version}\n"
+        "Architecture: all\n"
+        "Section: admin\n"
+        "Priority: optional\n"
+        f"Maintainer: {MAINTAINER}\n"
+        f"Installed-Size: {kibibytes}\n"
+        f"Depends: {', '.join(DEPENDS)}\n"
+        f"Suggests: {', '.join(SUGGESTS)}\n"
+        f"Description: {DESCRIPTION}"
+    )
+    _write(root / "DEBIAN/control", control)
+    _write(root / "DEBIAN/md5sums", "".join(sums))
+    for name, text in (("postinst", POSTINST), ("prerm", PRERM), ("postrm", POSTRM)):
+        _write(root / "DEBIAN" / name, text)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy what git would hold: no caches, hidden files or editors' backups."""
+    for path in sorted(source.iterdir()):
+        if path.name.startswith(".") or path.name == "__pycache__" or path.name.endswith("~"):
+            continue
+        if path.is_dir():
+            _copy_tree(path, target / path.name)
+        elif path.suffix != ".pyc":
+            _write(target / path.name, path.read_bytes())
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _set_modes_and_times(root: Path, epoch: int) -> None:
+    """Make modes and times the same whatever the umask and the checkout's age."""
+    for path in [root, *root.rglob("*")]:
+        runs = path.is_dir() or path.read_bytes().startswith(b"#!")
+        path.chmod(0o755 if runs else 0o644)
+        os.utime(path, (epoch, epoch))
+
+
+def _gzip(text: str) -> bytes:
+    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
+
+
+def _metadata(project: dict[str, Any], version: str) -> str:
+    lines = [
+        "Metadata-Version: 2.1",
+        f"Name: {project['name']}",
+        f"Version: {version}",
+        f"Summary: {project['description']}",
+        f"License: {project['license']}",
+        f"Requires-Python: {project['requires-python']}",
+        *(f"Requires-Dist: {requirement}" for requirement in project["dependencies"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _entry_points(project: dict[str, Any]) -> str:
+    scripts = (f"{name} = {where}\n" for name, where in sorted(project["scripts"].items()))
+    return "[console_scripts]\n" + "".join(scripts)
+
+
+def _completion(shell: str) -> str:
+    """Return click's completion script; it asks the installed command for the words."""
+    import click
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    cls = get_completion_class(shell)
+    if cls is None:
+        raise OarLxcError(f"click has no completion for {shell}")
+    complete = cls(click.Command(NAME), {}, NAME, "_OAR_LXC_COMPLETE")
+    # Not bash's own source(): that starts a bash to look at its version.
+    return ShellComplete.source(complete).strip() + "\n"
+
+
+def main() -> None:
+    """Build the package and print its path."""
+    parser = argparse.ArgumentParser(
+        prog="python -m oar_lxc.setup.deb", description="Build the Debian package of oar_lxc."
+    )
+    parser.add_argument("--output", type=Path, default=Path("dist"), help="directory (dist)")
+    parser.add_argument("--source", type=Path, help="checkout (the one this module is in)")
+    arguments = parser.parse_args()
+    try:
+        print(build(arguments.output, arguments.source))
+    except OarLxcError as error:
+        print(f"oar-lxc: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

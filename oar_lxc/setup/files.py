@@ -1,0 +1,182 @@
+"""Steps about files: written whole, backed up once, shown as a diff."""
+
+from __future__ import annotations
+
+import difflib
+import grp
+import os
+import pwd
+import re
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from oar_lxc.setup.plan import NotYetError, Step
+
+BACKUP_SUFFIX = ".oar-lxc.bak"
+
+Edit = Callable[[str], str]
+
+_SECRET = re.compile(r"""^([-+ ]?\s*#?\s*\w*PASSWD\w*\s*=\s*).+$""", re.MULTILINE)
+
+
+def write_atomically(
+    path: Path, data: bytes, mode: int, owner: tuple[int, int] | None = None
+) -> None:
+    """Replace a file as a whole: readers see the old text or the new, also after a crash.
+
+    Args:
+        path: the file; where it is a symbolic link, what the link names.
+        data: its new bytes.
+        mode: its permissions.
+        owner: uid and gid; the caller's where None.
+    """
+    path = Path(os.path.realpath(path))
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            if owner is not None:
+                os.fchown(file.fileno(), *owner)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def edited_file(title: str, path: Path, edit: Edit, needs: str) -> Step:
+    """Make the step that edits a file which others own: mode, owner and all else stay.
+
+    The first time, the file is kept as ``FILE.oar-lxc.bak``.
+
+    Args:
+        title: what is true afterwards.
+        path: the file.
+        edit: maps its text to the text wanted.
+        needs: the package that brings the file.
+    """
+
+    def read() -> str:
+        try:
+            return path.read_text("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            raise NotYetError(f"{path} comes with the package {needs}") from None
+
+    def pending() -> str | None:
+        old = read()
+        return diff(path, old, edit(old))
+
+    def apply() -> None:
+        status = path.stat()
+        old = read()
+        mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
+        backup = backup_of(path)
+        if not backup.exists():
+            write_atomically(backup, old.encode("utf-8", "surrogateescape"), mode, owner)
+        write_atomically(path, edit(old).encode("utf-8", "surrogateescape"), mode, owner)
+
+    return Step(title, pending, apply)
+
+
+def own_file(
+    title: str,
+    path: Path,
+    text: Callable[[], str] | str,
+    mode: int = 0o644,
+    user: str = "root",
+    group: str = "root",
+) -> Step:
+    """Make the step that writes a file which is wholly ours.
+
+    Args:
+        title: what is true afterwards.
+        path: the file; its directory is made where missing.
+        text: its text, or what computes it when the step runs.
+        mode: its permissions. Where others may not read it, its text is not shown.
+        user: its owner.
+        group: its group.
+    """
+
+    def wanted() -> str:
+        return text if isinstance(text, str) else text()
+
+    def pending() -> str | None:
+        new = wanted()
+        try:
+            old = path.read_text("utf-8", "surrogateescape")
+            status = path.stat()
+        except FileNotFoundError:
+            old, status = None, None
+        if old != new:
+            if not mode & 0o004:
+                return f"{path}: write it (its text is secret)"
+            return diff(path, old or "", new) or f"{path}: make it, empty"
+        if status is None:
+            return f"{path}: make it"
+        return _ownership_pending(path, status, mode, user, group)
+
+    def apply() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = wanted().encode("utf-8", "surrogateescape")
+        write_atomically(path, data, mode, ids(user, group))
+
+    return Step(title, pending, apply)
+
+
+def directory(title: str, path: Path, mode: int, user: str = "root", group: str = "root") -> Step:
+    """Make the step that makes a directory with these permissions."""
+
+    def pending() -> str | None:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return f"{path}: make the directory, mode {mode:04o}"
+        return _ownership_pending(path, status, mode, user, group)
+
+    def apply() -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        os.chown(path, *ids(user, group))
+        path.chmod(mode)
+
+    return Step(title, pending, apply)
+
+
+def backup_of(path: Path) -> Path:
+    """Return where the first edit of a file keeps what was there."""
+    return path.with_name(path.name + BACKUP_SUFFIX)
+
+
+def diff(path: Path, old: str, new: str) -> str | None:
+    """Return a unified diff with passwords masked; None where the texts are equal."""
+    if old == new:
+        return None
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), str(path), str(path), n=1
+    )
+    text = "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+    return _SECRET.sub(r'\1"…"', text)
+
+
+def ids(user: str, group: str) -> tuple[int, int]:
+    """Return the uid and gid of names.
+
+    Raises:
+        NotYetError: there is no such user or group.
+    """
+    try:
+        return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise NotYetError(f"user {user} and group {group} come with OAR's packages") from None
+
+
+def _ownership_pending(
+    path: Path, status: os.stat_result, mode: int, user: str, group: str
+) -> str | None:
+    is_ids, is_mode = (status.st_uid, status.st_gid), stat.S_IMODE(status.st_mode)
+    if is_mode == mode and is_ids == ids(user, group):
+        return None
+    return f"{path}: mode {mode:04o}, owner {user}:{group} (now {is_mode:04o}, {is_ids})"

@@ -1,0 +1,146 @@
+"""The ssh keys that OAR's machines know each other by."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from oar_lxc.run import run
+from oar_lxc.setup import files
+from oar_lxc.setup.plan import NotYetError, Step
+
+SSH = Path("/var/lib/oar/.ssh")
+ETC = Path("/etc/oar-lxc")
+HOST_KEY = Path("/etc/oar/oar_ssh_host_rsa_key")
+
+# OAR marks its own key among the jobs' keys in the same file.
+OAR_KEY = 'environment="OAR_KEY=1" '
+CLIENT_CONFIG = """\
+Host *
+ForwardX11 no
+StrictHostKeyChecking no
+PasswordAuthentication no
+AddressFamily inet
+"""
+
+
+def generate(comment: str) -> tuple[str, str]:
+    """Make an RSA key pair: OAR 2.5 recognises only ``ssh-rsa`` keys.
+
+    Returns:
+        The private and the public key's text.
+    """
+    with tempfile.TemporaryDirectory(prefix="oar-lxc-key.") as scratch:
+        path = Path(scratch) / "key"
+        run(
+            [
+                "ssh-keygen",
+                "-q",
+                "-t",
+                "rsa",
+                "-b",
+                "3072",
+                "-N",
+                "",
+                "-C",
+                comment,
+                "-f",
+                str(path),
+            ]
+        )
+        return path.read_text(), path.with_suffix(".pub").read_text()
+
+
+def key_pair_exists(title: str, path: Path, user: str, group: str, comment: str) -> Step:
+    """Make the step after which there is a key pair; one that exists is kept."""
+
+    def pending() -> str | None:
+        if path.exists() and path.with_name(path.name + ".pub").exists():
+            return None
+        return f"make a key pair, {path}"
+
+    def apply() -> None:
+        private, public = generate(comment)
+        owner = files.ids(user, group)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, private.encode(), 0o600, owner)
+        files.write_atomically(path.with_name(path.name + ".pub"), public.encode(), 0o644, owner)
+
+    return Step(title, pending, apply)
+
+
+def oar_account_has(private: str, public: str) -> list[Step]:
+    """Make the steps after which user oar of this machine has the cluster's key pair."""
+    return [
+        files.directory("user oar has a directory for keys", SSH, 0o755, "oar", "oar"),
+        files.own_file(
+            "user oar has the cluster's key", SSH / "id_rsa", private, 0o600, "oar", "oar"
+        ),
+        files.own_file(
+            "user oar has the cluster's public key",
+            SSH / "id_rsa.pub",
+            public,
+            0o644,
+            "oar",
+            "oar",
+        ),
+    ]
+
+
+def oar_lets_itself_in(public: Callable[[], str]) -> Step:
+    """Make the step after which user oar's key opens its account, marked as OAR's own."""
+    path = SSH / "authorized_keys"
+
+    def with_key(text: str) -> str:
+        key = " ".join(public().split()[:2])
+        # Jobs' keys, which OAR keeps in the same file, stay.
+        kept = [line for line in text.splitlines() if OAR_KEY not in line or key in line]
+        if not any(line.startswith(OAR_KEY) and key in line for line in kept):
+            kept.insert(0, OAR_KEY + public().strip())
+        return "\n".join(kept) + "\n"
+
+    return _oar_file("user oar's key opens its account", path, with_key, 0o644)
+
+
+def oar_knows_the_nodes(host_public: Callable[[], str]) -> list[Step]:
+    """Make the steps after which no connection to port 6667 meets an unknown host key."""
+
+    def with_line(text: str) -> str:
+        key = " ".join(host_public().split()[:2])
+        others = [line for line in text.splitlines() if line and not line.startswith("[*]:6667 ")]
+        return "\n".join([f"[*]:6667 {key}", *others]) + "\n"
+
+    return [
+        _oar_file(
+            "user oar knows the host key of port 6667", SSH / "known_hosts", with_line, 0o644
+        ),
+        _oar_file(
+            "user oar's ssh asks no questions",
+            SSH / "config",
+            lambda text: text or CLIENT_CONFIG,
+            0o644,
+        ),
+    ]
+
+
+def _oar_file(title: str, path: Path, edit: files.Edit, mode: int) -> Step:
+    def wanted() -> str:
+        try:
+            return edit(path.read_text())
+        except FileNotFoundError:
+            return edit("")
+
+    return files.own_file(title, path, wanted, mode, "oar", "oar")
+
+
+def read_public(path: Path) -> str:
+    """Read the public half of a key pair.
+
+    Raises:
+        NotYetError: it is not there.
+    """
+    try:
+        return path.with_name(path.name + ".pub").read_text()
+    except FileNotFoundError:
+        raise NotYetError(f"{path} is not made yet") from None

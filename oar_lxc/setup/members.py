@@ -1,0 +1,176 @@
+"""The roles of frontend and node: machines that join a cluster with the server's bundle."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oar_lxc import image
+from oar_lxc.config import PREPARE_BY
+from oar_lxc.layout import CONFIG, STATE
+from oar_lxc.run import run
+from oar_lxc.setup import checks, files, keys, network, oarconf, packages, reaper, services
+from oar_lxc.setup.bundle import PATH as BUNDLE
+from oar_lxc.setup.bundle import Bundle
+from oar_lxc.setup.plan import Plan, SetupError, Step
+from oar_lxc.setup.server import CPUSET_PATH, cpuset
+
+PORT = 6667
+SSHD_CONFIG = Path("/etc/oar/sshd_config")
+LXC_USERNET = Path("/etc/lxc/lxc-usernet")
+DIRECTORIES = ((STATE, 0o755), (STATE / "records", 0o700), (STATE / "jobs", 0o711))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the administrator chose for a frontend or a node.
+
+    Attributes:
+        bundle: the server's bundle.
+        settings: more keys of ``oar.conf``.
+        prepare: nodes: who prepares them; empty: as the bundle says.
+        images: nodes: images to build where they are missing.
+    """
+
+    bundle: Path = BUNDLE
+    settings: Mapping[str, str] = field(default_factory=dict)
+    prepare: str = ""
+    images: Sequence[str] = ()
+
+
+def frontend_plan(options: Options) -> Plan:
+    """Return what has to be true of a machine that users submit jobs from."""
+    bundle = Bundle.read(options.bundle)
+    return Plan(
+        "frontend",
+        [
+            checks.is_debian(),
+            packages.installed(packages.FRONTEND),
+            _oar_conf(bundle, options, bundle.database),
+            *_keys(bundle),
+        ],
+    )
+
+
+def node_plan(options: Options) -> Plan:
+    """Return what has to be true of a node."""
+    bundle = Bundle.read(options.bundle)
+    prepare = options.prepare or bundle.prepare
+    return Plan(
+        "node",
+        [
+            checks.is_debian(),
+            *([checks.cgroups_are_usable()] if bundle.cpuset_path else []),
+            checks.storage_is_real(STATE),
+            packages.installed(packages.NODE),
+            _oar_conf(bundle, options, {}),
+            *_keys(bundle),
+            files.own_file(
+                "OAR's sshd has the cluster's host key", keys.HOST_KEY, bundle.host_private, 0o600
+            ),
+            files.own_file(
+                "OAR's sshd has the public host key",
+                keys.HOST_KEY.with_name(keys.HOST_KEY.name + ".pub"),
+                bundle.host_public,
+            ),
+            services.running(
+                "oar-node",
+                reads=lambda: [SSHD_CONFIG, keys.HOST_KEY],
+                answers=lambda: _presents(bundle.host_public),
+            ),
+            _config(prepare),
+            *(
+                files.directory(f"{path} is there", path, mode)
+                for path, mode in (*DIRECTORIES, (image.DIRECTORY, 0o755))
+            ),
+            _usernet_exists(),
+            *network.steps(),
+            *reaper.steps(),
+            *(_image(name) for name in options.images),
+        ],
+    )
+
+
+def _oar_conf(bundle: Bundle, options: Options, database: Mapping[str, str]) -> Step:
+    def configure(text: str) -> str:
+        conf = oarconf.OarConf(text).update(database).set("SERVER_HOSTNAME", bundle.server)
+        conf = cpuset(conf, bundle.cpuset_path and CPUSET_PATH)
+        if bundle.cpuset_path:
+            conf = conf.set("CPUSET_PATH", bundle.cpuset_path)
+        return conf.update(options.settings).text
+
+    return files.edited_file(
+        "oar.conf says where the server is", oarconf.PATH, configure, "oar-common"
+    )
+
+
+def _keys(bundle: Bundle) -> list[Step]:
+    return [
+        *keys.oar_account_has(bundle.oar_private, bundle.oar_public),
+        keys.oar_lets_itself_in(lambda: bundle.oar_public),
+        *keys.oar_knows_the_nodes(lambda: bundle.host_public),
+    ]
+
+
+def _config(prepare: str) -> Step:
+    """Make the step about who prepares nodes; the rest of the administrator's file stays."""
+    if prepare not in PREPARE_BY:
+        raise SetupError(f"nodes are prepared by {' or '.join(PREPARE_BY)}, not by {prepare!r}")
+    title = f"nodes are prepared by the {prepare}"
+    return files.own_file(title, CONFIG, lambda: _config_text(prepare))
+
+
+def _config_text(prepare: str) -> str:
+    try:
+        lines = CONFIG.read_text().splitlines()
+    except FileNotFoundError:
+        lines = ["# See the administrator's guide; every key has a default."]
+    wanted = f'prepare = "{prepare}"'
+    for number, line in enumerate(lines):
+        if line.split("=")[0].strip() == "prepare":
+            lines[number] = wanted
+            break
+    else:
+        if "[hooks]" not in lines:
+            lines.append("[hooks]")
+        lines.insert(lines.index("[hooks]") + 1, wanted)
+    return "\n".join(lines) + "\n"
+
+
+def _usernet_exists() -> Step:
+    """Make the step about the file that lists who may attach containers to bridges."""
+
+    def pending() -> str | None:
+        return None if LXC_USERNET.exists() else f"{LXC_USERNET}: make it, empty"
+
+    def apply() -> None:
+        LXC_USERNET.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(LXC_USERNET, b"", 0o644)
+
+    return Step(f"{LXC_USERNET} is there", pending, apply)
+
+
+def _image(name: str) -> Step:
+    image.check_name(name)
+
+    def pending() -> str | None:
+        return None if name in image.list_images() else f"build image {name}"
+
+    return Step(f"image {name} is there", pending, lambda: _build(name))
+
+
+def _build(name: str) -> None:
+    image.build(name)
+
+
+def _presents(host_public: str) -> bool:
+    """Tell whether OAR's sshd answers here with the cluster's host key."""
+    try:
+        with socket.create_connection(("127.0.0.1", PORT), timeout=2):
+            pass
+    except OSError:
+        return False
+    scan = run(["ssh-keyscan", "-T", "5", "-t", "rsa", "-p", str(PORT), "127.0.0.1"], check=False)
+    return host_public.split()[1] in scan.stdout

@@ -1,0 +1,61 @@
+"""Debian packages of each role, and the step that installs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from oar_lxc.run import run
+from oar_lxc.setup.plan import Step
+
+SERVER = ("postgresql", "oar-server", "oar-server-pgsql", "taktuk", "openssh-client")
+FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth")
+NODE = (
+    "oar-node",
+    "openssh-server",
+    "openssh-client",
+    "taktuk",
+    "lxc",
+    "lxcfs",
+    "python3-lxc",
+    "uidmap",
+    "nftables",
+    "iproute2",
+    "procps",
+    "mmdebstrap",
+)
+# lxc recommends a DHCP server for a bridge of its own, and a PAM module that moves logins to
+# cgroups of their own: neither is wanted on a node whose cgroups OAR manages.
+APT_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
+
+
+def missing(packages: Sequence[str]) -> list[str]:
+    """Return the packages that are not installed here, in the order given."""
+    query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *packages]
+    lines = run(query, check=False).stdout.splitlines()
+    installed = {line.split()[0] for line in lines if line.endswith(" installed")}
+    return [name for name in packages if name not in installed]
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install packages with apt, without questions, keeping configuration files as they are.
+
+    Raises:
+        CommandError: apt failed.
+    """
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "UCF_FORCE_CONFFOLD": "1"}
+    argv = [*APT_INSTALL, "-o", "Dpkg::Options::=--force-confold", *packages]
+    if run(argv, env=env, timeout=1800, check=False).status != 0:
+        # The lists may be old, or none: fetch them and try once more.
+        run(["apt-get", "update"], env=env, timeout=600)
+        run(argv, env=env, timeout=1800)
+
+
+def installed(packages: Sequence[str]) -> Step:
+    """Make the step that installs packages."""
+
+    def pending() -> str | None:
+        left = missing(packages)
+        return f"apt-get install {' '.join(left)}" if left else None
+
+    return Step("packages are installed", pending, lambda: install(missing(packages)))

@@ -1,0 +1,217 @@
+"""The role of server: OAR's daemons, its database, and what it hands to the other machines."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oar_lxc.setup import (
+    admission,
+    checks,
+    database,
+    files,
+    inventory,
+    jrm,
+    keys,
+    oarconf,
+    packages,
+    services,
+)
+from oar_lxc.setup.bundle import PATH as BUNDLE
+from oar_lxc.setup.bundle import Bundle
+from oar_lxc.setup.plan import NotYetError, Plan, Step
+
+CPUSET_PATH = "/oar"
+PORT = 6666
+SHARED_HOST_KEY = keys.ETC / "oar_ssh_host_rsa_key"
+HOOKS = {
+    "PROLOGUE_EXEC_FILE": "/usr/share/oar-lxc/hooks/prologue",
+    "EPILOGUE_EXEC_FILE": "/usr/share/oar-lxc/hooks/epilogue",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the administrator chose for the server.
+
+    Attributes:
+        nodes: nodes whose cores become resources.
+        networks: where the cluster's machines are; they may reach the database.
+        hostname: the name that nodes reach the server by; empty: as it is, or this machine's.
+        cpuset: whether OAR confines jobs to their CPUs.
+        stanza: whether the job resource manager has our stanza.
+        settings: more keys of ``oar.conf``.
+        bundle: where to write what the other machines need.
+    """
+
+    nodes: Sequence[inventory.Node] = ()
+    networks: Sequence[database.Network] = ()
+    hostname: str = ""
+    cpuset: bool = True
+    stanza: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict)
+    bundle: Path = BUNDLE
+
+    @property
+    def prepare(self) -> str:
+        """Who prepares nodes."""
+        return "stanza" if self.stanza else "prologue"
+
+
+def make_plan(options: Options) -> Plan:
+    """Return what has to be true of an OAR server."""
+    plan = Plan("server", [])
+    keep_passwords: dict[str, str] = {}
+
+    def configure(text: str) -> str:
+        return _configured(oarconf.OarConf(text), options, keep_passwords, plan.notes).text
+
+    plan.steps = [
+        checks.is_debian(),
+        packages.installed(packages.SERVER),
+        # Before oar.conf names the combined file: after that only its first line tells the site's.
+        *_job_resource_manager(options),
+        files.edited_file("oar.conf says what OAR needs", oarconf.PATH, configure, "oar-common"),
+        *database.reachable(options.networks),
+        services.running("postgresql", reads=_postgres_files),
+        database.created(),
+        inventory.properties_exist(),
+        *([inventory.resources_exist(options.nodes)] if options.nodes else []),
+        admission.type_lxc_is_known(),
+        admission.bad_mixes_are_refused(),
+        *_keys(),
+        _bundle(options),
+        services.running("oar-server", reads=lambda: [oarconf.PATH], answers=_answers),
+    ]
+    return plan
+
+
+def _configured(
+    conf: oarconf.OarConf, options: Options, passwords: dict[str, str], notes: list[str]
+) -> oarconf.OarConf:
+    """Return the ``oar.conf`` of the server; keys that are not ours stay as they are."""
+    # Passwords are made once: what was shown and what is written must not differ.
+    for key, password in database.Settings.of(conf).with_passwords().items():
+        passwords.setdefault(key, password)
+        conf = conf.set(key, passwords[key])
+    conf = conf.set("SERVER_HOSTNAME", _hostname(conf, options))
+    conf = conf.restore("TAKTUK_CMD", "/usr/bin/taktuk -t 30 -s")
+    notes.clear()
+    for key, ours in HOOKS.items():
+        site = conf.get(key)
+        if site in (None, "", ours):
+            conf = conf.set(key, ours)
+        else:
+            notes.append(f'{key} is {site}, and stays. Add this line to it:\n    {ours} "$@"')
+    site_jrm = jrm.site_file(conf)
+    conf = conf.set(jrm.KEY, str(jrm.COMBINED if options.stanza else site_jrm))
+    return cpuset(conf, CPUSET_PATH if options.cpuset else "").update(options.settings)
+
+
+def cpuset(conf: oarconf.OarConf, path: str) -> oarconf.OarConf:
+    """Turn OAR's cpuset on or off; every machine of a cluster has to agree.
+
+    Args:
+        conf: the machine's ``oar.conf``.
+        path: ``CPUSET_PATH`` where none is set; empty turns the cpuset off.
+    """
+    if not path:
+        return conf.unset("CPUSET_PATH").set("OARSUB_FORCE_JOB_KEY", "yes")
+    if conf.get("CPUSET_PATH") is not None:
+        return conf
+    # The cpuset was off: job keys go back to what they were before it was turned off.
+    before = oarconf.read(files.backup_of(oarconf.PATH)).get("OARSUB_FORCE_JOB_KEY") or "no"
+    return conf.restore("CPUSET_PATH", path).set("OARSUB_FORCE_JOB_KEY", before)
+
+
+def _hostname(conf: oarconf.OarConf, options: Options) -> str:
+    current = conf.get("SERVER_HOSTNAME")
+    if options.hostname:
+        return options.hostname
+    return socket.gethostname() if current in (None, "", *database.LOCAL) else str(current)
+
+
+def _postgres_files() -> list[Path]:
+    main = database.cluster_directory()
+    return [main / "conf.d/oar-lxc.conf", main / "pg_hba.conf"]
+
+
+def _job_resource_manager(options: Options) -> list[Step]:
+    if not options.stanza:
+        return []
+
+    def text() -> str:
+        return jrm.combine(jrm.site_file(oarconf.read()))
+
+    return [files.own_file("the job resource manager has the stanza", jrm.COMBINED, text)]
+
+
+def _keys() -> list[Step]:
+    def oar_public() -> str:
+        return keys.read_public(keys.SSH / "id_rsa")
+
+    def host_public() -> str:
+        return keys.read_public(SHARED_HOST_KEY)
+
+    return [
+        keys.key_pair_exists("user oar has a key", keys.SSH / "id_rsa", "oar", "oar", "oar"),
+        keys.key_pair_exists(
+            "the nodes have one host key for port 6667",
+            SHARED_HOST_KEY,
+            "root",
+            "root",
+            "oar-nodes",
+        ),
+        keys.oar_lets_itself_in(oar_public),
+        *keys.oar_knows_the_nodes(host_public),
+    ]
+
+
+def _bundle(options: Options) -> Step:
+    def pending() -> str | None:
+        wanted = _make_bundle(options).to_bytes()
+        try:
+            same = options.bundle.read_bytes() == wanted
+        except FileNotFoundError:
+            same = False
+        if same and options.bundle.stat().st_mode & 0o077 == 0:
+            return None
+        return f"{options.bundle}: write it (secrets: root alone may read it)"
+
+    def apply() -> None:
+        options.bundle.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(options.bundle, _make_bundle(options).to_bytes(), 0o600)
+
+    return Step(f"{options.bundle} has what the other machines need", pending, apply)
+
+
+def _make_bundle(options: Options) -> Bundle:
+    conf = oarconf.read()
+    settings = database.current()
+    server = conf.get("SERVER_HOSTNAME") or ""
+    try:
+        oar_private = (keys.SSH / "id_rsa").read_text()
+        host_private = SHARED_HOST_KEY.read_text()
+    except FileNotFoundError as error:
+        raise NotYetError(f"{error.filename} is not made yet") from None
+    return Bundle(
+        server=server,
+        database=settings.for_machine(server),
+        cpuset_path=conf.get("CPUSET_PATH") or "",
+        prepare=options.prepare,
+        oar_private=oar_private,
+        oar_public=keys.read_public(keys.SSH / "id_rsa"),
+        host_private=host_private,
+        host_public=keys.read_public(SHARED_HOST_KEY),
+    )
+
+
+def _answers() -> bool:
+    port = int(oarconf.read().get("SERVER_PORT") or PORT)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2):
+            return True
+    except OSError:
+        return False

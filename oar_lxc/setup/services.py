@@ -1,0 +1,89 @@
+"""Steps about systemd's services, those of init scripts too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from oar_lxc.run import run
+from oar_lxc.setup.plan import NotYetError, SetupError, Step
+
+UNITS = Path("/etc/systemd/system")
+
+
+def running(
+    name: str,
+    reads: Callable[[], Sequence[Path]] = tuple,
+    answers: Callable[[], bool] = lambda: True,
+    patience: float = 30,
+) -> Step:
+    """Make the step after which a service is enabled, runs, and has read its configuration.
+
+    Args:
+        name: the unit, without a suffix where it is a service.
+        reads: tells which files it reads when it starts: one that is newer than the service
+            restarts it.
+        answers: whether the service does its work; an init script's unit is "active" even when
+            its daemon has died.
+        patience: seconds that it may take until it answers.
+    """
+
+    def reason() -> str | None:
+        if _show(name, "LoadState") == "not-found":
+            raise NotYetError(f"service {name} is not installed yet")
+        if run(["systemctl", "is-enabled", "--quiet", name], check=False).status != 0:
+            return "enable and start it"
+        if _show(name, "ActiveState") not in ("active", "activating"):
+            return "start it"
+        started = _started(name)
+        newer = [str(path) for path in reads() if path.exists() and path.stat().st_mtime > started]
+        if newer:
+            return f"restart it, as {', '.join(newer)} changed"
+        return None if answers() else "restart it: it does not answer"
+
+    def pending() -> str | None:
+        what = reason()
+        return f"service {name}: {what}" if what else None
+
+    def apply() -> None:
+        run(["systemctl", "enable", name], timeout=120)
+        run(["systemctl", "restart", name], timeout=180, check=False)
+        deadline = time.monotonic() + patience
+        while (left := reason()) is not None:
+            if time.monotonic() > deadline:
+                log = run(["journalctl", "-u", name, "-n", "15", "--no-pager", "-o", "cat"])
+                raise SetupError(f"service {name} does not run ({left}). It said:\n{log.stdout}")
+            time.sleep(0.2)
+
+    return Step(f"service {name} runs", pending, apply)
+
+
+def reload_units() -> None:
+    """Let systemd read unit files again."""
+    run(["systemctl", "daemon-reload"], timeout=120)
+
+
+def with_reload(step: Step) -> Step:
+    """Return the step of a unit file, after which systemd reads it."""
+    apply = step.apply
+    if apply is None:
+        return step
+
+    def apply_and_reload() -> None:
+        apply()
+        reload_units()
+
+    return Step(step.title, step.pending, apply_and_reload)
+
+
+def _show(name: str, field: str) -> str:
+    return run(["systemctl", "show", "-P", field, name]).stdout.strip()
+
+
+def _started(name: str) -> float:
+    """Return when a unit became active, in seconds since the epoch; 0 where it never did."""
+    digits = _show(name, "ActiveEnterTimestampMonotonic")
+    if not digits.isdigit() or digits == "0":
+        return 0.0
+    return time.time() - (time.monotonic() - int(digits) / 1e6)
