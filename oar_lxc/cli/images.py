@@ -20,7 +20,10 @@ def image() -> None:
 def list_(as_json: bool) -> None:
     """List the images that jobs can use on this node."""
     names = list_images()
-    click.echo(json.dumps(names) if as_json else "\n".join(names) or "no images", err=not names and not as_json)
+    if as_json:
+        click.echo(json.dumps(names))
+    else:
+        click.echo("\n".join(names) or "no images", err=not names)
 
 
 @image.command("build")

@@ -1,0 +1,152 @@
+"""``oar-lxc sandbox``: a real OAR cluster in containers on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import click
+
+from oar_lxc.sandbox.cluster import Sandbox
+from oar_lxc.sandbox.state import Settings
+
+user_option = click.option(
+    "--user", default="root", show_default=True, help="Who runs it: root, alice, bob, oar …"
+)
+
+
+@click.group()
+def sandbox() -> None:
+    """A real OAR cluster on this machine: server, frontend and nodes in containers.
+
+    \b
+    Examples:
+      oar-lxc sandbox up
+      oar-lxc sandbox exec --user alice frontend -- oarsub -l nodes=2 hostname
+      oar-lxc sandbox shell --user alice frontend
+      oar-lxc sandbox down
+    """
+
+
+@sandbox.command()
+@click.option("--nodes", type=int, help="Number of nodes.  [default: 2]")
+@click.option("--cores", type=int, help="Cores per node.  [default: 2]")
+@click.option("--no-cpuset", is_flag=True, help="With OAR's cpuset off.")
+@click.option("--no-stanza", is_flag=True, help="With prologue and epilogue alone.")
+def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -> None:
+    """Bring the cluster up, or up to date; running again is quick.
+
+    \b
+    Examples:
+      oar-lxc sandbox up
+      oar-lxc sandbox up --nodes 3 --cores 1
+      oar-lxc sandbox up --no-cpuset
+    """
+    cluster = Sandbox(say=click.echo)
+    known = cluster.state.settings() or Settings()
+    cluster.up(
+        Settings(
+            nodes=known.nodes if nodes is None else nodes,
+            cores=known.cores if cores is None else cores,
+            cpuset=not no_cpuset,
+            stanza=not no_stanza,
+        )
+    )
+    cluster.report.line("the cluster is up. Try:")
+    click.echo("    oar-lxc sandbox exec --user alice frontend -- oarsub -l nodes=2 hostname")
+    click.echo("    oar-lxc sandbox shell --user alice frontend")
+
+
+@sandbox.command()
+def demo() -> None:
+    """Show the main job: submit it, watch it come up, connect, kill it, look what is left.
+
+    Brings the cluster up first, in the set-up that is advised, and leaves it up.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from oar_lxc.sandbox.demo import Demo, next_steps
+
+    cluster = Sandbox(say=click.echo)
+    known = cluster.state.settings() or Settings()
+    cluster.up(Settings(nodes=max(2, known.nodes), cores=known.cores))
+
+    def table(titles: list[str], rows: list[list[str]]) -> None:
+        made = Table(*titles, box=None, pad_edge=False)
+        for row in rows:
+            made.add_row(*row)
+        Console(width=140, highlight=False).print(made)
+
+    Demo(cluster, click.echo, table).run()
+    click.echo("the cluster is up. What you may want to type next:")
+    for line in next_steps():
+        click.echo(f"    {line}")
+
+
+@sandbox.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(as_json: bool) -> None:
+    """Show what there is; the exit status is 0 where the cluster is up, else 1."""
+    facts = Sandbox().status()
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        _show(facts)
+    sys.exit(0 if facts["state"] == "up" else 1)
+
+
+def _show(facts: dict[str, object]) -> None:
+    click.echo(f"sandbox: {facts['state']}")
+    for key in ("owner", "network", "cores", "cpuset", "stanza"):
+        if key in facts:
+            click.echo(f"{key + ':':<9}{facts[key]}")
+    machines = facts["machines"]
+    for machine in machines if isinstance(machines, list) else ():
+        ready = "" if machine["ready"] else "  (not set up)"
+        click.echo(f"  {machine['name']:<10} {machine['address']:<12} {machine['state']}{ready}")
+
+
+# What follows the machine's name belongs to the command, options too.
+@sandbox.command("exec", context_settings={"ignore_unknown_options": True})
+@user_option
+@click.argument("machine")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(user: str, machine: str, command: tuple[str, ...]) -> None:
+    """Run a COMMAND on a MACHINE; output and exit status are the command's.
+
+    \b
+    Examples:
+      oar-lxc sandbox exec node1 -- oar-lxc-node reap
+      oar-lxc sandbox exec --user alice frontend -- oarstat
+    """
+    _become(Sandbox().machine(machine).command(command, user, os.environ.get("TERM", "")))
+
+
+@sandbox.command()
+@user_option
+@click.argument("machine")
+def shell(user: str, machine: str) -> None:
+    """Open a shell on a MACHINE.
+
+    \b
+    Example:
+      oar-lxc sandbox shell --user alice frontend
+    """
+    term = os.environ.get("TERM", "")
+    _become(Sandbox().machine(machine).command(["bash", "-l"], user, term))
+
+
+@sandbox.command()
+@click.option("--purge", is_flag=True, help="Remove the cached images too.")
+def down(purge: bool) -> None:
+    """Remove the cluster; nothing of it is left on this machine."""
+    cluster = Sandbox(say=click.echo)
+    cluster.down(purge)
+    cluster.report.line("the sandbox is gone" + (", the caches too" if purge else ""))
+
+
+def _become(argv: list[str]) -> None:
+    sys.stdout.flush()
+    os.execvp(argv[0], argv)  # noqa: S606 - the command takes over terminal and exit status

@@ -1,0 +1,348 @@
+"""The sandbox: an OAR server, a frontend and nodes, real ones, in containers on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from oar_lxc.contain import unmount_below
+from oar_lxc.run import run
+from oar_lxc.sandbox import homes, network
+from oar_lxc.sandbox.images import Cache
+from oar_lxc.sandbox.machine import Definition, Machine, Mount, remove_shared_cgroups
+from oar_lxc.sandbox.report import Report
+from oar_lxc.sandbox.state import SandboxError, Settings, State, locked
+from oar_lxc.setup import bundle, checks, deb, packages
+
+IMAGE = "debian-12"
+HOST_PACKAGES = ("lxc", "mmdebstrap", "nftables", "iproute2", "util-linux")
+
+# A real cluster waits longer between two runs of the scheduler; here people wait for each job.
+SERVER_SETTINGS = {"SCHEDULER_MIN_TIME_BETWEEN_2_CALLS": "1", "FINAUD_FREQUENCY": "30"}
+
+_DEB = "/root/oar-lxc.deb"
+_DEB_DIGEST = "/root/oar-lxc.deb.sha256"
+_BUNDLE = "/root/oar-lxc-bundle.tar"
+
+
+class Sandbox:
+    """A real OAR cluster on this machine.
+
+    Args:
+        state: where it is kept.
+        say: is given progress, a line at a time.
+    """
+
+    def __init__(
+        self, state: State | None = None, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.state = state or State()
+        self.report = Report(say)
+        self.cache = Cache(self.report)
+
+    def machine(self, name: str) -> Machine:
+        """Return a machine of the sandbox.
+
+        Raises:
+            SandboxError: there is no sandbox, or no machine of this name in it.
+        """
+        names = self.names()
+        if not names:
+            raise SandboxError("there is no sandbox: make one with `oar-lxc sandbox up`")
+        if name not in names:
+            raise SandboxError(f"there is no machine {name}; machines: {', '.join(names)}")
+        return Machine(name, self.state)
+
+    def names(self) -> list[str]:
+        """Return the names of the sandbox's machines; empty where there is no sandbox."""
+        settings = self.state.settings()
+        return _names(settings) if settings else []
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of the nodes; empty where there is no sandbox."""
+        settings = self.state.settings()
+        return settings.node_names if settings else []
+
+    def up(self, settings: Settings | None = None) -> None:
+        """Make the sandbox what is asked: build it, start it, or bring it up to date.
+
+        Raises:
+            SandboxError: it cannot be, or belongs to another checkout.
+            UsageError: this machine cannot hold it.
+        """
+        settings = settings or self.state.settings() or Settings()
+        settings.check()
+        _require_root()
+        with locked(self.state.tag, wait=False):
+            self.state.check_owner()
+            self._refuse_resize(settings)
+            if settings.cpuset and (problem := checks.cgroups_are_usable().pending()):
+                raise SandboxError(f"machines would have the cgroups of this host, and {problem}")
+            self._require_host_packages()
+            self.state.claim()
+            self._up(settings)
+
+    def down(self, purge: bool = False) -> None:
+        """Remove the sandbox from the host, and look that nothing of it is left.
+
+        Args:
+            purge: remove the caches too.
+
+        Raises:
+            SandboxError: something is left; the message says what.
+        """
+        _require_root()
+        with locked(self.state.tag, wait=False):
+            self.state.check_owner()
+            machines = self._existing()
+            if machines:
+                with self.report.step(f"removing {len(machines)} machines"):
+                    _parallel(Machine.remove, machines)
+            remove_shared_cgroups()
+            network.down(self.state)
+            if self.state.exists:
+                unmount_below(self.state.root)
+                shutil.rmtree(self.state.root)
+            if purge:
+                with self.report.step("removing the caches"):
+                    self.cache.purge()
+            left = [
+                *network.leftovers(self.state),
+                *(str(cgroup) for machine in machines for cgroup in machine.cgroups()),
+            ]
+            if left:
+                raise SandboxError(f"the sandbox is not gone, left are: {', '.join(left)}")
+
+    def status(self) -> dict[str, object]:
+        """Return what there is to say about the sandbox, for people and for JSON."""
+        settings = self.state.settings()
+        if settings is None:
+            return {"state": "absent", "machines": []}
+        where = network.addresses(self.state)
+        machines = []
+        for name in _names(settings):
+            described = Machine(name, self.state).describe()
+            machines.append(described | {"address": str(where.of(name))})
+        up = all(m["state"] == "running" and m["ready"] for m in machines)
+        return {
+            "state": "up" if up else "incomplete",
+            "owner": self.state.read("owner"),
+            "network": str(where.network),
+            "cpuset": settings.cpuset,
+            "stanza": settings.stanza,
+            "cores": settings.cores,
+            "machines": machines,
+        }
+
+    def _up(self, settings: Settings) -> None:
+        package = deb.build(self.state.root / "deb", self.state.checkout)
+        names = _names(settings)
+        where = network.addresses(self.state)
+        layers = self._file_systems()
+        self.state.keep(settings)
+        homes.make(self.state.homes, self.state.checkout / "jobscripts")
+        network.up(self.state, where)
+        machines = [Machine(name, self.state) for name in names]
+        for machine in machines:
+            # One that was never set up to its end may be anything: it is made again.
+            if not machine.ready:
+                machine.define(self._definition(machine, layers, where, names))
+        with self.report.step(f"starting {', '.join(names)}"):
+            _parallel(Machine.start, machines)
+        with self.report.step("installing the package oar-lxc"):
+            _parallel(lambda machine: _install(machine, package), machines)
+        self._configure(machines, settings, where)
+
+    def _configure(
+        self, machines: list[Machine], settings: Settings, where: network.Addresses
+    ) -> None:
+        server, *others = machines
+        with self.report.step("setting up the server"):
+            self._set_up(server, _server_arguments(settings, where))
+        secrets = server.run(["cat", str(bundle.PATH)]).stdout.encode("utf-8", "surrogateescape")
+
+        def join(machine: Machine) -> None:
+            machine.write(_BUNDLE, secrets, 0o600)
+            if machine.name == "frontend":
+                self._set_up(machine, ["frontend", "--bundle", _BUNDLE])
+            else:
+                self._set_up(machine, ["node", "--bundle", _BUNDLE, "--image", IMAGE])
+
+        with self.report.step(f"setting up {', '.join(machine.name for machine in others)}"):
+            _parallel(join, others)
+        self._revive_nodes(server, others[0])
+
+    def _revive_nodes(self, server: Machine, frontend: Machine) -> None:
+        """Tell OAR that its nodes are there: it suspects those that were stopped with the host."""
+        for name in not_alive(frontend.run(["oarnodes", "-s"]).stdout):
+            server.run(["oarnodesetting", "-h", name, "-s", "Alive"])
+            self.report.line(f"{name}: was not alive to OAR, is now")
+
+    def _set_up(self, machine: Machine, arguments: list[str]) -> None:
+        if machine.name != "server":
+            homes.add_users(machine)
+        result = machine.run(["oar-lxc", "setup", *arguments], timeout=900, check=False)
+        if result.status != 0:
+            raise SandboxError(
+                f"oar-lxc setup {' '.join(arguments)} failed on {machine.name}:\n"
+                f"{result.stdout}{result.stderr}"
+            )
+        machine.mark_ready()
+        self.report.line(f"{machine.name}: {result.stdout.strip().splitlines()[-1]}")
+
+    def _file_systems(self) -> dict[str, list[Path]]:
+        """Return the root directories of each role, building what is not cached."""
+        with ThreadPoolExecutor() as pool:
+            image = pool.submit(self.cache.container_image, IMAGE)
+            base = self.cache.base()
+            roles = ("server", "frontend", "node")
+            layers = list(pool.map(lambda role: self.cache.layer(role, base), roles))
+            _share_tree(image.result(), self.state.images / IMAGE)
+        return {role: [layer, base] for role, layer in zip(roles, layers, strict=True)}
+
+    def _definition(
+        self,
+        machine: Machine,
+        layers: dict[str, list[Path]],
+        where: network.Addresses,
+        names: list[str],
+    ) -> Definition:
+        mounts = []
+        files = {
+            "etc/hostname": machine.name + "\n",
+            "etc/hosts": where.hosts(names),
+            "etc/resolv.conf": _resolv_conf(),
+        }
+        if machine.name != "server":
+            mounts.append(Mount(self.state.homes, "home"))
+        role = machine.name
+        if machine.name.startswith("node"):
+            role = "node"
+            storage = self.state.storage / machine.name
+            if storage.exists():
+                shutil.rmtree(storage)
+            (storage / "images").mkdir(parents=True)
+            mounts.append(Mount(storage, "var/lib/oar-lxc"))
+            mounts.append(Mount(self.state.images, "var/lib/oar-lxc/images"))
+            # In a container the package lxc makes no bridge lxcbr0, and would wait 30 s for it.
+            files["etc/default/lxc-net"] = 'USE_LXC_BRIDGE="false"\n'
+        return Definition(
+            lowers=layers[role],
+            mounts=mounts,
+            address=where.of(machine.name),
+            prefix=where.network.prefixlen,
+            gateway=where.gateway,
+            files=files,
+        )
+
+    def _existing(self) -> list[Machine]:
+        """Return the machines that have a directory, whatever the settings say."""
+        prefix = Machine("", self.state).lxc_name
+        paths = self.state.machines.glob(f"{prefix}*")
+        return [Machine(path.name.removeprefix(prefix), self.state) for path in paths]
+
+    def _refuse_resize(self, wanted: Settings) -> None:
+        current = self.state.settings()
+        if current and (current.nodes, current.cores) != (wanted.nodes, wanted.cores):
+            raise SandboxError(
+                f"the sandbox has {current.nodes} nodes with {current.cores} cores each: remove "
+                "it first with `oar-lxc sandbox down`"
+            )
+
+    def _require_host_packages(self) -> None:
+        missing = packages.missing(HOST_PACKAGES)
+        if missing:
+            with self.report.step(f"installing on this machine: {' '.join(missing)}"):
+                packages.install(missing)
+
+
+def not_alive(listing: str) -> list[str]:
+    """Return the nodes with a resource that is not alive, from what ``oarnodes -s`` prints."""
+    names: dict[str, None] = {}
+    node = ""
+    for line in listing.splitlines():
+        # A node's name at the margin, and below it a line "ID : STATE" for each resource.
+        if line[:1].strip():
+            node = line.strip()
+        elif ":" in line and line.split(":")[1].strip() != "Alive":
+            names[node] = None
+    return list(names)
+
+
+def _names(settings: Settings) -> list[str]:
+    return ["server", "frontend", *settings.node_names]
+
+
+def _server_arguments(settings: Settings, where: network.Addresses) -> list[str]:
+    arguments = ["server", "--hostname", "server", "--network", str(where.network)]
+    for name in settings.node_names:
+        arguments += ["--node", f"{name}={settings.cores}"]
+    for key, value in SERVER_SETTINGS.items():
+        arguments += ["--set", f"{key}={value}"]
+    if not settings.cpuset:
+        arguments.append("--no-cpuset")
+    if not settings.stanza:
+        arguments.append("--no-stanza")
+    return arguments
+
+
+def _install(machine: Machine, package: Path) -> None:
+    """Install the package as an administrator does, unless this very one is installed."""
+    data = package.read_bytes()
+    wanted = hashlib.sha256(data).hexdigest()
+    if machine.run(["cat", _DEB_DIGEST], check=False).stdout == wanted:
+        return
+    machine.write(_DEB, data)
+    machine.run(["dpkg", "--configure", "-a"], timeout=300)
+    apt = [*packages.APT_INSTALL, "--reinstall", "--allow-downgrades", _DEB]
+    machine.run(["env", "DEBIAN_FRONTEND=noninteractive", *apt], timeout=600)
+    machine.write(_DEB_DIGEST, wanted.encode())
+
+
+def _share_tree(source: Path, target: Path) -> None:
+    """Give the sandbox an image of its own: the files are the cache's, the directories are not."""
+    if target.exists():
+        return
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    half = target.with_name(f".half-{target.name}")
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, half, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)
+        try:
+            run(["cp", "-al", str(source), str(half)], timeout=300)
+        except Exception:
+            # The cache is on another file system.
+            shutil.rmtree(half, ignore_errors=True)
+            run(["cp", "-a", str(source), str(half)], timeout=300)
+        half.rename(target)
+
+
+def _resolv_conf() -> str:
+    """Return a resolv.conf for machines: a resolver on the host's loopback is not theirs."""
+    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
+        try:
+            text = Path(path).read_text()
+        except FileNotFoundError:
+            continue
+        servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
+        usable = [server for server in servers if not server.startswith("127.")]
+        if usable:
+            return "".join(f"nameserver {server}\n" for server in usable)
+    return ""
+
+
+def _parallel(act: Callable[[Machine], object], machines: Iterable[Machine]) -> None:
+    """Do something with every machine at once; the first failure is raised when all have ended."""
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        list(pool.map(act, machines))
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise SandboxError("the sandbox needs root: it makes containers that are whole machines")

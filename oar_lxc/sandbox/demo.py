@@ -1,0 +1,203 @@
+"""The main job, for real: submit, watch, connect, kill, and look that nothing is left."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.run import Result
+from oar_lxc.sandbox.cluster import Sandbox
+
+USER = "alice"
+SCRIPT = "./jobscripts/lxc_job.py"
+START_TIMEOUT = 120.0
+GONE_TIMEOUT = 60.0
+POLL = 0.5
+
+# What stands in the job's output when all containers are up (jobscripts/lxc_job.py).
+_UP = "connect from the frontend:"
+
+Say = Callable[[str], None]
+ShowTable = Callable[[list[str], list[list[str]]], None]
+
+
+class DemoError(OarLxcError):
+    """A step of the demonstration failed."""
+
+
+@dataclass
+class Demo:
+    """The demonstration on a running sandbox.
+
+    Args:
+        sandbox: the cluster, up.
+        say: prints a line.
+        table: prints a table: titles, rows.
+    """
+
+    sandbox: Sandbox
+    say: Say
+    table: ShowTable
+
+    def run(self) -> None:
+        """Show the main job from submission to nothing left.
+
+        Raises:
+            DemoError: a step did not do what it must; the job is deleted.
+        """
+        job = self._submit()
+        try:
+            self._follow(job)
+            containers = self._show(job)
+            self._connect(job, containers)
+            ids = {node: self._first_id(node, job) for node in self.sandbox.nodes}
+        except BaseException:
+            self._alice("oardel", job, check=False)
+            raise
+        self._kill(job, containers, ids)
+
+    def _alice(self, *argv: str, check: bool = True, timeout: float = 60) -> Result:
+        result = self.sandbox.machine("frontend").run(
+            list(argv), user=USER, timeout=timeout, check=False
+        )
+        if check and result.status != 0:
+            raise DemoError(
+                f"{' '.join(argv)} ended with status {result.status}: "
+                f"{(result.stderr or result.stdout).strip()}"
+            )
+        return result
+
+    def _submit(self) -> str:
+        self.say(f"{USER}@frontend:~$ oarsub -S {SCRIPT}")
+        output = self._alice("oarsub", "-S", SCRIPT).stdout
+        match = re.search(r"^OAR_JOB_ID=(\d+)$", output, re.MULTILINE)
+        if match is None:
+            raise DemoError(f"oarsub gave no job id:\n{output}")
+        self.say(f"OAR_JOB_ID={match[1]}")
+        return match[1]
+
+    def _follow(self, job: str) -> None:
+        """Print the job's states and output as they come, until its containers are up."""
+        begin = time.monotonic()
+        state, shown = "", 0
+        while time.monotonic() - begin < START_TIMEOUT:
+            now = self._state(job)
+            if now != state:
+                state = now
+                self.say(f"[{time.monotonic() - begin:5.1f} s] job {job} is {state}")
+            lines = self._output(job, "stdout").splitlines()
+            for line in lines[shown:]:
+                self.say(f"[{time.monotonic() - begin:5.1f} s]   {line}")
+            shown = len(lines)
+            if any(line.startswith(_UP) for line in lines):
+                return
+            if state in ("Error", "Terminated"):
+                raise DemoError(f"job {job} is {state}:\n{self._output(job, 'stderr')}")
+            time.sleep(POLL)
+        raise DemoError(f"job {job} had no containers after {START_TIMEOUT:.0f} s")
+
+    def _state(self, job: str) -> str:
+        text = self._alice("oarstat", "-s", "-j", job).stdout
+        return text.rpartition(":")[2].strip()
+
+    def _output(self, job: str, stream: str) -> str:
+        name = f"/home/{USER}/OAR.lxc.{job}.{stream}"
+        return self._alice("sh", "-c", f"cat {name} 2>/dev/null || true").stdout
+
+    def _show(self, job: str) -> list[dict[str, Any]]:
+        containers: list[dict[str, Any]] = json.loads(
+            self._alice("oar-lxc", "list", job, "--json").stdout
+        )
+        if not containers:
+            raise DemoError(f"oar-lxc list shows no containers of job {job}")
+        rows = [
+            [
+                c["name"],
+                c["node"],
+                c["address"],
+                str(c["pid"]),
+                c["cpus"],
+                c["cgroup"],
+                f"{c['start_seconds'] * 1000:.0f} ms",
+                f"{c['ready_seconds'] * 1000:.0f} ms",
+            ]
+            for c in containers
+        ]
+        titles = ["container", "node", "address", "init", "CPUs", "cgroup", "RUNNING", "ssh"]
+        self.table(titles, rows)
+        return containers
+
+    def _connect(self, job: str, containers: list[dict[str, Any]]) -> None:
+        for container in containers:
+            name = container["name"]
+            command = ("sh", "-c", "echo $(hostname): $(nproc) CPU")
+            said = self._alice("oar-lxc", "exec", f"{job}/{name}", "--", *command).stdout.strip()
+            self.say(f"{USER}@frontend:~$ oar-lxc exec {job}/{name} → {said}")
+            if not said.startswith(f"{name}:"):
+                raise DemoError(f"container {name} answered {said!r}")
+        name = containers[0]["name"]
+        said = self._alice("oar-lxc", "ssh", f"{job}/{name}", "uname", "-n").stdout.strip()
+        self.say(f"{USER}@frontend:~$ oar-lxc ssh {job}/{name} uname -n → {said}")
+        if said != name:
+            raise DemoError(f"ssh to {name} reached {said!r}")
+
+    def _first_id(self, node: str, job: str) -> int:
+        path = f"/var/lib/oar-lxc/jobs/{job}/job.json"
+        text = self.sandbox.machine(node).run(["cat", path]).stdout
+        return int(json.loads(text)["first_id"])
+
+    def _kill(self, job: str, containers: list[dict[str, Any]], ids: dict[str, int]) -> None:
+        self.say(f"{USER}@frontend:~$ oardel {job}")
+        begin = time.monotonic()
+        self._alice("oardel", job)
+        left: dict[str, dict[str, list[object]]] = {}
+        while time.monotonic() - begin < GONE_TIMEOUT:
+            left = {node: self._left(node, job, first_id) for node, first_id in ids.items()}
+            if not any(found for kinds in left.values() for found in kinds.values()):
+                break
+            time.sleep(0.1)
+        else:
+            raise DemoError(f"left of job {job} after {GONE_TIMEOUT:.0f} s: {left}")
+        self.say(f"everything of job {job} was gone {time.monotonic() - begin:.1f} s after oardel")
+        kinds = list(next(iter(left.values())))
+        rows = [[node, *(str(len(found[kind])) for kind in kinds)] for node, found in left.items()]
+        self.say("left in the kernel and on the disk of each node:")
+        self.table(["node", *kinds], rows)
+        self._nodes_alive(job, begin)
+
+    def _left(self, node: str, job: str, first_id: int) -> dict[str, list[object]]:
+        ids = f"--first-id={first_id}"
+        result = self.sandbox.machine(node).run(
+            ["oar-lxc-node", "leftovers", "--json", f"--job={job}", f"--user={USER}", ids],
+            check=False,
+        )
+        try:
+            found: dict[str, list[object]] = json.loads(result.stdout)
+        except ValueError as error:
+            raise DemoError(f"cannot read what is left on {node}: {result.stderr}") from error
+        return found
+
+    def _nodes_alive(self, job: str, begin: float) -> None:
+        while self._state(job) not in ("Error", "Terminated"):
+            if time.monotonic() - begin > GONE_TIMEOUT:
+                raise DemoError(f"job {job} is still {self._state(job)}")
+            time.sleep(POLL)
+        text = self._alice("oarnodes", "-s").stdout
+        suspect = [line for line in text.splitlines() if "Suspected" in line or "Dead" in line]
+        if suspect:
+            raise DemoError(f"OAR distrusts nodes after job {job}: {'; '.join(suspect)}")
+        self.say(f"job {job} is {self._state(job)}, all nodes are Alive")
+
+
+def next_steps() -> list[str]:
+    """Return what a newcomer may want to type next."""
+    return [
+        ".venv/bin/oar-lxc sandbox shell --user alice frontend",
+        'oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"   (there)',
+        ".venv/bin/oar-lxc sandbox down",
+    ]

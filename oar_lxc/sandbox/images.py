@@ -1,0 +1,217 @@
+"""The cached file systems of machines: one Debian image, and a layer of packages per role.
+
+A cache entry is named by a digest of all that went into it, is made under a name that begins with
+``.half-`` and renamed when whole; what a killed command left under such a name is removed later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from oar_lxc import image
+from oar_lxc.apt import host_sources
+from oar_lxc.contain import contained, unmount_below
+from oar_lxc.run import run
+from oar_lxc.sandbox.report import Report
+from oar_lxc.sandbox.state import CACHE, locked
+from oar_lxc.setup import deb, packages
+
+SUITE = "bookworm"
+FORMAT = (
+    3  # raise it where a change of this module makes other file systems from the same packages
+)
+
+BASE = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "openssh-server",
+    "iproute2",
+    "iputils-ping",
+    "ca-certificates",
+    "procps",
+    "less",
+    "python3",
+)
+
+ROLES = {"server": packages.SERVER, "frontend": packages.FRONTEND, "node": packages.NODE}
+
+# Of the host's apt configuration, what decides whether a download works here at all.
+_APT_OPTIONS = (
+    "Acquire::http::Proxy",
+    "Acquire::https::Proxy",
+    "Acquire::Check-Valid-Until",
+    "Acquire::Check-Date",
+)
+
+_PREFIX = ".half-"
+
+# Runs contained: nothing that it mounts is seen on the host.
+_LAYER_SCRIPT = r"""
+set -e
+base=$1 half=$2; shift 2
+merged=$half/merged
+mount -t overlay -o "lowerdir=$base,upperdir=$half/rootfs,workdir=$half/work" overlay "$merged"
+mount -t proc proc "$merged/proc"
+mount -t tmpfs tmpfs "$merged/run"
+mount -t tmpfs tmpfs "$merged/tmp"
+mount --rbind /dev "$merged/dev"
+cp --remove-destination /etc/resolv.conf "$merged/etc/resolv.conf"
+# Nothing starts while packages are installed: this is a directory, not a machine.
+printf '#!/bin/sh\nexit 101\n' > "$merged/usr/sbin/policy-rc.d"
+chmod 755 "$merged/usr/sbin/policy-rc.d"
+DEBIAN_FRONTEND=noninteractive chroot "$merged" "$@"
+rm "$merged/usr/sbin/policy-rc.d"
+"""
+
+
+class Cache:
+    """File systems that outlive a sandbox, shared by all checkouts.
+
+    Args:
+        report: is told what is made.
+        root: where they are.
+    """
+
+    def __init__(self, report: Report, root: Path = CACHE) -> None:
+        self.report = report
+        self.root = root
+
+    def base(self) -> Path:
+        """Return the root directory of the Debian image that all machines share."""
+        sources = host_sources(SUITE)
+        options = _apt_options()
+        names = [*BASE, *(name.split()[0] for name in deb.DEPENDS)]
+
+        def make(half: Path) -> None:
+            listing = half / "sources.list"
+            listing.write_text("\n".join(sources) + "\n")
+            (half / "tmp").mkdir()
+            bootstrap = contained(
+                [
+                    "mmdebstrap",
+                    "--mode=root",
+                    "--variant=apt",
+                    f"--include={','.join(names)}",
+                    *(f"--aptopt={option}" for option in options),
+                    *(
+                        f"--dpkgopt=path-exclude=/usr/share/{d}/*"
+                        for d in ("doc", "man", "locale")
+                    ),
+                    # The package lists stay: roles' packages come without fetching them again.
+                    "--skip=cleanup/apt/lists",
+                    SUITE,
+                    str(half / "rootfs"),
+                    str(listing),
+                ]
+            )
+            run(bootstrap, env=os.environ | {"TMPDIR": str(half / "tmp")}, timeout=1200)
+            shutil.rmtree(half / "tmp")
+            _quieten(half / "rootfs")
+
+        key = digest("base", *sources, *options, *names)
+        return self._entry("base", key, "Debian image of the machines", make) / "rootfs"
+
+    def layer(self, role: str, base: Path) -> Path:
+        """Return the directory with what a role's packages add to the image."""
+        names = ROLES[role]
+
+        def make(half: Path) -> None:
+            for name in ("rootfs", "work", "merged"):
+                (half / name).mkdir()
+            script = [_LAYER_SCRIPT, "layer", str(base), str(half)]
+            install = [*packages.APT_INSTALL, *names]
+            run(contained(["sh", "-c", *script, *install]), timeout=1200)
+            shutil.rmtree(half / "work")
+            (half / "merged").rmdir()
+
+        key = digest("layer", base.parent.name, role, *names)
+        return self._entry(f"layer-{role}", key, f"packages of role {role}", make) / "rootfs"
+
+    def container_image(self, name: str) -> Path:
+        """Return the directory of an image for containers, as nodes have it."""
+
+        def make(half: Path) -> None:
+            image.build(name, half)
+
+        key = digest("image", name, image.fingerprint(name), *host_sources(SUITE))
+        return self._entry(f"image-{name}", key, f"image {name} of the containers", make) / name
+
+    def _entry(self, kind: str, key: str, what: str, make: Callable[[Path], None]) -> Path:
+        final = self.root / f"{kind}-{key}"
+        if final.is_dir():
+            return final
+        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with locked(f".{kind}", locks=self.root):
+            if final.is_dir():
+                return final
+            half = self.root / f"{_PREFIX}{kind}"
+            _remove(half)
+            half.mkdir()
+            with self.report.step(f"building: {what}"):
+                try:
+                    make(half)
+                    half.chmod(0o755)
+                    os.rename(half, final)
+                except BaseException:
+                    _remove(half)
+                    raise
+        return final
+
+    def purge(self) -> None:
+        """Remove the caches."""
+        _remove(self.root)
+
+
+def digest(*parts: str) -> str:
+    """Return a short name for what goes into a cache entry."""
+    text = json.dumps([FORMAT, *parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _apt_options() -> list[str]:
+    argv = ["apt-config", "shell"]
+    for number, name in enumerate(_APT_OPTIONS):
+        argv += [f"v{number}", name]
+    options = []
+    for line in run(argv).stdout.splitlines():
+        variable, _, value = line.partition("=")
+        options.append(f'{_APT_OPTIONS[int(variable[1:])]} "{value.strip(chr(39))}"')
+    return options
+
+
+def _quieten(rootfs: Path) -> None:
+    """Remove what a machine must have of its own, and timers that would disturb measurements."""
+    for name in ("etc/hostname", "etc/resolv.conf", "etc/machine-id"):
+        (rootfs / name).unlink(missing_ok=True)
+    (rootfs / "etc/machine-id").touch()
+    units = rootfs / "etc/systemd/system"
+    for unit in _needless_units():
+        (units / unit).unlink(missing_ok=True)
+        (units / unit).symlink_to("/dev/null")
+
+
+def _needless_units() -> Sequence[str]:
+    return (
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+        "dpkg-db-backup.timer",
+        "e2scrub_all.timer",
+        "fstrim.timer",
+        "systemd-udevd.service",
+        "systemd-udev-trigger.service",
+        "systemd-networkd-wait-online.service",
+        "console-getty.service",
+        "getty.target",
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        unmount_below(path)
+        shutil.rmtree(path)

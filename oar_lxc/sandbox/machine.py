@@ -1,0 +1,264 @@
+"""One machine of the sandbox: a privileged LXC container with systemd, through LXC's commands."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from oar_lxc.run import Result, run
+from oar_lxc.sandbox.state import SandboxError, State
+
+CGROUPS = Path("/sys/fs/cgroup")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+READY = "ready"
+
+# A machine is as good as a real one: all capabilities, all devices, cgroups of its own to manage.
+_CONFIG = """\
+lxc.uts.name = {name}
+lxc.rootfs.path = overlayfs:{lowers}:{upper}
+lxc.autodev = 1
+lxc.tty.max = 0
+lxc.pty.max = 1024
+lxc.signal.halt = SIGRTMIN+3
+lxc.mount.auto = proc:rw sys:rw cgroup:rw:force
+lxc.mount.entry = proc dev/.lxc/proc proc create=dir,optional 0 0
+lxc.mount.entry = sys dev/.lxc/sys sysfs create=dir,optional 0 0
+lxc.mount.entry = /dev/fuse dev/fuse none bind,optional,create=file 0 0
+lxc.mount.entry = /dev/net/tun dev/net/tun none bind,optional,create=file 0 0
+lxc.cap.drop =
+lxc.apparmor.profile = unconfined
+lxc.net.0.type = veth
+lxc.net.0.link = {bridge}
+lxc.net.0.flags = up
+lxc.net.0.name = eth0
+lxc.net.0.ipv4.address = {address}/{prefix}
+lxc.net.0.ipv4.gateway = {gateway}
+lxc.log.file = {log}
+lxc.log.level = WARN
+"""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A directory of the host that a machine sees."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a machine is made of.
+
+    Attributes:
+        lowers: root directories that it shares, the topmost first.
+        mounts: directories of the host.
+        address: its own.
+        prefix: length of its network's prefix.
+        gateway: the host's address on the bridge.
+        files: text of files that it has from the start, by path without the leading slash.
+    """
+
+    lowers: Sequence[Path]
+    mounts: Sequence[Mount]
+    address: IPv4Address
+    prefix: int
+    gateway: IPv4Address
+    files: dict[str, str]
+
+
+class Machine:
+    """A machine, whether it exists or not.
+
+    Args:
+        name: its host name.
+        state: the sandbox it is part of.
+    """
+
+    def __init__(self, name: str, state: State) -> None:
+        self.name = name
+        self.lxc_name = f"{state.tag}-{name}"  # names cgroups, that others' containers keep theirs
+        self.directory = state.machines / self.lxc_name
+        self._bridge = state.tag
+        self._which = ["-P", str(state.machines), "-n", self.lxc_name]
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was defined as a whole."""
+        return (self.directory / "config").exists()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was set up in its role once, to the end."""
+        return self.exists and (self.directory / READY).exists()
+
+    def mark_ready(self) -> None:
+        """Note that it was set up."""
+        (self.directory / READY).touch()
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self.pid is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The host's process id of its init; None where it does not run."""
+        if not self.exists:
+            return None
+        result = run(["lxc-info", *self._which, "-p", "-H"], check=False)
+        return int(result.stdout) if result.stdout.strip().isdigit() else None
+
+    def define(self, definition: Definition) -> None:
+        """Write what it is made of; it has nothing of an earlier machine of its name."""
+        self.remove()
+        upper = self.directory / "upper"
+        upper.mkdir(parents=True)
+        for name, text in definition.files.items():
+            path = upper / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        text = _CONFIG.format(
+            name=self.name,
+            lowers=":".join(str(path) for path in definition.lowers),
+            upper=upper,
+            bridge=self._bridge,
+            address=definition.address,
+            prefix=definition.prefix,
+            gateway=definition.gateway,
+            log=self.directory / "lxc.log",
+        )
+        for mount in definition.mounts:
+            text += f"lxc.mount.entry = {mount.source} {mount.target} none bind,create=dir 0 0\n"
+        scratch = self.directory / "config.new"
+        scratch.write_text(text)
+        scratch.rename(self.directory / "config")
+
+    def start(self, timeout: float = 60) -> None:
+        """Start it and wait until systemd takes commands; services may still be starting.
+
+        Raises:
+            SandboxError: it does not start; the message has the end of LXC's log.
+        """
+        if not self.running:
+            (self.directory / "lxc.log").unlink(missing_ok=True)
+            if run(["lxc-start", *self._which, "-d"], check=False).status != 0:
+                raise SandboxError(f"machine {self.name} does not start:\n{self._log()}")
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.run(["systemctl", "is-active", "basic.target"], check=False).status == 0:
+                return
+            time.sleep(0.1)
+        raise SandboxError(f"machine {self.name}: systemd does not answer after {timeout:g} s")
+
+    def stop(self) -> None:
+        """Stop it at once; one that does not run is fine.
+
+        Raises:
+            SandboxError: it still runs.
+        """
+        if self.directory.exists():
+            run(["lxc-stop", *self._which, "-k"], check=False)
+        if self.running:
+            raise SandboxError(f"machine {self.name} cannot be stopped:\n{self._log()}")
+
+    def remove(self) -> None:
+        """Stop it, and remove all that is its own."""
+        self.stop()
+        deadline = time.monotonic() + 5
+        while (left := self.cgroups()) and time.monotonic() < deadline:
+            # LXC's monitor removes them too, a moment after the machine has stopped.
+            for cgroup in left:
+                _remove_cgroup(cgroup)
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+
+    def cgroups(self) -> list[Path]:
+        """Return the cgroups of it that exist on the host."""
+        return [
+            path
+            for kind in ("payload", "monitor")
+            for pattern in (f"lxc.{kind}.{self.lxc_name}", f"*/lxc.{kind}.{self.lxc_name}")
+            for path in CGROUPS.glob(pattern)
+        ]
+
+    def command(self, argv: Sequence[str], user: str = "root", term: str = "") -> list[str]:
+        """Return the host's command that runs one here, with every argument as it is.
+
+        The environment is that of a login: nothing of the caller's but the kind of terminal.
+
+        Args:
+            argv: program and arguments.
+            user: who runs it, in their home directory.
+            term: value of TERM.
+        """
+        command = ["lxc-attach", *self._which, "--clear-env", "-v", f"PATH={PATH}"]
+        command += ["-v", "LANG=C.UTF-8", *(["-v", f"TERM={term}"] if term else []), "--"]
+        home = ["sh", "-c", 'cd "$HOME" && exec "$@"', "sh", *argv]
+        if user == "root":
+            return [*command, "env", "HOME=/root", "USER=root", "LOGNAME=root", *home]
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env"]
+        return [*command, *become, "env", f"PATH={PATH}", "LANG=C.UTF-8", *home]
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        user: str = "root",
+        timeout: float = 60,
+        input: str | bytes | None = None,
+        check: bool = True,
+    ) -> Result:
+        """Run a command here and wait for it.
+
+        Raises:
+            CommandError: its status is not 0, where ``check``.
+            CommandTimeoutError: it did not end in time.
+        """
+        return run(self.command(argv, user), timeout=timeout, input=input, check=check)
+
+    def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file here, as a whole."""
+        script = 'umask 077; cat > "$1.new" && chmod "$2" "$1.new" && mv "$1.new" "$1"'
+        self.run(["sh", "-c", script, "sh", path, f"{mode:o}"], input=data)
+
+    def read(self, path: str) -> str:
+        """Return the text of a file here."""
+        return self.run(["cat", path]).stdout
+
+    def describe(self) -> dict[str, object]:
+        """Return what there is to say about it."""
+        pid = self.pid
+        return {
+            "name": self.name,
+            "state": "running" if pid else "stopped" if self.exists else "absent",
+            "ready": self.ready,
+            "pid": pid,
+        }
+
+    def _log(self) -> str:
+        try:
+            lines = (self.directory / "lxc.log").read_text().splitlines()
+        except FileNotFoundError:
+            return "LXC wrote no log"
+        return "\n".join(lines[-10:])
+
+
+def remove_shared_cgroups() -> None:
+    """Remove the cgroups that LXC makes once for all its containers, where none uses them."""
+    for path in (*CGROUPS.glob("lxc.pivot"), *CGROUPS.glob("*/lxc.pivot")):
+        _remove_cgroup(path)
+
+
+def _remove_cgroup(path: Path) -> None:
+    """Remove an empty cgroup with those below it."""
+    below = sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True)
+    for directory in (*below, path):
+        try:
+            directory.rmdir()
+        except OSError:
+            return
