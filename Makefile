@@ -68,8 +68,9 @@ bench: need-root setup venv ## Measure, and print a table (root)
 	$(BIN)/python -m tests.bench
 
 .PHONY: docs
-docs: venv ## Build the documentation in docs/_build/html; warnings are errors
+docs: venv ## Build the documentation in docs/_build/html, and run its examples
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
 
 .PHONY: deb
 deb: venv ## Build the Debian package in dist/
