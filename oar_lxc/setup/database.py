@@ -213,6 +213,11 @@ def cluster_directory() -> Path:
     return found[-1].parent
 
 
+def cluster_unit() -> str:
+    """Return the unit of Debian's PostgreSQL cluster; ``postgresql`` itself only stands for it."""
+    return f"postgresql@{cluster_directory().parent.name}-main"
+
+
 def created() -> Step:
     """Make the step after which OAR's database exists and is whole.
 

@@ -68,15 +68,16 @@ WantedBy=multi-user.target
 
 def steps() -> list[Step]:
     """Make the steps after which containers of a job reach each other, and the world."""
-    pool = read_config().pool
     return [
         files.own_file("packets are forwarded", SYSCTL, "net.ipv4.ip_forward = 1\n"),
-        files.own_file("containers reach the world", RULES, rules_text(pool)),
+        files.own_file(
+            "containers reach the world", RULES, lambda: rules_text(read_config().pool)
+        ),
         services.with_reload(
             files.own_file(
                 "a unit loads this, and keeps jobs' networks apart",
                 services.UNITS / UNIT,
-                unit_text(pool),
+                lambda: unit_text(read_config().pool),
             )
         ),
         services.running(UNIT, reads=lambda: [RULES, SYSCTL, services.UNITS / UNIT]),

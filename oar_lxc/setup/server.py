@@ -75,7 +75,7 @@ def make_plan(options: Options) -> Plan:
         *_job_resource_manager(options),
         files.edited_file("oar.conf says what OAR needs", oarconf.PATH, configure, "oar-common"),
         *database.reachable(options.networks),
-        services.running("postgresql", reads=_postgres_files),
+        services.running("postgresql", reads=_postgres_files, reader=database.cluster_unit),
         database.created(),
         inventory.properties_exist(),
         *([inventory.resources_exist(options.nodes)] if options.nodes else []),

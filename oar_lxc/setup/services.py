@@ -17,6 +17,7 @@ def running(
     reads: Callable[[], Sequence[Path]] = tuple,
     answers: Callable[[], bool] = lambda: True,
     patience: float = 30,
+    reader: Callable[[], str] | None = None,
 ) -> Step:
     """Make the step after which a service is enabled, runs, and has read its configuration.
 
@@ -27,6 +28,7 @@ def running(
         answers: whether the service does its work; an init script's unit is "active" even when
             its daemon has died.
         patience: seconds that it may take until it answers.
+        reader: tells the unit whose start counts for ``reads``, where that is another one.
     """
 
     def reason() -> str | None:
@@ -36,7 +38,7 @@ def running(
             return "enable and start it"
         if _show(name, "ActiveState") not in ("active", "activating"):
             return "start it"
-        started = _started(name)
+        started = _started(reader() if reader else name)
         newer = [str(path) for path in reads() if path.exists() and path.stat().st_mtime > started]
         if newer:
             return f"restart it, as {', '.join(newer)} changed"
@@ -82,8 +84,11 @@ def _show(name: str, field: str) -> str:
 
 
 def _started(name: str) -> float:
-    """Return when a unit became active, in seconds since the epoch; 0 where it never did."""
-    digits = _show(name, "ActiveEnterTimestampMonotonic")
+    """Return when a unit began to start, in seconds since the epoch; 0 where it never did.
+
+    What it reads, it reads some time after that: the safe side for :func:`running`.
+    """
+    digits = _show(name, "InactiveExitTimestampMonotonic")
     if not digits.isdigit() or digits == "0":
         return 0.0
     return time.time() - (time.monotonic() - int(digits) / 1e6)
