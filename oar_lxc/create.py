@@ -26,12 +26,15 @@ UPPER = "upper"
 WORK = "work"  # where LXC looks for it: beside the upper directory
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 
-# "volatile": what is thrown away with the job need not be synced to disk when it is unmounted.
+# "volatile": what is thrown away with the job need not be synced to disk when it is unmounted. The
+# kernel leaves a mark then; after a reboot inside it refuses the mount unless the mark is removed.
 # "userxattr": all that overlay may use in a user namespace to mark what was removed.
 _CONFIG = """\
 lxc.uts.name = {name}
 lxc.rootfs.path = overlay:{rootfs}:{directory}/{upper}
 lxc.rootfs.options = volatile,userxattr
+lxc.hook.version = 1
+lxc.hook.pre-mount = /bin/rm -rf {directory}/{work}/work/incompat
 lxc.idmap = u 0 {first_id} {id_count}
 lxc.idmap = g 0 {first_id} {id_count}
 lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
@@ -98,6 +101,7 @@ def _config(layout: JobLayout, published: PublishedJob, planned: PlannedContaine
         rootfs=layout.images / planned.image / "rootfs",
         directory=layout.containers / planned.name,
         upper=UPPER,
+        work=WORK,
         first_id=published.first_id,
         id_count=published.id_count,
         bridge=published.bridge,
