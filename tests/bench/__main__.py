@@ -82,11 +82,16 @@ def main() -> None:
     image.build("debian-12", say=lambda text: print(text, file=sys.stderr))
     counts = [int(word) for word in options.counts.split(",")]
     paid = hooks.measure(options.rounds * 4)
+    empty = hooks.measure_empty(options.rounds * 2)
     containers = measure_containers(counts, options.rounds)
     if options.json:
-        print(json.dumps(_data(containers, paid), indent=1))
+        print(json.dumps(_data(containers, paid, empty), indent=1))
         return
     _print(containers, paid)
+    table = Table("root side on one node, empty job", "seconds", box=None)
+    for title, spread in empty.items():
+        table.add_row(title, str(spread))
+    Console(width=110, highlight=False).print(table)
 
 
 def _print(
@@ -112,7 +117,9 @@ def _print(
 
 
 def _data(
-    containers: dict[int, dict[str, dict[str, Spread]]], paid: dict[str, tuple[Spread, Spread]]
+    containers: dict[int, dict[str, dict[str, Spread]]],
+    paid: dict[str, tuple[Spread, Spread]],
+    empty: dict[str, Spread],
 ) -> object:
     return {
         "containers": {
@@ -121,6 +128,7 @@ def _data(
             }
             for count, x in containers.items()
         },
+        "empty": {title: spread.values for title, spread in empty.items()},
         "hooks": {title: {"ours": a.values, "exit 0": b.values} for title, (a, b) in paid.items()},
     }
 

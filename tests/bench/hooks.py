@@ -8,10 +8,13 @@ from pathlib import Path
 
 from oar_lxc.run import run
 from tests.bench.timing import Spread
+from tests.pretend import PretendJob, ordinary_user
 
+EMPTY_JOB = 900900
 HOOKS = Path(__file__).resolve().parent.parent.parent / "hooks"
 JOB = """$VAR1 = {'job_id' => 4242,'user' => 'alice','name' => 'alice_4242',
-'cpuset_path' => '/oar','types' => {},'nodes' => {'node1' => ['0']},'log_level' => 3,'resources' => [],
+'cpuset_path' => '/oar','types' => {},'nodes' => {'node1' => ['0']},'log_level' => 3,
+'resources' => [],
 'ssh_keys' => {'private' => {'key' => ''}}}
 """
 
@@ -44,3 +47,24 @@ def measure(rounds: int) -> dict[str, tuple[Spread, Spread]]:
                     into.append(time.monotonic() - begin)
             found[title] = (Spread(tuple(times[0])), Spread(tuple(times[1])))
     return found
+
+
+def measure_empty(rounds: int) -> dict[str, Spread]:
+    """Return the seconds of prepare, and of destroy where nothing was started, on one node.
+
+    That is what every job pays where the prologue prepares nodes, which sees no types.
+    """
+    times: dict[str, list[float]] = {"prepare": [], "destroy": []}
+    with ordinary_user() as user:
+        job = PretendJob(EMPTY_JOB, user)
+        job.make_cgroups()
+        try:
+            for _ in range(rounds):
+                for title, act in (("prepare", job.prepare), ("destroy", job.destroy)):
+                    begin = time.monotonic()
+                    act()
+                    times[title].append(time.monotonic() - begin)
+        finally:
+            job.destroy()
+            job.remove_cgroups()
+    return {title: Spread(tuple(values)) for title, values in times.items()}
