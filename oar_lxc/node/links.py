@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
@@ -26,8 +27,6 @@ def holder_of_subnet(network: JobNetwork) -> str:
     listing = json.loads(run(["ip", "-json", "-4", "address", "show"]).stdout or "[]")
     for link in listing:
         for address in link.get("addr_info", ()):
-            from ipaddress import ip_address
-
             if ip_address(address["local"]) in subnet:
                 return str(link["ifname"])
     return ""

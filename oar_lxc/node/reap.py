@@ -13,7 +13,7 @@ from pathlib import Path
 from oar_lxc.layout import MAX_JOB_ID, STATE, JobLayout
 from oar_lxc.node.cgroup import OWN, hierarchies
 from oar_lxc.node.links import NET
-from oar_lxc.node.record import read_record
+from oar_lxc.node.record import boot_id, read_record
 
 GRACE = 120.0  # seconds in which a job that is being prepared has no cgroup of OAR's yet
 
@@ -65,33 +65,32 @@ def _jobs_of_cgroups() -> Iterator[tuple[int, str]]:
 
 
 def _judge(layout: JobLayout, user: str) -> Finding:
+    """Judge one job; what is not certainly dead lives."""
     record = read_record(layout.record)
-    job_id = layout.job_id
     if record is None:
-        user = user or _owner(layout)
-        return _by_cgroup(job_id, user, "", _age(layout), "no readable record")
-    from oar_lxc.node.record import boot_id
-
+        return _judge_without_record(layout, user or _owner(layout))
+    job_id, user = layout.job_id, record.user
     if record.boot_id != boot_id():
-        return Finding(job_id, record.user, True, "the node was booted since it was prepared")
-    age = time.time() - record.created
-    return _by_cgroup(job_id, record.user, record.oar_cgroup, age, "prepared in this boot")
+        return Finding(job_id, user, True, "the node was booted since it was prepared")
+    if not record.oar_cgroup:
+        return Finding(job_id, user, False, "OAR's cpuset is off: only OAR knows if it lives")
+    return _by_cgroup(job_id, user, record.oar_cgroup, time.time() - record.created)
 
 
-def _by_cgroup(job_id: int, user: str, oar_cgroup: str, age: float, what: str) -> Finding:
+def _judge_without_record(layout: JobLayout, user: str) -> Finding:
     if not user:
-        return Finding(job_id, user, False, f"{what}; nothing tells whose job it is")
-    path = oar_cgroup or f"/oar/{user}_{job_id}"
-    living = [h.path for h in hierarchies() if (h.path / path.lstrip("/")).is_dir()]
-    if living:
-        return Finding(job_id, user, False, f"OAR's cgroup {path} exists")
-    if not oar_cgroup and what != "no readable record":
-        return Finding(job_id, user, False, "OAR's cpuset is off: only OAR knows if it lives")
+        return Finding(layout.job_id, user, False, "no record, and nothing tells whose job it is")
+    if not _oar_uses_cpusets():
+        return Finding(layout.job_id, user, False, "no record, and OAR's cpuset is off")
+    return _by_cgroup(layout.job_id, user, f"/oar/{user}_{layout.job_id}", _age(layout))
+
+
+def _by_cgroup(job_id: int, user: str, oar_cgroup: str, age: float) -> Finding:
+    if any((h.path / oar_cgroup.lstrip("/")).is_dir() for h in hierarchies()):
+        return Finding(job_id, user, False, f"OAR's cgroup {oar_cgroup} exists")
     if age < GRACE:
-        return Finding(job_id, user, False, f"{what}, {age:.0f} s ago: it may be starting")
-    if not oar_cgroup and not _oar_uses_cpusets():
-        return Finding(job_id, user, False, "OAR's cpuset is off: only OAR knows if it lives")
-    return Finding(job_id, user, True, f"{what}; OAR's cgroup {path} is gone")
+        return Finding(job_id, user, False, f"prepared {age:.0f} s ago: it may be starting")
+    return Finding(job_id, user, True, f"OAR's cgroup {oar_cgroup} is gone")
 
 
 def _oar_uses_cpusets() -> bool:
