@@ -336,6 +336,8 @@ def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
     user = pwd.getpwuid(os.getuid()).pw_name
     if published.user != user:
         raise NodeNotPreparedError(f"job {job_id} belongs to {published.user}, not to {user}")
+    # Where LXC keeps its locks: by default in the home, which outlives the job.
+    os.environ["XDG_RUNTIME_DIR"] = str(layout.private)
     return layout, published
 
 

@@ -40,6 +40,7 @@ lxc.idmap = g 0 {first_id} {id_count}
 lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
 lxc.autodev = 1
 lxc.tty.max = 0
+lxc.pty.max = 1024
 lxc.apparmor.profile = unconfined
 lxc.net.0.type = veth
 lxc.net.0.link = {bridge}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ def parse_target(text: str) -> tuple[int | None, str]:
         UsageError: it is neither.
     """
     job, slash, name = text.rpartition("/")
-    if not name:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
         raise UsageError(
             f"{text!r} names no container: write JOB/CONTAINER, or CONTAINER in a job"
         )
@@ -95,8 +96,8 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
     except CommandError as error:
         if error.status == 127:
             raise UsageError(
-                f"cannot find job {job_id} from here: oarstat is not installed, and this is not "
-                "the job's own environment"
+                f"cannot find job {job_id} from here, as this machine has no oarstat and this is "
+                "not the job's own environment: run it on a frontend, or in the job"
             ) from error
         raise
     facts = {}
@@ -109,8 +110,11 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
         raise UsageError(f"OAR knows no job {job_id}")
     if facts.get("owner", user) != user:
         raise UsageError(f"job {job_id} belongs to {facts['owner']}, not to {user}")
-    if facts.get("state") != "Running":
-        raise UsageError(f"job {job_id} is {facts.get('state', 'unknown')}, not Running")
+    state = facts.get("state", "unknown")
+    if state in ("Terminated", "Error"):
+        raise UsageError(f"job {job_id} has ended ({state}), and its containers with it")
+    if state != "Running":
+        raise UsageError(f"job {job_id} is {state}: it has containers only while it is Running")
     return [name for name in facts.get("assigned_hostnames", "").split("+") if name]
 
 

@@ -143,7 +143,7 @@ class _Handler(EventHandler):  # type: ignore[misc]  # ClusterShell has no types
             return NodeError(
                 node, "oar-lxc is not installed there: ask the administrator to install it"
             )
-        last = (said.strip().splitlines() or ["it said nothing"])[-1]
+        last = (said.strip().splitlines() or ["it said nothing; the job may be ending"])[-1]
         return NodeError(
             node, f"oarsh or the agent failed (status {self._status.get(node)}): {last}"
         )

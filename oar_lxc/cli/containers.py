@@ -37,7 +37,7 @@ def list_(job: str | None, as_json: bool) -> None:
       oar-lxc list 42          on a frontend
       oar-lxc list 42 --json
     """
-    remote = find_remote(check_job_id(job) if job else None)
+    remote = find_remote(None if job is None else check_job_id(job))
     containers = list_containers(remote)
     if as_json:
         click.echo(json.dumps([asdict(c) for c in containers], indent=1))

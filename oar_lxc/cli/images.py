@@ -23,7 +23,8 @@ def list_(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(names))
     else:
-        click.echo("\n".join(names) or "no images", err=not names)
+        none = "there are no images on this machine: images are on nodes, run this in a job"
+        click.echo("\n".join(names) or none, err=not names)
 
 
 @image.command("build")

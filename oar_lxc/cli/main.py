@@ -53,10 +53,10 @@ def cli(verbose: bool) -> None:
 
     \b
     Examples:
-      oarsub -S ./jobscripts/lxc_job.py        start containers in a job
-      oar-lxc list 42                          see the containers of job 42
-      oar-lxc exec 42/vm1 -- hostname   run a command in one
-      oar-lxc ssh 42/vm1                open ssh to one
+      oarsub -S ./jobscripts/lxc_job.py   start containers in a job
+      oar-lxc list 42                     see the containers of job 42
+      oar-lxc exec 42/vm1 -- hostname     run a command in one
+      oar-lxc ssh 42/vm1                  open ssh to one
     """
     if verbose:
         log_to_stderr()

@@ -191,7 +191,10 @@ class Demo:
         suspect = [line for line in text.splitlines() if "Suspected" in line or "Dead" in line]
         if suspect:
             raise DemoError(f"OAR distrusts nodes after job {job}: {'; '.join(suspect)}")
-        self.say(f"job {job} is {self._state(job)}, all nodes are Alive")
+        state = self._state(job)
+        self.say(
+            f"OAR is done with job {job} ({state}, its word for a deleted one); nodes are Alive"
+        )
 
 
 def next_steps() -> list[str]:
