@@ -92,13 +92,30 @@ class FailuresError(OarLxcError):
 
     def __init__(self, failures: Sequence[ContainerError | NodeError]) -> None:
         self.failures = tuple(failures)
-        super().__init__(f"{self.head}:\n" + "\n".join(str(f) for f in self.failures))
+        lines = _grouped(self.failures)
+        super().__init__(
+            f"{self.head}: {lines[0]}" if len(lines) == 1 else "\n".join([f"{self.head}:", *lines])
+        )
+
+
+def _grouped(failures: Sequence[ContainerError | NodeError]) -> list[str]:
+    """Return one text for each failure; nodes that failed for one reason share one."""
+    texts: dict[str, list[str]] = {}
+    for failure in failures:
+        if isinstance(failure, NodeError):
+            texts.setdefault(failure.reason, []).append(failure.node)
+        else:
+            texts[str(failure)] = []
+    return [
+        f"node{'s' if len(nodes) > 1 else ''} {', '.join(nodes)}: {text}" if nodes else text
+        for text, nodes in texts.items()
+    ]
 
 
 class LaunchError(FailuresError):
     """A launch failed and was undone."""
 
-    head = "launch failed, all that was started is gone again"
+    head = "launch failed, and nothing of it is left"
 
 
 class NotReadyError(FailuresError):

@@ -16,7 +16,8 @@ from oar_lxc.container import Runtime
 from oar_lxc.errors import ContainerError, OarLxcError
 
 CHUNK = 65536
-NO_SUCH_COMMAND = 127
+# What a shell and LXC say, by exit status, of a command that they could not execute.
+NOT_EXECUTED = {126: "not executable", 127: "no such command"}
 _POLL = 0.05  # seconds between looks at whether a process without output has ended
 
 
@@ -82,8 +83,9 @@ def execute(
                     for stream, rest in command.rest.items():  # cut off by the timeout
                         text = rest.decode("utf-8", "surrogateescape")
                         emit(_output_event(command.name, stream, text))
-                    if command.status == NO_SUCH_COMMAND and not command.wrote:
-                        text = f"oar-lxc: {argv[0]}: no such command in {command.name}\n"
+                    if command.status in NOT_EXECUTED and not command.wrote:
+                        why = NOT_EXECUTED[command.status]
+                        text = f"oar-lxc: {argv[0]}: {why} in {command.name}\n"
                         emit(_output_event(command.name, "stderr", text))
                     status = command.status
                     emit({"event": "exit", "container": command.name, "status": status})

@@ -13,8 +13,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from oar_lxc.errors import SpecError
 
-POOL = IPv4Network("10.128.0.0/9")
-PREFIX = 21  # 2,046 addresses a job; in a /9, 4,096 jobs before a subnet comes round again
+# By default, of the space that RFC 6598 keeps from both the internet and private networks.
+POOL = IPv4Network("100.64.0.0/10")
+PREFIX = 21  # 2,046 addresses a job; in a /10, 2,048 jobs before a subnet comes round again
 MTU = 1450  # what a VXLAN leaves of 1,500 bytes
 
 

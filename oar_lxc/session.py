@@ -329,8 +329,8 @@ def run_in_containers(
     on_output: OnOutput | None = None,
 ) -> list[Outcome]:
     """Run a command in containers through the agents of their nodes; see :meth:`Session.run`."""
-    if not argv:
-        raise SpecError("no command was given")
+    if isinstance(argv, str) or not argv:
+        raise SpecError(f"the command is {argv!r}; it is a list of words such as ['ls', '/root']")
     text: dict[tuple[str, str], list[str]] = {}
     status: dict[str, int] = {}
     failures: list[OarLxcError] = []

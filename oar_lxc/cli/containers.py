@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from oar_lxc.execute import NOT_EXECUTED
 from oar_lxc.layout import check_job_id
 from oar_lxc.lookup import (
     FoundContainer,
@@ -72,8 +73,8 @@ def exec_(container: str, command: tuple[str, ...]) -> None:
     """
     remote, found = _find(container)
     status = subprocess.call(_doorway(remote, found.node, "attach", found.name, *command))
-    if status == 127:
-        click.echo(f"oar-lxc: {command[0]}: no such command in {found.name}", err=True)
+    if status in NOT_EXECUTED:
+        click.echo(f"oar-lxc: {command[0]}: {NOT_EXECUTED[status]} in {found.name}", err=True)
     sys.exit(status if status >= 0 else 128 - status)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+import json
+import re
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from oar_lxc.config import read_config
+from oar_lxc.layout import CONFIG
+from oar_lxc.run import run
 from oar_lxc.setup import files, services
 from oar_lxc.setup.plan import Step
 
@@ -13,6 +17,7 @@ TABLE = "oar_lxc"
 RULES = Path("/etc/oar-lxc/nftables.nft")
 SYSCTL = Path("/etc/sysctl.d/60-oar-lxc.conf")
 UNIT = "oar-lxc-network.service"
+RESOLVER = Path("/etc/resolv.conf")
 
 # Priorities of our routing rules: before those of the main table.
 OWN = 30000
@@ -66,9 +71,46 @@ WantedBy=multi-user.target
 """
 
 
+def conflicts(pool: IPv4Network) -> list[str]:
+    """Return what on this machine lies in the pool although it belongs to no job."""
+    found = []
+    for link in json.loads(run(["ip", "-json", "-4", "address", "show"]).stdout or "[]"):
+        for info in link.get("addr_info", ()):
+            if not link["ifname"].startswith("olb") and IPv4Address(info["local"]) in pool:
+                found.append(f"address {info['local']} of {link['ifname']}")
+    for route in json.loads(run(["ip", "-json", "-4", "route", "show"]).stdout or "[]"):
+        if route["dst"] == "default" or str(route.get("dev", "")).startswith("olb"):
+            continue
+        if IPv4Network(route["dst"]).overlaps(pool):
+            found.append(f"route to {route['dst']}")
+    for line in RESOLVER.read_text().splitlines() if RESOLVER.exists() else ():
+        match = re.fullmatch(r"\s*nameserver\s+([0-9.]+)\s*", line)
+        if match and IPv4Address(match[1]) in pool:
+            found.append(f"name server {match[1]}")
+    return found
+
+
+def pool_is_free() -> Step:
+    """Make the step that wants nothing else in the network of jobs."""
+
+    def problem() -> str | None:
+        pool = read_config().pool
+        found = conflicts(pool)
+        if not found:
+            return None
+        return (
+            f"the network {pool}, from which jobs get theirs, is used for something else here "
+            f"({', '.join(found)}): write another one into {CONFIG} on all nodes, as pool = "
+            '"A.B.C.D/N" in the table [network]'
+        )
+
+    return Step("the network of jobs is used for nothing else", problem)
+
+
 def steps() -> list[Step]:
     """Make the steps after which containers of a job reach each other, and the world."""
     return [
+        pool_is_free(),
         files.own_file("packets are forwarded", SYSCTL, "net.ipv4.ip_forward = 1\n"),
         files.own_file(
             "containers reach the world", RULES, lambda: rules_text(read_config().pool)
