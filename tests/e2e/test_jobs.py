@@ -1,0 +1,116 @@
+"""Jobs of users: what they may ask for, what goes wrong, and what they are told."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.e2e.cluster import Cluster, SubmittedJob
+
+SCRIPT = "./jobscripts/lxc_job.py"
+
+
+def ended(cluster: Cluster, command: str, resources: str = "") -> SubmittedJob:
+    """Submit a job and wait for its end."""
+    job = cluster.submit(command, resources)
+    job.wait_end()
+    return job
+
+
+def assert_clean(cluster: Cluster, job: SubmittedJob) -> None:
+    """Nothing of a job is left, as far as it shows without its id range."""
+    cluster.assert_nothing_left(job, dict.fromkeys(cluster.nodes, 0))
+
+
+def test_one_container_for_each_core(cluster: Cluster) -> None:
+    """``--per-core`` counts the nodefile's lines."""
+    job = ended(cluster, f"{SCRIPT} --per-core -- hostname", "nodes=2/core=2,walltime=0:5:0")
+    assert sorted(re.findall(r"^vm\d: vm\d$", job.output(), re.M)) == [
+        f"vm{n}: vm{n}" for n in range(1, 5)
+    ]
+
+
+def test_the_checkpoint_signal_ends_the_session_in_order(cluster: Cluster) -> None:
+    """OAR's signal 12 unwinds the script, which destroys its containers itself."""
+    job = cluster.submit(SCRIPT)
+    job.wait_output("connect from the frontend:")
+    ids = cluster.first_ids(job)
+    cluster.frontend("oardel", "-c", str(job.id))
+    job.wait_end()
+    assert job.facts()["exit_code"].startswith(str((128 + 12) << 8))
+    cluster.assert_nothing_left(job, ids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--image nosuch", "image nosuch does not exist on this node; images here: debian-12"),
+        ("--image ../../etc", "image '../../etc' is not an image name"),
+        ("--per-node 2000", "ask for fewer containers"),
+        ("--per-node 0", "at least 1 container a node is allowed"),
+        ("-- nosuch-command", "oar-lxc: nosuch-command: no such command in vm1"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(cluster: Cluster, arguments: str, sentence: str) -> None:
+    """It stands in the job's stderr, the job fails, and no node is suspected."""
+    job = ended(cluster, f"{SCRIPT} {arguments}")
+    assert sentence in job.output("stderr")
+    assert "Traceback" not in job.output("stderr")
+    assert not job.facts()["exit_code"].startswith("0 ")
+    assert_clean(cluster, job)
+
+
+def test_a_job_without_the_type_is_told_to_use_it(cluster: Cluster) -> None:
+    """Nothing was prepared, as the job was not of type lxc."""
+    result = cluster.frontend("oarsub", "-l", "nodes=1/core=1", SCRIPT)
+    match = re.search(r"OAR_JOB_ID=(\d+)", result.stdout)
+    assert match is not None
+    job = SubmittedJob(cluster, int(match[1]), "alice")
+    job.wait_end()
+    assert "submit the job with `-t lxc`" in job.output("stderr")
+    assert_clean(cluster, job)
+
+
+@pytest.mark.parametrize("kind", ["deploy", "cosystem"])
+def test_types_without_nodes_of_their_own_are_refused(cluster: Cluster, kind: str) -> None:
+    """The admission rule says why, before anything is reserved."""
+    result = cluster.frontend("oarsub", "-S", "-t", kind, SCRIPT, check=False)
+    assert result.status != 0
+    assert kind in result.stdout + result.stderr
+
+
+def test_a_node_without_oar_lxc_is_named(cluster: Cluster) -> None:
+    """The launch fails as a whole, is undone on the good node, and the bad one is named."""
+    node = cluster.nodes[-1]
+    package = "/usr/lib/python3/dist-packages/oar_lxc"
+    cluster.on(node, "mv", package, f"{package}.away")
+    cluster.on(node, "chmod", "a-x", "/usr/sbin/oar-lxc-node")
+    try:
+        job = ended(cluster, SCRIPT, "nodes=2/core=1,walltime=0:5:0")
+    finally:
+        cluster.on(node, "mv", f"{package}.away", package)
+        cluster.on(node, "chmod", "a+x", "/usr/sbin/oar-lxc-node")
+    assert "oar-lxc is not installed" in job.output("stderr")
+    assert node in job.output("stderr")
+    assert_clean(cluster, job)
+
+
+def test_two_jobs_of_one_user_on_one_node_do_not_touch_each_other(cluster: Cluster) -> None:
+    """Ending one leaves the other's containers as they were."""
+    first = cluster.submit(SCRIPT)
+    second = cluster.submit(SCRIPT)
+    first.wait_output("connect from the frontend:")
+    second.wait_output("connect from the frontend:")
+    ids = cluster.first_ids(first)
+    target = f"{second.id}/vm1"
+    started = cluster.frontend("oar-lxc", "exec", target, "--", "stat", "-c", "%Y", "/proc/1")
+    first.delete()
+    first.wait_end()
+    cluster.assert_nothing_left(first, ids)
+    again = cluster.frontend("oar-lxc", "exec", target, "--", "stat", "-c", "%Y", "/proc/1")
+    assert again.stdout == started.stdout
+    ids = cluster.first_ids(second)
+    second.delete()
+    second.wait_end()
+    cluster.assert_nothing_left(second, ids)

@@ -1,0 +1,164 @@
+"""The main job, in every set-up: it runs where it should, and nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import Cluster, SubmittedJob
+
+SCRIPT = "./jobscripts/lxc_job.py"
+
+
+@pytest.fixture(scope="package")
+def running(any_setup: Cluster) -> Iterator[SubmittedJob]:
+    """Return a job whose containers are up; it is deleted in the end."""
+    job = any_setup.submit(f"{SCRIPT} --per-node 2")
+    try:
+        job.wait_output("connect from the frontend:")
+        yield job
+    finally:
+        job.delete()
+        job.wait_end()
+
+
+def containers(job: SubmittedJob) -> list[dict[str, object]]:
+    """Return what ``oar-lxc list --json`` tells of a job."""
+    text = job.cluster.frontend("oar-lxc", "list", str(job.id), "--json").stdout
+    found: list[dict[str, object]] = json.loads(text)
+    return found
+
+
+def test_each_node_runs_its_share_and_each_init_is_systemd(running: SubmittedJob) -> None:
+    """Two containers on each node; the kernel says what their inits are."""
+    found = containers(running)
+    assert [c["name"] for c in found] == ["vm1", "vm2", "vm3", "vm4"]
+    assert sorted(str(c["node"]) for c in found) == sorted(2 * running.cluster.nodes)
+    for c in found:
+        comm = running.cluster.on(str(c["node"]), "cat", f"/proc/{c['pid']}/comm").stdout
+        assert comm.strip() == "systemd"
+
+
+def test_containers_are_rootless_with_ids_of_the_job(running: SubmittedJob) -> None:
+    """Init runs under the first id of the job's range on its node, not under root's."""
+    for c in containers(running):
+        node = str(c["node"])
+        status = running.cluster.on(node, "cat", f"/proc/{c['pid']}/status").stdout
+        uid = next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:"))
+        assert int(uid) == running.cluster.published(node, running)["first_id"]
+
+
+def test_containers_are_inside_the_cgroups_of_the_job(running: SubmittedJob) -> None:
+    """With the cpuset on, OAR's own cgroup of the job and its CPUs; else a cgroup of the job."""
+    name = f"{running.user}_{running.id}"
+    for c in containers(running):
+        node = str(c["node"])
+        on = running.cluster.on
+        lines = on(node, "cat", f"/proc/{c['pid']}/cgroup").stdout.splitlines()
+        paths = {line.split(":")[1]: line.split(":", 2)[2] for line in lines}
+        inside = f"/oar-lxc/{name}/"
+        if running.cluster.setup != "no-cpuset":
+            inside = f"/oar/{name}/"
+            status = on(node, "cat", f"/proc/{c['pid']}/status").stdout
+            allowed = next(x.split()[1] for x in status.splitlines() if "Cpus_allowed_list" in x)
+            job_cpus = on(node, "cat", f"/dev/cpuset/oar/{name}/cpuset.cpus").stdout.strip()
+            assert allowed == job_cpus
+            assert paths["freezer"].startswith(inside)
+        assert paths["cpuset"].startswith(inside)
+        assert paths["pids"].startswith(f"/oar-lxc/{name}/")
+
+
+def test_the_user_is_told_which_walls_are_missing(running: SubmittedJob) -> None:
+    """One line, with the cpuset off; none with it on."""
+    told = "OAR's cpuset is off" in running.output()
+    assert told == (running.cluster.setup == "no-cpuset")
+
+
+def test_commands_run_from_the_frontend(running: SubmittedJob) -> None:
+    """Exit status, both streams and standard input pass through oar-lxc exec."""
+    cluster = running.cluster
+    target = f"{running.id}/vm3"
+    assert cluster.frontend("oar-lxc", "exec", target, "--", "hostname").stdout == "vm3\n"
+    script = "echo out; echo err >&2; exit 7"
+    result = cluster.frontend("oar-lxc", "exec", target, "--", "sh", "-c", script, check=False)
+    assert (result.status, result.stdout) == (7, "out\n")
+    assert "err" in result.stderr
+
+
+def test_programs_that_want_a_terminal_get_one(running: SubmittedJob) -> None:
+    """A container has pseudo terminals of its own."""
+    command = ["oar-lxc", "exec", f"{running.id}/vm1", "--", "script", "-qec", "tty", "/dev/null"]
+    assert running.cluster.frontend(*command).stdout.strip().startswith("/dev/pts/")
+
+
+def test_nothing_is_kept_in_the_home(running: SubmittedJob) -> None:
+    """LXC's locks would outlive the job there, which root must not touch."""
+    found = running.cluster.frontend(
+        "find", ".", "-path", "*lxc*", "-not", "-path", "./jobscripts*"
+    )
+    names = {line for line in found.stdout.splitlines() if not line.startswith("./OAR.lxc.")}
+    assert names == set()
+
+
+def test_ssh_reaches_a_container_with_the_key_of_the_job(running: SubmittedJob) -> None:
+    """No prompt and no unchecked host key between the frontend and a container."""
+    result = running.cluster.frontend("oar-lxc", "ssh", f"{running.id}/vm2", "hostname")
+    assert result.stdout == "vm2\n"
+
+
+def test_containers_of_two_nodes_reach_each_other(running: SubmittedJob) -> None:
+    """By name and through the job's own network."""
+    target = f"{running.id}/vm1"
+    command = ["oar-lxc", "exec", target, "--", "ping", "-c1", "-W5", "vm4"]
+    assert "1 received" in running.cluster.frontend(*command).stdout
+
+
+def test_another_user_gets_nowhere(running: SubmittedJob) -> None:
+    """Bob may neither list nor enter alice's containers."""
+    for command in (["list", str(running.id)], ["exec", f"{running.id}/vm1", "--", "id"]):
+        result = running.cluster.frontend("oar-lxc", *command, user="bob", check=False)
+        assert result.status != 0
+        assert "belongs to alice" in result.stderr
+
+
+def test_oardel_leaves_nothing(any_setup: Cluster) -> None:
+    """A running job is killed: nothing is left on any node, and OAR trusts them."""
+    job = any_setup.submit(SCRIPT)
+    job.wait_output("connect from the frontend:")
+    ids = any_setup.first_ids(job)
+    assert all(any_setup.left(node, job, first) for node, first in ids.items())
+    job.delete()
+    job.wait_end()
+    any_setup.assert_nothing_left(job, ids)
+
+
+def test_a_command_runs_in_every_container(any_setup: Cluster) -> None:
+    """Output carries the container's name, the job ends by itself, nothing is left."""
+    job = any_setup.submit(f"{SCRIPT} --per-node 2 -- sh -c 'sleep 2; hostname'")
+    job.wait_output("ready")
+    ids = any_setup.first_ids(job)
+    assert job.wait_end() == "Terminated"
+    for number in range(1, 5):
+        assert f"vm{number}: vm{number}\n" in job.output()
+    any_setup.assert_nothing_left(job, ids)
+
+
+def test_walltime_leaves_nothing(any_setup: Cluster) -> None:
+    """A job that OAR ends at its walltime leaves nothing."""
+    job = any_setup.submit(SCRIPT, "nodes=2/core=1,walltime=0:0:20")
+    job.wait_output("connect from the frontend:")
+    ids = any_setup.first_ids(job)
+    assert job.wait_end(120) == "Error"
+    any_setup.assert_nothing_left(job, ids)
+
+
+def test_a_failing_script_leaves_nothing(any_setup: Cluster) -> None:
+    """The worst exit status of the command is the job's, and nothing is left."""
+    job = any_setup.submit(f"{SCRIPT} -- sh -c 'sleep 2; exit 3'")
+    job.wait_output("ready")
+    ids = any_setup.first_ids(job)
+    job.wait_end()
+    assert job.facts()["exit_code"].startswith("768")
+    any_setup.assert_nothing_left(job, ids)

@@ -1,0 +1,427 @@
+"""Containers of a real job: what the kernel says of them, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oar_lxc.layout import STATE, JobLayout
+from oar_lxc.run import Result
+from tests import kernel
+from tests.integration.conftest import (
+    IMAGE,
+    containers_of,
+    left,
+    left_of_containers,
+    next_id,
+    published,
+)
+from tests.pretend import PYTHON, PretendJob, checkout, pretend_job
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job whose script runs, with two containers that answer.
+
+    Attributes:
+        job: the job.
+        process: the job script.
+    """
+
+    job: PretendJob
+    process: subprocess.Popen[str]
+
+    def cli(self, *arguments: str) -> Result:
+        """Run ``oar-lxc`` inside the job."""
+        return self.job.run([PYTHON, "-m", "oar_lxc.cli.main", *arguments])
+
+    def inside(self, name: str, line: str) -> str:
+        """Run a shell line in a container, which must succeed; return what it wrote."""
+        done = self.cli("exec", name, "--", "sh", "-c", line)
+        assert done.status == 0, done.stderr
+        return done.stdout.strip()
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """Return what is told of the containers, by name."""
+        found = json.loads(self.cli("list", "--json").stdout)
+        return {container["name"]: container for container in found}
+
+
+def start_script(job: PretendJob, *arguments: str, until: str = "end the job") -> Running:
+    """Start the job script; return when it has printed a line that starts so."""
+    script = str(checkout() / "jobscripts/lxc_job.py")
+    process = job.start([PYTHON, "-u", script, *arguments])
+    for line in process.stdout or ():
+        if line.startswith(until):
+            return Running(job, process)
+    raise AssertionError(process.stderr and process.stderr.read())
+
+
+def close(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def running(user: str) -> Iterator[Running]:
+    """Return a job with two containers, for tests that only look."""
+    with pretend_job(next_id(), user) as job:
+        first_id = published(job).first_id
+        running = start_script(job, "--per-node", "2")
+        try:
+            yield running
+        finally:
+            close(running.process)
+    assert left(job, first_id) == {}
+
+
+def test_inits_run_inside_the_jobs_cgroups_and_cpus(running: Running) -> None:
+    for container in running.containers().values():
+        pid = container["pid"]
+        cgroups = [line.split(":", 2) for line in kernel.read(f"/proc/{pid}/cgroup").splitlines()]
+        cpuset = next(path for _, names, path in cgroups if names == "cpuset")
+        assert cpuset.startswith(f"{running.job.cgroup}/lxc/")
+        for _, names, path in cgroups:
+            if names in ("cpu", "cpuacct", "devices", "freezer"):
+                assert path.startswith(f"{running.job.cgroup}/lxc/"), names
+        status = kernel.read(f"/proc/{pid}/status")
+        assert f"\nCpus_allowed_list:\t{running.job.cpus}\n" in status
+        assert container["cpus"] == running.job.cpus
+        assert container["cgroup"] == cpuset
+
+
+def test_inits_run_under_the_jobs_ids(running: Running) -> None:
+    first_id = published(running.job).first_id
+    for container in running.containers().values():
+        status = kernel.read(f"/proc/{container['pid']}/status")
+        for kind in ("Uid", "Gid"):
+            match = re.search(rf"^{kind}:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", status, re.MULTILINE)
+            assert match is not None
+            assert set(match.groups()) == {str(first_id)}
+        for name in ("uid_map", "gid_map"):
+            (line,) = kernel.read(f"/proc/{container['pid']}/{name}").splitlines()
+            assert line.split() == ["0", str(first_id), "65536"]
+
+
+def test_a_container_counts_the_jobs_cpus(running: Running) -> None:
+    assert running.inside("vm1", "nproc") == "1"
+
+
+def test_containers_are_systems_that_came_up(running: Running) -> None:
+    assert running.inside("vm1", "cat /proc/1/comm") == "systemd"
+    assert running.inside("vm1", "systemctl --failed --no-legend --plain") == ""
+    assert running.inside("vm2", "hostname; cat /etc/hostname").split() == ["vm2", "vm2"]
+    assert running.inside("vm1", "stat -c %a / /etc /root").split() == ["755", "755", "700"]
+
+
+def test_what_one_writes_is_seen_by_no_other_and_not_in_the_image(running: Running) -> None:
+    running.inside("vm1", "echo mine > /srv/file; rm /etc/debian_version")
+    assert running.inside("vm2", "ls /srv; cat /etc/debian_version").startswith("12")
+    rootfs = STATE / "images" / IMAGE / "rootfs"
+    assert not (rootfs / "srv/file").exists()
+    assert (rootfs / "etc/debian_version").exists()
+    assert running.inside("vm1", "cat /srv/file; ls /etc/debian_version || true") == "mine"
+
+
+def test_containers_reach_each_other_by_name(running: Running) -> None:
+    assert "1 received" in running.inside("vm1", "ping -c 1 -W 5 vm2")
+    address = running.containers()["vm2"]["address"]
+    assert running.inside("vm2", "ip -4 -o address show dev eth0").split()[3] == f"{address}/21"
+
+
+def test_containers_see_only_their_own_processes(running: Running) -> None:
+    host = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+    inside = running.inside("vm1", "ls /proc | grep -c '^[0-9]'")
+    assert int(inside) < len(host)
+    assert running.inside("vm1", "ps -e -o comm= | grep -c '^systemd$'") == "1"
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("true", 0), ("exit 3", 3), ("no-such-command", 127), ("kill -9 $$", 137)],
+)
+def test_the_status_of_a_command_is_passed_on(running: Running, command: str, status: int) -> None:
+    assert running.cli("exec", "vm1", "--", "sh", "-c", command).status == status
+
+
+def test_a_command_that_does_not_exist_is_named(running: Running) -> None:
+    done = running.cli("exec", "vm1", "--", "no-such-command")
+    assert done.status == 127
+    assert "no-such-command: no such command in vm1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_container_is_one_sentence(running: Running) -> None:
+    done = running.cli("exec", "vm9", "--", "true")
+    assert done.status == 1
+    assert done.stderr.endswith("has no such container; it has: vm1, vm2\n")
+
+
+def test_ssh_works_with_the_key_of_the_job_and_checks_the_hosts(running: Running) -> None:
+    done = running.cli("ssh", "vm2", "hostname; id -u; exit 5")
+    assert (done.status, done.stdout) == (5, "vm2\n0\n")
+    assert "Warning" not in done.stderr
+
+
+def ssh(running: Running, known: str, key: Path) -> Result:
+    """Run ssh as a user would without oar-lxc, with its strictest checks."""
+    directory = JobLayout(running.job.id).private / "ssh"
+    running.job.run(["mkdir", "-p", str(directory)])
+    (directory / "known_hosts").write_text(known)
+    proxy = [PYTHON, "-m", "oar_lxc.doorway", str(running.job.id), "connect", "vm1"]
+    options = {
+        "ProxyCommand": shlex.join(proxy),
+        "UserKnownHostsFile": str(directory / "known_hosts"),
+        "StrictHostKeyChecking": "yes",
+        "BatchMode": "yes",
+        "IdentityFile": str(key),
+        "IdentitiesOnly": "yes",
+    }
+    argv = ["ssh", "-F", "/dev/null"]
+    for name, value in options.items():
+        argv += ["-o", f"{name}={value}"]
+    return running.job.run([*argv, "root@vm1", "hostname"])
+
+
+def test_another_host_key_is_refused(running: Running) -> None:
+    private = JobLayout(running.job.id).private
+    good = " ".join((private / "host_ed25519.pub").read_text().split()[:2])
+    wrong = " ".join((private / "id_ed25519.pub").read_text().split()[:2])
+    assert ssh(running, f"vm1 {good}\n", private / "id_ed25519").stdout == "vm1\n"
+    refused = ssh(running, f"vm1 {wrong}\n", private / "id_ed25519")
+    assert refused.status == 255
+    assert "IDENTIFICATION HAS CHANGED" in refused.stderr
+
+
+def test_another_users_key_is_refused(running: Running) -> None:
+    private = JobLayout(running.job.id).private
+    good = " ".join((private / "host_ed25519.pub").read_text().split()[:2])
+    refused = ssh(running, f"vm1 {good}\n", private / "host_ed25519")
+    assert refused.status == 255
+    assert "Permission denied" in refused.stderr
+
+
+def test_another_user_gets_into_no_container(running: Running, other_user: str) -> None:
+    become = ["setpriv", "--reuid", other_user, "--regid", other_user, "--init-groups"]
+    for arguments in (["attach", "vm1", "true"], ["connect", "vm1"]):
+        done = subprocess.run(
+            [*become, PYTHON, "-m", "oar_lxc.doorway", str(running.job.id), *arguments],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout())},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"oar-lxc: job {running.job.id} belongs to {running.job.user}, not to {other_user}\n"
+        )
+
+
+PROGRAM = """
+import os, signal, sys, time
+from oar_lxc import Session, Spec
+with Session(Spec(per_node=2)) as session:
+    print(*(container.init_pid for container in session.containers), flush=True)
+    {body}
+print("after the block", flush=True)
+"""
+
+
+def start_program(job: PretendJob, body: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """Start a program with a session of two containers; return it and the inits' ids."""
+    process = job.start([PYTHON, "-c", PROGRAM.format(body=body)])
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise AssertionError(process.communicate()[1])
+    return process, [int(word) for word in line.split()]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise ValueError('of the user')", 1, "ValueError: of the user"),
+        ("sys.exit(7)", 7, ""),
+        ("session.run(['no-such'], containers=['vm9'])", 1, "the session has no such container"),
+    ],
+)
+def test_however_the_block_ends_no_container_is_left(
+    job: PretendJob, body: str, status: int, said: str
+) -> None:
+    process, pids = start_program(job, body)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (status, "after the block\n" if status == 0 else "")
+    assert said in err
+    assert left_of_containers(job) == []
+    assert all(kernel.is_dead(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR2, 140), (signal.SIGINT, -signal.SIGINT)],
+)
+@pytest.mark.parametrize("body", ["session.wait()", "session.run(['sleep', '60'])"])
+def test_a_signal_ends_the_containers(
+    job: PretendJob, number: signal.Signals, status: int, body: str
+) -> None:
+    process, pids = start_program(job, body)
+    time.sleep(0.3)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (status, "")
+    assert left_of_containers(job) == []
+    assert all(kernel.is_dead(pid) for pid in pids)
+
+
+def test_a_signal_during_the_launch_leaves_no_container(job: PretendJob) -> None:
+    for delay in (0.3, 0.5, 0.7):
+        process = job.start([PYTHON, "-c", PROGRAM.format(body="session.wait()")])
+        time.sleep(delay)
+        process.terminate()
+        process.communicate(timeout=30)
+        assert left_of_containers(job) == []
+
+
+def test_sessions_follow_each_other(job: PretendJob) -> None:
+    for _ in range(2):
+        process, _ = start_program(job, "pass")
+        assert process.communicate(timeout=30)[1] == ""
+        assert process.returncode == 0
+    assert left_of_containers(job) == []
+
+
+def files_of(user: str) -> set[str]:
+    """Return the files of a user where programs leave some: home, temporary and run-time ones."""
+    places = [pwd.getpwnam(user).pw_dir, "/tmp", "/var/tmp", "/dev/shm", "/run"]
+    argv = ["find", *places, "-xdev", "-user", user, "-print0"]
+    return set(subprocess.run(argv, capture_output=True, text=True).stdout.split("\0"))
+
+
+def test_a_session_leaves_no_file_outside_of_the_jobs_directory(job: PretendJob) -> None:
+    before = files_of(job.user)
+    assert job.script("--", "hostname").status == 0
+    assert files_of(job.user) == before
+
+
+def test_outcomes_have_status_and_streams(job: PretendJob) -> None:
+    body = (
+        "print([(o.status, o.stdout, o.stderr) for o in"
+        " session.run(['sh', '-c', 'cat; hostname >&2; exit 3'], stdin='in')]);"
+        "print(session.run(['sleep', '60'], ['vm1'], timeout=0.5)[0].status)"
+    )
+    process, _ = start_program(job, body)
+    out, err = process.communicate(timeout=30)
+    assert out.splitlines()[:2] == [
+        "[(3, 'in', 'vm1\\n'), (3, 'in', 'vm2\\n')]",
+        "124",
+    ], err
+
+
+def test_containers_that_end_themselves_are_told_of_and_no_obstacle(job: PretendJob) -> None:
+    body = (
+        "session.wait_ready(); session.run(['poweroff'], ['vm1']); time.sleep(3);"
+        "from oar_lxc import OarLxcError\n"
+        "    try: session.run(['true'])\n"
+        "    except OarLxcError as error: print(error)"
+    )
+    process, _ = start_program(job, body)
+    out, err = process.communicate(timeout=60)
+    assert "container vm1 on node" in out, err
+    assert "it is STOPPED, not RUNNING" in out
+    assert process.returncode == 0
+    assert left_of_containers(job) == []
+
+
+def test_a_container_can_be_booted_again_from_inside(job: PretendJob) -> None:
+    body = (
+        "session.wait_ready(); session.run(['touch', '/srv/kept'], ['vm1']);"
+        "session.run(['reboot'], ['vm1']); time.sleep(5);"
+        "print(session.run(['ls', '/srv'], ['vm1'])[0].stdout)"
+    )
+    process, _ = start_program(job, body)
+    out, err = process.communicate(timeout=60)
+    assert out.startswith("kept\n"), err
+    assert left_of_containers(job) == []
+
+
+def test_an_image_without_an_init_is_told_with_the_log(job: PretendJob) -> None:
+    broken = STATE / "images/oar-lxc-test-broken"
+    (broken / "rootfs/etc").mkdir(parents=True)
+    try:
+        done = job.script("--image", broken.name, "--per-node", "2")
+    finally:
+        subprocess.run(["rm", "-rf", str(broken)], check=True)
+    assert done.status == 1
+    assert "launch failed, all that was started is gone again" in done.stderr
+    assert re.search(rf"container vm1 on node {job.node}: .*\n +\S", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert left_of_containers(job) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--image", "nosuch"), "image nosuch does not exist on this node; images here: "),
+        (("--per-node", "3000"), "addresses for containers; container number"),
+        (("--", "no-such-command"), "oar-lxc: no-such-command: no such command in vm1"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    job: PretendJob, arguments: tuple[str, ...], sentence: str
+) -> None:
+    done = job.script(*arguments)
+    assert done.status != 0
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left_of_containers(job) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    # Pages of 4 KiB, one a file at least: where the first files, all configurations, or half of
+    # what is unpacked fit; where no key, or one of two pairs fits.
+    [
+        *(("containers", pages) for pages in (4, 8, 64, 120)),
+        *(("private", pages) for pages in (4, 8)),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    job: PretendJob, name: str, size: int
+) -> None:
+    directory = JobLayout(job.id).directory / name
+    status = directory.stat()
+    options = f"size={size}k,uid={status.st_uid},gid={status.st_gid}"
+    options += f",mode={status.st_mode & 0o7777:o}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)], check=True)
+    done = job.script("--per-node", "8")
+    assert done.status == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert "not destroyed" not in done.stdout + done.stderr
+    assert os.listdir(containers_of(job)) == []
+
+
+def test_what_a_user_puts_beside_the_containers_is_no_obstacle(job: PretendJob) -> None:
+    job.run(["touch", str(containers_of(job) / "notes")])
+    job.run(["mkdir", str(containers_of(job) / "data")])
+    job.run(["ln", "-s", "/nowhere", str(containers_of(job) / "link")])
+    done = job.script("--wait", "running", "--", "hostname")
+    assert (done.status, done.stderr) == (0, "")
+    assert "vm1: vm1\n" in done.stdout
+    assert "not destroyed" not in done.stdout
+    assert not (containers_of(job) / "vm1").exists()

@@ -1,0 +1,330 @@
+"""Stand-ins for what the unit tests do without: LXC, OAR's programs, other nodes.
+
+A fake container's init is a real process, and a command that is run in one is a real command; what
+is fake is only that nothing contains them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from oar_lxc import session
+from oar_lxc.agent import Agent
+from oar_lxc.container import CONFIG_FILE, LOG_FILE, PATH_INSIDE, Started
+from oar_lxc.errors import ContainerError, NodeError, OarLxcError
+from oar_lxc.job import Job
+from oar_lxc.layout import JobLayout
+from oar_lxc.network import JobNetwork
+from oar_lxc.published import READY, PublishedJob
+
+IMAGE = "debian-12"
+KEYS = {"authorized": "ssh-ed25519 USER\n", "host": "HOST KEY\n", "host_public": "ssh-ed25519 H\n"}
+# Becomes root of a user namespace; here it only stays who it is.
+LXC_USERNSEXEC = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+SSH_KEYGEN = 'while [ "$1" != -f ]; do shift; done; echo SECRET > "$2"; echo PUBLIC > "$2.pub"'
+
+
+def add_program(directory: Path, name: str, body: str) -> None:
+    """Write a shell script that can be run by its name where ``directory`` is on PATH."""
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text(f"#!/bin/sh\n{body}\n")
+    (directory / name).chmod(0o755)
+
+
+def recorder(log: Path, then: str = "") -> str:
+    """Return a shell script that appends its argv to a file, for :func:`recorded`."""
+    return f'printf "%s\\0" "$#" "$@" >> "{log}"\n{then}'
+
+
+def recorded(log: Path) -> list[list[str]]:
+    """Return the arguments of each call of a :func:`recorder`, oldest first."""
+    words = log.read_text().split("\0")[:-1] if log.exists() else []
+    calls = []
+    while words:
+        count = int(words.pop(0))
+        calls.append(words[:count])
+        del words[:count]
+    return calls
+
+
+def invoke(command: click.Command, *arguments: str) -> int:
+    """Run a command of the command line; return its exit status. Its output is pytest's to catch.
+
+    click's own runner tells the two streams apart by an option that newer versions do not have.
+    """
+    with pytest.raises(SystemExit) as caught:
+        command.main(list(arguments), prog_name="oar-lxc")
+    return caught.value.code if isinstance(caught.value.code, int) else 0
+
+
+@contextmanager
+def deep_tree(parent: Path, name: str, depth: int) -> Iterator[Path]:
+    """Make directories of one name, one in the other; remove what is left of them.
+
+    Python's own removal, which pytest uses, gives up at less than 1,000 levels.
+    """
+    top = parent / name
+    fd = os.open(parent, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    try:
+        yield top
+    finally:
+        subprocess.run(["rm", "-rf", str(top)], check=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 5) -> bool:
+    """Wait until a condition holds; return whether it does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+class FakeRuntime:
+    """A runtime whose containers are a ``sleep`` each.
+
+    Args:
+        directory: a directory per container, as LXC's path.
+        node: name of this node, for errors.
+        broken: what LXC's log says of those that do not start, by name.
+        immortal: names of those that survive being killed.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        node: str = "",
+        broken: Mapping[str, Sequence[str]] | None = None,
+        immortal: Sequence[str] = (),
+    ) -> None:
+        self.directory = directory
+        self.inits = directory.with_name(
+            "inits"
+        )  # survives the removal of a container's directory
+        self.inits.mkdir(exist_ok=True)
+        self.node = node
+        self.broken = dict(broken or {})
+        self.immortal = list(immortal)
+
+    def names(self) -> list[str]:
+        with os.scandir(self.directory) as entries:
+            return sorted(x.name for x in entries if (Path(x.path) / CONFIG_FILE).is_file())
+
+    def state(self, name: str) -> str:
+        return "RUNNING" if self.init_pid(name) > 0 else "STOPPED"
+
+    def init_pid(self, name: str) -> int:
+        try:
+            pid = int((self.inits / name).read_text())
+        except FileNotFoundError:
+            return -1
+        return pid if alive(pid) else -1
+
+    def start(self, name: str) -> Started:
+        if name in self.broken:
+            log = self.broken[name]
+            (self.directory / name / LOG_FILE).write_text("".join(f"{line}\n" for line in log))
+            raise ContainerError(name, self.node, "LXC could not start it", log)
+        null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]
+        begin = time.monotonic()
+        pid = os.posix_spawnp(
+            "sleep", ["sleep", "600"], os.environ, file_actions=null, setsid=True
+        )
+        (self.inits / name).write_text(str(pid))
+        return Started(pid, time.monotonic() - begin)
+
+    def kill(self, names: Sequence[str], timeout: float) -> list[str]:
+        mortal = [name for name in names if name not in self.immortal]
+        pids = {name: pid for name in mortal if (pid := self.init_pid(name)) > 0}
+        for pid in pids.values():
+            _kill_and_reap(pid)
+        return [name for name in names if self.state(name) != "STOPPED"]
+
+    def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
+        if self.state(name) != "RUNNING":
+            raise ContainerError(name, self.node, f"it is {self.state(name)}, not RUNNING")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for number, fd in enumerate((stdin, stdout, stderr)):
+                    os.dup2(fd, number)
+                os.execvpe(argv[0], list(argv), {"PATH": PATH_INSIDE, "HOME": "/root"})
+            finally:
+                os._exit(127)
+        return pid
+
+    def running(self) -> list[str]:
+        """Return the names of all that run, whatever became of their directories."""
+        return sorted(p.name for p in self.inits.iterdir() if self.init_pid(p.name) > 0)
+
+    def close(self) -> None:
+        """Kill whatever a test left."""
+        self.immortal = []
+        self.kill(self.running(), 5)
+
+
+def _kill_and_reap(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    # One that a worker process started is not our child.
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+    wait_until(lambda: not alive(pid))
+
+
+class FakeNode:
+    """A node that is prepared for a job, below a temporary directory.
+
+    Args:
+        path: where its files go.
+        name: its name.
+        nodes: names of all nodes of the job.
+        job_id: the job.
+        user: the job's user.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str = "node1",
+        nodes: Sequence[str] = ("node1",),
+        job_id: int = 42,
+        user: str = "alice",
+    ) -> None:
+        self.layout = JobLayout(job_id, path)
+        for directory in (self.layout.images / IMAGE / "rootfs", self.layout.containers):
+            directory.mkdir(parents=True)
+        self.layout.private.mkdir(mode=0o700)
+        self.cgroup = path / "cgroup"
+        self.cgroup.mkdir()
+        network = JobNetwork.of(job_id, nodes)
+        self.published = PublishedJob(
+            job_id=job_id,
+            user=user,
+            node=name,
+            nodes=network.nodes,
+            state=READY,
+            first_id=0x70000000,
+            id_count=65536,
+            cgroups=(str(self.cgroup),),
+            bridge=self.layout.bridge,
+            gateway=str(network.node_address(name)),
+        )
+        self.layout.published.write_text(self.published.to_json())
+        self.runtime = FakeRuntime(self.layout.containers, name)
+
+    def agent(self, emit: Callable[[dict[str, Any]], None]) -> Agent:
+        """Return the agent of this node."""
+        return Agent(self.layout, self.published, self.runtime, emit)
+
+    def run(self, operation: str, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Run an operation of the agent; return its events."""
+        events: list[dict[str, Any]] = []
+        self.agent(events.append).run(operation, request)
+        return events
+
+    def files(self) -> list[str]:
+        """Return all that is in the directory of containers."""
+        return sorted(str(p.relative_to(self.layout.containers)) for p in self._below())
+
+    def _below(self) -> Iterator[Path]:
+        return self.layout.containers.rglob("*")
+
+
+class FakeRemote:
+    """The way to the agents of fake nodes, with JSON between as on the real one.
+
+    Args:
+        nodes: the nodes by name.
+        local: the one that the caller is on, empty on a frontend.
+        unreachable: names of those that do not answer.
+    """
+
+    def __init__(
+        self, nodes: Mapping[str, FakeNode], local: str = "", unreachable: Sequence[str] = ()
+    ) -> None:
+        self.by_name = dict(nodes)
+        self.nodes = tuple(nodes)
+        self.local = local
+        self.unreachable = list(unreachable)
+        self.job_id = next(iter(nodes.values())).layout.job_id
+
+    def call(
+        self,
+        operation: str,
+        request: Mapping[str, Any],
+        on_event: Callable[[str, dict[str, Any]], None],
+        nodes: Sequence[str] | None = None,
+    ) -> list[NodeError]:
+        failures = []
+        for name in self.nodes if nodes is None else nodes:
+            if name in self.unreachable:
+                failures.append(
+                    NodeError(name, "oarsh or the agent failed (status 255): no route")
+                )
+                continue
+            node = self.by_name[name]
+
+            def emit(event: dict[str, Any], name: str = name) -> None:
+                on_event(name, json.loads(json.dumps(event)))
+
+            try:
+                node.agent(emit).run(operation, json.loads(json.dumps(request)))
+            except OarLxcError as error:
+                failures.append(NodeError(name, str(error)))
+        return failures
+
+    def running(self) -> list[str]:
+        """Return the names of all containers that run on any node."""
+        return sorted(name for node in self.by_name.values() for name in node.runtime.running())
+
+    def close(self) -> None:
+        """Kill whatever a test left."""
+        for node in self.by_name.values():
+            node.runtime.close()
+
+
+@contextmanager
+def prepared_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job
+) -> Iterator[FakeRemote]:
+    """Give a job prepared nodes; sessions of it are on the first, and reach the others."""
+    add_program(tmp_path / "bin", "lxc-usernsexec", LXC_USERNSEXEC)
+    add_program(tmp_path / "bin", "ssh-keygen", SSH_KEYGEN)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    nodes = {name: FakeNode(tmp_path / name, name, job.nodes, job.id) for name in job.nodes}
+    remote = FakeRemote(nodes, job.nodes[0])
+    state = tmp_path / remote.local
+    monkeypatch.setattr(session, "JobLayout", lambda job_id: JobLayout(job_id, state))
+    monkeypatch.setattr(session, "Remote", lambda job_id, names, local: remote)
+    try:
+        yield remote
+    finally:
+        remote.close()

@@ -1,0 +1,110 @@
+"""The administrator's configuration."""
+
+from __future__ import annotations
+
+import tomllib
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oar_lxc.config import Config, read_config
+from oar_lxc.errors import ConfigError
+from oar_lxc.network import POOL
+from tests.unit.strategies import hostile, quick
+
+
+def read(tmp_path: Path, text: str) -> Config:
+    path = tmp_path / "oar-lxc.toml"
+    path.write_text(text)
+    return read_config(path)
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert read_config(tmp_path / "missing") == Config("stanza", 45.0, POOL)
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, "") == Config()
+
+
+def test_what_is_set_holds(tmp_path: Path) -> None:
+    text = '[hooks]\nprepare = "prologue"\ndeadline = 20\n[network]\npool = "172.16.0.0/12"\n'
+    assert read(tmp_path, text) == Config("prologue", 20.0, IPv4Network("172.16.0.0/12"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[hook]\n", r"unknown key hook; did you mean hooks\?"),
+        ("[x]\n", "unknown key x; known: hooks, network"),
+        ('[network]\npol = "x"\n', r"unknown key network.pol; did you mean network.pool"),
+        ('network = "10.0.0.0/8"\n', r"network is a table, written \[network\]"),
+        ('[network]\npool = "x"\n', "network.pool is 'x'; it is an IPv4 network"),
+        ("[network]\npool = 10\n", "network.pool is 10; it is an IPv4 network"),
+        ('[network]\npool = "10.0.0.0/24"\n', "prefix length of 21 at most"),
+        ('[network]\npool = "10.0.0.1/8"\n', "network.pool is '10.0.0.1/8'"),
+        ('[network]\npool = "fd00::/8"\n', "network.pool is 'fd00::/8'"),
+        (
+            '[hooks]\nprepares = "stanza"\n',
+            r"unknown key hooks.prepares; did you mean hooks.prepare",
+        ),
+        ("hooks = 1\n", r"hooks is a table, written \[hooks\]"),
+        ('[hooks]\nprepare = "both"\n', "hooks.prepare is 'both'; allowed are stanza, prologue"),
+        ("[hooks]\nprepare = []\n", r"hooks.prepare is \[\]; allowed are"),
+        ("[hooks]\ndeadline = 0\n", "hooks.deadline is 0; it is a number of seconds"),
+        ("[hooks]\ndeadline = -5.0\n", "hooks.deadline is -5.0; it is a number"),
+        ("[hooks]\ndeadline = true\n", "hooks.deadline is True; it is a number"),
+        ('[hooks]\ndeadline = "45"\n', "hooks.deadline is '45'; it is a number"),
+        ("[hooks]\ndeadline = nan\n", "hooks.deadline is nan; it is a number"),
+        ("[hooks]\ndeadline = inf\n", "hooks.deadline is inf; it is a number"),
+        ("[hooks\n", "Expected"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_file_and_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path}/oar-lxc.toml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Is a directory"):
+        read_config(tmp_path)
+
+
+keys = st.one_of(st.sampled_from(["hooks", "prepare", "deadline"]), st.text("ab", min_size=1))
+values = st.one_of(st.integers(), st.floats(), st.booleans(), st.sampled_from(["stanza", "x"]))
+
+
+@quick
+@given(st.one_of(st.binary(), hostile.map(str.encode)))
+def test_any_content_is_a_configuration_or_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "oar-lxc.toml"
+    path.write_bytes(content)
+    try:
+        read_config(path)
+    except ConfigError:
+        return
+    assert tomllib.loads(content.decode()).keys() <= {"hooks", "network"}
+
+
+@quick
+@given(st.dictionaries(keys, values))
+def test_only_known_keys_and_values_are_taken(tmp_path: Path, hooks: dict[str, object]) -> None:
+    lines = [f"{key} = {_toml(value)}" for key, value in hooks.items()]
+    try:
+        config = read(tmp_path, "\n".join(["[hooks]", *lines]))
+    except ConfigError:
+        return
+    assert hooks.keys() <= {"prepare", "deadline"}
+    assert config.prepare in ("stanza", "prologue")
+    assert 1 <= config.deadline < float("inf")
+
+
+def _toml(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()

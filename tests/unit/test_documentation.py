@@ -1,0 +1,84 @@
+"""The documentation names what there is: commands, options, configuration."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from oar_lxc.cli.main import COMMANDS, cli
+from oar_lxc.cli.setup import setup
+from oar_lxc.config import TABLES, Config
+from oar_lxc.node.main import parser
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def page(name: str) -> str:
+    """Return a page of the manual as plain text: no macros, no marks for hyphens."""
+    return (DOCS / "man" / name).read_text()
+
+
+def options(command: click.Command) -> set[str]:
+    """Return the long options of a command."""
+    parameters = (p for p in command.params if isinstance(p, click.Option))
+    return {name for p in parameters for name in p.opts if name.startswith("--")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_manual_has_every_command(command: str) -> None:
+    text = page("oar-lxc.1")
+    assert re.search(rf"^\.Cm {command}\b", text, re.MULTILINE), "SYNOPSIS"
+    assert re.search(rf"^\.It Cm {command}$", text, re.MULTILINE), "DESCRIPTION"
+
+
+@pytest.mark.parametrize("group", ["image", "setup", "sandbox"])
+def test_the_manual_has_the_commands_of_groups(group: str) -> None:
+    command = cli.get_command(click.Context(cli), group)
+    assert isinstance(command, click.Group)
+    synopsis = re.search(rf"^\.Cm {group}\n\.Cm (.*)$", page("oar-lxc.1"), re.MULTILINE)
+    assert synopsis is not None
+    assert set(synopsis[1].split(" | ")) == set(command.commands)
+
+
+def test_the_manual_has_every_command_and_option_of_the_root_side() -> None:
+    text = page("oar-lxc-node.8")
+    commands = next(
+        action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    for name, command in commands.choices.items():
+        assert f".It Cm {name}\n" in text
+        for action in command._actions:
+            for option in action.option_strings:
+                if option.startswith("--") and option != "--help":
+                    assert f".It Fl -{option[2:]}" in text, option
+
+
+@pytest.mark.parametrize("role", sorted(setup.commands))
+def test_the_guide_has_every_option_of_setup(role: str) -> None:
+    text = (DOCS / "administrator.rst").read_text()
+    for option in options(setup.commands[role]):
+        assert f"``{option} " in text or f"``{option}``" in text, option
+
+
+def test_the_guides_have_every_key_of_the_configuration() -> None:
+    assert {key for keys in TABLES.values() for key in keys} == {
+        field.name for field in dataclasses.fields(Config)
+    }
+    for table, keys in TABLES.items():
+        for key in keys:
+            assert f"{key} = " in (DOCS / "administrator.rst").read_text(), key
+            assert f"[{table}] {key}\n" in page("oar-lxc-node.8"), key
+
+
+def test_the_guide_has_every_option_of_the_job_script() -> None:
+    script = (DOCS.parent / "jobscripts/lxc_job.py").read_text()
+    text = (DOCS / "user.rst").read_text()
+    found = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', script)
+    assert found
+    for option in found:
+        assert f"``{option}" in text, option

@@ -1,0 +1,100 @@
+"""What is left of a job, and what is not called so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+
+from oar_lxc.layout import JobLayout
+from oar_lxc.node import cgroup, ids, links
+from oar_lxc.node.cgroup import Hierarchy, JobCgroups
+from oar_lxc.node.leftovers import Leftovers, find_leftovers
+from oar_lxc.node.ranges import COUNT, FIRST
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory of a node on which nothing is left of any job."""
+    for name in ("SUBUID", "SUBGID", "USERNET"):
+        monkeypatch.setattr(ids, name, tmp_path / name.lower())
+    for name in ("records", "jobs", "cgroup", "net"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(links, "NET", tmp_path / "net")
+    found = [Hierarchy(tmp_path / "cgroup", ("cpuset",), False)]
+    monkeypatch.setattr(cgroup, "hierarchies", lambda: found)
+    return tmp_path
+
+
+def find(node: Path, with_record: bool = True) -> Leftovers:
+    cgroups = JobCgroups(42, "alice", "/oar/alice_42")
+    return find_leftovers(JobLayout(42, node), cgroups, -1, FIRST, with_record=with_record)
+
+
+def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
+    left = find(node)
+    assert not left
+    assert str(left) == "nothing"
+
+
+def test_the_traces_of_another_job_are_not_this_ones(node: Path) -> None:
+    (node / "jobs/421").mkdir()
+    (node / "records/421.json").touch()
+    (node / "net/olb421").mkdir()
+    (node / "cgroup/oar/alice_421/lxc").mkdir(parents=True)
+    (node / "subuid").write_text(f"alice:{FIRST + COUNT}:{COUNT}\n")
+    (node / "usernet").write_text("alice veth olb421 9\n")
+    assert not find(node)
+
+
+def test_every_trace_is_left(node: Path, spawn: Callable[[Sequence[str]], Popen[bytes]]) -> None:
+    process = spawn(["sleep", "60"])
+    lxc = node / "cgroup/oar/alice_42/lxc"
+    lxc.mkdir(parents=True)
+    (lxc / "cgroup.procs").write_text(f"{process.pid}\n")
+    (node / "jobs/42").mkdir()
+    (node / "records/42.json").touch()
+    (node / "net/olb42/brif/vethX").mkdir(parents=True)
+    (node / "net/olv42").mkdir()
+    (node / "subuid").write_text(f"alice:{FIRST}:{COUNT}\n")
+    (node / "usernet").write_text("alice veth olb42 9\n")
+    left = find(node)
+    assert left
+    assert left.processes == [process.pid]
+    assert left.cgroups == [str(lxc)]
+    assert left.links == ["vethX", "olv42", "olb42"]
+    assert left.files == [str(node / "jobs/42"), str(node / "records/42.json")]
+    assert left.lines == [
+        f"{node}/subuid: alice:{FIRST}:{COUNT}",
+        f"{node}/usernet: alice veth olb42 9",
+    ]
+
+
+def test_the_record_is_left_or_not_as_asked(node: Path) -> None:
+    (node / "records/42.json").touch()
+    assert find(node).files == [str(node / "records/42.json")]
+    assert not find(node, with_record=False)
+
+
+def test_a_dangling_link_in_place_of_the_directory_is_left(node: Path) -> None:
+    (node / "jobs/42").symlink_to("nowhere")
+    assert find(node).files == [str(node / "jobs/42")]
+
+
+def test_a_person_is_told_kinds_numbers_and_examples() -> None:
+    left = Leftovers(processes=list(range(10, 17)), links=["olb42"])
+    assert str(left) == "7 processes (10, 11, 12, 13, 14, …); 1 links (olb42)"
+
+
+def test_links_are_found_by_the_bridge_they_are_plugged_into(node: Path) -> None:
+    layout = JobLayout(42, node)
+    assert links.job_links(layout) == []
+    (node / "net/olb42/brif").mkdir(parents=True)
+    (node / "net/olb42/brif/olv42").mkdir()
+    (node / "net/olv42").mkdir()
+    (node / "net/veth9").mkdir()
+    assert links.job_links(layout) == ["olv42", "olb42"]
+    (node / "net/olb42/brif/veth9").mkdir()
+    assert links.job_links(layout) == ["veth9", "olv42", "olb42"]

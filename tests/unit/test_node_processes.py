@@ -1,0 +1,134 @@
+"""Finding the processes of a job, and killing them: all of these are real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.node import cgroup
+from oar_lxc.node.cgroup import Hierarchy, JobCgroups
+from oar_lxc.node.processes import is_zombie, job_processes, kill, owner, pids
+from oar_lxc.node.ranges import COUNT
+from tests.unit.fakes import wait_until
+
+Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
+NOBODY = 0x70000000  # the first id of a range that nobody has
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobCgroups:
+    """Return the cgroups of a job, made of plain directories."""
+    (tmp_path / "oar/alice_42/lxc").mkdir(parents=True)
+    monkeypatch.setattr(cgroup, "hierarchies", lambda: [Hierarchy(tmp_path, ("cpuset",), False)])
+    return JobCgroups(42, "alice", "/oar/alice_42")
+
+
+def put(tmp_path: Path, path: str, *members: int) -> None:
+    (tmp_path / path / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in members))
+
+
+def test_everything_in_our_cgroups_belongs_to_the_job(
+    cgroups: JobCgroups, tmp_path: Path, spawn: Spawn
+) -> None:
+    inside, outside = spawn(["sleep", "60"]), spawn(["sleep", "60"])
+    put(tmp_path, "oar/alice_42/lxc", inside.pid)
+    assert outside.pid in set(pids())
+    assert job_processes(cgroups, -1, NOBODY) == {inside.pid}
+
+
+def test_in_oars_cgroup_only_the_users_own_do(
+    cgroups: JobCgroups, tmp_path: Path, spawn: Spawn
+) -> None:
+    process = spawn(["sleep", "60"])
+    put(tmp_path, "oar/alice_42", process.pid)
+    assert job_processes(cgroups, os.getuid(), NOBODY) == {process.pid}
+    assert job_processes(cgroups, os.getuid() + 1, NOBODY) == set()
+
+
+def test_a_hook_is_no_process_of_the_job_and_its_parents_are_none(
+    cgroups: JobCgroups, tmp_path: Path
+) -> None:
+    put(tmp_path, "oar/alice_42/lxc", os.getpid(), os.getppid())
+    assert job_processes(cgroups, os.getuid(), NOBODY) == set()
+
+
+def test_what_is_dead_already_is_not_found(
+    cgroups: JobCgroups, tmp_path: Path, spawn: Spawn
+) -> None:
+    process = spawn(["true"])
+    assert wait_until(lambda: is_zombie(process.pid))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    put(tmp_path, "oar/alice_42/lxc", process.pid, gone.pid)
+    assert job_processes(cgroups, os.getuid(), NOBODY) == set()
+
+
+def test_whatever_runs_under_the_jobs_ids_belongs_to_it(cgroups: JobCgroups, spawn: Spawn) -> None:
+    first, become = os.getuid(), []
+    if first == 0:  # no range starts there
+        first = NOBODY
+        become = ["setpriv", "--reuid", str(first + COUNT - 1), "--clear-groups"]
+    pid = spawn([*become, "sleep", "60"]).pid
+    assert wait_until(lambda: pid in job_processes(cgroups, -1, first))
+    assert pid not in job_processes(cgroups, -1, first + COUNT)
+
+
+def test_the_owner_of_a_process_is_told(spawn: Spawn) -> None:
+    process = spawn(["sleep", "60"])
+    assert owner(process.pid) == os.getuid()
+    assert owner(2**22 + 1) == -1
+
+
+def test_a_name_with_brackets_and_newlines_confuses_nobody(spawn: Spawn, tmp_path: Path) -> None:
+    program = tmp_path / "x) Z 1\n(y"
+    program.symlink_to("/bin/sleep")
+    process = spawn([str(program), "60"])
+    assert wait_until(lambda: "Z 1" in Path(f"/proc/{process.pid}/comm").read_text())
+    assert not is_zombie(process.pid)
+    assert owner(process.pid) == os.getuid()
+
+
+def test_processes_that_ignore_signals_are_killed_all_the_same(spawn: Spawn) -> None:
+    code = (
+        "import signal, time\n"
+        "for n in (signal.SIGTERM, signal.SIGINT): signal.signal(n, signal.SIG_IGN)\n"
+        "print(flush=True); time.sleep(60)\n"
+    )
+    stubborn = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert stubborn.stdout is not None
+    stubborn.stdout.readline()
+    stopped = spawn(["sleep", "60"])
+    os.kill(stopped.pid, signal.SIGSTOP)
+    kill([stubborn.pid, stopped.pid], 5)
+    assert is_zombie(stubborn.pid)
+    assert is_zombie(stopped.pid)
+    stubborn.stdout.close()
+    stubborn.wait()
+
+
+def test_killing_returns_when_they_are_dead_and_not_later(spawn: Spawn) -> None:
+    found = [spawn(["sleep", "60"]).pid for _ in range(20)]
+    begin = time.monotonic()
+    kill(found, 30)
+    assert time.monotonic() - begin < 10
+    assert all(is_zombie(pid) for pid in found)
+
+
+def test_what_is_gone_is_no_error() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    kill([gone.pid, 2**22 + 1], 5)
+    kill([], 5)
+
+
+def test_no_descriptor_is_left_open(spawn: Spawn) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    kill([spawn(["sleep", "60"]).pid], 5)
+    assert sorted(os.listdir("/proc/self/fd")) == before

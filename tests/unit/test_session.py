@@ -1,0 +1,357 @@
+"""The containers of a job over several nodes, with fake nodes below."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oar_lxc import keys
+from oar_lxc.errors import (
+    ContainerError,
+    JobEnvironmentError,
+    LaunchError,
+    NodeError,
+    NodeNotPreparedError,
+    NotReadyError,
+    OarLxcError,
+    SpecError,
+)
+from oar_lxc.job import Job
+from oar_lxc.session import SIGNALS, Outcome, Session
+from oar_lxc.spec import Spec
+from tests.unit.fakes import FakeRemote, add_program, prepared_nodes
+
+JOB = Job(42, "alice", {"node1": 1, "node2": 2})
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRemote]:
+    """Return the way to two prepared nodes; sessions of job 42 take it, and are on node1."""
+    with prepared_nodes(tmp_path, monkeypatch, JOB) as remote:
+        yield remote
+
+
+def signal_self(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+def files(remote: FakeRemote) -> list[str]:
+    return [name for node in remote.by_name.values() for name in node.files()]
+
+
+def test_containers_are_launched_on_every_node_and_gone_after_the_block(
+    remote: FakeRemote,
+) -> None:
+    with Session(Spec(per_node=2), JOB) as containers:
+        assert [(c.name, c.node) for c in containers.containers] == [
+            ("vm1", "node1"),
+            ("vm2", "node1"),
+            ("vm3", "node2"),
+            ("vm4", "node2"),
+        ]
+        assert remote.running() == ["vm1", "vm2", "vm3", "vm4"]
+    assert remote.running() == []
+    assert files(remote) == []
+    assert containers.containers == ()
+
+
+def test_a_handle_tells_address_image_and_init(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        first, second = containers.containers
+        assert (first.address, second.address) == ("100.65.80.3", "100.65.80.4")
+        assert first.image == "debian-12"
+        assert first.init_pid == remote.by_name["node1"].runtime.init_pid("vm1")
+
+
+def test_one_for_each_core_follows_the_nodefile(remote: FakeRemote) -> None:
+    with Session(Spec(per_core=True), JOB) as containers:
+        assert [c.node for c in containers.containers] == ["node1", "node2", "node2"]
+
+
+def test_progress_is_told_as_it_comes(remote: FakeRemote) -> None:
+    told: list[tuple[str, str, str]] = []
+
+    def tell(node: str, event: dict[str, Any]) -> None:
+        told.append((node, event["container"], event["event"]))
+
+    with Session(job=JOB, on_progress=tell):
+        assert told == [("node1", "vm1", "started"), ("node2", "vm2", "started")]
+
+
+def test_an_exception_in_the_block_comes_out_and_nothing_is_left(remote: FakeRemote) -> None:
+    with pytest.raises(ZeroDivisionError), Session(job=JOB):
+        _ = 1 // 0
+    assert remote.running() == []
+    assert files(remote) == []
+
+
+def test_a_half_failed_launch_says_which_container_where_and_why_and_is_undone(
+    remote: FakeRemote,
+) -> None:
+    remote.by_name["node2"].runtime.broken = {"vm4": ["ERROR conf - no such rootfs"]}
+    with pytest.raises(LaunchError) as caught:
+        Session(Spec(per_node=2), JOB).__enter__()
+    (failure,) = caught.value.failures
+    assert str(failure) == (
+        "container vm4 on node node2: LXC could not start it\n    ERROR conf - no such rootfs"
+    )
+    assert remote.running() == []
+    assert files(remote) == []
+
+
+def test_a_launch_on_a_node_that_does_not_answer_is_undone_on_the_others(
+    remote: FakeRemote,
+) -> None:
+    remote.unreachable = ["node2"]
+    with pytest.raises(LaunchError, match="node node2: oarsh or the agent failed"):
+        Session(job=JOB).__enter__()
+    assert remote.running() == []
+    assert files(remote) == []
+
+
+def test_an_unknown_image_fails_on_each_node_and_leaves_nothing(remote: FakeRemote) -> None:
+    with pytest.raises(LaunchError, match="image nosuch does not exist on this node") as caught:
+        Session(Spec(image="nosuch"), JOB).__enter__()
+    assert {f.node for f in caught.value.failures} == {"node1", "node2"}
+    assert files(remote) == []
+
+
+def test_a_second_session_of_the_same_names_leaves_the_first_alone(remote: FakeRemote) -> None:
+    with Session(job=JOB) as first:
+        pids = [c.init_pid for c in first.containers]
+        with pytest.raises(LaunchError, match="vm1"):
+            Session(job=JOB).__enter__()
+        runtimes = [node.runtime for node in remote.by_name.values()]
+        assert [r.init_pid(n) for r, n in zip(runtimes, ("vm1", "vm2"), strict=True)] == pids
+
+
+def test_two_sessions_with_names_of_their_own_live_side_by_side(remote: FakeRemote) -> None:
+    with Session(Spec(name="a"), JOB):
+        with Session(Spec(name="b"), JOB):
+            assert remote.running() == ["a1", "a2", "b1", "b2"]
+        assert remote.running() == ["a1", "a2"]
+
+
+def test_a_command_runs_in_every_container(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        outcomes = containers.run(["sh", "-c", "cat; echo err >&2; exit 5"], stdin="in")
+    assert outcomes == [Outcome(name, 5, "in", "err\n") for name in ("vm1", "vm2")]
+
+
+def test_a_command_runs_in_some_containers_in_the_order_asked_for(remote: FakeRemote) -> None:
+    with Session(Spec(per_node=2), JOB) as containers:
+        outcomes = containers.run(["true"], ["vm4", "vm1"])
+    assert [o.container for o in outcomes] == ["vm4", "vm1"]
+
+
+def test_output_is_handed_on_as_it_comes(remote: FakeRemote) -> None:
+    told: list[tuple[str, str, str]] = []
+    with Session(job=JOB) as containers:
+        outcomes = containers.run(
+            ["echo", "x"],
+            ["vm2"],
+            on_output=lambda name, stream, text: told.append((name, stream, text)),
+        )
+    assert told == [("vm2", "stdout", "x\n")]
+    assert outcomes == [Outcome("vm2", 0, "", "")]
+
+
+def test_a_command_whose_time_is_up_has_status_124(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        assert containers.run(["sleep", "60"], ["vm1"], timeout=0.1)[0].status == 124
+
+
+def test_a_command_in_a_container_that_is_none_is_an_error(remote: FakeRemote) -> None:
+    with (
+        Session(job=JOB) as containers,
+        pytest.raises(ContainerError, match="vm9: the session has no such container"),
+    ):
+        containers.run(["true"], ["vm1", "vm9"])
+
+
+def test_a_command_in_a_container_that_died_is_an_error(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        remote.by_name["node2"].runtime.kill(["vm2"], 5)
+        with pytest.raises(ContainerError, match="vm2 on node node2: it is STOPPED"):
+            containers.run(["true"])
+
+
+def test_a_command_on_a_node_that_does_not_answer_is_an_error(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        remote.unreachable = ["node2"]
+        with pytest.raises(NodeError, match=r"node node2: .* no route"):
+            containers.run(["true"])
+        remote.unreachable = []
+
+
+def test_no_command_is_an_error(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers, pytest.raises(SpecError, match="it is a list of words"):
+        containers.run([])
+
+
+def test_containers_can_be_stopped_before_the_block_ends(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        containers.stop()
+        assert remote.running() == []
+        assert containers.containers == ()
+
+
+def test_what_cannot_be_destroyed_does_not_hide_why_the_block_ended(
+    remote: FakeRemote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote.by_name["node1"].runtime.immortal = ["vm1"]
+    with pytest.raises(ZeroDivisionError), Session(job=JOB):
+        _ = 1 // 0
+    assert remote.running() == ["vm1"]
+    told = capsys.readouterr()
+    assert "container vm1 on node node1: it still ran" in told.out + told.err
+
+
+def test_running_needs_no_waiting(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        containers.wait_ready("running", timeout=0)
+
+
+def test_containers_whose_sshd_does_not_answer_are_named_and_run_on(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        with pytest.raises(NotReadyError, match=r"vm1 on node node1: sshd did not answer"):
+            containers.wait_ready("ssh", timeout=0.05)
+        assert remote.running() == ["vm1", "vm2"]
+    assert remote.running() == []
+
+
+def test_a_launch_that_waits_for_sshd_in_vain_is_undone(remote: FakeRemote) -> None:
+    with pytest.raises(LaunchError, match="vm2 on node node2: sshd did not answer"):
+        Session(job=JOB, wait="ssh", timeout=0.05).__enter__()
+    assert remote.running() == []
+    assert files(remote) == []
+
+
+def test_nothing_else_can_be_waited_for(remote: FakeRemote) -> None:
+    with pytest.raises(SpecError, match="wait is 'http'; allowed are running, ssh"):
+        Session(job=JOB, wait="http")
+    with Session(job=JOB) as containers, pytest.raises(SpecError, match="wait is 'http'"):
+        containers.wait_ready("http")
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (signal.SIGTERM, SystemExit(143)),
+        (signal.SIGINT, KeyboardInterrupt()),
+        (signal.SIGUSR2, SystemExit(140)),
+    ],
+)
+def test_a_signal_ends_the_block_and_nothing_is_left(
+    remote: FakeRemote, number: int, expected: BaseException
+) -> None:
+    with pytest.raises(type(expected)) as caught, Session(job=JOB):
+        signal_self(number)
+    assert caught.value.args == expected.args
+    assert remote.running() == []
+    assert files(remote) == []
+
+
+def test_a_signal_during_the_launch_undoes_it(
+    remote: FakeRemote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(node: str, event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        Session(job=JOB, on_progress=interrupt).__enter__()
+    assert remote.running() == []
+    assert files(remote) == []
+
+
+def test_a_second_signal_does_not_cut_the_clean_up_short(remote: FakeRemote) -> None:
+    def insist(node: str, event: dict[str, Any]) -> None:
+        if event["event"] == "gone":
+            for number in SIGNALS:
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit), Session(Spec(per_node=2), JOB, on_progress=insist):
+        signal_self(signal.SIGTERM)
+    assert remote.running() == []
+    assert files(remote) == []
+
+
+def test_the_programs_own_signal_handlers_come_back(remote: FakeRemote) -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    with Session(job=JOB):
+        assert {n: signal.getsignal(n) for n in SIGNALS} != before
+    assert {n: signal.getsignal(n) for n in SIGNALS} == before
+    remote.by_name["node1"].runtime.broken = {"vm1": ["no"]}
+    with pytest.raises(LaunchError):
+        Session(job=JOB).__enter__()
+    assert {n: signal.getsignal(n) for n in SIGNALS} == before
+
+
+def test_a_session_works_in_a_thread_that_gets_no_signals(remote: FakeRemote) -> None:
+    seen: list[int] = []
+
+    def work() -> None:
+        with Session(job=JOB) as containers:
+            seen.append(len(containers.containers))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(20)
+    assert seen == [2]
+    assert remote.running() == []
+
+
+def test_a_session_can_be_opened_again(remote: FakeRemote) -> None:
+    containers = Session(job=JOB)
+    for _ in range(2):
+        with containers:
+            assert remote.running() == ["vm1", "vm2"]
+        assert remote.running() == []
+
+
+def test_outside_of_a_job_there_is_no_session() -> None:
+    with pytest.raises(JobEnvironmentError, match="this is not an OAR job"):
+        Session()
+
+
+def test_on_a_node_that_is_not_prepared_there_is_no_session(remote: FakeRemote) -> None:
+    remote.by_name["node1"].layout.published.unlink()
+    here = Job(42, "alice", {os.uname().nodename: 1})
+    with pytest.raises(NodeNotPreparedError, match=r"is not prepared for job 42: .*`-t lxc`"):
+        Session(job=here)
+
+
+def test_on_a_machine_that_is_no_node_of_the_job_there_is_no_session(remote: FakeRemote) -> None:
+    remote.by_name["node1"].layout.published.unlink()
+    with pytest.raises(NodeNotPreparedError, match=r"is not a node of job 42: .* type deploy"):
+        Session(job=JOB)
+
+
+def test_a_spec_that_does_not_fit_fails_before_anything_is_made(remote: FakeRemote) -> None:
+    with pytest.raises(SpecError, match="has 2044 addresses"):
+        Session(Spec(per_node=2000), JOB)
+    assert files(remote) == []
+
+
+def test_keys_that_cannot_be_made_leave_nothing(remote: FakeRemote, tmp_path: Path) -> None:
+    add_program(tmp_path / "bin", "ssh-keygen", "echo No space left on device >&2; exit 1")
+    with pytest.raises(OarLxcError, match="No space left on device"):
+        Session(job=JOB).__enter__()
+    assert remote.running() == []
+    assert os.listdir(remote.by_name["node1"].layout.private) in ([], ["lock"])
+
+
+def test_keys_are_made_once(remote: FakeRemote) -> None:
+    private = remote.by_name["node1"].layout.private
+    with Session(job=JOB):
+        (private / keys.CLIENT).write_text("FIRST")
+    with Session(job=JOB):
+        assert (private / keys.CLIENT).read_text() == "FIRST"

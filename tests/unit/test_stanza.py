@@ -1,0 +1,293 @@
+"""The stanza in front of a site's job resource manager, run by perl as OAR's server does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.unit.fakes import add_program, recorded
+
+STANZA = Path(__file__).parents[2] / "hooks/job_resource_manager_stanza.pl"
+NODE = "/usr/sbin/oar-lxc-node"
+KEY = "/tmp/alice_42.jobkey"
+
+# As much of a site's own file as matters: it takes all of STDIN, runs a program, has an END block
+# of its own, and leaves with a status.
+SITE = r"""
+use strict;
+use warnings;
+use Fcntl ':flock';
+my $Cpuset;
+my $tmp = "";
+while (<STDIN>) { $tmp .= $_; }
+open(my $log, '>>', $ENV{CALLS}) or die;
+print {$log} "site $ARGV[0]\n";
+close($log);
+open(my $seen, '>', $ENV{SEEN}) or die;
+print {$seen} $tmp;
+close($seen);
+$Cpuset = eval($tmp);
+exit(2) if (!defined($Cpuset->{log_level}));
+system('readlink /proc/self/fd/0 > /dev/null && cat > "$REST"') == 0 or exit(77);
+END { my $status = 7; }
+exit($ENV{SITE_STATUS});
+"""
+# As Data::Dumper writes it for OAR: all on one line.
+JOB = (
+    "{'job_id' => 42,'name' => 'alice_42','user' => 'alice','job_user' => 'alice',"
+    "'cpuset_path' => '/oar','nodes' => {'node2' => [0],'node1' => [0,1]},'types' => {TYPES},"
+    "'ssh_keys' => {'public' => {'key' => ''},'private' => {'key' => '','file_name' => 'KEY'}},"
+    "'log_level' => 3,"
+    "'resources' => [{'host' => 'node1','comment' => COMMENT}],'job_name' => COMMENT}"
+)
+
+
+def job(types: str = "'lxc' => 1", comment: str = "''") -> str:
+    return JOB.replace("TYPES", types).replace("COMMENT", comment).replace("KEY", KEY)
+
+
+@dataclass
+class Site:
+    """A node on which the combined file can be run.
+
+    Attributes:
+        directory: where its files are.
+        status: what the site's own part ends with.
+        destroy: what ``oar-lxc-node destroy`` ends with.
+        prepare: what ``oar-lxc-node prepare`` ends with.
+        installed: whether there is an ``oar-lxc-node``.
+    """
+
+    directory: Path
+    status: int = 0
+    destroy: int = 0
+    prepare: int = 0
+    installed: bool = True
+
+    @property
+    def node(self) -> str:
+        """What is run in place of the root side's command."""
+        return str(self.directory / "bin/oar-lxc-node")
+
+    def run(self, action: str, data: str, *, oardodo: bool = True) -> tuple[int, str]:
+        """Run the combined file as the server does; return its status and what it said."""
+        calls, log = self.directory / "calls", self.directory / "argv"
+        body = (
+            f'printf "%s\\0" "$#" "$@" >> "{log}"; echo "$2" >> "{calls}"\n'
+            f'case "$2" in prepare) exit {self.prepare};; destroy) exit {self.destroy};; esac'
+        )
+        if oardodo:
+            add_program(self.directory / "bin", "oardodo", body)
+        if self.installed:
+            add_program(self.directory / "bin", "oar-lxc-node", "exit 66")
+        stanza = STANZA.read_text()
+        assert NODE in stanza
+        environ = {
+            "PATH": f"{self.directory / 'bin'}:/usr/bin:/bin",
+            "TAKTUK_HOSTNAME": "node1",
+            "CALLS": str(calls),
+            "SEEN": str(self.directory / "seen"),
+            "REST": str(self.directory / "rest"),
+            "SITE_STATUS": str(self.status),
+        }
+        done = subprocess.run(
+            ["perl", "-", action],
+            input=f"{stanza.replace(NODE, self.node)}{SITE}__END__\n{data}",
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    @property
+    def calls(self) -> list[str]:
+        """What ran, in its order."""
+        path = self.directory / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def argv(self) -> list[list[str]]:
+        """The arguments of each call of oardodo."""
+        return recorded(self.directory / "argv")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_a_node_is_prepared_after_the_sites_init(site: Site) -> None:
+    assert site.run("init", job()) == (0, "")
+    assert site.calls == ["site init", "prepare"]
+    (argv,) = site.argv
+    assert argv[:6] == [site.node, "prepare", "--job", "42", "--user", "alice"]
+    assert argv[6:] == ["--cgroup", "/oar/alice_42", "--node", "node1", "--nodes", "node1,node2"]
+
+
+def test_a_job_is_destroyed_before_the_sites_clean(site: Site) -> None:
+    assert site.run("clean", job()) == (0, "")
+    assert site.calls == ["destroy", "site clean"]
+    assert site.argv == [
+        [site.node, "destroy", "--job", "42", "--user", "alice", "--cgroup", "/oar/alice_42"]
+    ]
+
+
+@pytest.mark.parametrize("cpuset", ["undef", "''"])
+def test_without_a_cpuset_no_cgroup_is_named(site: Site, cpuset: str) -> None:
+    data = job().replace("'/oar'", cpuset)
+    assert site.run("clean", data) == (0, "")
+    assert site.run("init", data) == (0, "")
+    assert [argv[1] for argv in site.argv] == ["destroy", "prepare"]
+    assert all("--cgroup" not in argv for argv in site.argv)
+
+
+@pytest.mark.parametrize("action", ["init", "clean"])
+@pytest.mark.parametrize(
+    "types",
+    ["", "'deploy' => 1", "'cosystem' => 1", "'lxcx' => 1", "'xlxc' => 1", "'container' => 'lxc'"],
+)
+def test_for_a_job_of_another_type_nothing_is_done(site: Site, types: str, action: str) -> None:
+    assert site.run(action, job(types)) == (0, "")
+    assert site.calls == [f"site {action}"]
+
+
+@pytest.mark.parametrize("action", ["init", "clean"])
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "'lxc => 1'",
+        "'\\'lxc\\' => 1'",
+        "'types => {lxc => 1}'",
+        '"lxc =>\\n"',
+        "'}, types => {lxc'",
+    ],
+)
+def test_a_name_or_property_that_says_lxc_is_no_type(
+    site: Site, comment: str, action: str
+) -> None:
+    assert site.run(action, job("", comment)) == (0, "")
+    assert site.calls == [f"site {action}"]
+
+
+def test_a_job_of_several_types_is_prepared(site: Site) -> None:
+    types = "'lxc' => 1,'timesharing' => 'user,name'"
+    assert site.run("init", job(types)) == (0, "")
+    assert site.calls == ["site init", "prepare"]
+
+
+@pytest.mark.parametrize("types", ["'lxc' => 1", ""])
+@pytest.mark.parametrize("action", ["init", "clean"])
+def test_the_site_reads_what_the_server_sent(site: Site, types: str, action: str) -> None:
+    data = job(types, r'"a\nb \x{e9} \$x"')
+    assert site.run(action, data)[0] == 0
+    assert (site.directory / "seen").read_text() == data
+
+
+def test_programs_that_the_site_runs_have_a_standard_input_that_is_read_out(site: Site) -> None:
+    assert site.run("init", job())[0] == 0
+    assert (site.directory / "rest").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "data", ["", "{", "[1]", "1", "die 'x'", "{'types' => {'lxc' => 1}", "lxc =>"]
+)
+@pytest.mark.parametrize("action", ["init", "clean"])
+def test_a_damaged_description_is_the_sites_to_complain_of(
+    site: Site, data: str, action: str
+) -> None:
+    assert site.run(action, data)[0] != 0
+    assert site.calls == [f"site {action}"]
+    assert (site.directory / "seen").read_text() == data
+
+
+def test_after_a_failed_init_of_the_site_no_node_is_prepared(site: Site) -> None:
+    site.status = 5
+    assert site.run("init", job())[0] == 5
+    assert site.calls == ["site init"]
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_failed_prepare_is_the_status_of_init(site: Site, status: int) -> None:
+    site.prepare = status
+    assert site.run("init", job())[0] == status
+    assert site.calls == ["site init", "prepare"]
+
+
+def test_where_cgroups_are_left_the_sites_clean_would_wait_for_ever_and_is_not_run(
+    site: Site,
+) -> None:
+    site.destroy = 3
+    assert site.run("clean", job())[0] == 3
+    assert site.calls == ["destroy"]
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_where_something_else_is_left_the_site_cleans_and_the_status_tells(
+    site: Site, status: int
+) -> None:
+    site.destroy = status
+    assert site.run("clean", job())[0] == status
+    assert site.calls == ["destroy", "site clean"]
+
+
+def test_the_status_of_the_sites_clean_comes_first(site: Site) -> None:
+    site.destroy, site.status = 1, 6
+    assert site.run("clean", job())[0] == 6
+    assert site.calls == ["destroy", "site clean"]
+
+
+def test_a_destroy_that_is_killed_has_failed(site: Site) -> None:
+    add_program(site.directory / "bin", "oardodo", "kill -9 $$")
+    assert site.run("clean", job(), oardodo=False)[0] == 1
+    assert site.calls == ["site clean"]
+
+
+@pytest.mark.parametrize("action", ["init", "clean"])
+def test_without_oardodo_the_node_is_not_as_it_should_be(site: Site, action: str) -> None:
+    status, _ = site.run(action, job(), oardodo=False)
+    assert status == 127
+    assert site.calls == [f"site {action}"]
+
+
+@pytest.mark.parametrize("action", ["init", "clean"])
+def test_a_node_without_oar_lxc_is_no_broken_node(site: Site, action: str) -> None:
+    site.installed = False
+    assert site.run(action, job()) == (0, "")
+    assert site.calls == [f"site {action}"]
+
+
+def test_the_users_key_of_the_job_is_named_where_oar_has_one(site: Site) -> None:
+    data = job().replace("'private' => {'key' => ''", "'private' => {'key' => '-----BEGIN'")
+    assert "BEGIN" in data
+    assert site.run("init", data) == (0, "")
+    assert site.argv[0][-2:] == ["--job-key", KEY]
+
+
+@pytest.mark.parametrize("user", ["a;id", "$(id)", "a b", "'"])
+def test_arguments_are_no_shell_line(site: Site, user: str) -> None:
+    quoted = user.replace("'", "\\'")
+    data = job().replace("'user' => 'alice'", f"'user' => '{quoted}'")
+    assert site.run("clean", data)[0] == 0
+    assert site.argv[0][5] == user
+
+
+def test_the_stanza_declares_nothing_that_the_site_would_trip_over(site: Site) -> None:
+    # The site's own `use strict`, variables and subroutines of the same names.
+    more = "our @command = ('x'); my $text = 'y'; my $job; sub run { return 'z' }\n"
+    combined = f"{STANZA.read_text()}use strict; use warnings FATAL => 'all';\n{more}exit 0;\n"
+    done = subprocess.run(
+        ["perl", "-", "init"],
+        input=f"{combined}__END__\n{job('')}",
+        env={"PATH": os.environ["PATH"], "TAKTUK_HOSTNAME": "node1"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
