@@ -88,5 +88,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except OarLxcError as error:
+    except (OarLxcError, OSError) as error:
         sys.exit(f"lxc_job.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # the containers are gone

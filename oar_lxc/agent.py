@@ -43,6 +43,7 @@ from oar_lxc.readiness import wait_ssh
 Emit = Callable[[dict[str, Any]], None]
 KILL_TIMEOUT = 10.0
 WORKERS = 4
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 TIMES_FILE = "times.json"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -230,7 +231,7 @@ class Agent:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Launch and destroy one after the other, whichever session asked."""
-        fd = os.open(self._layout.private / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self._layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
@@ -338,6 +339,7 @@ def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
         raise NodeNotPreparedError(f"job {job_id} belongs to {published.user}, not to {user}")
     # Where LXC keeps its locks: by default in the home, which outlives the job.
     os.environ["XDG_RUNTIME_DIR"] = str(layout.private)
+    os.environ["PATH"] = PATH  # what is run here are the system's programs, not the user's
     return layout, published
 
 

@@ -127,7 +127,7 @@ class LxcRuntime:
         if container.state != "RUNNING":
             raise ContainerError(name, self._node, f"it is {container.state}, not RUNNING")
         pid = container.attach(
-            lxc.attach_run_command,
+            _run_command,
             list(argv),
             stdin=stdin,
             stdout=stdout,
@@ -152,7 +152,18 @@ class LxcRuntime:
         return lines[-LOG_TAIL:]
 
     def _container(self, name: str) -> Any:
-        return _bindings().Container(name, str(self._directory))
+        try:
+            return _bindings().Container(name, str(self._directory))
+        except RuntimeError as error:
+            reason = f"LXC cannot use {self._directory}: {error}"
+            raise ContainerError(name, self._node, reason) from error
+
+
+def _run_command(argv: list[str]) -> int:
+    """Become a command, inside a container, with the signals that Python ignores set right."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    return int(_bindings().attach_run_command(argv))
 
 
 def _bindings() -> Any:

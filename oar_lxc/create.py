@@ -11,10 +11,12 @@ import os
 import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Interface
 from pathlib import Path
 
 from oar_lxc.container import CONFIG_FILE, LOG_FILE
+from oar_lxc.errors import CommandError
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import MTU
 from oar_lxc.plan import PlannedContainer
@@ -144,7 +146,8 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
     """
     paths = [str(layout.containers / name / part) for name in names for part in (UPPER, WORK)]
     if paths:
-        in_user_namespace(published, ["rm", "-rf", "--", *paths])
+        with suppress(CommandError):  # what it leaves, the next one tells of
+            in_user_namespace(published, ["rm", "-rf", "--", *paths])
         run(["rm", "-rf", "--", *(str(layout.containers / name) for name in names)])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import sys
 
@@ -52,6 +53,8 @@ def attach(layout: JobLayout, name: str, argv: list[str]) -> None:
     command = ["lxc-attach", "-P", str(layout.containers), "-n", name, "--clear-env", "--quiet"]
     for variable in variables:
         command += ["--set-var", variable]
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, for the command
+        signal.signal(number, signal.SIG_DFL)
     os.execvp(command[0], [*command, "--", *argv])  # noqa: S606  # streams go straight through
 
 

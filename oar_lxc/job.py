@@ -83,7 +83,10 @@ class Job:
             raise JobEnvironmentError(f"OAR_JOB_ID: {error}") from error
         nodefile = _get(environ, "nodefile")
         if not nodefile:
-            raise JobEnvironmentError(f"OAR_NODEFILE is not set in job {job_id}")
+            raise JobEnvironmentError(
+                f"OAR_NODEFILE is not set in job {job_id}: OAR sets it for the job's script, and "
+                "for what is started with oarsh"
+            )
         resources = _get(environ, "resources")
         return cls(
             id=job_id,

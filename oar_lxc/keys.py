@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 
+from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.run import run
 
@@ -28,13 +30,22 @@ class JobKeys:
 
         Raises:
             CommandError: ssh-keygen failed.
+            OarLxcError: they cannot be written.
         """
         keys = cls(layout.private)
-        for name in (CLIENT, HOST):
-            if not (keys.directory / name).exists():
-                path = str(keys.directory / name)
-                run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
-        return keys
+        try:
+            return keys._make(layout.lock, comment)
+        except OSError as error:
+            raise OarLxcError(f"cannot make keys in {keys.directory}: {error.strerror}") from error
+
+    def _make(self, lock_file: Path, comment: str) -> JobKeys:
+        with lock_file.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # scripts of one job may start at the same time
+            for name in (CLIENT, HOST):
+                if not (self.directory / name).exists():
+                    path = str(self.directory / name)
+                    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
+        return self
 
     @property
     def client(self) -> Path:

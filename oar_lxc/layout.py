@@ -98,6 +98,11 @@ class JobLayout:
         return self.directory / "private"
 
     @property
+    def lock(self) -> Path:
+        """What the user's own programs lock, to come one after the other."""
+        return self.private / "lock"
+
+    @property
     def job_key(self) -> Path:
         """The user's copy of OAR's key of the job: how oarsh gets in where the cpuset is off."""
         return self.private / "oar.jobkey"

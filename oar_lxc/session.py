@@ -135,6 +135,7 @@ class Session:
         self._on_progress = on_progress or (lambda node, event: None)
         self._remote = Remote(self.job.id, self.job.nodes, self.published.node)
         self._handles: dict[str, ContainerHandle] = {}
+        self._failed_nodes: set[str] = set()  # those that the launch's error names already
         self._signals: contextlib.ExitStack = contextlib.ExitStack()
 
     def _read_published(self) -> PublishedJob:
@@ -208,6 +209,7 @@ class Session:
         }
         failures += self._remote.call("launch", request, take)
         if failures:
+            self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}
             raise LaunchError(failures)
 
     def _set_ready(self, event: dict[str, Any]) -> None:
@@ -304,6 +306,7 @@ class Session:
         request = {"session": self._token}
         failures += self._remote.call("destroy", request, take)
         self._handles.clear()
+        failures = [f for f in failures if f.node not in self._failed_nodes]
         if failures:
             # The job's end destroys what is left; an error here would hide why the block ended.
             import structlog  # takes 0.1 s, which a launch should not

@@ -34,6 +34,9 @@ class Spec:
     name: str = "vm"
 
     def __post_init__(self) -> None:
+        for key in ("image", "name"):
+            if not isinstance(getattr(self, key), str):
+                raise SpecError(f"{key} is {getattr(self, key)!r}; it is a text")
         try:
             check_name(self.image)
         except ImageError as error:

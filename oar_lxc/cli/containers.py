@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from oar_lxc.errors import ContainerError
 from oar_lxc.execute import NOT_EXECUTED
 from oar_lxc.layout import check_job_id
 from oar_lxc.lookup import (
@@ -135,7 +136,10 @@ def ssh(container: str, command: tuple[str, ...]) -> None:
 def _find(container: str) -> tuple[Remote, FoundContainer]:
     job_id, name = parse_target(container)
     remote = find_remote(job_id)
-    return remote, find_container(remote, name)
+    found = find_container(remote, name)
+    if found.state != "RUNNING":
+        raise ContainerError(name, found.node, f"it is {found.state}, not RUNNING")
+    return remote, found
 
 
 def _doorway(

@@ -334,13 +334,15 @@ STEPS = {
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_destroy_that_is_killed_can_be_run_again(job: PretendJob, step: str) -> None:
-    process = in_cgroups(job, "sleep", "600")
+    process = python_in_cgroups(job, "import signal; print(flush=True); signal.pause()")
     first_id = published(job).first_id
-    node_side_killed_at(job, STEPS[step], "destroy")
-    assert JobLayout(job.id).record.exists()
-    assert job.destroy().status == 0
-    assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
-    close(process)
+    try:
+        node_side_killed_at(job, STEPS[step], "destroy")
+        assert JobLayout(job.id).record.exists()
+        assert job.destroy().status == 0
+        assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
+    finally:
+        close(process)
 
 
 def _lost(record: Path) -> None:
@@ -416,9 +418,6 @@ def test_the_reaper_destroys_a_dead_job_and_leaves_a_living_one_alone(
         age(job, 1000)
     # As if OAR's clean had run without us, or the node had lost its hooks: the cgroup is gone, but
     # those of hierarchies that OAR does not know are there, and all else.
-    process = in_cgroups(dead, "sleep", "600")
-    process.kill()
-    process.communicate()
     for controller in CONTROLLERS:
         (CGROUPS / controller / dead.cgroup[1:] / "lxc").rmdir()
     dead.remove_cgroups()

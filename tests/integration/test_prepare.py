@@ -337,20 +337,26 @@ STEPS = {
 KILL_AT = """
 import os, pkgutil, signal, sys
 owner, _, name = sys.argv.pop(1).rpartition(".")
-def die(*arguments, **options):
-    os.kill(os.getpid(), signal.SIGKILL)
+left = int(sys.argv.pop(1))
 import oar_lxc.node.prepare, oar_lxc.node.destroy
+real = getattr(pkgutil.resolve_name(owner), name)
+def die(*arguments, **options):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
 setattr(pkgutil.resolve_name(owner), name, die)
 from oar_lxc.node.main import main
 main()
 """
 
 
-def node_side_killed_at(job: PretendJob, step: str, *arguments: str) -> None:
-    """Run the root side until a step, at which it is killed."""
+def node_side_killed_at(job: PretendJob, step: str, *arguments: str, call: int = 1) -> None:
+    """Run the root side until the first, or another, call of a function, and kill it there."""
     common = ["--job", str(job.id), "--user", job.user, "--cgroup", job.cgroup]
     done = subprocess.run(
-        [PYTHON, "-c", KILL_AT, step, arguments[0], *common, *arguments[1:]],
+        [PYTHON, "-c", KILL_AT, step, str(call), arguments[0], *common, *arguments[1:]],
         env={"PYTHONPATH": str(checkout()), "PATH": os.environ["PATH"]},
         capture_output=True,
         check=False,
@@ -369,6 +375,29 @@ def test_a_prepare_that_is_killed_leaves_nothing_after_a_destroy(
     assert not JobLayout(job.id).published.exists()
     job.destroy()
     assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
+
+
+def hidden_files() -> set[str]:
+    """Return what is hidden where the root side writes files."""
+    places = (Path("/etc"), Path("/etc/lxc"), STATE / "records", STATE / "jobs")
+    return {str(path) for place in places for path in place.glob(".*")}
+
+
+@pytest.mark.xfail(reason="bug 23: temporary files of a killed write stay", strict=True)
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_prepare_that_is_killed_in_a_write_leaves_no_half_of_a_file(
+    unprepared: PretendJob, number: int
+) -> None:
+    # The record, and one line in each of three files.
+    job, before = unprepared, hidden_files()
+    nodes = ("--node", job.node, "--nodes", job.node)
+    try:
+        node_side_killed_at(job, "os.rename", "prepare", *nodes, call=number)
+        job.destroy()
+        assert hidden_files() == before
+    finally:
+        for path in hidden_files() - before:
+            Path(path).unlink()
 
 
 @pytest.mark.parametrize("step", ["images", "published"])

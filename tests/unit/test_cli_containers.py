@@ -15,7 +15,7 @@ import pytest
 from oar_lxc.cli import containers as cli_containers
 from oar_lxc.cli import main as cli_main
 from oar_lxc.cli.main import cli
-from oar_lxc.errors import OarLxcError
+from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.keys import CLIENT, HOST
 from tests.unit.fakes import FakeNode, FakeRemote, add_program, invoke, recorded, recorder
 
@@ -53,6 +53,13 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRemo
     monkeypatch.setenv("SEEN", str(tmp_path))
     yield remote
     remote.close()
+
+
+@pytest.fixture
+def running(remote: FakeRemote) -> FakeRemote:
+    """Return the same with all containers RUNNING."""
+    remote.by_name["node2"].runtime.start("vm2")
+    return remote
 
 
 def oarsh(tmp_path: Path, body: str = "") -> None:
@@ -97,8 +104,15 @@ def test_a_list_of_none_is_told_on_standard_error_or_is_json(
     assert capsys.readouterr() == expected
 
 
+def test_a_command_for_a_container_that_does_not_run_is_one_sentence(
+    remote: FakeRemote,
+) -> None:
+    with pytest.raises(ContainerError, match="vm2 on node node2: it is STOPPED, not RUNNING"):
+        invoke(cli, "exec", "42/vm2", "--", "true")
+
+
 def test_a_command_is_run_on_the_containers_node_inside_the_job(
-    remote: FakeRemote, tmp_path: Path
+    running: FakeRemote, tmp_path: Path
 ) -> None:
     oarsh(tmp_path)
     assert invoke(cli, "exec", "42/vm2", "--", "sh", "-c", "echo 'a  b'; $X") == 0
@@ -184,9 +198,9 @@ def test_outside_of_a_job_a_name_alone_is_no_target(capsys: pytest.CaptureFixtur
 
 
 @pytest.fixture
-def keys(remote: FakeRemote, tmp_path: Path) -> Path:
+def keys(running: FakeRemote, tmp_path: Path) -> Path:
     """Give the job ssh keys; return where our ssh leaves what it saw."""
-    private = remote.by_name["node1"].layout.private
+    private = running.by_name["node1"].layout.private
     (private / CLIENT).write_text("-----BEGIN KEY-----\n")
     (private / f"{HOST}.pub").write_text("ssh-ed25519 AAAA oar job 42\n")
     add_program(tmp_path / "bin", "ssh", recorder(tmp_path / "ssh", SSH))

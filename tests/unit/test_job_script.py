@@ -112,7 +112,8 @@ def test_without_a_nodefile_it_is_one_sentence(environ: dict[str, str]) -> None:
     del environ["OAR_NODEFILE"]
     done = run(environ)
     assert done.returncode == 1
-    assert done.stderr == "lxc_job.py: OAR_NODEFILE is not set in job 2147483647\n"
+    assert done.stderr.startswith("lxc_job.py: OAR_NODEFILE is not set in job 2147483647: OAR")
+    assert done.stderr.count("\n") == 1
 
 
 def test_on_a_node_that_was_not_prepared_it_is_one_sentence(environ: dict[str, str]) -> None:

@@ -47,6 +47,6 @@ def test_keys_that_exist_are_kept(layout: JobLayout) -> None:
 
 def test_what_cannot_be_made_is_an_error(layout: JobLayout) -> None:
     layout.private.rmdir()
-    with pytest.raises(OarLxcError, match="ssh-keygen"):
+    with pytest.raises(OarLxcError, match="cannot make keys in"):
         JobKeys.make(layout, "x")
     assert os.listdir(layout.directory) == []
