@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from oar_lxc.errors import UsageError
 from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.state import Settings
 
@@ -89,6 +90,8 @@ def demo() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
     """Show what there is; the exit status is 0 where the cluster is up, else 1."""
+    if os.geteuid() != 0:
+        raise UsageError("the sandbox's machines are root's: run this as root")
     facts = Sandbox().status()
     if as_json:
         click.echo(json.dumps(facts, indent=1))

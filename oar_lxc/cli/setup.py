@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from oar_lxc.errors import UsageError
+from oar_lxc.image import RECIPES
+from oar_lxc.layout import check_node
 from oar_lxc.setup import bundle, checks, inventory, members, oarconf, reach, server
 from oar_lxc.setup.plan import Event, Outcome, Plan, Step, execute
 
@@ -105,7 +107,7 @@ def server_command(
     options = server.Options(
         nodes=[inventory.Node.parse(text) for text in nodes],
         networks=[_network(text) for text in networks],
-        hostname=hostname,
+        hostname=hostname and check_node(hostname),
         cpuset=not no_cpuset,
         stanza=not no_stanza,
         settings=oarconf.parse_settings(settings),
@@ -137,7 +139,13 @@ def frontend_command(bundle_path: Path, settings: tuple[str, ...], dry_run: bool
     type=click.Choice(["stanza", "prologue"]),
     help="Who prepares nodes for jobs; without it, as the bundle says.",
 )
-@click.option("--image", "images", metavar="NAME", multiple=True, help="Build this image.")
+@click.option(
+    "--image",
+    "images",
+    type=click.Choice(sorted(RECIPES)),
+    multiple=True,
+    help="Build this image.",
+)
 @settings_option
 @dry_run_option
 def node_command(
@@ -188,11 +196,11 @@ def _carry_out(plan: Plan, dry_run: bool) -> None:
     changes = sum(event.outcome in (Outcome.CHANGED, Outcome.WOULD_CHANGE) for event in events)
     later = sum(event.outcome is Outcome.LATER for event in events)
     if problems:
-        raise click.ClickException(f"{problems} of {len(events)} steps need you")
+        raise click.ClickException(f"left to you: {problems} of {len(events)} steps")
     if not changes and not later:
         click.echo(f"{plan.role}: nothing to do ({len(events)} steps checked)")
     elif dry_run:
-        click.echo(f"{plan.role}: {changes} steps would change, {later} depend on them")
+        click.echo(f"{plan.role}: would change {changes} steps, and {later} that depend on them")
     else:
         took = time.monotonic() - start
         click.echo(f"{plan.role}: {changes} of {len(events)} steps changed, {took:.1f} s")
