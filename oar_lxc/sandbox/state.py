@@ -49,8 +49,8 @@ class Settings:
         cpus = os.cpu_count() or 1
         if not 1 <= self.cores <= cpus:
             raise UsageError(
-                f"{self.cores} cores per node: OAR puts each core of a node on a CPU of its own, and "
-                f"this machine has {cpus}; ask for --cores from 1 to {cpus}"
+                f"{self.cores} cores per node: OAR puts each core of a node on a CPU of its own, "
+                f"and this machine has {cpus} CPUs; ask for --cores from 1 to {cpus}"
             )
 
     @property
