@@ -73,7 +73,10 @@ def exec_(container: str, command: tuple[str, ...]) -> None:
       tar c data | oar-lxc exec 42/vm1 -- tar x -C /root
     """
     remote, found = _find(container)
-    status = subprocess.call(_doorway(remote, found.node, "attach", found.name, *command))
+    # With a terminal on both ends, Ctrl-C reaches the command.
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    argv = _doorway(remote, found.node, "attach", found.name, *command, terminal=terminal)
+    status = subprocess.call(argv)
     if status in NOT_EXECUTED:
         click.echo(f"oar-lxc: {command[0]}: {NOT_EXECUTED[status]} in {found.name}", err=True)
     sys.exit(status if status >= 0 else 128 - status)

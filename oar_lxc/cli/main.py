@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 
@@ -72,10 +73,19 @@ def log_to_stderr() -> None:
 def main() -> None:
     """Run the command line; errors of the package become one message and their exit status."""
     try:
-        cli(prog_name="oar-lxc")
+        status = cli.main(prog_name="oar-lxc", standalone_mode=False)
+    except click.Abort:
+        sys.exit(128 + signal.SIGINT)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except OarLxcError as error:
         click.echo(f"oar-lxc: {error}", err=True)
         sys.exit(error.exit_status)
+    except OSError as error:
+        click.echo(f"oar-lxc: {error}", err=True)
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

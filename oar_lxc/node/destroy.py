@@ -11,7 +11,7 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
 from oar_lxc.node.cgroup import JobCgroups
-from oar_lxc.node.files import locked, remove_tree
+from oar_lxc.node.files import half_written, locked, remove_tree
 from oar_lxc.node.leftovers import Leftovers, find_leftovers
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.processes import job_processes, kill
@@ -67,6 +67,7 @@ class Destruction:
         if left:
             log.write("left", "error", left=str(left))
         else:
+            half_written(self.layout.record).unlink(missing_ok=True)
             self.layout.record.unlink(missing_ok=True)
         return left
 

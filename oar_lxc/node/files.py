@@ -42,9 +42,10 @@ def locked(timeout: float = 20, path: Path = LOCK) -> Iterator[None]:
 def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
     """Write a file so that it holds, at any moment and after a crash, the old text or the new.
 
-    The owner of an existing file is kept; its directory must be writable by root alone.
+    The owner of an existing file is kept; its directory must be writable by root alone. Files that
+    several jobs share are written under :func:`locked`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = half_written(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(temporary, flags, mode)
     try:
@@ -69,6 +70,11 @@ def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def half_written(path: Path) -> Path:
+    """Return the name that a file has while it is written, and keeps where a writer is killed."""
+    return path.with_name(f".{path.name}.oar-lxc")
 
 
 def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int = 0o644) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from oar_lxc.layout import JobLayout
-from oar_lxc.node.files import edit_lines, split_lines
+from oar_lxc.node.files import edit_lines, half_written, split_lines
 from oar_lxc.node.ranges import COUNT, FIRST, RANGES, is_first_id
 from oar_lxc.node.record import read_record
 
@@ -70,7 +70,9 @@ def grant(layout: JobLayout, user: str, first_id: int, links: int) -> None:
 
 
 def revoke(layout: JobLayout, first_id: int) -> None:
-    """Take back what :func:`grant` gave, whoever it was given to."""
+    """Take back what :func:`grant` gave, whoever it was given to; hold the node's lock."""
+    for path in (SUBUID, SUBGID, USERNET):
+        half_written(path).unlink(missing_ok=True)
     for path, lines in leftover_lines(layout, first_id).items():
         edit_lines(path, lambda now, gone=frozenset(lines): [x for x in now if x not in gone])  # type: ignore[misc]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -42,7 +43,17 @@ def left(job: PretendJob, first_id: int) -> dict[str, list[str]]:
 
 
 def left_of_containers(job: PretendJob) -> list[str]:
-    """Return what is left of a job's containers while the job itself lives on."""
+    """Return what is left of a job's containers while the job itself lives on.
+
+    The kernel takes a moment to remove a network device with its namespace.
+    """
+    end = time.monotonic() + 5
+    while (found := _left_of_containers(job)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def _left_of_containers(job: PretendJob) -> list[str]:
     first_id = published(job).first_id
     found = os.listdir(containers_of(job))
     found += kernel.find_links(job.id, job.user, first_id)[1:]  # the first is the bridge
