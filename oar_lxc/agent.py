@@ -121,7 +121,7 @@ class Agent:
                     self._emit(event)
             except (OSError, CommandError) as error:
                 self._undo(share)
-                why = error.strerror if isinstance(error, OSError) else last_line(error.stderr)
+                why = error.strerror if isinstance(error, OSError) else first_line(error.stderr)
                 where = self._layout.containers
                 raise OarLxcError(f"cannot create containers in {where}: {why}") from error
             except BaseException:
@@ -308,10 +308,9 @@ def configured_address(layout: JobLayout, name: str) -> str:
     return ""
 
 
-def last_line(text: str) -> str:
-    """Return the line that mostly says why: the last but for GNU's closing phrases."""
-    lines = [line for line in text.strip().splitlines() if "Exiting with failure" not in line]
-    return lines[-1] if lines else "it said nothing"
+def first_line(text: str) -> str:
+    """Return the first line that a program wrote: what follows mostly follows from it."""
+    return (text.strip().splitlines() or ["it said nothing"])[0]
 
 
 def _emit_line(event: dict[str, Any]) -> None:

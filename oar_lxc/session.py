@@ -17,6 +17,7 @@ import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
@@ -318,7 +319,8 @@ class Session:
     def wait(self) -> None:
         """Stay until a signal ends the job, or OAR does at its walltime."""
         while True:
-            signal.pause()
+            # Not pause(): a signal just before it would be seen at the next one only.
+            time.sleep(5)
 
 
 def run_in_containers(

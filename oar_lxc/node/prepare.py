@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -65,12 +67,34 @@ class Preparation:
                 record = self._record(network)
             return self._make(record, account, network, log)
         except Refusal as refusal:
-            self._destruction(account.pw_uid).run(log, deadline)
-            log.write("refused", "warning", reason=str(refusal))
-            return self._publish_refusal(account, str(refusal))
+            return self._refuse(account, str(refusal), log, deadline)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self._destruction(account.pw_uid).run(log, deadline)
+                raise
+            # Users' containers can fill the disk: that must not take the node out of service.
+            why = f"the disk of {self.layout.state} is full ({error.strerror})"
+            return self._refuse(account, why, log, deadline)
         except BaseException:
             self._destruction(account.pw_uid).run(log, deadline)
             raise
+
+    def _refuse(
+        self, account: pwd.struct_passwd, reason: str, log: NodeLog, deadline: float
+    ) -> PublishedJob:
+        self._destruction(account.pw_uid).run(log, deadline)
+        log.write("refused", "warning", reason=reason)
+        refused = PublishedJob(
+            self.layout.job_id,
+            self.user,
+            self.node,
+            tuple(sorted(set(self.nodes))),
+            REFUSED,
+            reason,
+        )
+        with suppress(OSError):  # on a full disk the job is told less: that nothing is prepared
+            self._publish_refusal(refused)
+        return refused
 
     def _record(self, network: JobNetwork) -> Record:
         """Choose the id range and write down what may exist, before any of it does."""
@@ -155,21 +179,11 @@ class Preparation:
             os.chown(path, account.pw_uid, group, follow_symlinks=False)
             os.chmod(path, mode)
 
-    def _publish_refusal(self, account: pwd.struct_passwd, reason: str) -> PublishedJob:
-        published = PublishedJob(
-            self.layout.job_id,
-            self.user,
-            self.node,
-            tuple(sorted(set(self.nodes))),
-            REFUSED,
-            reason,
-        )
-        Record(self.layout.job_id, self.user, boot_id(), time.time(), 0, self.oar_cgroup).write(
-            self.layout
-        )
+    def _publish_refusal(self, refused: PublishedJob) -> None:
+        record = Record(self.layout.job_id, self.user, boot_id(), time.time(), 0, self.oar_cgroup)
+        record.write(self.layout)
         _make_directory(self.layout.directory, 0o711)
-        write_atomic(self.layout.published, published.to_json(), 0o644)
-        return published
+        write_atomic(self.layout.published, refused.to_json(), 0o644)
 
     def _destruction(self, uid: int) -> Destruction:
         return Destruction(self.layout, self.user, uid, self.oar_cgroup)

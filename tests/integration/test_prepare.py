@@ -388,7 +388,6 @@ def hidden_files() -> set[str]:
     return {str(path) for place in places for path in place.glob(".*")}
 
 
-@pytest.mark.xfail(reason="bug 23: temporary files of a killed write stay", strict=True)
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_prepare_that_is_killed_in_a_write_leaves_no_half_of_a_file(
     unprepared: PretendJob, number: int
