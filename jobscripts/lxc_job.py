@@ -54,8 +54,6 @@ def show(name: str, stream: str, text: str) -> None:
 def connect(session: Session) -> None:
     """Print how to get into the containers."""
     job = session.job.id
-    if not session.published.in_cpuset:
-        print("OAR's cpuset is off: CPUs and memory of this job are not kept from other jobs.")
     print(f"{'container':<12} {'node':<16} {'address':<16} {'cpus':<10} ready after")
     for c in session.containers:
         seconds = c.ready_seconds or c.start_seconds
@@ -74,6 +72,8 @@ def main() -> int:
     options = parse(sys.argv[1:])
     spec = Spec(options.image, per_node=options.per_node, per_core=options.per_core)
     with Session(spec, wait=options.wait, on_progress=progress) as session:
+        if not session.published.in_cpuset:
+            print("OAR's cpuset is off: this job's CPUs and memory are not kept from other jobs.")
         if options.command:
             outcomes = session.run(options.command, on_output=show)
             for outcome in outcomes:

@@ -55,8 +55,9 @@ def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -
         )
     )
     cluster.report.line("the cluster is up. Try:")
-    click.echo("    oar-lxc sandbox exec --user alice frontend -- oarsub -l nodes=2 hostname")
-    click.echo("    oar-lxc sandbox shell --user alice frontend")
+    program = sys.argv[0]
+    click.echo(f"    {program} sandbox exec --user alice frontend -- oarsub -l nodes=2 hostname")
+    click.echo(f"    {program} sandbox shell --user alice frontend")
 
 
 @sandbox.command()
