@@ -15,13 +15,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from oar_lxc.errors import (
@@ -39,10 +37,8 @@ from oar_lxc.layout import JobLayout
 from oar_lxc.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.remote import Remote, raise_first
+from oar_lxc.signals import deferred_signals, raising_signals
 from oar_lxc.spec import RUNNING, SSH, WAITS, Spec
-
-# SIGUSR2 is OAR's default checkpoint signal (oarsub --signal changes it).
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ class Session:
             LaunchError: a container or node failed; all that was started is gone again.
         """
         self._signals = contextlib.ExitStack()
-        self._signals.enter_context(_raising_signals())
+        self._signals.enter_context(raising_signals())
         try:
             self._launch()
         except BaseException:
@@ -182,7 +178,7 @@ class Session:
 
     def _finish(self) -> None:
         try:
-            with _deferred_signals():
+            with deferred_signals():
                 self.stop()
         finally:
             self._signals.close()
@@ -382,41 +378,3 @@ def _check_wait(what: str) -> str:
 
 def _container_error(node: str, event: dict[str, Any]) -> ContainerError:
     return ContainerError(event["container"], node, event["reason"], event["log"])
-
-
-@contextlib.contextmanager
-def _raising_signals() -> Iterator[None]:
-    """Let the signals that end a job unwind the program, so that ``with`` blocks end.
-
-    SIGINT raises KeyboardInterrupt as ever; the others raise SystemExit with 128 + the signal.
-    Only the main thread can do this; elsewhere signals are left to the program.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _deferred_signals() -> Iterator[None]:
-    """Let no second signal cut a clean-up short: OAR's SIGKILL is what ends one that hangs."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -23,7 +23,8 @@ from oar_lxc.errors import (
     SpecError,
 )
 from oar_lxc.job import Job
-from oar_lxc.session import SIGNALS, Outcome, Session
+from oar_lxc.session import Outcome, Session
+from oar_lxc.signals import SIGNALS
 from oar_lxc.spec import Spec
 from tests.unit.fakes import FakeRemote, add_program, prepared_nodes
 

@@ -1,0 +1,50 @@
+"""Signals that end a job, and what they must not cut short."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# SIGUSR2 is OAR's default checkpoint signal (oarsub --signal changes it).
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+@contextmanager
+def raising_signals() -> Iterator[None]:
+    """Let the signals that end a job unwind the program, so that ``with`` blocks end.
+
+    SIGINT raises KeyboardInterrupt as ever; the others raise SystemExit with 128 + the signal.
+    Only the main thread can do this; elsewhere signals are left to the program.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Let no second signal cut a clean-up short: OAR's SIGKILL is what ends one that hangs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
