@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
 from oar_lxc.sandbox.cluster import Sandbox
@@ -10,27 +13,33 @@ from tests.e2e.cluster import Cluster
 
 # What an administrator may choose: the stanza before OAR's cpuset, hooks alone, the cpuset off.
 SETUPS = {
-    "stanza": Settings(),
-    "hooks": Settings(stanza=False),
-    "no-cpuset": Settings(cpuset=False),
+    "stanza": {"cpuset": True, "stanza": True},
+    "hooks": {"cpuset": True, "stanza": False},
+    "no-cpuset": {"cpuset": False, "stanza": True},
 }
 
 
+def bring_up(sandbox: Sandbox, setup: str) -> Cluster:
+    """Bring the cluster into a set-up, with the nodes that it has."""
+    sandbox.up(replace(sandbox.state.settings() or Settings(), **SETUPS[setup]))
+    return Cluster(sandbox, setup)
+
+
 @pytest.fixture(scope="session")
-def sandbox() -> Sandbox:
-    """Return the sandbox of this checkout."""
-    return Sandbox()
+def sandbox() -> Iterator[Sandbox]:
+    """Return the sandbox of this checkout; leave it in the set-up that is advised."""
+    sandbox = Sandbox()
+    yield sandbox
+    bring_up(sandbox, "stanza")
 
 
 @pytest.fixture(scope="package", params=list(SETUPS))
 def any_setup(request: pytest.FixtureRequest, sandbox: Sandbox) -> Cluster:
     """Return the cluster in each of the three set-ups, one after the other."""
-    sandbox.up(SETUPS[request.param])
-    return Cluster(sandbox, request.param)
+    return bring_up(sandbox, request.param)
 
 
 @pytest.fixture(scope="module")
 def cluster(sandbox: Sandbox) -> Cluster:
     """Return the cluster in the set-up that is advised: the stanza, the cpuset on."""
-    sandbox.up(SETUPS["stanza"])
-    return Cluster(sandbox, "stanza")
+    return bring_up(sandbox, "stanza")
