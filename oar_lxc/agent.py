@@ -112,6 +112,8 @@ class Agent:
                     keys=request["keys"],
                     session=request["session"],
                 )
+                if self._abandoned():
+                    raise OarLxcError("whoever asked for the launch is gone")
                 for event in self._start([planned.name for planned in share]):
                     if event["event"] == "started":
                         times = {"launched": begin, "start_seconds": event["seconds"]}

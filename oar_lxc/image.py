@@ -19,10 +19,10 @@ from pathlib import Path
 from oar_lxc.apt import host_sources
 from oar_lxc.contain import contained, unmount_below
 from oar_lxc.errors import ImageError
-from oar_lxc.layout import STATE
+from oar_lxc.layout import IMAGES, STATE
 from oar_lxc.run import run
 
-DIRECTORY = STATE / "images"
+DIRECTORY = STATE / IMAGES
 ROOTFS = "rootfs"
 RECORD = "image.json"
 
@@ -108,11 +108,19 @@ def check_name(name: str) -> str:
 
 
 def list_images(directory: Path = DIRECTORY) -> list[str]:
-    """Return the names of the images in a directory; a missing directory has none."""
+    """Return the names of the images in a directory; a missing directory has none.
+
+    Raises:
+        ImageError: the caller may not look into it.
+    """
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:
         return []
+    except PermissionError as error:
+        raise ImageError(
+            f"only root may look into {directory}: run this in a job of type lxc, or as root"
+        ) from error
     return [n for n in names if _NAME.fullmatch(n) and (directory / n / ROOTFS).is_dir()]
 
 
@@ -157,7 +165,8 @@ def build(
     if say:
         say(f"building image {name} from Debian's packages")
     start = time.monotonic()
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o755, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=directory))
     try:
         rootfs = half / ROOTFS

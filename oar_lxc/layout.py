@@ -14,9 +14,12 @@ from oar_lxc.errors import UsageError
 
 STATE = Path("/var/lib/oar-lxc")
 CONFIG = Path("/etc/oar-lxc/oar-lxc.toml")
+STORE = "store"  # only root may enter: images hold programs that are set-user-id root
+IMAGES = f"{STORE}/images"  # where a node's images are, below its state directory
 
-# OAR takes what the system's user database holds: Debian's rule plus dots and capitals.
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+# OAR takes what the system's user database holds, which may come from elsewhere: names are wider
+# than Debian's rule, as far as they are one word and one part of a path.
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,255}")
 _NODE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 MAX_JOB_ID = 2**31 - 1  # OAR's column is a signed 32-bit integer
 

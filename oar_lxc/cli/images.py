@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
 from oar_lxc.image import DIRECTORY, RECIPES, build, list_images
+from oar_lxc.layout import JobLayout, check_job_id
 
 
 @click.group()
@@ -19,7 +21,9 @@ def image() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of names.")
 def list_(as_json: bool) -> None:
     """List the images that jobs can use on this node."""
-    names = list_images()
+    job = os.environ.get("OAR_JOB_ID", "")
+    # A job sees them through its own mount; the store itself is root's.
+    names = list_images(JobLayout(check_job_id(job)).images if job else DIRECTORY)
     if as_json:
         click.echo(json.dumps(names))
     else:

@@ -82,11 +82,11 @@ class Destruction:
 
     def _kill(self, cgroups: JobCgroups, first_id: int, deadline: float) -> None:
         cgroups.forbid_forks()
-        while found := job_processes(cgroups, self.uid, first_id):
+        while time.monotonic() < deadline:
             cgroups.kill_unified()
             cgroups.thaw()
-            kill(found, wait=min(1.0, max(0.0, deadline - time.monotonic())))
-            if time.monotonic() >= deadline:
+            wait = min(1.0, deadline - time.monotonic())
+            if not kill(lambda: job_processes(cgroups, self.uid, first_id), wait):
                 break
 
     def _remove_cgroups(self, cgroups: JobCgroups, deadline: float) -> None:

@@ -61,17 +61,21 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     key_option = ["--job-key", str(key)] if key.exists() else []
     prepare = ["prepare", *common, *key_option, "--nodes", ",".join(nodes), "--node"]
     # OAR runs no epilogue after a failed prologue: keep a part of the time for undoing.
-    status = _everywhere(nodes, prepare, config.deadline * 0.6, name_last=True)
+    status = _everywhere(nodes, prepare, config.deadline * 0.5, name_last=True)
     if status:
-        _everywhere(nodes, ["destroy", *common], config.deadline * 0.4)
+        _everywhere(nodes, ["destroy", *common], config.deadline * 0.5)
     return status
 
 
 def _everywhere(
     nodes: Sequence[str], arguments: list[str], timeout: float, name_last: bool = False
 ) -> int:
+    # The command ends by itself, in time to say what it leaves: as it is root, we cannot kill it.
+    limit = ["--deadline", f"{timeout * 0.8:g}"]
+
     def on_node(node: str) -> bool:
-        command = shlex.join(["oardodo", NODE_COMMAND, *arguments, *([node] if name_last else [])])
+        words = [arguments[0], *limit, *arguments[1:], *([node] if name_last else [])]
+        command = shlex.join(["oardodo", NODE_COMMAND, *words])
         # A node without oar-lxc is no broken node: the job is told when it asks for containers.
         line = f"[ ! -x {NODE_COMMAND} ] || {command}"
         argv = ["sh", "-c", line] if _is_here(node) else [*_ssh(), node, line]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
 from oar_lxc.node.cgroup import JobCgroups
-from oar_lxc.node.processes import job_processes, pids
+from oar_lxc.node.processes import job_processes
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Leftovers:
     Attributes:
         processes: ids of processes in its cgroups or under its id range.
         cgroups: paths of cgroups.
-        mounts: mount points, in any mount namespace of the node.
+        mounts: mount points in the node's own mount namespace. Users make others as they like,
+            with any names; copies of ours there are detached when the directory is removed.
         links: names of network devices.
         files: paths of files and directories.
         lines: lines in /etc/subuid, /etc/subgid and /etc/lxc/lxc-usernet.
@@ -59,7 +60,7 @@ def find_leftovers(
     return Leftovers(
         processes=sorted(job_processes(cgroups, uid, first_id)),
         cgroups=[str(path) for path in cgroups.roots()],
-        mounts=_mounts_everywhere(layout),
+        mounts=[str(point) for point in mounts.mounts_under(layout.directory)],
         links=links.job_links(layout),
         files=[str(path) for path in paths if os.path.lexists(path)],
         lines=[
@@ -68,18 +69,3 @@ def find_leftovers(
             for line in lines
         ],
     )
-
-
-def _mounts_everywhere(layout: JobLayout) -> list[str]:
-    """Return the job's mounts in each mount namespace that a process of this node lives in."""
-    seen: set[str] = set()
-    found: set[str] = set()
-    for pid in pids():
-        try:
-            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
-            if namespace not in seen:
-                seen.add(namespace)
-                found.update(map(str, mounts.mounts_under(layout.directory, str(pid))))
-        except OSError:
-            continue  # the process ended meanwhile
-    return sorted(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def job_links(layout: JobLayout) -> list[str]:
     """Return the job's devices that exist: what is plugged into its bridge, then its own."""
     names = []
     ports = NET / layout.bridge / "brif"
-    if ports.is_dir():
+    with suppress(FileNotFoundError):
         names += [name for name in os.listdir(ports) if name != layout.vxlan]
     names += [name for name in (layout.vxlan, layout.bridge) if (NET / name).exists()]
     return names

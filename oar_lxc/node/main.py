@@ -59,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--job", required=True, help="OAR's job id")
         command.add_argument("--user", required=True, help="the job's user")
         command.add_argument("--cgroup", default="", help="OAR's cgroup of the job, /oar/USER_JOB")
+        if name != "leftovers":
+            command.add_argument(
+                "--deadline", type=float, help="seconds this may take; as configured by default"
+            )
         if name == "prepare":
             command.add_argument("--node", required=True, help="this node's name in OAR")
             command.add_argument("--nodes", required=True, help="all nodes of the job, by commas")
@@ -110,7 +114,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")
     log = NodeLog(bound={"job": layout.job_id, "node": preparation.node})
     with log.step("prepare"):
-        preparation.run(log, _deadline())
+        preparation.run(log, _deadline(arguments.deadline))
     return DONE
 
 
@@ -120,7 +124,8 @@ def _destroy(arguments: argparse.Namespace) -> int:
     layout, user, cgroup = _job(arguments)
     log = NodeLog(bound={"job": layout.job_id})
     with log.step("destroy"):
-        left = Destruction(layout, user, _uid(user, missing=-1), cgroup).run(log, _deadline())
+        destruction = Destruction(layout, user, _uid(user, missing=-1), cgroup)
+        left = destruction.run(log, _deadline(arguments.deadline))
     if not left:
         return DONE
     say(f"job {layout.job_id} left on this node: {left}")
@@ -159,7 +164,11 @@ def _reap(arguments: argparse.Namespace) -> int:
             continue
         bound = log.bind(job=finding.job_id, why=finding.why)
         uid = _uid(finding.user, missing=-1)
-        left = Destruction(JobLayout(finding.job_id), finding.user, uid).run(bound, _deadline())
+        destruction = Destruction(JobLayout(finding.job_id), finding.user, uid)
+        try:
+            left: object = destruction.run(bound, _deadline())
+        except (OarLxcError, OSError) as error:
+            left = error  # the other jobs get their turn all the same
         if left:
             say(f"job {finding.job_id} left on this node: {left}")
             status = FAILED
@@ -187,8 +196,9 @@ def _uid(user: str, missing: int | None = None) -> int:
         return missing
 
 
-def _deadline() -> float:
-    return time.monotonic() + read_config().deadline
+def _deadline(seconds: float | None = None) -> float:
+    most = read_config().deadline
+    return time.monotonic() + (most if seconds is None else max(1.0, min(seconds, most)))
 
 
 if __name__ == "__main__":

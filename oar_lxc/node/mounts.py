@@ -18,6 +18,7 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_RDONLY = 1
+_MOUNT_ATTR_NOSUID = 2
 _MOUNT_ATTR_NODEV = 4
 _MOUNT_ATTR_IDMAP = 0x00100000
 _SYS_OPEN_TREE = 428
@@ -59,9 +60,9 @@ def mount_idmapped(source: Path, target: Path, first_id: int, count: int) -> Non
         flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW
         tree = _call("open_tree", source, _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags)
         try:
-            attributes = _MountAttr(
-                _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV, 0, 0, namespace
-            )
+            # No set-user-id here: what runs in a container runs from the overlay above.
+            limits = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
+            attributes = _MountAttr(_MOUNT_ATTR_IDMAP | limits, 0, 0, namespace)
             _call(
                 "mount_setattr",
                 source,

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.layout import JobLayout
+from oar_lxc.layout import IMAGES, JobLayout
 from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.node import ids, links, mounts, ranges
 from oar_lxc.node.cgroup import JobCgroups
@@ -65,7 +65,7 @@ class Preparation:
         try:
             with log.step("record"):
                 record = self._record(network)
-            return self._make(record, account, network, log)
+            return self._make(record, account, network, log, deadline)
         except Refusal as refusal:
             return self._refuse(account, str(refusal), log, deadline)
         except OSError as error:
@@ -102,6 +102,11 @@ class Preparation:
             before = read_record(self.layout.record)
             if before and before.boot_id == boot_id() and before.first_id:
                 return before
+            if self.user.isdigit():
+                raise Refusal(
+                    f"the user's name {self.user} is all digits, which /etc/subuid takes for an id"
+                )
+            self.layout.published.unlink(missing_ok=True)  # of a refusal, or of another boot
             first_id = ids.allocate(self.layout)
             record = Record(
                 self.layout.job_id,
@@ -123,7 +128,12 @@ class Preparation:
         return record
 
     def _make(
-        self, record: Record, account: pwd.struct_passwd, network: JobNetwork, log: NodeLog
+        self,
+        record: Record,
+        account: pwd.struct_passwd,
+        network: JobNetwork,
+        log: NodeLog,
+        deadline: float,
     ) -> PublishedJob:
         layout = self.layout
         cgroups = JobCgroups(layout.job_id, self.user, self.oar_cgroup)
@@ -134,7 +144,7 @@ class Preparation:
             self._make_directories(account, first_id)
         with log.step("images"):
             if not mounts.mounts_under(layout.images):
-                source = layout.state / "images"
+                source = layout.state / IMAGES
                 mounts.mount_idmapped(source, layout.images, first_id, ranges.COUNT)
         with log.step("cgroups"):
             delegated = cgroups.delegate(account.pw_uid, first_id)
@@ -143,6 +153,8 @@ class Preparation:
                 # Publishing comes last: before it, what is there is half made or another's.
                 links.remove(layout)
                 links.create(layout, network, self.node)
+        if time.monotonic() > deadline:
+            raise OarLxcError("it took too long: the node is slow, or its lock was held")
         published = PublishedJob(
             job_id=layout.job_id,
             user=self.user,
@@ -180,9 +192,13 @@ class Preparation:
             os.chmod(path, mode)
 
     def _publish_refusal(self, refused: PublishedJob) -> None:
-        record = Record(self.layout.job_id, self.user, boot_id(), time.time(), 0, self.oar_cgroup)
+        # What could not be destroyed keeps its record, which tells of the id range.
+        record = read_record(self.layout.record) or Record(
+            self.layout.job_id, self.user, boot_id(), time.time(), 0, self.oar_cgroup
+        )
         record.write(self.layout)
         _make_directory(self.layout.directory, 0o711)
+        os.chown(self.layout.directory, 0, record.first_id, follow_symlinks=False)
         write_atomic(self.layout.published, refused.to_json(), 0o644)
 
     def _destruction(self, uid: int) -> Destruction:

@@ -6,12 +6,14 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.ranges import COUNT
+
+_THREADS = 17  # num_threads in /proc/PID/stat, counted from the state (proc(5))
 
 
 def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
@@ -28,27 +30,40 @@ def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
     return {pid for pid in found - _ancestry() if not is_zombie(pid)}
 
 
-def kill(found: Collection[int], wait: float) -> None:
-    """Send SIGKILL to processes and wait up to ``wait`` seconds for them to be dead."""
-    handles = []
-    for pid in found:
-        with suppress(ProcessLookupError):
-            handles.append(os.pidfd_open(pid))
+def kill(find: Callable[[], Collection[int]], wait: float) -> bool:
+    """Send SIGKILL to processes and wait up to ``wait`` seconds for them to be dead.
+
+    A number may belong to another process by the time it is used. A handle does not: what is
+    found again while its handle is open is the process that the handle is of.
+
+    Args:
+        find: finds the processes.
+        wait: seconds.
+
+    Returns:
+        Whether any were found.
+    """
+    handles: dict[int, int] = {}
     poll = select.poll()
     try:
-        for handle in handles:
+        for pid in find():
+            with suppress(OSError):  # it is gone, or the next round's
+                handles[pid] = os.pidfd_open(pid)
+        certain = handles.keys() & set(find()) if handles else set()
+        for pid in certain:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-            poll.register(handle, select.POLLIN)
-        left = len(handles)
+                signal.pidfd_send_signal(handles[pid], signal.SIGKILL)
+            poll.register(handles[pid], select.POLLIN)
+        left = len(certain)
         end = time.monotonic() + wait
         while left and (rest := end - time.monotonic()) > 0:
             for handle, _ in poll.poll(rest * 1000):
                 poll.unregister(handle)
                 left -= 1
     finally:
-        for handle in handles:
+        for handle in handles.values():
             os.close(handle)
+    return bool(handles)
 
 
 def pids() -> Iterator[int]:
@@ -71,12 +86,16 @@ def owner(pid: int) -> int:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether a process is dead but not yet waited for, or gone."""
+    """Whether a process is dead but not yet waited for, or gone.
+
+    One whose first thread has ended looks the same but for its other threads, which live.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return stat[stat.rfind(b")") + 2 : stat.rfind(b")") + 3] in (b"Z", b"X")
+    fields = stat[stat.rfind(b")") + 2 :].split()
+    return fields[0] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
 
 
 def _ancestry() -> set[int]:

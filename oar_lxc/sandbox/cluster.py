@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from oar_lxc.contain import unmount_below
+from oar_lxc.layout import IMAGES
 from oar_lxc.run import run
 from oar_lxc.sandbox import homes, network
 from oar_lxc.sandbox.images import Cache
@@ -227,9 +228,9 @@ class Sandbox:
             storage = self.state.storage / machine.name
             if storage.exists():
                 shutil.rmtree(storage)
-            (storage / "images").mkdir(parents=True)
+            (storage / IMAGES).mkdir(parents=True)
             mounts.append(Mount(storage, "var/lib/oar-lxc"))
-            mounts.append(Mount(self.state.images, "var/lib/oar-lxc/images"))
+            mounts.append(Mount(self.state.images, f"var/lib/oar-lxc/{IMAGES}"))
             # In a container the package lxc makes no bridge lxcbr0, and would wait 30 s for it.
             files["etc/default/lxc-net"] = 'USE_LXC_BRIDGE="false"\n'
         return Definition(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oar_lxc import image
 from oar_lxc.config import PREPARE_BY
-from oar_lxc.layout import CONFIG, STATE
+from oar_lxc.layout import CONFIG, STATE, STORE
 from oar_lxc.run import run
 from oar_lxc.setup import checks, files, keys, network, oarconf, packages, reaper, services
 from oar_lxc.setup.bundle import PATH as BUNDLE
@@ -20,7 +20,12 @@ from oar_lxc.setup.server import CPUSET_PATH, cpuset
 PORT = 6667
 SSHD_CONFIG = Path("/etc/oar/sshd_config")
 LXC_USERNET = Path("/etc/lxc/lxc-usernet")
-DIRECTORIES = ((STATE, 0o755), (STATE / "records", 0o700), (STATE / "jobs", 0o711))
+DIRECTORIES = (
+    (STATE, 0o755),
+    (STATE / "records", 0o700),
+    (STATE / "jobs", 0o711),
+    (STATE / STORE, 0o700),
+)
 
 
 @dataclass(frozen=True)

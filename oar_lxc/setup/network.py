@@ -9,6 +9,7 @@ from pathlib import Path
 
 from oar_lxc.config import read_config
 from oar_lxc.layout import CONFIG
+from oar_lxc.node.links import VXLAN_PORT
 from oar_lxc.run import run
 from oar_lxc.setup import files, services
 from oar_lxc.setup.plan import Step
@@ -31,6 +32,20 @@ def rules_text(pool: IPv4Network) -> str:
 table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
+    # Containers have their own addresses only, and nobody but root joins a VXLAN.
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        iifname "olb*" ip saddr != {pool} drop
+        iifname "olb*" udp dport {VXLAN_PORT} drop
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname "olb*" udp dport {VXLAN_PORT} drop
+    }}
+    chain output {{
+        type filter hook output priority filter; policy accept;
+        meta skuid != 0 udp dport {VXLAN_PORT} drop
+    }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr {pool} ip daddr != {pool} masquerade

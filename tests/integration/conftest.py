@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc import image
-from oar_lxc.layout import STATE
+from oar_lxc.layout import STATE, STORE
 from oar_lxc.published import PublishedJob
 from tests import kernel
 from tests.pretend import CGROUPS, PretendJob, ordinary_user, pretend_job
@@ -78,7 +78,7 @@ def _machine() -> Iterator[None]:
     """Make sure of what all tests need: root, the state directories, an image."""
     if os.geteuid() != 0:
         pytest.exit("the integration tests need root", returncode=1)
-    for name, mode in (("records", 0o700), ("jobs", 0o711), ("images", 0o755)):
+    for name, mode in (("records", 0o700), ("jobs", 0o711), (STORE, 0o700)):
         (STATE / name).mkdir(mode=mode, parents=True, exist_ok=True)
     image.build(IMAGE)
     before = set(CGROUPS.glob("*/oar*"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import STATE, JobLayout
+from oar_lxc.layout import IMAGES, STATE, JobLayout
 from oar_lxc.network import JobNetwork
 from oar_lxc.node.files import edit_lines
 from tests import kernel
@@ -53,7 +53,7 @@ def test_images_are_seen_under_the_jobs_ids_and_cannot_be_written(job: PretendJo
     first_id = published(job).first_id
     rootfs = JobLayout(job.id).images / IMAGE / "rootfs"
     assert owner(rootfs / "etc/passwd")[:2] == (first_id, first_id)
-    assert owner(STATE / "images" / IMAGE / "rootfs/etc/passwd")[:2] == (0, 0)
+    assert owner(STATE / IMAGES / IMAGE / "rootfs/etc/passwd")[:2] == (0, 0)
     with pytest.raises(OSError, match="Read-only file system"):
         (rootfs / "etc/new").touch()
     assert job.run(["cat", str(rootfs / "etc/debian_version")]).stdout.startswith("12")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from oar_lxc.layout import STATE, JobLayout
+from oar_lxc.layout import IMAGES, STATE, JobLayout
 from oar_lxc.run import Result
 from tests import kernel
 from tests.integration.conftest import (
@@ -129,7 +129,7 @@ def test_containers_are_systems_that_came_up(running: Running) -> None:
 def test_what_one_writes_is_seen_by_no_other_and_not_in_the_image(running: Running) -> None:
     running.inside("vm1", "echo mine > /srv/file; rm /etc/debian_version")
     assert running.inside("vm2", "ls /srv; cat /etc/debian_version").startswith("12")
-    rootfs = STATE / "images" / IMAGE / "rootfs"
+    rootfs = STATE / IMAGES / IMAGE / "rootfs"
     assert not (rootfs / "srv/file").exists()
     assert (rootfs / "etc/debian_version").exists()
     assert running.inside("vm1", "cat /srv/file; ls /etc/debian_version || true") == "mine"
@@ -359,7 +359,7 @@ def test_a_container_can_be_booted_again_from_inside(job: PretendJob) -> None:
 
 
 def test_an_image_without_an_init_is_told_with_the_log(job: PretendJob) -> None:
-    broken = STATE / "images/oar-lxc-test-broken"
+    broken = STATE / IMAGES / "oar-lxc-test-broken"
     (broken / "rootfs/etc").mkdir(parents=True)
     try:
         done = job.script("--image", broken.name, "--per-node", "2")

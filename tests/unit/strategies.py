@@ -35,7 +35,7 @@ nodes = st.builds(
 )
 users = st.builds(
     lambda first, rest: first + rest,
-    st.sampled_from("azAZ_"),
-    st.text("azAZ09_.-", max_size=31),
+    st.sampled_from("azAZ09_"),
+    st.text("azAZ09_.@-", max_size=40),
 )
 job_ids = st.integers(1, 2**31 - 1)

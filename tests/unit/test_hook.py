@@ -87,6 +87,8 @@ def test_a_prologue_prepares_each_node_once_under_its_own_name(cluster: Cluster)
         [
             cluster.node,
             "prepare",
+            "--deadline",
+            "12",
             "--job",
             "42",
             "--user",
@@ -102,7 +104,8 @@ def test_a_prologue_prepares_each_node_once_under_its_own_name(cluster: Cluster)
 
 def test_an_epilogue_destroys_on_each_node(cluster: Cluster) -> None:
     assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
-    assert cluster.root == [[cluster.node, "destroy", "--job", "42", "--user", "alice"]] * 3
+    words = ["destroy", "--deadline", "24", "--job", "42", "--user", "alice"]
+    assert cluster.root == [[cluster.node, *words]] * 3
 
 
 def test_other_nodes_are_reached_by_the_ssh_of_oar_without_questions(cluster: Cluster) -> None:

@@ -136,7 +136,7 @@ def test_the_command_lists_images(
     stdout: str,
     stderr: str,
 ) -> None:
-    monkeypatch.setattr(cli_images, "list_images", lambda: names)
+    monkeypatch.setattr(cli_images, "list_images", lambda directory: names)
     assert invoke(image, "list", *arguments) == 0
     assert capsys.readouterr() == (stdout, stderr)
 
@@ -144,7 +144,7 @@ def test_the_command_lists_images(
 def test_that_there_are_no_images_is_told_on_standard_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli_images, "list_images", list)
+    monkeypatch.setattr(cli_images, "list_images", lambda directory: [])
     assert invoke(image, "list") == 0
     told = capsys.readouterr()
     assert told.out == ""

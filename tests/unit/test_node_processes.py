@@ -106,7 +106,7 @@ def test_processes_that_ignore_signals_are_killed_all_the_same(spawn: Spawn) -> 
     stubborn.stdout.readline()
     stopped = spawn(["sleep", "60"])
     os.kill(stopped.pid, signal.SIGSTOP)
-    kill([stubborn.pid, stopped.pid], 5)
+    kill(lambda: [stubborn.pid, stopped.pid], 5)
     assert is_zombie(stubborn.pid)
     assert is_zombie(stopped.pid)
     stubborn.stdout.close()
@@ -116,7 +116,7 @@ def test_processes_that_ignore_signals_are_killed_all_the_same(spawn: Spawn) -> 
 def test_killing_returns_when_they_are_dead_and_not_later(spawn: Spawn) -> None:
     found = [spawn(["sleep", "60"]).pid for _ in range(20)]
     begin = time.monotonic()
-    kill(found, 30)
+    kill(lambda: found, 30)
     assert time.monotonic() - begin < 10
     assert all(is_zombie(pid) for pid in found)
 
@@ -124,11 +124,30 @@ def test_killing_returns_when_they_are_dead_and_not_later(spawn: Spawn) -> None:
 def test_what_is_gone_is_no_error() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    kill([gone.pid, 2**22 + 1], 5)
-    kill([], 5)
+    kill(lambda: [gone.pid, 2**22 + 1], 5)
+    kill(list, 5)
 
 
 def test_no_descriptor_is_left_open(spawn: Spawn) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
-    kill([spawn(["sleep", "60"]).pid], 5)
+    pid = spawn(["sleep", "60"]).pid
+    kill(lambda: [pid], 5)
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_process_whose_first_thread_has_ended_is_not_dead() -> None:
+    code = "import ctypes, threading, time\n"
+    code += "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+    code += "print('up', flush=True)\nctypes.CDLL(None).pthread_exit(None)\n"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        end = time.monotonic() + 10
+        while " Z " not in Path(f"/proc/{process.pid}/stat").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert not is_zombie(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
