@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oar_lxc.errors import CommandError, ContainerError, JobEnvironmentError, NodeError, UsageError
+from oar_lxc.errors import CommandError, ContainerError, JobEnvironmentError, UsageError
 from oar_lxc.job import Job
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.published import read_published
-from oar_lxc.remote import Remote
+from oar_lxc.remote import Remote, raise_first
 from oar_lxc.run import run
 
 
@@ -130,7 +130,7 @@ def list_containers(remote: Remote) -> list[FoundContainer]:
         if event.pop("event") == "container":
             found.append(FoundContainer(name=event.pop("container"), **event))
 
-    _raise(remote.call("list", {}, take))
+    raise_first(remote.call("list", {}, take))
     order = {node: number for number, node in enumerate(remote.nodes)}
     return sorted(found, key=lambda c: (order.get(c.node, 0), len(c.name), c.name))
 
@@ -160,12 +160,7 @@ def find_keys(remote: Remote) -> dict[str, str]:
     def take(node: str, event: dict[str, Any]) -> None:
         found.update(client=event["client"], host_public=event["host_public"])
 
-    _raise(remote.call("keys", {}, take))
+    raise_first(remote.call("keys", {}, take))
     if not found:
         raise UsageError(f"job {remote.job_id} has no ssh key: it has not launched containers yet")
     return found
-
-
-def _raise(errors: list[NodeError]) -> None:
-    for error in errors:
-        raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -99,9 +100,10 @@ def conflicts(pool: IPv4Network) -> list[str]:
         if IPv4Network(route["dst"]).overlaps(pool):
             found.append(f"route to {route['dst']}")
     for line in RESOLVER.read_text().splitlines() if RESOLVER.exists() else ():
-        match = re.fullmatch(r"\s*nameserver\s+([0-9.]+)\s*", line)
-        if match and IPv4Address(match[1]) in pool:
-            found.append(f"name server {match[1]}")
+        match = re.fullmatch(r"\s*nameserver\s+((?:[0-9]{1,3}\.){3}[0-9]{1,3})\s*", line)
+        with suppress(ValueError):
+            if match and IPv4Address(match[1]) in pool:
+                found.append(f"name server {match[1]}")
     return found
 
 
