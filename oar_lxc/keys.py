@@ -47,11 +47,6 @@ class JobKeys:
                     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
         return self
 
-    @property
-    def client(self) -> Path:
-        """The private key that opens the job's containers."""
-        return self.directory / CLIENT
-
     def to_data(self) -> dict[str, str]:
         """Return what containers need, as :func:`oar_lxc.create.create_containers` names it."""
         return {

@@ -22,9 +22,8 @@ from oar_lxc.sandbox.state import CACHE, locked
 from oar_lxc.setup import deb, packages
 
 SUITE = "bookworm"
-FORMAT = (
-    3  # raise it where a change of this module makes other file systems from the same packages
-)
+# Raise it where a change of this module makes other file systems from the same packages.
+FORMAT = 3
 
 BASE = (
     "systemd",

@@ -10,6 +10,7 @@ from pathlib import Path
 from oar_lxc import image
 from oar_lxc.config import PREPARE_BY
 from oar_lxc.layout import CONFIG, STATE, STORE
+from oar_lxc.node.ids import USERNET
 from oar_lxc.run import run
 from oar_lxc.setup import checks, files, keys, network, oarconf, packages, reaper, services
 from oar_lxc.setup.bundle import PATH as BUNDLE
@@ -19,7 +20,6 @@ from oar_lxc.setup.server import CPUSET_PATH, cpuset
 
 PORT = 6667
 SSHD_CONFIG = Path("/etc/oar/sshd_config")
-LXC_USERNET = Path("/etc/lxc/lxc-usernet")
 DIRECTORIES = (
     (STATE, 0o755),
     (STATE / "records", 0o700),
@@ -148,13 +148,13 @@ def _usernet_exists() -> Step:
     """Make the step about the file that lists who may attach containers to bridges."""
 
     def pending() -> str | None:
-        return None if LXC_USERNET.exists() else f"{LXC_USERNET}: make it, empty"
+        return None if USERNET.exists() else f"{USERNET}: make it, empty"
 
     def apply() -> None:
-        LXC_USERNET.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(LXC_USERNET, b"", 0o644)
+        USERNET.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(USERNET, b"", 0o644)
 
-    return Step(f"{LXC_USERNET} is there", pending, apply)
+    return Step(f"{USERNET} is there", pending, apply)
 
 
 def _image(name: str) -> Step:

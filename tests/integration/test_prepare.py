@@ -60,7 +60,7 @@ def test_images_are_seen_under_the_jobs_ids_and_cannot_be_written(job: PretendJo
     assert job.run(["cat", str(rootfs / "etc/shadow")]).status != 0
     table = Path("/proc/self/mountinfo").read_text().splitlines()
     (line,) = [x for x in table if f" {JobLayout(job.id).images} " in x]
-    assert {"ro", "nodev", "idmapped"} <= set(line.split()[5].split(","))
+    assert {"ro", "nodev", "nosuid", "idmapped"} <= set(line.split()[5].split(","))
 
 
 def test_directories_belong_to_whom_they_should(job: PretendJob) -> None:
@@ -309,6 +309,40 @@ def test_a_prepare_that_fails_half_way_undoes_itself(
     assert (names_in_etc(), os.listdir(victim)) == before
     # What failed once works when its cause is gone.
     job.prepare()
+
+
+FULL_AT = """
+import errno, os, pkgutil, sys
+owner, _, name = sys.argv.pop(1).rpartition(".")
+import oar_lxc.node.prepare
+def full(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+setattr(pkgutil.resolve_name(owner), name, full)
+from oar_lxc.node.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("step", ["directories", "cgroups"])
+def test_a_disk_that_users_filled_refuses_the_job_and_keeps_the_node_in_service(
+    unprepared: PretendJob, step: str
+) -> None:
+    job = unprepared
+    common = ["--job", str(job.id), "--user", job.user, "--cgroup", job.cgroup]
+    nodes = ["--node", job.node, "--nodes", job.node]
+    done = subprocess.run(
+        [PYTHON, "-c", FULL_AT, STEPS[step], "prepare", *common, *nodes],
+        env={"PYTHONPATH": str(checkout()), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert published(job).state == "refused"
+    assert "is full" in published(job).reason
+    # The refused job may be prepared when there is room again: with all that it needs.
+    job.prepare()
+    assert published(job).state == "ready"
+    assert ip("link", "show", "dev", f"olb{job.id}")
 
 
 def test_what_cannot_be_undone_is_told_and_goes_when_it_can(unprepared: PretendJob) -> None:

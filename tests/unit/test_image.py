@@ -74,6 +74,12 @@ def test_an_unknown_image_is_one_sentence_that_names_those_that_exist(tmp_path: 
         find_image("b", tmp_path / "missing")
 
 
+def test_the_store_that_a_build_makes_is_closed_to_users(tmp_path: Path, calls: Path) -> None:
+    # Images hold programs that are set-user-id root, and are never updated in place.
+    build("debian-12", tmp_path / "store/images")
+    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+
+
 def test_a_built_image_has_no_keys_name_or_id_of_its_own(tmp_path: Path, calls: Path) -> None:
     rootfs = build("debian-12", tmp_path / "images")
     assert rootfs == tmp_path / "images/debian-12/rootfs"

@@ -32,7 +32,6 @@ def test_two_pairs_are_made_that_belong_together_and_only_their_owner_reads(
             ["ssh-keygen", "-y", "-f", str(path)], capture_output=True, text=True, check=True
         )
         assert shown.stdout.split()[:2] == Path(f"{path}.pub").read_text().split()[:2]
-    assert keys.client == layout.private / CLIENT
     data = keys.to_data()
     assert data["authorized"].endswith("oar job 42\n")
     assert data["host_public"] != data["authorized"]
