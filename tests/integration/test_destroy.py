@@ -320,6 +320,27 @@ def test_a_mount_table_that_a_user_made_up_confuses_nobody(
             other.kill()
 
 
+def test_a_mount_that_another_user_forged_at_the_jobs_directory_is_not_the_jobs(
+    job: PretendJob, other_user: str
+) -> None:
+    # In a namespace of his own he has a /var/lib of his own, and the job's directory in it.
+    become = ["setpriv", "--reuid", other_user, "--regid", other_user, "--init-groups"]
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    directory = JobLayout(job.id).directory
+    forge = f"mount -t tmpfs none /var/lib && mkdir -p {directory} && "
+    forge += f"mount -t tmpfs none {directory} && echo && exec sleep 60"
+    argv = [*become, *unshare, "sh", "-c", forge]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == "\n"
+            assert job.destroy().status == 0
+            assert not directory.exists()
+            assert not JobLayout(job.id).record.exists()
+        finally:
+            other.kill()
+
+
 # Where a destroy can be cut off: before each of these has been done, in their order.
 STEPS = {
     "ids": "oar_lxc.node.ids.revoke",
