@@ -115,6 +115,24 @@ def test_containers_of_two_nodes_reach_each_other(running: SubmittedJob) -> None
     assert "1 received" in running.cluster.frontend(*command).stdout
 
 
+def test_a_container_cannot_speak_to_the_nodes_vxlan(running: SubmittedJob) -> None:
+    """What it sends there does not arrive: it could pass for a packet of another job."""
+    cluster = running.cluster
+    node = cluster.nodes[0]
+    gateway = cluster.published(node, running)["gateway"].partition("/")[0]
+    try:
+        for port in (4789, 4790):  # the second one shows that packets arrive at all
+            rule = f'add rule inet oar_lxc input iifname "olb*" udp dport {port} counter'
+            cluster.on(node, "nft", rule)
+            send = f"echo x > /dev/udp/{gateway}/{port}"
+            cluster.frontend("oar-lxc", "exec", f"{running.id}/vm1", "--", "bash", "-c", send)
+        counted = cluster.on(node, "nft", "list", "chain", "inet", "oar_lxc", "input").stdout
+    finally:
+        cluster.on(node, "systemctl", "restart", "oar-lxc-network")
+    assert "dport 4789 counter packets 0" in counted
+    assert "dport 4790 counter packets 1" in counted
+
+
 def test_another_user_gets_nowhere(running: SubmittedJob) -> None:
     """Bob may neither list nor enter alice's containers."""
     for command in (["list", str(running.id)], ["exec", f"{running.id}/vm1", "--", "id"]):
