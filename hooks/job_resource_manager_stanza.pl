@@ -17,8 +17,21 @@
 
         # A node without oar-lxc is no broken node: the job is told when it asks for containers.
         return 0 unless -x $argv[1];
-        return 0 if system( { $argv[0] } @argv ) == 0;
-        return $? == -1 ? 127 : ( $? >> 8 ) || 1;
+
+        # One that was killed is run again: it goes on where it was.
+        for ( 1 .. 2 ) {
+            return 0 if system( { $argv[0] } @argv ) == 0;
+            return 127      if $? == -1;
+            return $? >> 8  if $? >> 8 and $? >> 8 < 128;
+        }
+        return 1;
+    }
+
+    # Whether cgroups are nested in OAR's of the job, which the site's clean could not remove.
+    sub nested {
+        my ($job) = @_;
+        return defined $job->{cpuset_path}
+          && grep { -d } glob("/dev/oar_cgroups_links/*$job->{cpuset_path}/$job->{name}/lxc");
     }
 
     my $text = do { local $/; <STDIN> };
@@ -45,10 +58,10 @@
                       if defined $key->{key} and $key->{key} ne '';
                 }
                 elsif ( $ARGV[0] eq 'clean' ) {
-                    $failed = run( 'destroy', @common );
+                    $failed = run( 'destroy', @common, '--layer', 'stanza' );
 
-                    # 3: cgroups are left, and the site's clean would wait for them without end.
-                    exit 3 if $failed == 3;
+                    # The site's clean would wait for them without end.
+                    exit 3 if $failed == 3 or ( $failed and nested($job) );
                 }
             }
         }

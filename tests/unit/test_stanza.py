@@ -134,7 +134,10 @@ def test_a_job_is_destroyed_before_the_sites_clean(site: Site) -> None:
     assert site.run("clean", job()) == (0, "")
     assert site.calls == ["destroy", "site clean"]
     assert site.argv == [
-        [site.node, "destroy", "--job", "42", "--user", "alice", "--cgroup", "/oar/alice_42"]
+        [
+            *(site.node, "destroy", "--job", "42", "--user", "alice"),
+            *("--cgroup", "/oar/alice_42", "--layer", "stanza"),
+        ]
     ]
 
 
@@ -243,9 +246,18 @@ def test_the_status_of_the_sites_clean_comes_first(site: Site) -> None:
 
 
 def test_a_destroy_that_is_killed_has_failed(site: Site) -> None:
-    add_program(site.directory / "bin", "oardodo", "kill -9 $$")
+    calls = site.directory / "calls"
+    add_program(site.directory / "bin", "oardodo", f'echo "$2" >> "{calls}"; kill -9 $$')
     assert site.run("clean", job(), oardodo=False)[0] == 1
-    assert site.calls == ["site clean"]
+    assert site.calls == ["destroy", "destroy", "site clean"]
+
+
+def test_a_destroy_that_is_killed_goes_on_where_it_was(site: Site) -> None:
+    calls = site.directory / "calls"
+    once = f'echo "$2" >> "{calls}"; mkdir "{calls}.first" || exit 0; kill -9 $$'
+    add_program(site.directory / "bin", "oardodo", once)
+    assert site.run("clean", job(), oardodo=False)[0] == 0
+    assert site.calls == ["destroy", "destroy", "site clean"]
 
 
 @pytest.mark.parametrize("action", ["init", "clean"])
