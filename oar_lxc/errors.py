@@ -54,6 +54,10 @@ class NodeNotPreparedError(OarLxcError):
     """The root side has not prepared a node for this job, or refused to."""
 
 
+class TooLateError(OarLxcError):
+    """The deadline passed before the work was done."""
+
+
 class ContainerError(OarLxcError):
     """Something that was asked of one container failed.
 

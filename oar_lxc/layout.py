@@ -81,6 +81,11 @@ class JobLayout:
         return self.state / "jobs" / str(self.job_id)
 
     @property
+    def trash(self) -> Path:
+        """Where the directories of ended jobs wait to be removed; root alone may enter."""
+        return self.state / "trash"
+
+    @property
     def published(self) -> Path:
         """What the root side tells the user side about this node."""
         return self.directory / "job.json"

@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.errors import OarLxcError, TooLateError, UsageError
 from oar_lxc.node.mountinfo import read_mounts
 
 CONTROLLERS = frozenset(
@@ -83,11 +84,16 @@ class JobCgroups:
         job_id: OAR's job id.
         user: the job's user.
         oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off or it is not known.
+        whole: OAR's cgroup of the job counts as ours: OAR itself will not remove it any more.
+        deadline: monotonic time at which looking at the cgroups ends; a user makes as many as
+            memory allows.
     """
 
     job_id: int
     user: str
     oar_cgroup: str
+    whole: bool = False
+    deadline: float = float("inf")
 
     @property
     def name(self) -> str:
@@ -138,46 +144,72 @@ class JobCgroups:
 
     def roots(self) -> list[Path]:
         """Return the topmost cgroups that are ours to remove, those that exist, any version."""
-        found = []
-        for hierarchy in hierarchies():
-            candidates = [hierarchy.path / OWN / self.name]
-            if self.oar_cgroup:
-                candidates.append(hierarchy.path / self.oar_cgroup.lstrip("/") / INNER)
-            else:
-                candidates.append(hierarchy.path / "oar" / self.name / INNER)
-            found += [path for path in candidates if path.is_dir()]
-        return found
+        return [path for h in hierarchies() for path in self._roots(h) if path.is_dir()]
+
+    def _roots(self, hierarchy: Hierarchy) -> list[Path]:
+        oar = self._oar(hierarchy)
+        return [hierarchy.path / OWN / self.name, oar if self.whole else oar / INNER]
+
+    def _oar(self, hierarchy: Hierarchy) -> Path:
+        """Return where OAR's cgroup of the job is in a hierarchy, or would be."""
+        return hierarchy.path / (self.oar_cgroup.lstrip("/") or f"oar/{self.name}")
 
     def processes(self) -> set[int]:
         """Return the processes inside our cgroups of the job."""
-        return {pid for root in self.roots() for pid in _processes_below(root)}
+        return {pid for root in self.roots() for pid in self._below(root)}
 
     def oar_processes(self) -> set[int]:
         """Return the processes in OAR's own cgroup of the job, hooks of OAR among them."""
-        if not self.oar_cgroup:
-            return set()
-        roots = [h.path / self.oar_cgroup.lstrip("/") for h in hierarchies()]
-        return {pid for root in roots for pid in _processes_below(root)}
+        return {pid for h in hierarchies() for pid in self._below(self._oar(h))}
 
     def forbid_forks(self) -> None:
-        """Let nothing in the job's cgroups start another process."""
+        """Let nothing in the job's cgroups start a process; the limit counts for all below."""
         for root in self.roots():
-            walk(root, lambda fd: _write(fd, "pids.max", "0"))
+            walk(root, lambda fd: _write(fd, "pids.max", "0"), depth=1)
 
     def thaw(self) -> None:
-        """Thaw what is frozen: a frozen process does not die before."""
+        """Thaw what is frozen, as that does not die; also OAR's cgroup of a suspended job."""
+        for hierarchy in hierarchies():
+            if "freezer" in hierarchy.names or hierarchy.unified:
+                walk(self._oar(hierarchy), _thaw, depth=1)
+                for root in self._roots(hierarchy):
+                    walk(root, _thaw, deadline=self.deadline)
 
-        def thaw_one(fd: int) -> None:
-            _write(fd, "freezer.state", "THAWED")
-            _write(fd, "cgroup.freeze", "0")
+    @contextmanager
+    def oar_frozen(self, wait: float = 1.0) -> Iterator[None]:
+        """Freeze OAR's cgroup of the job for a moment, this process and its own cgroup apart.
 
-        for root in self.roots():
-            walk(root, thaw_one)
+        Processes that fork and end without a rest are nowhere when they are looked at.
+
+        Args:
+            wait: seconds that the kernel may take until all are frozen.
+        """
+        frozen = []
+        for hierarchy in hierarchies():
+            state = self._oar(hierarchy) / "freezer.state"
+            if "freezer" in hierarchy.names and state.exists():
+                (hierarchy.path / "cgroup.procs").write_text(str(os.getpid()))
+                frozen.append(state)
+        try:
+            for state in frozen:
+                state.write_text("FROZEN")
+                end = time.monotonic() + wait
+                while state.read_text().strip() != "FROZEN" and time.monotonic() < end:
+                    time.sleep(0.001)
+            yield
+        finally:
+            for state in frozen:
+                state.write_text("THAWED")
 
     def kill_unified(self) -> None:
-        """Kill what is in a version 2 cgroup with the kernel's own switch."""
-        for root in self.roots():
-            walk(root, lambda fd: _write(fd, "cgroup.kill", "1"))
+        """Kill what is in a version 2 cgroup, and all below, with the kernel's own switch."""
+        for hierarchy in hierarchies():
+            if hierarchy.unified:
+                for root in self._roots(hierarchy):
+                    walk(root, lambda fd: _write(fd, "cgroup.kill", "1"), depth=1)
+
+    def _below(self, root: Path) -> set[int]:
+        return _processes_below(root, self.deadline)
 
     def remove(self) -> bool:
         """Remove our cgroups of the job, deepest first.
@@ -199,7 +231,7 @@ class JobCgroups:
                 done = False
 
         for root in self.roots():
-            walk(root, leave=remove_one)
+            walk(root, leave=remove_one, deadline=self.deadline)
         return done
 
 
@@ -207,6 +239,9 @@ def walk(
     root: Path,
     enter: Callable[[int], object] = lambda fd: None,
     leave: Callable[[int, str], object] = lambda parent, name: None,
+    *,
+    depth: float = float("inf"),
+    deadline: float = float("inf"),
 ) -> None:
     """Visit a cgroup and all below it, parents first; what vanishes meanwhile is passed over.
 
@@ -218,6 +253,11 @@ def walk(
         root: the cgroup; one that does not exist has nothing below it.
         enter: is given each cgroup as an open directory, before those below it.
         leave: is given the open directory of its parent and its name, after those below it.
+        depth: how many levels are visited; 1 is the cgroup alone.
+        deadline: monotonic time.
+
+    Raises:
+        TooLateError: the deadline has passed.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -228,6 +268,8 @@ def walk(
     name, pending = "", [root.name]
     try:
         while pending or above:
+            if time.monotonic() > deadline:
+                raise TooLateError(f"the time was over before all below {root} was seen")
             if pending:
                 child = pending.pop()
                 try:
@@ -239,6 +281,8 @@ def walk(
                 above.append((name, pending))
                 name, pending = child, []
                 enter(here)
+                if len(above) >= depth:
+                    continue
                 with suppress(FileNotFoundError), os.scandir(here) as entries:
                     pending = [x.name for x in entries if x.is_dir(follow_symlinks=False)]
             else:
@@ -252,7 +296,7 @@ def walk(
         os.close(here)
 
 
-def _processes_below(root: Path) -> set[int]:
+def _processes_below(root: Path, deadline: float) -> set[int]:
     found: set[int] = set()
 
     def read(fd: int) -> None:
@@ -261,8 +305,13 @@ def _processes_below(root: Path) -> set[int]:
             with os.fdopen(procs) as file:
                 found.update(int(word) for word in file.read().split() if word != "0")
 
-    walk(root, read)
+    walk(root, read, deadline=deadline)
     return found
+
+
+def _thaw(fd: int) -> None:
+    _write(fd, "freezer.state", "THAWED")
+    _write(fd, "cgroup.freeze", "0")
 
 
 def _fill_cpuset(path: Path) -> None:

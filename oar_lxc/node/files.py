@@ -6,33 +6,84 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.run import run
 
 LOCK = Path("/run/oar-lxc.lock")
+JOBS_LOCK = Path("/run/oar-lxc-jobs.lock")
+SHADOW_LOCK = Path("/etc/.pwd.lock")
+SHADOW_WAIT = 2.0
+
+
+def rest(deadline: float) -> float:
+    """Return the seconds until a monotonic time, and a moment where it has passed."""
+    return max(0.1, deadline - time.monotonic())
 
 
 @contextmanager
-def locked(timeout: float = 20, path: Path = LOCK) -> Iterator[None]:
+def locked(timeout: float = 20, path: Path = LOCK, shadow: Path = SHADOW_LOCK) -> Iterator[None]:
     """Hold the node's lock: one prepare, destroy or reap changes shared files at a time.
+
+    The lock of lckpwdf(3) is taken too, as useradd and its like edit /etc/subuid under that. They
+    hold it for a moment. A user can keep it, with a set-user-id program that is stopped in time:
+    then it is gone without.
+
+    Args:
+        timeout: seconds to wait for our own lock.
+        path: our own lock.
+        shadow: the lock of those who edit the system's user database.
+
+    Raises:
+        OarLxcError: another one held our lock for longer than ``timeout`` seconds.
+    """
+
+    def own(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def system(fd: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with ExitStack() as held:
+        held.enter_context(_held(path, own, timeout, ""))
+        with suppress(OarLxcError):
+            held.enter_context(_held(shadow, system, min(timeout, SHADOW_WAIT), ""))
+        yield
+
+
+@contextmanager
+def job_locked(job_id: int, timeout: float, path: Path = JOBS_LOCK) -> Iterator[None]:
+    """Hold the lock of one job: it is prepared, destroyed or reaped, one at a time.
+
+    It is the byte of the job's number in one file, so that nothing of it is left. A process must
+    not take it twice: the first to be released would release both.
 
     Raises:
         OarLxcError: another one held it for longer than ``timeout`` seconds.
     """
+
+    def take(fd: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, job_id)
+
+    with _held(path, take, timeout, f" for job {job_id}"):
+        yield
+
+
+@contextmanager
+def _held(path: Path, take: Callable[[int], None], timeout: float, whom: str) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags, 0o600)
     try:
         end = time.monotonic() + timeout
         while True:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take(fd)
                 break
-            except BlockingIOError:
+            except (BlockingIOError, PermissionError):  # either may tell of a lock: fcntl(2)
                 if time.monotonic() > end:
-                    raise OarLxcError(f"{path} stayed locked for {timeout:g} s") from None
+                    raise OarLxcError(f"{path} stayed locked{whom} for {timeout:g} s") from None
                 time.sleep(0.01)
         yield
     finally:

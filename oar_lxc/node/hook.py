@@ -52,7 +52,7 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     cgroup = _oar_cgroup(job_id, user)
     common = ["--job", str(job_id), "--user", user, *(["--cgroup", cgroup] if cgroup else [])]
     if hook == "epilogue":
-        return _everywhere(nodes, ["destroy", *common], config.deadline)
+        return _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline)
     if hook != "prologue":
         raise UsageError(f"hook {hook!r}; known: prologue, epilogue")
     if config.prepare != PREPARE_BY[1]:
@@ -63,7 +63,7 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     # OAR runs no epilogue after a failed prologue: keep a part of the time for undoing.
     status = _everywhere(nodes, prepare, config.deadline * 0.5, name_last=True)
     if status:
-        _everywhere(nodes, ["destroy", *common], config.deadline * 0.5)
+        _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline * 0.5)
     return status
 
 

@@ -4,61 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from oar_lxc.layout import JobLayout
+from oar_lxc.errors import UsageError
+from oar_lxc.layout import JobLayout, check_job_id, check_user
 from oar_lxc.node.files import edit_lines, half_written, split_lines
-from oar_lxc.node.ranges import COUNT, FIRST, RANGES, is_first_id
-from oar_lxc.node.record import read_record
+from oar_lxc.node.ranges import COUNT
 
 SUBUID = Path("/etc/subuid")
 SUBGID = Path("/etc/subgid")
 USERNET = Path("/etc/lxc/lxc-usernet")
 
 
-def allocate(layout: JobLayout) -> int | None:
-    """Return the first id of a range that nobody on this node has; None where all are taken.
-
-    The search starts where the job's id points, so that ranges are not reused soon. Hold the
-    node's lock until the record with the answer is written.
-    """
-    taken = set(_taken(layout.state))
-    for step in range(RANGES):
-        first = FIRST + (layout.job_id + step) % RANGES * COUNT
-        if all(first + COUNT <= start or start + count <= first for start, count in taken):
-            return first
-    return None
-
-
-def _taken(state: Path) -> Iterator[tuple[int, int]]:
+def granted_ranges() -> Iterator[tuple[str, int, int]]:
+    """Yield owner, first id and count of each range that shadow grants to anyone."""
     for path in (SUBUID, SUBGID):
-        for _, start, count in _read_ranges(path):
-            yield start, count
-    for path in (state / "records").glob("*.json"):
-        record = read_record(path)
-        if record and record.first_id:
-            yield record.first_id, COUNT
-
-
-def _read_ranges(path: Path) -> Iterator[tuple[str, int, int]]:
-    try:
-        text = path.read_text(errors="surrogateescape")
-    except FileNotFoundError:
-        return
-    for line in split_lines(text):
-        owner, _, numbers = line.partition(":")
-        start, _, count = numbers.partition(":")
-        if all(re.fullmatch(r"[0-9]{1,10}", number) for number in (start, count)):
-            yield owner, int(start), int(count)
-
-
-def range_of_directory(layout: JobLayout) -> int:
-    """Return the first id that the job's root-owned directory tells by its group; 0 where none."""
-    try:
-        group = layout.directory.lstat().st_gid
-    except FileNotFoundError:
-        return 0
-    return group if is_first_id(group) else 0
+        for line in _lines(path):
+            owner, _, numbers = line.partition(":")
+            start, _, count = numbers.partition(":")
+            if all(re.fullmatch(r"[0-9]{1,10}", number) for number in (start, count)):
+                yield owner, int(start), int(count)
 
 
 def grant(layout: JobLayout, user: str, first_id: int, links: int) -> None:
@@ -86,6 +52,16 @@ def leftover_lines(layout: JobLayout, first_id: int) -> dict[Path, list[str]]:
             found[path] = [line for line in _lines(path) if line.endswith(suffix)]
     found[USERNET] = [line for line in _lines(USERNET) if line.split()[2:3] == [layout.bridge]]
     return {path: lines for path, lines in found.items() if lines}
+
+
+def jobs_of_lines() -> Iterator[tuple[int, str]]:
+    """Yield job and user of each line that lets a user plug into a job's bridge."""
+    for line in _lines(USERNET):
+        words = line.split()
+        match = re.fullmatch(r"olb([0-9]{1,10})", words[2]) if len(words) == 4 else None
+        if match:
+            with suppress(UsageError):
+                yield check_job_id(match[1]), check_user(words[0])
 
 
 def _lines(path: Path) -> Iterable[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field
 
+from oar_lxc.errors import TooLateError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
 from oar_lxc.node.cgroup import JobCgroups
+from oar_lxc.node.oarfiles import oar_files
 from oar_lxc.node.processes import job_processes
+from oar_lxc.node.trash import trash_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Leftovers:
         mounts: mount points in the node's own mount namespace. Users make others as they like,
             with any names; copies of ours there are detached when the directory is removed.
         links: names of network devices.
-        files: paths of files and directories.
+        files: paths of files and directories, OAR's own of the job where it left them.
         lines: lines in /etc/subuid, /etc/subgid and /etc/lxc/lxc-usernet.
     """
 
@@ -45,7 +48,7 @@ class Leftovers:
 
 
 def find_leftovers(
-    layout: JobLayout, cgroups: JobCgroups, uid: int, first_id: int, *, with_record: bool = True
+    layout: JobLayout, cgroups: JobCgroups, uid: int, first_id: int, *, inert: bool = True
 ) -> Leftovers:
     """Look for everything that a job may have on this node.
 
@@ -54,11 +57,17 @@ def find_leftovers(
         cgroups: the job's cgroups.
         uid: its user; -1 where the user is not known here.
         first_id: first id of its range; 0 where it had none.
-        with_record: whether the record counts.
+        inert: whether the record counts, and what is in the trash.
     """
-    paths = [layout.directory, *([layout.record] if with_record else [])]
+    paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
+    if cgroups.whole:
+        paths += oar_files(layout.job_id, cgroups.user)
+    try:
+        processes = sorted(job_processes(cgroups, uid, first_id))
+    except TooLateError:
+        processes = []  # only cgroups can be so many, and those are told
     return Leftovers(
-        processes=sorted(job_processes(cgroups, uid, first_id)),
+        processes=processes,
         cgroups=[str(path) for path in cgroups.roots()],
         mounts=[str(point) for point in mounts.mounts_under(layout.directory)],
         links=links.job_links(layout),

@@ -16,16 +16,18 @@ from pathlib import Path
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import MTU, JobNetwork
+from oar_lxc.node.bounded import bounded
 from oar_lxc.run import run
 
 NET = Path("/sys/class/net")
 VXLAN_PORT = 4789  # RFC 7348
 
 
-def holder_of_subnet(network: JobNetwork) -> str:
+def holder_of_subnet(network: JobNetwork, timeout: float) -> str:
     """Return the name of another device that has an address in the job's subnet, or nothing."""
     subnet = network.subnet
-    listing = json.loads(run(["ip", "-json", "-4", "address", "show"]).stdout or "[]")
+    shown = run(["ip", "-json", "-4", "address", "show"], timeout=timeout).stdout
+    listing = json.loads(shown or "[]")
     for link in listing:
         for address in link.get("addr_info", ()):
             if ip_address(address["local"]) in subnet:
@@ -33,10 +35,17 @@ def holder_of_subnet(network: JobNetwork) -> str:
     return ""
 
 
-def create(layout: JobLayout, network: JobNetwork, node: str) -> None:
+def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) -> None:
     """Make the job's bridge with this node's address and, for several nodes, its VXLAN.
 
+    Args:
+        layout: the job's names.
+        network: the job's network.
+        node: this node's name.
+        timeout: seconds for each thing that may block, the names of the other nodes among them.
+
     Raises:
+        TooLateError: the names of other nodes were not resolved in time.
         CommandError: the kernel refused one.
         OarLxcError: the address of another node is not known.
     """
@@ -54,13 +63,15 @@ def create(layout: JobLayout, network: JobNetwork, node: str) -> None:
             f"link add {vxlan} type vxlan id {network.vni} dstport {VXLAN_PORT}",
             f"link set {vxlan} mtu {MTU} master {bridge} up",
         ]
-    run(["ip", "-batch", "-"], input="\n".join(lines) + "\n")
+    run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", timeout=timeout)
     if peers:
+        what = "resolving the names of the job's other nodes"
+        addresses = bounded(lambda: [_resolve(peer) for peer in peers], timeout, what)
         entries = [
-            f"fdb append 00:00:00:00:00:00 dev {layout.vxlan} dst {_resolve(peer)}"
-            for peer in peers
+            f"fdb append 00:00:00:00:00:00 dev {layout.vxlan} dst {address}"
+            for address in addresses
         ]
-        run(["bridge", "-batch", "-"], input="\n".join(entries) + "\n")
+        run(["bridge", "-batch", "-"], input="\n".join(entries) + "\n", timeout=timeout)
 
 
 def _resolve(node: str) -> str:
@@ -84,9 +95,9 @@ def job_links(layout: JobLayout) -> list[str]:
     return names
 
 
-def remove(layout: JobLayout) -> None:
+def remove(layout: JobLayout, timeout: float) -> None:
     """Remove the job's devices; those that go by themselves meanwhile are fine."""
     names = job_links(layout)
     if names:
         lines = "".join(f"link del {name}\n" for name in names)
-        run(["ip", "-force", "-batch", "-"], input=lines, check=False)
+        run(["ip", "-force", "-batch", "-"], input=lines, check=False, timeout=timeout)

@@ -19,6 +19,7 @@ from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup
 from oar_lxc.node.log import NodeLog, say
+from oar_lxc.node.reap import GRACE
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 DONE = 0
@@ -38,7 +39,10 @@ examples:
   oar-lxc-node destroy --job 42 --user alice
   oar-lxc-node leftovers --job 42 --user alice --json
   oar-lxc-node reap --dry-run
+  oar-lxc-node reap --ended 42,43 --grace 0
 """
+
+LAYERS = ("stanza", "epilogue", "prologue", "admin")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--deadline", type=float, help="seconds this may take; as configured by default"
             )
+        if name == "destroy":
+            command.add_argument(
+                "--layer", choices=LAYERS, default="admin", help="who asks for it, for the log"
+            )
         if name == "prepare":
             command.add_argument("--node", required=True, help="this node's name in OAR")
             command.add_argument("--nodes", required=True, help="all nodes of the job, by commas")
@@ -72,6 +80,17 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true", help="print JSON")
     reap = commands.add_parser("reap", help="destroy what dead jobs left on this node")
     reap.add_argument("--dry-run", action="store_true", help="tell what and why; change nothing")
+    reap.add_argument("--json", action="store_true", help="print JSON")
+    reap.add_argument(
+        "--grace",
+        type=float,
+        default=GRACE,
+        metavar="SECONDS",
+        help=f"what OAR and its hooks get at a job's start and end ({GRACE:.0f})",
+    )
+    reap.add_argument(
+        "--ended", default="", metavar="JOBS", help="jobs that have ended, as OAR says; by commas"
+    )
     return top
 
 
@@ -124,7 +143,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
     layout, user, cgroup = _job(arguments)
     log = NodeLog(bound={"job": layout.job_id})
     with log.step("destroy"):
-        destruction = Destruction(layout, user, _uid(user, missing=-1), cgroup)
+        destruction = Destruction(layout, user, _uid(user, missing=-1), cgroup, arguments.layer)
         left = destruction.run(log, _deadline(arguments.deadline))
     if not left:
         return DONE
@@ -152,29 +171,21 @@ def _leftovers(arguments: argparse.Namespace) -> int:
 
 
 def _reap(arguments: argparse.Namespace) -> int:
-    from oar_lxc.node.destroy import Destruction
-    from oar_lxc.node.reap import find_jobs
+    from oar_lxc.node.reap import Judge
+    from oar_lxc.node.reaper import FAILED as NOT_DESTROYED
+    from oar_lxc.node.reaper import Reaped, preview, reap
 
-    status = DONE
-    log = NodeLog()
-    for finding in find_jobs():
-        if not finding.dead or arguments.dry_run:
-            verb = "would destroy" if finding.dead else "leave alone"
-            print(f"{verb} job {finding.job_id} of {finding.user or 'unknown'}: {finding.why}")
-            continue
-        bound = log.bind(job=finding.job_id, why=finding.why)
-        uid = _uid(finding.user, missing=-1)
-        destruction = Destruction(JobLayout(finding.job_id), finding.user, uid)
-        try:
-            left: object = destruction.run(bound, _deadline())
-        except (OarLxcError, OSError) as error:
-            left = error  # the other jobs get their turn all the same
-        if left:
-            say(f"job {finding.job_id} left on this node: {left}")
-            status = FAILED
-        else:
-            print(f"destroyed job {finding.job_id} of {finding.user}: {finding.why}")
-    return status
+    ended = [check_job_id(job) for job in arguments.ended.split(",") if job]
+    judge = Judge(grace=arguments.grace, ended=ended)
+    seconds = read_config().deadline
+    done: list[Reaped] = []
+    for one in preview(judge) if arguments.dry_run else reap(judge, NodeLog(), seconds):
+        done.append(one)
+        if not arguments.json:
+            print(one, flush=True)
+    if arguments.json:
+        print(json.dumps([asdict(one) for one in done], indent=1))
+    return FAILED if any(one.action == NOT_DESTROYED for one in done) else DONE
 
 
 COMMANDS = {"prepare": _prepare, "destroy": _destroy, "leftovers": _leftovers, "reap": _reap}

@@ -17,12 +17,15 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import IMAGES, JobLayout
 from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.node import ids, links, mounts, ranges
+from oar_lxc.node.allocation import allocate
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.destroy import Destruction
-from oar_lxc.node.files import locked, write_atomic
+from oar_lxc.node.files import job_locked, locked, rest, write_atomic
 from oar_lxc.node.log import NodeLog
-from oar_lxc.node.record import Record, boot_id, read_record
+from oar_lxc.node.record import Record, read_record, this_boot
 from oar_lxc.published import READY, REFUSED, PublishedJob
+
+UNDO = 0.3  # the part of the time that is kept for taking everything back
 
 
 class Refusal(OarLxcError):
@@ -62,27 +65,35 @@ class Preparation:
         """
         account = pwd.getpwnam(self.user)
         network = JobNetwork.of(self.layout.job_id, self.nodes, self.pool)
+        with job_locked(self.layout.job_id, rest(deadline)):
+            return self._run(account, network, log, deadline)
+
+    def _run(
+        self, account: pwd.struct_passwd, network: JobNetwork, log: NodeLog, deadline: float
+    ) -> PublishedJob:
+        # A part of the time is kept for the undo.
+        end = time.monotonic() + (deadline - time.monotonic()) * (1 - UNDO)
         try:
             with log.step("record"):
-                record = self._record(network)
-            return self._make(record, account, network, log, deadline)
+                record = self._record(network, end)
+            return self._make(record, account, network, log, end)
         except Refusal as refusal:
             return self._refuse(account, str(refusal), log, deadline)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                self._destruction(account.pw_uid).run(log, deadline)
+                self._undo(account.pw_uid, log, deadline)
                 raise
             # Users' containers can fill the disk: that must not take the node out of service.
             why = f"the disk of {self.layout.state} is full ({error.strerror})"
             return self._refuse(account, why, log, deadline)
         except BaseException:
-            self._destruction(account.pw_uid).run(log, deadline)
+            self._undo(account.pw_uid, log, deadline)
             raise
 
     def _refuse(
         self, account: pwd.struct_passwd, reason: str, log: NodeLog, deadline: float
     ) -> PublishedJob:
-        self._destruction(account.pw_uid).run(log, deadline)
+        self._undo(account.pw_uid, log, deadline)
         log.write("refused", "warning", reason=reason)
         refused = PublishedJob(
             self.layout.job_id,
@@ -96,22 +107,24 @@ class Preparation:
             self._publish_refusal(refused)
         return refused
 
-    def _record(self, network: JobNetwork) -> Record:
+    def _record(self, network: JobNetwork, end: float) -> Record:
         """Choose the id range and write down what may exist, before any of it does."""
-        with locked():
+        with locked(rest(end)):
             before = read_record(self.layout.record)
-            if before and before.boot_id == boot_id() and before.first_id:
+            if before and before.ended:
+                raise Refusal("it has ended already")
+            if before and before.boot == this_boot() and before.first_id:
                 return before
             if self.user.isdigit():
                 raise Refusal(
                     f"the user's name {self.user} is all digits, which /etc/subuid takes for an id"
                 )
             self.layout.published.unlink(missing_ok=True)  # of a refusal, or of another boot
-            first_id = ids.allocate(self.layout)
+            first_id = allocate(self.layout, pwd.getpwnam(self.user).pw_uid)
             record = Record(
                 self.layout.job_id,
                 self.user,
-                boot_id(),
+                this_boot(),
                 time.time(),
                 first_id or 0,
                 self.oar_cgroup,
@@ -119,7 +132,7 @@ class Preparation:
             record.write(self.layout)
         if first_id is None:
             raise Refusal(f"all {ranges.RANGES} id ranges of the node are in use")
-        holder = links.holder_of_subnet(network)
+        holder = links.holder_of_subnet(network, rest(end))
         if holder and holder != self.layout.bridge:
             raise Refusal(
                 f"its network {network.subnet} is still held by {holder}; submit the job again, "
@@ -133,12 +146,12 @@ class Preparation:
         account: pwd.struct_passwd,
         network: JobNetwork,
         log: NodeLog,
-        deadline: float,
+        end: float,
     ) -> PublishedJob:
         layout = self.layout
         cgroups = JobCgroups(layout.job_id, self.user, self.oar_cgroup)
         first_id = record.first_id
-        with log.step("ids"), locked():
+        with log.step("ids"), locked(rest(end)):
             ids.grant(layout, self.user, first_id, network.capacity)
         with log.step("directories"):
             self._make_directories(account, first_id)
@@ -151,9 +164,9 @@ class Preparation:
         with log.step("links"):
             if not layout.published.exists():
                 # Publishing comes last: before it, what is there is half made or another's.
-                links.remove(layout)
-                links.create(layout, network, self.node)
-        if time.monotonic() > deadline:
+                links.remove(layout, rest(end))
+                links.create(layout, network, self.node, rest(end))
+        if time.monotonic() > end:
             raise OarLxcError("it took too long: the node is slow, or its lock was held")
         published = PublishedJob(
             job_id=layout.job_id,
@@ -180,7 +193,7 @@ class Preparation:
         _make_directory(layout.images, 0o755)
         if _make_directory(layout.private, 0o700) and self.job_key:
             # Before the directory is the user's: root writes nothing where a user may.
-            write_atomic(layout.job_key, self.job_key.read_text())
+            write_atomic(layout.job_key, os.fsdecode(self.job_key.read_bytes()))
             os.chown(layout.job_key, account.pw_uid, account.pw_gid, follow_symlinks=False)
         # Containers' root may enter by the group; new directories inherit it.
         _make_directory(layout.containers, 0o700)
@@ -194,15 +207,16 @@ class Preparation:
     def _publish_refusal(self, refused: PublishedJob) -> None:
         # What could not be destroyed keeps its record, which tells of the id range.
         record = read_record(self.layout.record) or Record(
-            self.layout.job_id, self.user, boot_id(), time.time(), 0, self.oar_cgroup
+            self.layout.job_id, self.user, this_boot(), time.time(), 0, self.oar_cgroup
         )
         record.write(self.layout)
         _make_directory(self.layout.directory, 0o711)
         os.chown(self.layout.directory, 0, record.first_id, follow_symlinks=False)
         write_atomic(self.layout.published, refused.to_json(), 0o644)
 
-    def _destruction(self, uid: int) -> Destruction:
-        return Destruction(self.layout, self.user, uid, self.oar_cgroup)
+    def _undo(self, uid: int, log: NodeLog, deadline: float) -> None:
+        destruction = Destruction(self.layout, self.user, uid, self.oar_cgroup, "undo")
+        destruction.run_locked(log, deadline)
 
 
 def _make_directory(path: Path, mode: int) -> bool:

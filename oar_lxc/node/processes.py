@@ -13,24 +13,70 @@ from pathlib import Path
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.ranges import COUNT
 
-_THREADS = 17  # num_threads in /proc/PID/stat, counted from the state (proc(5))
+# Fields of /proc/PID/stat, counted from the state (proc(5)).
+_STATE, _PARENT, _THREADS, _START = 0, 1, 17, 19
 
 
 def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
     """Return the processes that belong to a job and must die with it.
 
     Those are: all in our cgroups of the job; of those in OAR's cgroup of the job, the user's (the
-    hooks that OAR runs there are not); and all that run under the job's id range, wherever.
-    Zombies are dead already.
+    hooks that OAR runs there are not); and all, wherever, that run under the job's id range or
+    could, as their user namespace has it. Zombies are dead already.
+
+    Raises:
+        TooLateError: the deadline of the cgroups has passed.
     """
     found = cgroups.processes()
-    found.update(pid for pid in cgroups.oar_processes() if owner(pid) == uid)
+    if not cgroups.whole:
+        found.update(pid for pid in cgroups.oar_processes() if owner(pid) == uid)
     if first_id:
-        found.update(pid for pid in pids() if first_id <= owner(pid) < first_id + COUNT)
+        found.update(pid for pid in pids() if _has_ids(pid, first_id))
     return {pid for pid in found - _ancestry() if not is_zombie(pid)}
 
 
-def kill(find: Callable[[], Collection[int]], wait: float) -> bool:
+def _has_ids(pid: int, first_id: int) -> bool:
+    """Whether a process has ids of a range, or can take them by its user namespace."""
+    with suppress(OSError):
+        if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
+            maps = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("uid_map", "gid_map")]
+            starts = [int(line.split()[1]) for text in maps for line in text.splitlines()]
+            return any(first_id <= start < first_id + COUNT for start in starts)
+        ids = _fields(Path(f"/proc/{pid}/status"), b"Uid:")
+        return any(first_id <= int(one) < first_id + COUNT for one in ids)
+    return False
+
+
+def is_restless(cgroups: JobCgroups) -> bool:
+    """Whether processes come and go in OAR's cgroup of the job faster than one can look."""
+    return any(owner(pid) == -1 for pid in cgroups.oar_processes())
+
+
+def tracers(traced: Collection[int], uid: int, first_id: int) -> set[int]:
+    """Return the job's user's own processes that trace others, those outside the job too.
+
+    SIGKILL stops a process once more whose tracer asked for that (PTRACE_O_TRACEEXIT): it is dead
+    only when the tracer lets it go on, or is dead.
+
+    Args:
+        traced: the processes that do not die.
+        uid: the user.
+        first_id: first id of the job's range; 0 where it had none.
+    """
+    found = set()
+    for pid in traced:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                found.add(_status(Path(f"/proc/{pid}/task/{task}/status"), b"TracerPid:"))
+    return {x for x in found if x > 0 and _is_of(owner(x), uid, first_id)} - _ancestry()
+
+
+def _is_of(who: int, uid: int, first_id: int) -> bool:
+    in_range = first_id > 0 and first_id <= who < first_id + COUNT
+    return in_range or (uid > 0 and who == uid)
+
+
+def kill(find: Callable[[], Collection[int]], wait: float) -> set[int]:
     """Send SIGKILL to processes and wait up to ``wait`` seconds for them to be dead.
 
     A number may belong to another process by the time it is used. A handle does not: what is
@@ -41,7 +87,7 @@ def kill(find: Callable[[], Collection[int]], wait: float) -> bool:
         wait: seconds.
 
     Returns:
-        Whether any were found.
+        Those that were found.
     """
     handles: dict[int, int] = {}
     poll = select.poll()
@@ -63,7 +109,7 @@ def kill(find: Callable[[], Collection[int]], wait: float) -> bool:
     finally:
         for handle in handles.values():
             os.close(handle)
-    return bool(handles)
+    return set(handles)
 
 
 def pids() -> Iterator[int]:
@@ -76,13 +122,21 @@ def pids() -> Iterator[int]:
 
 def owner(pid: int) -> int:
     """Return the user id a process runs under, -1 where it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
-            if line.startswith(b"Uid:"):
-                return int(line.split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return -1
+    return _status(Path(f"/proc/{pid}/status"), b"Uid:")
+
+
+def _status(path: Path, key: bytes) -> int:
+    """Return the first number of a line of a process's or thread's status; -1 where it is gone."""
+    fields = _fields(path, key)
+    return int(fields[0]) if fields else -1
+
+
+def _fields(path: Path, key: bytes) -> list[bytes]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in path.read_bytes().split(b"\n"):
+            if line.startswith(key):
+                return line.split()[1:]
+    return []
 
 
 def is_zombie(pid: int) -> bool:
@@ -90,12 +144,14 @@ def is_zombie(pid: int) -> bool:
 
     One whose first thread has ended looks the same but for its other threads, which live.
     """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    fields = stat[stat.rfind(b")") + 2 :].split()
-    return fields[0] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
+    fields = _stat(pid)
+    return not fields or (fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1)
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since the kernel did; 0 where it is gone."""
+    fields = _stat(pid)
+    return int(fields[_START]) if fields else 0
 
 
 def _ancestry() -> set[int]:
@@ -104,9 +160,15 @@ def _ancestry() -> set[int]:
     pid = os.getpid()
     while pid > 1 and pid not in found:
         found.add(pid)
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_bytes()
-        except FileNotFoundError:
-            break
-        pid = int(stat[stat.rfind(b")") + 2 :].split()[1])
+        fields = _stat(pid)
+        pid = int(fields[_PARENT]) if fields else 0
     return found
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return the fields of a process from its state on, none where it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return stat[stat.rfind(b")") + 2 :].split()

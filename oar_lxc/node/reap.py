@@ -1,4 +1,4 @@
-"""Find jobs that are dead but not gone, and destroy what they left: at boot and by a timer."""
+"""Find jobs that are dead but not gone: what proves it, and what is missing for a proof."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import os
 import pwd
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.layout import MAX_JOB_ID, STATE, JobLayout
+from oar_lxc.node import ids
 from oar_lxc.node.cgroup import OWN, hierarchies
 from oar_lxc.node.links import NET
-from oar_lxc.node.record import boot_id, read_record
+from oar_lxc.node.record import Record, read_record, this_boot
 
-GRACE = 120.0  # seconds in which a job that is being prepared has no cgroup of OAR's yet
+GRACE = 120.0  # seconds in which OAR and its hooks do the work, at a job's start and at its end
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,53 @@ class Finding:
     why: str
 
 
-def find_jobs(state: Path = STATE) -> list[Finding]:
-    """Judge each job that has anything on this node, by record or by what exists."""
-    users = dict.fromkeys(_job_ids(state), "")
-    users.update(_jobs_of_cgroups())
-    return [_judge(JobLayout(job_id, state), user) for job_id, user in sorted(users.items())]
+@dataclass(frozen=True)
+class Judge:
+    """Judges jobs; what is not certainly dead lives.
+
+    Args:
+        state: the node's state directory.
+        grace: seconds that OAR and its hooks get before the reaper steps in.
+        ended: jobs of which OAR says that they have ended.
+    """
+
+    state: Path = STATE
+    grace: float = GRACE
+    ended: Collection[int] = ()
+
+    def find_jobs(self) -> list[Finding]:
+        """Judge each job that has anything on this node, by record or by what exists."""
+        users = dict.fromkeys(_job_ids(self.state), "")
+        users.update(_jobs_of_cgroups())
+        users.update(ids.jobs_of_lines())
+        return [
+            self._judge(JobLayout(job, self.state), user) for job, user in sorted(users.items())
+        ]
+
+    def _judge(self, layout: JobLayout, user: str) -> Finding:
+        record = read_record(layout.record)
+        user = record.user if record else user or _owner(layout)
+        dead, why = self._verdict(layout, user, record)
+        return Finding(layout.job_id, user, dead, why if record else f"no record; {why}")
+
+    def _verdict(self, layout: JobLayout, user: str, record: Record | None) -> tuple[bool, str]:
+        if record and record.boot != this_boot():
+            return True, "the node was booted since it was prepared"
+        age = time.time() - record.created if record else _age(layout)
+        if age < self.grace:
+            return False, f"prepared {age:.0f} s ago: it may be starting"
+        if layout.job_id in self.ended:
+            return True, "OAR says that it has ended"
+        if record and record.ended:
+            since = time.time() - record.ended
+            told = f"a hook was told {since:.0f} s ago that it has ended"
+            return (True, told) if since >= self.grace else (False, f"{told}, and may be at work")
+        if not (record.oar_cgroup if record else _oar_uses_cpusets()):
+            return False, "OAR's cpuset is off: only OAR knows if it lives"
+        oar_cgroup = record.oar_cgroup if record else f"/oar/{user or '*'}_{layout.job_id}"
+        if any(any(h.path.glob(oar_cgroup.lstrip("/"))) for h in hierarchies()):
+            return False, f"OAR's cgroup {oar_cgroup} exists"
+        return True, f"OAR's cgroup {oar_cgroup} is gone"
 
 
 def _job_ids(state: Path) -> Iterator[int]:
@@ -64,35 +107,6 @@ def _jobs_of_cgroups() -> Iterator[tuple[int, str]]:
                 yield int(match[2]), match[1]
 
 
-def _judge(layout: JobLayout, user: str) -> Finding:
-    """Judge one job; what is not certainly dead lives."""
-    record = read_record(layout.record)
-    if record is None:
-        return _judge_without_record(layout, user or _owner(layout))
-    job_id, user = layout.job_id, record.user
-    if record.boot_id != boot_id():
-        return Finding(job_id, user, True, "the node was booted since it was prepared")
-    if not record.oar_cgroup:
-        return Finding(job_id, user, False, "OAR's cpuset is off: only OAR knows if it lives")
-    return _by_cgroup(job_id, user, record.oar_cgroup, time.time() - record.created)
-
-
-def _judge_without_record(layout: JobLayout, user: str) -> Finding:
-    if not user:
-        return Finding(layout.job_id, user, False, "no record, and nothing tells whose job it is")
-    if not _oar_uses_cpusets():
-        return Finding(layout.job_id, user, False, "no record, and OAR's cpuset is off")
-    return _by_cgroup(layout.job_id, user, f"/oar/{user}_{layout.job_id}", _age(layout))
-
-
-def _by_cgroup(job_id: int, user: str, oar_cgroup: str, age: float) -> Finding:
-    if any((h.path / oar_cgroup.lstrip("/")).is_dir() for h in hierarchies()):
-        return Finding(job_id, user, False, f"OAR's cgroup {oar_cgroup} exists")
-    if age < GRACE:
-        return Finding(job_id, user, False, f"prepared {age:.0f} s ago: it may be starting")
-    return Finding(job_id, user, True, f"OAR's cgroup {oar_cgroup} is gone")
-
-
 def _oar_uses_cpusets() -> bool:
     return any((h.path / "oar").is_dir() for h in hierarchies() if "cpuset" in h.names)
 
@@ -106,7 +120,8 @@ def _owner(layout: JobLayout) -> str:
 
 
 def _age(layout: JobLayout) -> float:
+    """Return the seconds since anything was last made or removed in the job's directory."""
     try:
         return time.time() - layout.directory.lstat().st_mtime
     except OSError:
-        return GRACE
+        return float("inf")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from oar_lxc.errors import UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_user
 from oar_lxc.node.cgroup import check_oar_cgroup
 from oar_lxc.node.files import write_atomic
+from oar_lxc.node.processes import start_time
 from oar_lxc.node.ranges import is_first_id
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -22,23 +23,30 @@ class Record:
     Attributes:
         job_id: OAR's job id.
         user: the job's user.
-        boot_id: the boot in which it was prepared; after another boot the job is dead.
+        boot: the boot in which it was prepared; after another boot the job is dead.
         created: seconds since the epoch.
         first_id: host id of the containers' id 0; 0 where no range was given.
         oar_cgroup: OAR's cgroup of the job in its hierarchies, e.g. ``/oar/alice_42``; empty where
             OAR's cpuset is off.
+        ended: when the first hook was told that the job has ended, in seconds since the epoch;
+            0 before.
     """
 
     job_id: int
     user: str
-    boot_id: str
+    boot: str
     created: float
     first_id: int
     oar_cgroup: str
+    ended: float = 0.0
 
     def write(self, layout: JobLayout) -> None:
         """Store the record, whole and on disk before this returns."""
         write_atomic(layout.record, json.dumps(asdict(self)) + "\n")
+
+    def end(self, layout: JobLayout, now: float) -> None:
+        """Note that the job has ended: whatever happens to the hook, the reaper will know."""
+        replace(self, ended=now).write(layout)
 
 
 def read_record(path: Path) -> Record | None:
@@ -56,8 +64,8 @@ def read_record(path: Path) -> Record | None:
             and type(record.oar_cgroup) is str
             and type(record.first_id) is int
             and (record.first_id == 0 or is_first_id(record.first_id))
-            and type(record.boot_id) is str
-            and isinstance(record.created, int | float)
+            and type(record.boot) is str
+            and all(type(time) in (int, float) for time in (record.created, record.ended))
         )
         if valid and record.oar_cgroup:
             check_oar_cgroup(record.oar_cgroup, record.job_id, record.user)
@@ -66,6 +74,10 @@ def read_record(path: Path) -> Record | None:
     return record if valid else None
 
 
-def boot_id() -> str:
-    """Return the kernel's name of this boot."""
-    return BOOT_ID.read_text().strip()
+def this_boot() -> str:
+    """Return a name of this boot that no other has.
+
+    A node that is a container shares the kernel, and its name of the boot, with its host: when the
+    node's first process started tells its own boots apart.
+    """
+    return f"{BOOT_ID.read_text().strip()}.{start_time(1)}"

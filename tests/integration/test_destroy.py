@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -348,7 +349,7 @@ STEPS = {
     "cgroups": "oar_lxc.node.cgroup.JobCgroups.remove",
     "links": "oar_lxc.node.links.remove",
     "mounts": "oar_lxc.node.mounts.unmount_under",
-    "files": "oar_lxc.node.destroy.remove_tree",
+    "files": "oar_lxc.node.destroy.discard",
     "verify": "oar_lxc.node.destroy.find_leftovers",
 }
 
@@ -445,14 +446,14 @@ def test_the_reaper_destroys_a_dead_job_and_leaves_a_living_one_alone(
     table = kernel.find_all(alive.id, alive.user, published(alive).first_id)
 
     told = reap("--dry-run").stdout
-    assert f"would destroy job {dead.id} of {dead.user}: " in told
+    assert f"would destroy: job {dead.id} of {dead.user}: " in told
     assert (
-        f"leave alone job {alive.id} of {alive.user}: OAR's cgroup {alive.cgroup} exists" in told
+        f"left alone: job {alive.id} of {alive.user}: OAR's cgroup {alive.cgroup} exists" in told
     )
     assert published(dead).state == "ready"
 
     done = reap()
-    assert f"destroyed job {dead.id} of {dead.user}" in done.stdout
+    assert f"destroyed: job {dead.id} of {dead.user}" in done.stdout
     assert left(dead, first_id) == {}
     assert kernel.find_all(alive.id, alive.user, published(alive).first_id) == table
 
@@ -461,9 +462,37 @@ def test_the_reaper_destroys_a_job_of_another_boot(job: PretendJob) -> None:
     first_id = published(job).first_id
     record = JobLayout(job.id).record
     data = json.loads(record.read_text())
-    record.write_text(json.dumps({**data, "boot_id": "another"}))
-    assert f"destroyed job {job.id} of {job.user}: the node was booted" in reap().stdout
-    assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
+    record.write_text(json.dumps({**data, "boot": "another"}))
+    assert f"destroyed: job {job.id} of {job.user}: the node was booted" in reap().stdout
+    assert left(job, first_id) == {}
+
+
+def test_the_reaper_removes_oars_cgroup_too_of_a_job_that_oar_says_has_ended(
+    make_job: Callable[[], PretendJob],
+) -> None:
+    dead, alive = make_job(), make_job()
+    first_id = published(dead).first_id
+    with dead.start(["sleep", "100"]) as orphan, alive.start(["sleep", "100"]) as innocent:
+        try:
+            said = reap("--ended", str(dead.id), "--grace", "0", "--json").stdout
+            told = {one["job_id"]: (one["action"], one["why"]) for one in json.loads(said)}
+            assert told[dead.id] == ("destroyed", "OAR says that it has ended")
+            assert told[alive.id][0] == "left alone"
+            assert orphan.wait(10) == -signal.SIGKILL
+            assert innocent.poll() is None
+        finally:
+            innocent.kill()
+    assert left(dead, first_id) == {}
+
+
+def test_a_destroy_that_is_cut_off_leaves_word_for_the_reaper(job: PretendJob) -> None:
+    first_id = published(job).first_id
+    age(job, 1000)
+    node_side_killed_at(job, STEPS["cgroups"], "destroy")
+    assert "may be at work" in reap().stdout
+    assert left(job, first_id)
+    assert f"destroyed: job {job.id} of {job.user}: a hook was told" in reap("--grace", "0").stdout
+    assert left(job, first_id) == {}
 
 
 def test_state_is_not_kept_of_a_job_that_is_gone(job: PretendJob) -> None:

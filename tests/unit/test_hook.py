@@ -104,8 +104,8 @@ def test_a_prologue_prepares_each_node_once_under_its_own_name(cluster: Cluster)
 
 def test_an_epilogue_destroys_on_each_node(cluster: Cluster) -> None:
     assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
-    words = ["destroy", "--deadline", "24", "--job", "42", "--user", "alice"]
-    assert cluster.root == [[cluster.node, *words]] * 3
+    words = ["destroy", "--deadline", "24", "--layer", "epilogue", "--job", "42"]
+    assert cluster.root == [[cluster.node, *words, "--user", "alice"]] * 3
 
 
 def test_other_nodes_are_reached_by_the_ssh_of_oar_without_questions(cluster: Cluster) -> None:

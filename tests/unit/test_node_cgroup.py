@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.errors import OarLxcError, TooLateError, UsageError
 from oar_lxc.node import cgroup
 from oar_lxc.node.cgroup import Hierarchy, JobCgroups, check_oar_cgroup, hierarchies, walk
 from tests.unit.fakes import deep_tree
@@ -196,18 +197,49 @@ def test_processes_are_those_of_all_our_cgroups(two: tuple[Hierarchy, Hierarchy]
     cgroups = JobCgroups(42, "alice", "/oar/alice_42")
     assert cgroups.processes() == {11, 12, 13}
     assert cgroups.oar_processes() == {11, 12, 99}
-    assert JobCgroups(42, "alice", "").oar_processes() == set()
+    assert JobCgroups(43, "alice", "").oar_processes() == set()
+    whole = JobCgroups(42, "alice", "/oar/alice_42", whole=True)
+    assert whole.processes() == {11, 12, 13, 99}
 
 
-def test_everything_frozen_is_thawed(two: tuple[Hierarchy, Hierarchy]) -> None:
-    nested = two[0].path / "oar/alice_42/lxc/a/b"
+def test_the_whole_of_oars_cgroup_is_removed_only_where_asked(
+    two: tuple[Hierarchy, Hierarchy],
+) -> None:
+    oar = two[0].path / "oar/alice_42"
+    (oar / "lxc/a").mkdir(parents=True)
+    assert JobCgroups(42, "alice", "/oar/alice_42").remove()
+    assert os.listdir(oar) == []
+    assert JobCgroups(42, "alice", "/oar/alice_42", whole=True).remove()
+    assert not oar.exists()
+    assert oar.parent.exists()
+
+
+def test_everything_frozen_is_thawed_that_of_a_suspended_job_too(
+    two: tuple[Hierarchy, Hierarchy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freezer = Hierarchy(two[0].path, ("freezer",), False)
+    monkeypatch.setattr(cgroup, "hierarchies", lambda: [freezer, two[1]])
+    nested = freezer.path / "oar/alice_42/lxc/a/b"
     nested.mkdir(parents=True)
-    for path in (nested, nested.parent):
+    other = freezer.path / "oar/alice_421"
+    other.mkdir()
+    oar = freezer.path / "oar/alice_42"
+    for path in (nested, nested.parent, oar, other):
         (path / "freezer.state").write_text("FROZEN")
     JobCgroups(42, "alice", "/oar/alice_42").thaw()
-    assert (nested / "freezer.state").read_text() == "THAWED"
-    assert (nested.parent / "freezer.state").read_text() == "THAWED"
+    for path in (nested, nested.parent, oar):
+        assert (path / "freezer.state").read_text() == "THAWED"
+    assert (other / "freezer.state").read_text() == "FROZEN"
     assert os.listdir(nested) == ["freezer.state"]  # what a hierarchy lacks is not made
+
+
+def test_looking_at_cgroups_ends_at_the_deadline(two: tuple[Hierarchy, Hierarchy]) -> None:
+    (two[0].path / "oar/alice_42/lxc/a").mkdir(parents=True)
+    late = JobCgroups(42, "alice", "/oar/alice_42", deadline=time.monotonic() - 1)
+    for act in (late.processes, late.remove):
+        with pytest.raises(TooLateError, match="time was over"):
+            act()
+    assert late.roots() == [two[0].path / "oar/alice_42/lxc"]
 
 
 def _below(root: Path) -> list[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import CommandError, OarLxcError
-from oar_lxc.node.files import edit_lines, locked, remove_tree, write_atomic
+from oar_lxc.node.files import edit_lines, job_locked, locked, remove_tree, write_atomic
 from tests.unit.fakes import deep_tree
 from tests.unit.strategies import quick
 
@@ -149,14 +150,57 @@ def test_an_edit_that_changes_nothing_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
+def hold(timeout: float, path: Path) -> AbstractContextManager[None]:
+    return locked(timeout, path, path.with_name("shadow"))
+
+
+def test_who_edits_the_systems_users_is_waited_for_a_while(tmp_path: Path) -> None:
+    code = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path / "shadow")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        begin = time.monotonic()
+        with hold(0.2, tmp_path / "lock"):
+            assert time.monotonic() - begin >= 0.2  # and then without: a user can keep it
+        other.communicate()
+
+
+def try_job(path: Path, job_id: int) -> int:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from oar_lxc.node.files import job_locked\n"
+        "with job_locked(int(sys.argv[2]), 0.05, Path(sys.argv[1])): pass\n"
+    )
+    argv = [sys.executable, "-c", code, str(path), str(job_id)]
+    return subprocess.run(argv, check=False, stderr=subprocess.DEVNULL).returncode
+
+
+def test_each_job_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    with job_locked(42, 1, path):
+        assert try_job(path, 42) == 1
+        assert try_job(path, 421) == 0
+    assert try_job(path, 42) == 0
+    assert try_job(path, 2**31 - 1) == 0
+
+
 def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     order: list[str] = []
 
     def wait() -> None:
-        with locked(5, tmp_path / "lock"):
+        with hold(5, tmp_path / "lock"):
             order.append("second")
 
-    with locked(5, tmp_path / "lock"):
+    with hold(5, tmp_path / "lock"):
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.1)
@@ -168,9 +212,9 @@ def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 def test_a_lock_that_stays_taken_is_an_error_after_a_while(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with (
-        locked(5, path),
+        hold(5, path),
         pytest.raises(OarLxcError, match=r"lock stayed locked for 0\.05 s"),
-        locked(0.05, path),
+        hold(0.05, path),
     ):
         raise AssertionError
 
@@ -180,16 +224,17 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from oar_lxc.node.files import locked\n"
-        "with locked(1, Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "path = Path(sys.argv[1])\n"
+        "with locked(1, path, path.with_name('shadow')): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=False)
-    with locked(0.05, tmp_path / "lock"):
+    with hold(0.05, tmp_path / "lock"):
         pass
 
 
 def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lock").symlink_to("elsewhere")
-    with pytest.raises(OSError, match="symbolic"), locked(1, tmp_path / "lock"):
+    with pytest.raises(OSError, match="symbolic"), hold(1, tmp_path / "lock"):
         raise AssertionError
     assert not (tmp_path / "elsewhere").exists()
 

@@ -28,9 +28,9 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def find(node: Path, with_record: bool = True) -> Leftovers:
+def find(node: Path, inert: bool = True) -> Leftovers:
     cgroups = JobCgroups(42, "alice", "/oar/alice_42")
-    return find_leftovers(JobLayout(42, node), cgroups, -1, FIRST, with_record=with_record)
+    return find_leftovers(JobLayout(42, node), cgroups, -1, FIRST, inert=inert)
 
 
 def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
@@ -75,7 +75,7 @@ def test_every_trace_is_left(node: Path, spawn: Callable[[Sequence[str]], Popen[
 def test_the_record_is_left_or_not_as_asked(node: Path) -> None:
     (node / "records/42.json").touch()
     assert find(node).files == [str(node / "records/42.json")]
-    assert not find(node, with_record=False)
+    assert not find(node, inert=False)
 
 
 def test_a_dangling_link_in_place_of_the_directory_is_left(node: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import reap
+from oar_lxc.node import ids, reap
 from oar_lxc.node.cgroup import Hierarchy
 from oar_lxc.node.ranges import FIRST
-from oar_lxc.node.reap import GRACE, Finding, find_jobs
-from oar_lxc.node.record import Record, boot_id
+from oar_lxc.node.reap import GRACE, Finding, Judge
+from oar_lxc.node.record import Record, read_record, this_boot
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 OLD = time.time() - GRACE - 60
@@ -29,6 +29,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = [Hierarchy(tmp_path / "cgroup", ("cpuset",), False)]
     monkeypatch.setattr(reap, "hierarchies", lambda: found)
     monkeypatch.setattr(reap, "NET", tmp_path / "net")
+    monkeypatch.setattr(ids, "USERNET", tmp_path / "usernet")
     return tmp_path
 
 
@@ -37,7 +38,7 @@ def prepare(
 ) -> JobLayout:
     layout = JobLayout(job_id, node / "state")
     layout.private.mkdir(parents=True)
-    boot = record.get("boot", boot_id())
+    boot = record.get("boot", this_boot())
     oar_cgroup = record.get("oar_cgroup", f"/oar/{user}_{job_id}")
     Record(job_id, user, boot, created, FIRST, oar_cgroup).write(layout)
     os.utime(layout.directory, (created, created))
@@ -45,7 +46,7 @@ def prepare(
 
 
 def find(node: Path) -> list[Finding]:
-    return find_jobs(node / "state")
+    return Judge(node / "state").find_jobs()
 
 
 def test_a_node_without_jobs_has_none(node: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_node_without_jobs_has_none(node: Path) -> None:
 
 
 def test_a_node_that_was_never_set_up_has_none(node: Path) -> None:
-    assert find_jobs(node / "missing") == []
+    assert Judge(node / "missing").find_jobs() == []
 
 
 def test_a_job_whose_cgroup_exists_lives(node: Path) -> None:
@@ -128,11 +129,63 @@ def test_a_lost_record_proves_nothing_where_oar_uses_no_cpusets(node: Path) -> N
     assert [f.dead for f in find(node)] == [False]
 
 
-def test_a_job_of_which_nothing_tells_the_user_is_left_alone(node: Path) -> None:
+def test_a_device_alone_is_dead_where_no_user_has_a_job_of_its_number(node: Path) -> None:
     (node / "net/olb42").mkdir()
+    assert [f.dead for f in find(node)] == [True]
+    (node / "cgroup/oar/bob_42").mkdir()
+    assert [f.dead for f in find(node)] == [False]
+
+
+def test_a_device_alone_proves_nothing_without_a_cpuset(node: Path) -> None:
+    (node / "net/olb42").mkdir()
+    (node / "cgroup/oar").rmdir()
     (finding,) = find(node)
     assert not finding.dead
-    assert "nothing tells whose job it is" in finding.why
+    assert "only OAR knows" in finding.why
+
+
+def ended(node: Path, ago: float, oar_cgroup: str = "/oar/alice_42") -> None:
+    layout = prepare(node, oar_cgroup=oar_cgroup)
+    record = read_record(layout.record)
+    assert record is not None
+    record.end(layout, time.time() - ago)
+    (node / "cgroup/oar/alice_42").mkdir()
+
+
+@pytest.mark.parametrize("oar_cgroup", ["", "/oar/alice_42"])
+def test_a_job_whose_hook_was_told_of_its_end_long_ago_is_dead(
+    node: Path, oar_cgroup: str
+) -> None:
+    ended(node, GRACE + 1, oar_cgroup)
+    (finding,) = find(node)
+    assert finding.dead
+    assert "a hook was told 121 s ago" in finding.why
+
+
+def test_a_hook_may_still_be_at_work(node: Path) -> None:
+    ended(node, 1)
+    (finding,) = find(node)
+    assert not finding.dead
+    assert "may be at work" in finding.why
+
+
+def test_the_word_of_oar_is_proof_whatever_exists(node: Path) -> None:
+    for job_id in (42, 421):
+        prepare(node, job_id, oar_cgroup="")
+    (node / "cgroup/oar/alice_42").mkdir()
+    found = {f.job_id: f.dead for f in Judge(node / "state", ended=[42]).find_jobs()}
+    assert found == {42: True, 421: False}
+
+
+def test_the_word_of_oar_is_too_old_for_a_job_that_has_just_begun(node: Path) -> None:
+    prepare(node, created=time.time() - 1)
+    (finding,) = Judge(node / "state", ended=[42]).find_jobs()
+    assert not finding.dead
+
+
+def test_the_grace_is_the_administrators(node: Path) -> None:
+    prepare(node, created=time.time() - 1)
+    assert [f.dead for f in Judge(node / "state", grace=0).find_jobs()] == [True]
 
 
 def _record(node: Path) -> None:
@@ -147,11 +200,15 @@ def _link(node: Path) -> None:
     (node / "net/olv42").mkdir()
 
 
+def _line(node: Path) -> None:
+    (node / "usernet").write_text("alice veth olb42 5\n")
+
+
 def _cgroup(node: Path) -> None:
     (node / "cgroup/oar-lxc/alice_42").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("make", [_record, _directory, _link, _cgroup])
+@pytest.mark.parametrize("make", [_record, _directory, _link, _line, _cgroup])
 def test_each_trace_alone_leads_to_the_job(node: Path, make: Callable[[Path], None]) -> None:
     make(node)
     assert [f.job_id for f in find(node)] == [42]

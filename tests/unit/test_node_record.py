@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oar_lxc.layout import JobLayout
 from oar_lxc.node.ranges import COUNT, FIRST
-from oar_lxc.node.record import Record, boot_id, read_record
+from oar_lxc.node.record import Record, read_record, this_boot
 from tests.unit.strategies import job_ids, quick, users
 
 RECORD = Record(42, "alice", "boot", 1.5, FIRST, "/oar/alice_42")
@@ -40,7 +40,7 @@ def test_every_record_is_read_as_it_was_written(
     (tmp_path / "records").mkdir(exist_ok=True)
     layout = JobLayout(job_id, tmp_path)
     path = f"/oar/{user}_{job_id}" if cpuset else ""
-    record = Record(job_id, user, boot_id(), created, FIRST + number * COUNT, path)
+    record = Record(job_id, user, this_boot(), created, FIRST + number * COUNT, path)
     record.write(layout)
     assert read_record(layout.record) == record
 
@@ -83,7 +83,7 @@ def test_a_nest_deeper_than_python_goes_is_none(layout: JobLayout) -> None:
         {"first_id": None},
         {"oar_cgroup": None},
         {"oar_cgroup": 7},
-        {"boot_id": None},
+        {"boot": None},
         {"created": "now"},
         {"created": None},
         {"unknown": 1},
@@ -109,7 +109,7 @@ def test_a_record_with_a_value_that_cannot_be_is_none(
     assert read_record(layout.record) is None
 
 
-@pytest.mark.parametrize("key", ["job_id", "user", "boot_id", "created", "first_id", "oar_cgroup"])
+@pytest.mark.parametrize("key", ["job_id", "user", "boot", "created", "first_id", "oar_cgroup"])
 def test_a_record_that_lacks_a_value_is_none(layout: JobLayout, key: str) -> None:
     RECORD.write(layout)
     data = json.loads(layout.record.read_text())
@@ -131,6 +131,6 @@ def test_a_record_that_is_a_directory_is_none(layout: JobLayout) -> None:
 
 
 def test_a_job_without_ids_or_cpuset_has_a_record_too(layout: JobLayout) -> None:
-    record = Record(42, "alice", boot_id(), 1.5, 0, "")
+    record = Record(42, "alice", this_boot(), 1.5, 0, "")
     record.write(layout)
     assert read_record(layout.record) == record

@@ -1,0 +1,48 @@
+"""Files that OAR itself keeps of a job on a node, and removes with it unless it cannot get there.
+
+The names are those of OAR's job resource manager (job_resource_manager_cgroups.pl of 2.5).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from oar_lxc.run import run
+
+OAR = Path("/var/lib/oar")
+KEY = ".jobkey"
+
+
+def oar_files(job_id: int, user: str, directory: Path = OAR) -> list[Path]:
+    """Return OAR's files of a job that exist: key, environment, nodefile, resources, pid."""
+    names = [f"{user}_{job_id}{suffix}" for suffix in (KEY, ".env")]
+    names += [str(job_id), f"{job_id}_resources", f"pid_of_oarexec_for_jobId_{job_id}"]
+    return [path for path in map(directory.joinpath, names) if os.path.lexists(path)]
+
+
+def remove_oar_files(job_id: int, user: str, directory: Path = OAR) -> None:
+    """Remove OAR's files of a job, and its key from those that let users in."""
+    name = f"{user}_{job_id}"
+    key = directory / f"{name}{KEY}"
+    marks = [f'environment="OAR_CPUSET=/oar/{name}"'.encode()]
+    if key.exists():  # with the cpuset off, only the key itself tells
+        public = run(["ssh-keygen", "-y", "-P", "", "-f", str(key)], timeout=5, check=False)
+        marks += [word.encode() for word in public.stdout.split()[1:2]]
+    _forbid_keys(marks, directory / ".ssh/authorized_keys")
+    for path in oar_files(job_id, user, directory):
+        path.unlink(missing_ok=True)
+
+
+def _forbid_keys(marks: list[bytes], path: Path) -> None:
+    # In place and under flock, as OAR does it: what it writes meanwhile must not be lost.
+    with suppress(FileNotFoundError), path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lines = file.readlines()
+        kept = [line for line in lines if not any(mark in line for mark in marks)]
+        if kept != lines:
+            file.seek(0)
+            file.writelines(kept)
+            file.truncate()

@@ -1,0 +1,49 @@
+"""Files that OAR keeps of a job: removed where OAR cannot, and no other's."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.node.oarfiles import oar_files, remove_oar_files
+
+OURS = ("alice_42.jobkey", "alice_42.env", "42", "42_resources", "pid_of_oarexec_for_jobId_42")
+OTHERS = ("alice_421.jobkey", "bob_42.env", "421", "421_resources", "4", "cpuset.lock.alice")
+KEY = 'environment="OAR_CPUSET=/oar/{}",environment="OAR_JOB_USER=alice" ssh-rsa {} \n'
+
+
+@pytest.fixture
+def oar(tmp_path: Path) -> Path:
+    for name in (*OURS, *OTHERS):
+        (tmp_path / name).touch()
+    (tmp_path / ".ssh").mkdir()
+    return tmp_path
+
+
+def test_a_jobs_files_are_removed_and_no_others(oar: Path) -> None:
+    assert {path.name for path in oar_files(42, "alice", oar)} == set(OURS)
+    for _ in range(2):
+        remove_oar_files(42, "alice", oar)
+    assert {path.name for path in oar.iterdir()} == {*OTHERS, ".ssh"}
+
+
+def test_the_key_of_a_job_lets_nobody_in_any_more(oar: Path) -> None:
+    others = 'environment="OAR_KEY=1" ssh-rsa AAAA oar\n\n' + KEY.format("alice_421", "BBBB")
+    path = oar / ".ssh/authorized_keys"
+    path.write_text(KEY.format("alice_42", "CCCC") + others)
+    remove_oar_files(42, "alice", oar)
+    assert path.read_text() == others
+
+
+def test_without_a_cpuset_the_key_itself_tells_its_line(oar: Path) -> None:
+    key = oar / "alice_42.jobkey"
+    key.unlink()
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(key)], check=True)
+    public = key.with_suffix(".jobkey.pub").read_text().split()[1]
+    path = oar / ".ssh/authorized_keys"
+    path.write_text(KEY.format("", "BBBB") + KEY.format("", public))
+    remove_oar_files(42, "alice", oar)
+    assert path.read_text() == KEY.format("", "BBBB")
+    assert not key.exists()
