@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "exec": ("oar_lxc.cli.containers", "exec_", "Run a command in a container."),
     "shell": ("oar_lxc.cli.containers", "shell", "Open a shell in a container."),
     "ssh": ("oar_lxc.cli.containers", "ssh", "Open ssh to a container with the job's key."),
+    "reap": ("oar_lxc.cli.reap", "reap", "Destroy what dead jobs left, on this node or on all."),
     "image": ("oar_lxc.cli.images", "image", "List and build the images of this node."),
     "setup": ("oar_lxc.cli.setup", "setup", "Configure a machine as server, frontend or node."),
     "sandbox": ("oar_lxc.cli.sandbox", "sandbox", "A real OAR cluster on this machine."),

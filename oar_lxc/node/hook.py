@@ -7,9 +7,6 @@ reached as ``oar`` with the ssh command of oar.conf, and root through oardodo.
 from __future__ import annotations
 
 import os
-import re
-import shlex
-import socket
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +17,8 @@ from oar_lxc.errors import CommandError, OarLxcError, UsageError
 from oar_lxc.job import read_nodefile
 from oar_lxc.layout import check_job_id, check_user
 from oar_lxc.node.log import say
+from oar_lxc.node.reach import FANOUT, command_on
 from oar_lxc.run import run
-
-OAR_CONF = Path("/etc/oar/oar.conf")
-SSH = ["/usr/bin/ssh", "-p", "6667", "-e", "none"]
-NODE_COMMAND = "/usr/sbin/oar-lxc-node"
-FANOUT = 64
 
 
 def main() -> None:
@@ -75,12 +68,8 @@ def _everywhere(
 
     def on_node(node: str) -> bool:
         words = [arguments[0], *limit, *arguments[1:], *([node] if name_last else [])]
-        command = shlex.join(["oardodo", NODE_COMMAND, *words])
-        # A node without oar-lxc is no broken node: the job is told when it asks for containers.
-        line = f"[ ! -x {NODE_COMMAND} ] || {command}"
-        argv = ["sh", "-c", line] if _is_here(node) else [*_ssh(), node, line]
         try:
-            run(argv, timeout=timeout)
+            run(command_on(node, words), timeout=timeout)
         except OarLxcError as error:
             detail = error.stderr.strip() if isinstance(error, CommandError) else str(error)
             say(f"node {node}: {detail or error}")
@@ -91,11 +80,6 @@ def _everywhere(
         return 0 if all(list(pool.map(on_node, nodes))) else 1
 
 
-def _is_here(node: str) -> bool:
-    host = socket.gethostname()
-    return node == host or node.partition(".")[0] == host
-
-
 def _oar_cgroup(job_id: int, user: str) -> str:
     """Return the job's cgroup in OAR's hierarchies, empty where the cpuset is off."""
     name = f"{user}_{job_id}"
@@ -104,16 +88,6 @@ def _oar_cgroup(job_id: int, user: str) -> str:
         if path.endswith(f"/{name}") and Path(f"/dev/cpuset{path}").is_dir():
             return path
     return ""
-
-
-def _ssh() -> list[str]:
-    """Return OAR's ssh command (OPENSSH_CMD), without questions to anyone."""
-    try:
-        match = re.search(r'^OPENSSH_CMD="(.*)"', OAR_CONF.read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    command = shlex.split(match[1]) if match else SSH
-    return [*command, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
 
 
 if __name__ == "__main__":

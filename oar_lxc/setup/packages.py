@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from oar_lxc.run import run
 from oar_lxc.setup.plan import Step
 
-SERVER = ("postgresql", "oar-server", "oar-server-pgsql", "taktuk", "openssh-client")
+SERVER = (
+    "postgresql",
+    "oar-server",
+    "oar-server-pgsql",
+    "oar-user",
+    "oar-user-pgsql",
+    "taktuk",
+    "openssh-client",
+)
 FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth")
 NODE = (
     "oar-node",

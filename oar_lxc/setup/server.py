@@ -17,6 +17,7 @@ from oar_lxc.setup import (
     keys,
     oarconf,
     packages,
+    reaper,
     services,
 )
 from oar_lxc.setup.bundle import PATH as BUNDLE
@@ -25,6 +26,13 @@ from oar_lxc.setup.plan import NotYetError, Plan, Step
 
 CPUSET_PATH = "/oar"
 PORT = 6666
+PING = "PINGCHECKER_TAKTUK_ARG_COMMAND"
+# OAR's pings of a node heed the node's checks, where it has any.
+PING_AND_CHECK = (
+    "broadcast exec timeout 20 kill 9 [ 'test ! -d /var/lib/oar/checklogs || oarnodecheckquery' ]"
+)
+# What takes part in choosing how OAR pings, apart from what Debian's oar.conf comes with.
+OTHER_PINGS = [f"PINGCHECKER_{kind}_COMMAND" for kind in ("FPING", "NMAP", "GENERIC")]
 SHARED_HOST_KEY = keys.ETC / "oar_ssh_host_rsa_key"
 HOOKS = {
     "PROLOGUE_EXEC_FILE": "/usr/share/oar-lxc/hooks/prologue",
@@ -84,6 +92,7 @@ def make_plan(options: Options) -> Plan:
         *_keys(),
         _bundle(options),
         services.running("oar-server", reads=lambda: [oarconf.PATH], answers=_answers),
+        *reaper.server_steps(),
     ]
     return plan
 
@@ -98,6 +107,7 @@ def _configured(
         conf = conf.set(key, passwords[key])
     conf = conf.set("SERVER_HOSTNAME", _hostname(conf, options))
     conf = conf.restore("TAKTUK_CMD", "/usr/bin/taktuk -t 30 -s")
+    conf = _with_node_check(conf, notes)
     notes.clear()
     for key, ours in HOOKS.items():
         site = conf.get(key)
@@ -108,6 +118,19 @@ def _configured(
     site_jrm = jrm.site_file(conf)
     conf = conf.set(jrm.KEY, str(jrm.COMBINED if options.stanza else site_jrm))
     return cpuset(conf, CPUSET_PATH if options.cpuset else "").update(options.settings)
+
+
+def _with_node_check(conf: oarconf.OarConf, notes: list[str]) -> oarconf.OarConf:
+    """Let OAR's pings fail on a node whose checks do; a site's own way to ping stays."""
+    site = next((key for key in (PING, *OTHER_PINGS) if conf.get(key)), None)
+    if site is None:
+        return conf.set(PING, PING_AND_CHECK)
+    if site != PING or "oarnodecheckquery" not in str(conf.get(PING)):
+        notes.append(
+            f"{site} is {conf.get(site)}, and stays. For OAR to heed the checks of nodes, its "
+            "pings have to run oarnodecheckquery there"
+        )
+    return conf
 
 
 def cpuset(conf: oarconf.OarConf, path: str) -> oarconf.OarConf:

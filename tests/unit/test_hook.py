@@ -16,7 +16,7 @@ import pytest
 
 from oar_lxc.config import Config
 from oar_lxc.errors import ConfigError, JobEnvironmentError, UsageError
-from oar_lxc.node import hook
+from oar_lxc.node import hook, reach
 from oar_lxc.node.hook import run_hook
 from tests.unit.fakes import add_program, recorded, recorder
 
@@ -61,7 +61,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     found.nodefile.write_text(f"{HERE}\nnode2\nnode2\nnode3\n")
     found.oardodo()
     add_program(tmp_path / "bin", "oar-lxc-node", "exit 66")
-    monkeypatch.setattr(hook, "NODE_COMMAND", found.node)
+    monkeypatch.setattr(reach, "NODE_COMMAND", found.node)
     # ssh OPTIONS NODE LINE: the login shell of oar runs the line.
     then = 'for line; do :; done; exec sh -c "$line"'
     add_program(tmp_path / "bin", "ssh", recorder(tmp_path / "ssh", then))
@@ -69,7 +69,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     (tmp_path / "oar.conf").write_text(
         f'DB_TYPE="Pg"\n#OPENSSH_CMD="x"\nOPENSSH_CMD="{tmp_path}/bin/ssh -p 6667"\n'
     )
-    monkeypatch.setattr(hook, "OAR_CONF", tmp_path / "oar.conf")
+    monkeypatch.setattr(reach, "OAR_CONF", tmp_path / "oar.conf")
     configure(monkeypatch)
     return found
 
@@ -123,7 +123,7 @@ def test_without_an_ssh_in_oar_conf_there_is_a_default(
     (cluster.directory / "oar.conf").unlink()
     if text is not None:
         (cluster.directory / "oar.conf").write_text(text)
-    monkeypatch.setattr(hook, "SSH", ["ssh", "-x-default"])
+    monkeypatch.setattr(reach, "SSH", ["ssh", "-x-default"])
     assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
     assert [call[0] for call in cluster.ssh] == ["-x-default"] * 2
 

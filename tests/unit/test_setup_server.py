@@ -148,3 +148,27 @@ def test_nodes_are_declared_as_name_and_cores() -> None:
     for bad in ("node1", "node1=", "node1=0", "node1=x", "no de=1", "=4", "-n=1"):
         with pytest.raises(UsageError):
             inventory.Node.parse(bad)
+
+
+def test_oars_pings_heed_the_checks_of_nodes_that_have_any() -> None:
+    conf, notes = configured(SITE + 'PINGCHECKER_SENTINELLE_SCRIPT_COMMAND="/usr/lib/oar/x"\n')
+    ping = conf.get(server.PING)
+    assert ping is not None
+    assert "oarnodecheckquery" in ping
+    assert '"' not in ping  # OAR's own reader of the file ends there
+    assert notes == []
+    assert configured(conf.text)[0].text == conf.text
+
+
+@pytest.mark.parametrize("key", [server.PING, "PINGCHECKER_FPING_COMMAND"])
+def test_a_site_s_own_way_to_ping_stays_and_the_note_says_what_is_missing(key: str) -> None:
+    conf, notes = configured(f'{SITE}{key}="/site/ping"\n')
+    assert conf.get(key) == "/site/ping"
+    assert conf.get(server.PING) == ("/site/ping" if key == server.PING else None)
+    assert len(notes) == 1
+    assert "oarnodecheckquery" in notes[0]
+
+
+def test_a_site_that_runs_the_checks_is_told_nothing() -> None:
+    site = f'{server.PING}="broadcast exec [ oarnodecheckquery ]"\n'
+    assert configured(SITE + site)[1] == []

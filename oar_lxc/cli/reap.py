@@ -1,0 +1,80 @@
+"""``oar-lxc reap``: destroy what dead jobs left, on this node or on all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import sys
+from dataclasses import asdict
+
+import click
+
+from oar_lxc.errors import UsageError
+from oar_lxc.node import main as node_main
+from oar_lxc.node.reap import GRACE
+from oar_lxc.node.reaper import FAILED
+from oar_lxc.node.sweep import sweep
+
+OAR = "oar"
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Tell what and why; change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=GRACE,
+    show_default=True,
+    metavar="SECONDS",
+    help="What OAR and its hooks get at a job's start and end.",
+)
+@click.option("--everywhere", is_flag=True, help="On all nodes; for the OAR server.")
+def reap(dry_run: bool, as_json: bool, grace: float, everywhere: bool) -> None:
+    """Destroy what is left of jobs that are provably dead.
+
+    On a node, as root: of jobs whose cgroup OAR has removed, of whose end a hook was told, or that
+    were prepared before the last boot. With --everywhere, on the OAR server as root or oar: on all
+    nodes, and also of jobs that have ended by OAR's own word. Each job is told with the proof that
+    it is dead; one without a proof is left alone, and what is missing is told.
+
+    \b
+    Examples:
+      oar-lxc reap --dry-run               on a node
+      oar-lxc reap --everywhere            on the OAR server
+      oar-lxc reap --everywhere --json
+    """
+    if not everywhere:
+        options = ["--dry-run"] * dry_run + ["--json"] * as_json + [f"--grace={grace:g}"]
+        node_main.main(["reap", *options])
+    _become_oar()
+    done = sweep(grace, dry_run=dry_run)
+    if as_json:
+        jobs = [{"node": node, **asdict(job)} for node in done.jobs for job in done.jobs[node]]
+        click.echo(json.dumps({"jobs": jobs, "unreachable": done.unreachable}, indent=1))
+    else:
+        for node, found in done.jobs.items():
+            for job in found:
+                click.echo(f"{node}: {job}")
+        for node, why in done.unreachable.items():
+            click.echo(f"oar-lxc: node {node} does not answer: {why}", err=True)
+    sys.exit(any(job.action == FAILED for found in done.jobs.values() for job in found))
+
+
+def _become_oar() -> None:
+    """Become user oar, whose key opens the nodes."""
+    try:
+        account = pwd.getpwnam(OAR)
+    except KeyError:
+        raise UsageError(
+            "there is no user oar here: run this on the OAR server, or leave out --everywhere"
+        ) from None
+    if os.geteuid() == 0:
+        os.initgroups(OAR, account.pw_gid)
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+    if os.geteuid() != account.pw_uid:
+        raise UsageError("oar-lxc reap --everywhere must be run as root or oar")
+    os.environ.update(HOME=account.pw_dir, USER=OAR, LOGNAME=OAR)
+    os.chdir(account.pw_dir)
