@@ -10,7 +10,7 @@
     package OarLxc;
     use strict;
     use warnings;
-    our ( @command, $failed );
+    our ( @command, $failed, $pid_file );
 
     sub run {
         my @argv = ( 'oardodo', '/usr/sbin/oar-lxc-node', @_ );
@@ -34,6 +34,34 @@
           && grep { -d } glob("/dev/oar_cgroups_links/*$job->{cpuset_path}/$job->{name}/lxc");
     }
 
+    # What is to be done for a job of type lxc.
+    sub serve {
+        my ( $action, $job ) = @_;
+        my @common = ( '--job', $job->{job_id}, '--user', $job->{user} );
+        push @common, '--cgroup', "$job->{cpuset_path}/$job->{name}"
+          if defined $job->{cpuset_path} and $job->{cpuset_path} ne '';
+        if ( $action eq 'init' ) {
+            my @prepare = (
+                'prepare', @common, '--node', $ENV{TAKTUK_HOSTNAME},
+                '--nodes', join( ',', sort keys %{ $job->{nodes} } )
+            );
+            my $key = $job->{ssh_keys}{private};
+            push @prepare, '--job-key', $key->{file_name}
+              if defined $key->{key} and $key->{key} ne '';
+            @command = @prepare;
+        }
+        elsif ( $action eq 'clean' ) {
+            $failed = run( 'destroy', @common, '--layer', 'stanza' );
+
+            # The site's clean would wait for them without end.
+            exit 3 if $failed == 3 or ( $failed and nested($job) );
+
+            # It stays where OAR had to kill its oarexec.
+            $pid_file = "$job->{oar_tmp_directory}/pid_of_oarexec_for_jobId_$job->{job_id}"
+              if defined $job->{oar_tmp_directory};
+        }
+    }
+
     my $text = do { local $/; <STDIN> };
     if ( defined($text) ) {
         open( my $copy, '+>', undef ) or die "oar-lxc: no temporary file: $!\n";
@@ -44,30 +72,21 @@
         # Most jobs do not even name the type: they pay for one look at the text.
         if ( $text =~ /['"]?lxc['"]?\s*=>/ ) {
             my $job = eval $text;
-            if ( ref($job) eq 'HASH' and exists $job->{types}{lxc} ) {
-                my @common = ( '--job', $job->{job_id}, '--user', $job->{user} );
-                push @common, '--cgroup', "$job->{cpuset_path}/$job->{name}"
-                  if defined $job->{cpuset_path} and $job->{cpuset_path} ne '';
-                if ( $ARGV[0] eq 'init' ) {
-                    @command = (
-                        'prepare', @common, '--node', $ENV{TAKTUK_HOSTNAME},
-                        '--nodes', join( ',', sort keys %{ $job->{nodes} } )
-                    );
-                    my $key = $job->{ssh_keys}{private};
-                    push @command, '--job-key', $key->{file_name}
-                      if defined $key->{key} and $key->{key} ne '';
-                }
-                elsif ( $ARGV[0] eq 'clean' ) {
-                    $failed = run( 'destroy', @common, '--layer', 'stanza' );
-
-                    # The site's clean would wait for them without end.
-                    exit 3 if $failed == 3 or ( $failed and nested($job) );
+            if (    ref($job) eq 'HASH'
+                and ref( $job->{types} ) eq 'HASH'
+                and exists $job->{types}{lxc} )
+            {
+                # Whatever is wrong with the description, the site's part has to see it.
+                if ( not eval { serve( $ARGV[0], $job ); 1 } ) {
+                    print STDERR "oar-lxc: the description of the job: $@";
+                    $failed = 1;
                 }
             }
         }
     }
 
     END {
+        unlink $pid_file if defined $pid_file;
         if ( $? == 0 ) {
             $? = $failed if $failed;
             $? = run(@command) if @command;

@@ -344,12 +344,22 @@ def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
     return layout, published
 
 
+def _request(line: str) -> dict[str, Any]:
+    try:
+        request = json.loads(line or "{}")
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the request is no JSON: {error}") from error
+    if not isinstance(request, dict):
+        raise UsageError("the request is no JSON object")
+    return request
+
+
 def main() -> None:
     """Carry out one operation; failures are events, and the exit status."""
     try:
         if len(sys.argv) != 3:
             raise UsageError("usage: python3 -m oar_lxc.agent JOB OPERATION <REQUEST")
-        request = json.loads(sys.stdin.readline() or "{}")
+        request = _request(sys.stdin.readline())
         layout, published = open_job(check_job_id(sys.argv[1]))
         runtime = LxcRuntime(layout.containers, published.node)
         Agent(layout, published, runtime, _emit_line, _nobody_reads).run(sys.argv[2], request)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from oar_lxc.errors import JobEnvironmentError, UsageError
 from oar_lxc.layout import check_job_id, check_node
+from oar_lxc.regular import read_regular
 
 # Property → the variables that OAR 2.5 and 3 set for it, the best known first
 # (oarexec and the job resource manager write them).
@@ -114,6 +115,11 @@ def _number(environ: Mapping[str, str], key: str) -> int:
     return int(text)
 
 
+def _lines(path: Path) -> list[str]:
+    text = read_regular(path, follow=True).decode("utf-8", "backslashreplace")
+    return [line.strip(" \t\r") for line in text.split("\n")]
+
+
 def read_nodefile(path: Path) -> dict[str, int]:
     """Read a nodefile: one line a reserved core, with its node's name.
 
@@ -124,17 +130,17 @@ def read_nodefile(path: Path) -> dict[str, int]:
         JobEnvironmentError: it is missing, unreadable or empty, or a line is no host name.
     """
     try:
-        lines = path.read_bytes().decode("utf-8", "backslashreplace").splitlines()
+        lines = _lines(path)
     except OSError as error:
         raise JobEnvironmentError(
             f"OAR_NODEFILE {path} cannot be read: {error.strerror}"
         ) from error
     names: Counter[str] = Counter()
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line:
             continue
         try:
-            names[check_node(line.strip())] += 1
+            names[check_node(line)] += 1
         except UsageError:
             raise JobEnvironmentError(
                 f"OAR_NODEFILE {path}, line {number}: {line[:80]!r} is not a host name"
@@ -154,14 +160,14 @@ def read_resources(path: Path) -> tuple[dict[str, str], ...]:
         JobEnvironmentError: it cannot be read, or a line is written otherwise.
     """
     try:
-        lines = path.read_bytes().decode("utf-8", "backslashreplace").splitlines()
+        lines = _lines(path)
     except OSError as error:
         raise JobEnvironmentError(
             f"OAR_RESOURCE_PROPERTIES_FILE {path} cannot be read: {error.strerror}"
         ) from error
     found = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line:
             continue
         properties, position = {}, 0
         while match := _PROPERTY.match(line, position):

@@ -20,7 +20,7 @@ IMAGES = f"{STORE}/images"  # where a node's images are, below its state directo
 # OAR takes what the system's user database holds, which may come from elsewhere: names are wider
 # than Debian's rule, as far as they are one word and one part of a path.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,255}")
-_NODE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+_NODE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 MAX_JOB_ID = 2**31 - 1  # OAR's column is a signed 32-bit integer
 
 

@@ -41,6 +41,8 @@ class Spec:
             check_name(self.image)
         except ImageError as error:
             raise SpecError(str(error)) from error
+        if not isinstance(self.per_core, bool):
+            raise SpecError(f"per_core is {self.per_core!r}; it is true or false")
         if isinstance(self.per_node, bool) or not isinstance(self.per_node, int):
             raise SpecError(f"per_node is {self.per_node!r}; it is a whole number")
         if self.per_node < 1:

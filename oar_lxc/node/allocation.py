@@ -8,6 +8,7 @@ had the range next would be theirs. So a range stays with its user on a node.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +19,8 @@ from oar_lxc.layout import JobLayout
 from oar_lxc.node.files import write_atomic
 from oar_lxc.node.ids import granted_ranges, jobs_of_lines
 from oar_lxc.node.ranges import COUNT, FIRST, RANGES, is_first_id
-from oar_lxc.node.record import read_record
+from oar_lxc.node.record import Record, read_record
+from oar_lxc.regular import read_regular
 
 TABLE = "ranges.json"  # below the state directory: first id → [uid, day when it was last given]
 DAY = 86400
@@ -65,11 +67,11 @@ def _choose(
 
 def _read(path: Path) -> dict[int, tuple[int, int]]:
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(read_regular(path, owners={os.geteuid()}))
         table = {int(first): (int(uid), int(day)) for first, (uid, day) in data.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise OarLxcError(
             f"{path} is damaged ({error}): it tells which user had which ids. Restore it, or "
             "remove it and with it, from all places that users can write to, the files that are "
@@ -95,17 +97,28 @@ def first_ids(state: Path) -> set[int]:
     return {first for first in found if is_first_id(first)}
 
 
-def find_range(layout: JobLayout, user: str) -> int:
-    """Return the first id of a job whose record is lost; 0 where nothing tells it.
+def find_range(layout: JobLayout, user: str, uid: int, record: Record | None) -> int:
+    """Return the first id of a job; 0 where nothing tells it.
 
-    The job's root-owned directory tells it by its group. Where that is lost too and the job's
-    bridge is still its user's, the only range that is the user's and no job's is it.
+    The job's root-owned directory tells it by its group, and the record does. Where both are lost
+    and the job's bridge is still its user's, the only range that is the user's and no job's is it.
+
+    Args:
+        layout: the job's names.
+        user: the job's user.
+        uid: the user's id, -1 where it is not known; a range of another user is not the job's.
+        record: the job's record.
     """
-    try:
-        group = layout.directory.lstat().st_gid
-    except FileNotFoundError:
-        return _orphan(layout, user)
-    return group if is_first_id(group) else 0
+    found = [record.first_id] if record else []
+    with suppress(FileNotFoundError):
+        found.insert(0, layout.directory.lstat().st_gid)
+    table: dict[int, tuple[int, int]] = {}
+    with suppress(OarLxcError):  # without the table, it is not known whose a range is
+        table = _read(layout.state / TABLE)
+    for first in found:
+        if is_first_id(first) and (uid == -1 or table.get(first, (uid, 0))[0] == uid):
+            return first
+    return _orphan(layout, user)
 
 
 def _orphan(layout: JobLayout, user: str) -> int:

@@ -36,11 +36,13 @@ class Hierarchy:
         path: where it is mounted.
         names: its controllers, or ``name=…``; empty for the unified hierarchy.
         unified: whether it is of version 2.
+        root: which of its cgroups is mounted there.
     """
 
     path: Path
     names: tuple[str, ...]
     unified: bool
+    root: str = "/"
 
 
 def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarchy]:
@@ -53,7 +55,7 @@ def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarch
     for mount in read_mounts(mountinfo):
         if mount.kind in ("cgroup", "cgroup2"):
             names = tuple(x for x in mount.options if x.startswith("name=") or x in CONTROLLERS)
-            hierarchy = Hierarchy(mount.point, names, mount.kind == "cgroup2")
+            hierarchy = Hierarchy(mount.point, names, mount.kind == "cgroup2", mount.root)
             found.setdefault(mount.device, hierarchy)
     if not found:
         raise OarLxcError(
@@ -155,12 +157,35 @@ class JobCgroups:
         return hierarchy.path / (self.oar_cgroup.lstrip("/") or f"oar/{self.name}")
 
     def processes(self) -> set[int]:
-        """Return the processes inside our cgroups of the job."""
-        return {pid for root in self.roots() for pid in self._below(root)}
+        """Return the processes inside our cgroups of the job, by looking into each cgroup."""
+        return {pid for root in self.roots() for pid in _processes_below(root, self.deadline)}
 
-    def oar_processes(self) -> set[int]:
-        """Return the processes in OAR's own cgroup of the job, hooks of OAR among them."""
-        return {pid for h in hierarchies() for pid in self._below(self._oar(h))}
+    def freezable(self) -> set[int]:
+        """Return the processes that :meth:`frozen` freezes, hooks of OAR among them."""
+        roots = [path for h in hierarchies() for path in self._freezers(h)]
+        return {pid for root in roots for pid in _processes_below(root, self.deadline)}
+
+    def _freezers(self, hierarchy: Hierarchy) -> list[Path]:
+        if "freezer" not in hierarchy.names:
+            return []
+        paths = (self._oar(hierarchy), hierarchy.path / OWN / self.name)
+        return [path for path in paths if path.is_dir()]
+
+    def ours(self) -> tuple[str, ...]:
+        """Return what a process inside our cgroups of the job has in its ``/proc/PID/cgroup``."""
+        return self._seen(self._roots)
+
+    def oars(self) -> tuple[str, ...]:
+        """Return the same of OAR's own cgroup of the job, in which hooks of OAR run too."""
+        return self._seen(lambda hierarchy: [self._oar(hierarchy)])
+
+    def _seen(self, paths: Callable[[Hierarchy], list[Path]]) -> tuple[str, ...]:
+        found = {
+            f"{h.root.rstrip('/')}/{path.relative_to(h.path)}"
+            for h in hierarchies()
+            for path in paths(h)
+        }
+        return tuple(sorted(found))
 
     def forbid_forks(self) -> None:
         """Let nothing in the job's cgroups start a process; the limit counts for all below."""
@@ -176,8 +201,8 @@ class JobCgroups:
                     walk(root, _thaw, deadline=self.deadline)
 
     @contextmanager
-    def oar_frozen(self, wait: float = 1.0) -> Iterator[None]:
-        """Freeze OAR's cgroup of the job for a moment, this process and its own cgroup apart.
+    def frozen(self, wait: float = 1.0) -> Iterator[None]:
+        """Freeze the job's cgroups, OAR's too, for a moment; this process leaves them.
 
         Processes that fork and end without a rest are nowhere when they are looked at.
 
@@ -186,10 +211,9 @@ class JobCgroups:
         """
         frozen = []
         for hierarchy in hierarchies():
-            state = self._oar(hierarchy) / "freezer.state"
-            if "freezer" in hierarchy.names and state.exists():
+            if paths := self._freezers(hierarchy):
                 (hierarchy.path / "cgroup.procs").write_text(str(os.getpid()))
-                frozen.append(state)
+                frozen += [path / "freezer.state" for path in paths]
         try:
             for state in frozen:
                 state.write_text("FROZEN")
@@ -207,9 +231,6 @@ class JobCgroups:
             if hierarchy.unified:
                 for root in self._roots(hierarchy):
                     walk(root, lambda fd: _write(fd, "cgroup.kill", "1"), depth=1)
-
-    def _below(self, root: Path) -> set[int]:
-        return _processes_below(root, self.deadline)
 
     def remove(self) -> bool:
         """Remove our cgroups of the job, deepest first.

@@ -16,8 +16,9 @@ from oar_lxc.node.files import half_written, job_locked, locked, rest
 from oar_lxc.node.leftovers import Leftovers, find_leftovers
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import remove_oar_files
-from oar_lxc.node.processes import is_restless, job_processes, kill, tracers
+from oar_lxc.node.processes import is_restless, job_processes, kill
 from oar_lxc.node.record import Record, read_record, this_boot
+from oar_lxc.node.stuck import fuse_servers, tracers
 from oar_lxc.node.trash import discard
 
 VERIFY = 0.1  # the part of the time that is kept for reading back what is left
@@ -69,7 +70,7 @@ class Destruction:
         end = deadline - (deadline - start) * VERIFY
         layout = self.layout
         record = read_record(layout.record)
-        first_id = (record.first_id if record else 0) or find_range(layout, self.user)
+        first_id = find_range(layout, self.user, self.uid, record)
         oar_cgroup = self.oar_cgroup or (record.oar_cgroup if record else "")
         cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
         killed = 0
@@ -130,16 +131,17 @@ class Destruction:
 
         def find() -> set[int]:
             found = job_processes(cgroups, self.uid, first_id)
-            return found | tracers(found & killed, self.uid, first_id)
+            stuck = found & killed
+            holders = (tracers, fuse_servers)
+            return found.union(*(find(stuck, self.uid, first_id) for find in holders))
 
         cgroups.forbid_forks()
         while time.monotonic() < end:
             cgroups.kill_unified()
             cgroups.thaw()
-            wait = min(1.0, end - time.monotonic())
-            found = kill(find, wait)
-            if not found and is_restless(cgroups):
-                with cgroups.oar_frozen():
+            found = kill(find, min(1.0, end - time.monotonic()))
+            if not found and is_restless(cgroups, self.uid):
+                with cgroups.frozen():
                     found = kill(find, 0)
             if not found:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pwd
 import re
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--cgroup", default="", help="OAR's cgroup of the job, /oar/USER_JOB")
         if name != "leftovers":
             command.add_argument(
-                "--deadline", type=float, help="seconds this may take; as configured by default"
+                "--deadline", type=_seconds, help="seconds this may take; as configured by default"
             )
         if name == "destroy":
             command.add_argument(
@@ -83,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     reap.add_argument("--json", action="store_true", help="print JSON")
     reap.add_argument(
         "--grace",
-        type=float,
+        type=_seconds,
         default=GRACE,
         metavar="SECONDS",
         help=f"what OAR and its hooks get at a job's start and end ({GRACE:.0f})",
@@ -92,6 +93,14 @@ def parser() -> argparse.ArgumentParser:
         "--ended", default="", metavar="JOBS", help="jobs that have ended, as OAR says; by commas"
     )
     return top
+
+
+def _seconds(text: str) -> float:
+    """Return a number of seconds, for argparse."""
+    number = float(text)
+    if not math.isfinite(number) or number < 0:
+        raise ValueError
+    return number
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -152,6 +161,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
 
 
 def _leftovers(arguments: argparse.Namespace) -> int:
+    from oar_lxc.node.allocation import find_range
     from oar_lxc.node.leftovers import find_leftovers
     from oar_lxc.node.record import read_record
 
@@ -159,10 +169,11 @@ def _leftovers(arguments: argparse.Namespace) -> int:
     record = read_record(layout.record)
     if not re.fullmatch(r"[0-9]{1,10}", arguments.first_id):
         raise UsageError(f"--first-id {arguments.first_id!r} is not a number")
-    first_id = int(arguments.first_id) or (record.first_id if record else 0)
+    uid = _uid(user, missing=-1)
+    first_id = int(arguments.first_id) or find_range(layout, user, uid, record)
     cgroup = cgroup or (record.oar_cgroup if record else "")
     cgroups = JobCgroups(layout.job_id, user, cgroup)
-    left = find_leftovers(layout, cgroups, _uid(user, missing=-1), first_id)
+    left = find_leftovers(layout, cgroups, uid, first_id)
     if arguments.json:
         print(json.dumps(asdict(left), indent=1))
     else:

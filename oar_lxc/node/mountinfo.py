@@ -19,12 +19,14 @@ class Mount:
 
     Attributes:
         device: major and minor number of the file system.
+        root: which directory of the file system is mounted.
         point: where it is mounted.
         kind: type of the file system.
         options: options of the file system.
     """
 
     device: str
+    root: str
     point: Path
     kind: str
     options: tuple[str, ...]
@@ -41,7 +43,8 @@ def read_mounts(path: Path = Path("/proc/self/mountinfo")) -> Iterator[Mount]:
         fields, tail = before.split(b" "), after.split(b" ")
         if len(fields) > 4 and len(tail) > 2:
             options = tuple(os.fsdecode(tail[2]).split(","))
-            yield Mount(_text(fields[2]), Path(_text(fields[4])), _text(tail[0]), options)
+            device, root, point = map(_text, fields[2:5])
+            yield Mount(device, root, Path(point), _text(tail[0]), options)
 
 
 def _text(field: bytes) -> str:

@@ -24,6 +24,7 @@ from oar_lxc.node.files import job_locked, locked, rest, write_atomic
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.record import Record, read_record, this_boot
 from oar_lxc.published import READY, REFUSED, PublishedJob
+from oar_lxc.regular import read_regular
 
 UNDO = 0.3  # the part of the time that is kept for taking everything back
 
@@ -193,7 +194,7 @@ class Preparation:
         _make_directory(layout.images, 0o755)
         if _make_directory(layout.private, 0o700) and self.job_key:
             # Before the directory is the user's: root writes nothing where a user may.
-            write_atomic(layout.job_key, os.fsdecode(self.job_key.read_bytes()))
+            write_atomic(layout.job_key, _read_key(self.job_key))
             os.chown(layout.job_key, account.pw_uid, account.pw_gid, follow_symlinks=False)
         # Containers' root may enter by the group; new directories inherit it.
         _make_directory(layout.containers, 0o700)
@@ -217,6 +218,17 @@ class Preparation:
     def _undo(self, uid: int, log: NodeLog, deadline: float) -> None:
         destruction = Destruction(self.layout, self.user, uid, self.oar_cgroup, "undo")
         destruction.run_locked(log, deadline)
+
+
+def _read_key(path: Path) -> str:
+    """Return OAR's key of a job; the user gets a copy, so it must be a file of OAR or root."""
+    owners = {os.geteuid()}
+    with suppress(KeyError):
+        owners.add(pwd.getpwnam("oar").pw_uid)
+    try:
+        return os.fsdecode(read_regular(path, owners=owners, most=1 << 16))
+    except OSError as error:
+        raise OarLxcError(f"OAR's key of the job, {path}: {error.strerror}") from error
 
 
 def _make_directory(path: Path, mode: int) -> bool:

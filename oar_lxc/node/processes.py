@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -24,19 +25,52 @@ def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
     hooks that OAR runs there are not); and all, wherever, that run under the job's id range or
     could, as their user namespace has it. Zombies are dead already.
 
+    Each process is asked where it is: a user can make more cgroups than there is time to look in.
+
     Raises:
         TooLateError: the deadline of the cgroups has passed.
     """
-    found = cgroups.processes()
-    if not cgroups.whole:
-        found.update(pid for pid in cgroups.oar_processes() if owner(pid) == uid)
-    if first_id:
-        found.update(pid for pid in pids() if _has_ids(pid, first_id))
-    return {pid for pid in found - _ancestry() if not is_zombie(pid)}
+    ours, oars = cgroups.ours(), cgroups.oars()
+    found: set[int] = set()
+    unknown: set[int] = set()
+    for pid in pids():
+        try:
+            paths = _cgroups_of(pid)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                unknown.add(pid)
+            paths = set()
+        inside = _is_below(paths, ours)
+        if inside or (_is_below(paths, oars) and owner(pid) == uid) or _has_ids(pid, first_id):
+            found.add(pid)
+    if unknown:
+        found |= cgroups.processes() & unknown
+    return {pid for pid in found - ancestry() if not is_zombie(pid)}
+
+
+def _cgroups_of(pid: int) -> set[str]:
+    """Return the cgroups of a process, as /proc tells them: those of its threads may differ."""
+    found = set()
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            text = os.fsdecode(Path(f"/proc/{pid}/task/{task}/cgroup").read_bytes())
+            found |= {line.split(":", 2)[2] for line in text.split("\n") if line.count(":") > 1}
+    return found
+
+
+def _is_below(paths: Collection[str], roots: Collection[str]) -> bool:
+    return any(path == root or path.startswith(f"{root}/") for path in paths for root in roots)
+
+
+def is_restless(cgroups: JobCgroups, uid: int) -> bool:
+    """Whether the job has processes that come and go faster than one can look at each."""
+    return any(owner(pid) in (-1, uid) for pid in cgroups.freezable())
 
 
 def _has_ids(pid: int, first_id: int) -> bool:
     """Whether a process has ids of a range, or can take them by its user namespace."""
+    if not first_id:
+        return False
     with suppress(OSError):
         if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
             maps = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("uid_map", "gid_map")]
@@ -45,35 +79,6 @@ def _has_ids(pid: int, first_id: int) -> bool:
         ids = _fields(Path(f"/proc/{pid}/status"), b"Uid:")
         return any(first_id <= int(one) < first_id + COUNT for one in ids)
     return False
-
-
-def is_restless(cgroups: JobCgroups) -> bool:
-    """Whether processes come and go in OAR's cgroup of the job faster than one can look."""
-    return any(owner(pid) == -1 for pid in cgroups.oar_processes())
-
-
-def tracers(traced: Collection[int], uid: int, first_id: int) -> set[int]:
-    """Return the job's user's own processes that trace others, those outside the job too.
-
-    SIGKILL stops a process once more whose tracer asked for that (PTRACE_O_TRACEEXIT): it is dead
-    only when the tracer lets it go on, or is dead.
-
-    Args:
-        traced: the processes that do not die.
-        uid: the user.
-        first_id: first id of the job's range; 0 where it had none.
-    """
-    found = set()
-    for pid in traced:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                found.add(_status(Path(f"/proc/{pid}/task/{task}/status"), b"TracerPid:"))
-    return {x for x in found if x > 0 and _is_of(owner(x), uid, first_id)} - _ancestry()
-
-
-def _is_of(who: int, uid: int, first_id: int) -> bool:
-    in_range = first_id > 0 and first_id <= who < first_id + COUNT
-    return in_range or (uid > 0 and who == uid)
 
 
 def kill(find: Callable[[], Collection[int]], wait: float) -> set[int]:
@@ -87,12 +92,13 @@ def kill(find: Callable[[], Collection[int]], wait: float) -> set[int]:
         wait: seconds.
 
     Returns:
-        Those that were found.
+        Those that were found, also where they were gone before they could be killed.
     """
     handles: dict[int, int] = {}
     poll = select.poll()
+    found = set(find())
     try:
-        for pid in find():
+        for pid in found:
             with suppress(OSError):  # it is gone, or the next round's
                 handles[pid] = os.pidfd_open(pid)
         certain = handles.keys() & set(find()) if handles else set()
@@ -109,7 +115,7 @@ def kill(find: Callable[[], Collection[int]], wait: float) -> set[int]:
     finally:
         for handle in handles.values():
             os.close(handle)
-    return set(handles)
+    return found
 
 
 def pids() -> Iterator[int]:
@@ -122,10 +128,10 @@ def pids() -> Iterator[int]:
 
 def owner(pid: int) -> int:
     """Return the user id a process runs under, -1 where it is gone."""
-    return _status(Path(f"/proc/{pid}/status"), b"Uid:")
+    return status_of(Path(f"/proc/{pid}/status"), b"Uid:")
 
 
-def _status(path: Path, key: bytes) -> int:
+def status_of(path: Path, key: bytes) -> int:
     """Return the first number of a line of a process's or thread's status; -1 where it is gone."""
     fields = _fields(path, key)
     return int(fields[0]) if fields else -1
@@ -154,7 +160,7 @@ def start_time(pid: int) -> int:
     return int(fields[_START]) if fields else 0
 
 
-def _ancestry() -> set[int]:
+def ancestry() -> set[int]:
     """Return this process and those that started it: a hook must not kill itself."""
     found = set()
     pid = os.getpid()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from oar_lxc.errors import UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_user
@@ -12,7 +15,9 @@ from oar_lxc.node.cgroup import check_oar_cgroup
 from oar_lxc.node.files import write_atomic
 from oar_lxc.node.processes import start_time
 from oar_lxc.node.ranges import is_first_id
+from oar_lxc.regular import read_regular
 
+LONGEST = 1 << 16  # bytes of a record
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -55,23 +60,29 @@ def read_record(path: Path) -> Record | None:
     A damaged record is no error: whatever it held is found again from the job's names.
     """
     try:
-        data = json.loads(path.read_text())
+        content = read_regular(path, owners={os.geteuid()}, most=LONGEST)
+        data = json.loads(content)
         record = Record(**data)
         check_user(record.user)
         check_job_id(record.job_id)
         valid = (
-            path.name == f"{record.job_id}.json"
+            type(record.job_id) is int
+            and path.name == f"{record.job_id}.json"
             and type(record.oar_cgroup) is str
             and type(record.first_id) is int
             and (record.first_id == 0 or is_first_id(record.first_id))
             and type(record.boot) is str
-            and all(type(time) in (int, float) for time in (record.created, record.ended))
+            and all(_is_time(time) for time in (record.created, record.ended))
         )
         if valid and record.oar_cgroup:
             check_oar_cgroup(record.oar_cgroup, record.job_id, record.user)
     except (OSError, ValueError, TypeError, RecursionError, UsageError):
         return None
     return record if valid else None
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast(float, value))
 
 
 def this_boot() -> str:

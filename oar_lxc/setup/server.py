@@ -107,8 +107,8 @@ def _configured(
         conf = conf.set(key, passwords[key])
     conf = conf.set("SERVER_HOSTNAME", _hostname(conf, options))
     conf = conf.restore("TAKTUK_CMD", "/usr/bin/taktuk -t 30 -s")
-    conf = _with_node_check(conf, notes)
     notes.clear()
+    conf = _with_node_check(conf, notes)
     for key, ours in HOOKS.items():
         site = conf.get(key)
         if site in (None, "", ours):

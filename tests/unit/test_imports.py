@@ -24,6 +24,7 @@ DOMAIN = {
     "network",
     "plan",
     "published",
+    "regular",
     "run",
     "spec",
 }

@@ -166,27 +166,27 @@ def test_the_table_is_written_once_a_day(layout: JobLayout) -> None:
 
 
 def test_a_directory_of_an_ordinary_group_tells_no_range(layout: JobLayout) -> None:
-    assert find_range(layout, "alice") == 0
+    assert find_range(layout, "alice", ALICE, None) == 0
     layout.directory.mkdir(parents=True)
-    assert find_range(layout, "alice") == 0
+    assert find_range(layout, "alice", ALICE, None) == 0
 
 
 def test_lines_tell_the_range_of_a_job_that_lost_all_else(layout: JobLayout) -> None:
     ids.grant(layout, "alice", first_of(5), 5)
     with ids.SUBUID.open("a") as file:
         file.write(f"alice:{first_of(9) + 1}:{COUNT}\n")
-    assert find_range(layout, "alice") == first_of(5)
-    assert find_range(layout, "bob") == 0
-    assert find_range(JobLayout(layout.job_id + 1, layout.state), "alice") == 0
+    assert find_range(layout, "alice", ALICE, None) == first_of(5)
+    assert find_range(layout, "bob", BOB, None) == 0
+    assert find_range(JobLayout(layout.job_id + 1, layout.state), "alice", ALICE, None) == 0
 
 
 def test_lines_of_a_range_that_another_job_has_tell_nothing(layout: JobLayout) -> None:
     ids.grant(layout, "alice", first_of(5), 5)
     write_record(JobLayout(43, layout.state), first_of(5))
-    assert find_range(layout, "alice") == 0
+    assert find_range(layout, "alice", ALICE, None) == 0
 
 
 def test_of_two_ranges_neither_is_guessed(layout: JobLayout) -> None:
     ids.grant(layout, "alice", first_of(5), 5)
     ids.grant(layout, "alice", first_of(6), 5)
-    assert find_range(layout, "alice") == 0
+    assert find_range(layout, "alice", ALICE, None) == 0

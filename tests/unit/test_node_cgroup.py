@@ -196,10 +196,43 @@ def test_processes_are_those_of_all_our_cgroups(two: tuple[Hierarchy, Hierarchy]
         (path / "cgroup.procs").write_text(text)
     cgroups = JobCgroups(42, "alice", "/oar/alice_42")
     assert cgroups.processes() == {11, 12, 13}
-    assert cgroups.oar_processes() == {11, 12, 99}
-    assert JobCgroups(43, "alice", "").oar_processes() == set()
+    assert cgroups.freezable() == set()
     whole = JobCgroups(42, "alice", "/oar/alice_42", whole=True)
     assert whole.processes() == {11, 12, 13, 99}
+
+
+def test_where_the_kernel_tells_of_a_process_is_told_from_where_the_hierarchy_is_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        Hierarchy(tmp_path / "cpuset", ("cpuset",), False),
+        Hierarchy(tmp_path / "pids", ("pids",), False, "/machine/node1"),
+    ]
+    monkeypatch.setattr(cgroup, "hierarchies", lambda: found)
+    cgroups = JobCgroups(42, "alice", "/oar/alice_42")
+    assert cgroups.ours() == (
+        "/machine/node1/oar-lxc/alice_42",
+        "/machine/node1/oar/alice_42/lxc",
+        "/oar-lxc/alice_42",
+        "/oar/alice_42/lxc",
+    )
+    assert cgroups.oars() == ("/machine/node1/oar/alice_42", "/oar/alice_42")
+
+
+def test_what_can_be_frozen_is_looked_for_in_the_freezer_alone(
+    two: tuple[Hierarchy, Hierarchy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freezer = Hierarchy(two[0].path, ("freezer",), False)
+    monkeypatch.setattr(cgroup, "hierarchies", lambda: [freezer, two[1]])
+    for root, path, pid in (
+        (freezer.path, "oar/alice_42/lxc/a", 11),
+        (freezer.path, "oar-lxc/alice_42", 12),
+        (two[1].path, "oar-lxc/alice_42", 13),
+        (freezer.path, "oar/alice_421", 14),
+    ):
+        (root / path).mkdir(parents=True)
+        (root / path / "cgroup.procs").write_text(f"{pid}\n")
+    assert JobCgroups(42, "alice", "/oar/alice_42").freezable() == {11, 12}
 
 
 def test_the_whole_of_oars_cgroup_is_removed_only_where_asked(

@@ -9,7 +9,7 @@ from subprocess import Popen
 import pytest
 
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import cgroup, ids, links
+from oar_lxc.node import cgroup, ids, links, processes
 from oar_lxc.node.cgroup import Hierarchy, JobCgroups
 from oar_lxc.node.leftovers import Leftovers, find_leftovers
 from oar_lxc.node.ranges import COUNT, FIRST
@@ -49,11 +49,16 @@ def test_the_traces_of_another_job_are_not_this_ones(node: Path) -> None:
     assert not find(node)
 
 
-def test_every_trace_is_left(node: Path, spawn: Callable[[Sequence[str]], Popen[bytes]]) -> None:
+def test_every_trace_is_left(
+    node: Path,
+    spawn: Callable[[Sequence[str]], Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     process = spawn(["sleep", "60"])
     lxc = node / "cgroup/oar/alice_42/lxc"
     lxc.mkdir(parents=True)
-    (lxc / "cgroup.procs").write_text(f"{process.pid}\n")
+    inside = {process.pid: {"/oar/alice_42/lxc/deep"}}
+    monkeypatch.setattr(processes, "_cgroups_of", lambda pid: inside.get(pid, set()))
     (node / "jobs/42").mkdir()
     (node / "records/42.json").touch()
     (node / "net/olb42/brif/vethX").mkdir(parents=True)

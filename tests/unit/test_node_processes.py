@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.node import cgroup
+from oar_lxc.node import cgroup, processes
 from oar_lxc.node.cgroup import Hierarchy, JobCgroups
 from oar_lxc.node.processes import is_zombie, job_processes, kill, owner, pids
 from oar_lxc.node.ranges import COUNT
@@ -27,7 +27,18 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobCgroups:
     """Return the cgroups of a job, made of plain directories."""
     (tmp_path / "oar/alice_42/lxc").mkdir(parents=True)
     monkeypatch.setattr(cgroup, "hierarchies", lambda: [Hierarchy(tmp_path, ("cpuset",), False)])
+    monkeypatch.setattr(processes, "_cgroups_of", lambda pid: where(tmp_path, pid))
     return JobCgroups(42, "alice", "/oar/alice_42")
+
+
+def where(tmp_path: Path, pid: int) -> set[str]:
+    """Return the cgroups that a process was put into."""
+    found = tmp_path.glob("oar/**/cgroup.procs")
+    return {
+        f"/{path.parent.relative_to(tmp_path)}"
+        for path in found
+        if str(pid) in path.read_text().split()
+    }
 
 
 def put(tmp_path: Path, path: str, *members: int) -> None:
