@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from oar_lxc.config import PREPARE_BY, read_config
-from oar_lxc.errors import CommandError, OarLxcError, UsageError
+from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.job import read_nodefile
 from oar_lxc.layout import check_job_id, check_user
 from oar_lxc.node.log import say
 from oar_lxc.node.reach import FANOUT, command_on
-from oar_lxc.run import run
+from oar_lxc.run import Result, run
+
+KILLED = 128  # from here on, a shell tells of a signal that ended the command, and ssh of itself
 
 
 def main() -> None:
@@ -45,7 +48,9 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     cgroup = _oar_cgroup(job_id, user)
     common = ["--job", str(job_id), "--user", user, *(["--cgroup", cgroup] if cgroup else [])]
     if hook == "epilogue":
-        return _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline)
+        status = _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline)
+        # OAR would suspect all nodes of the job. The stanza comes after us, and tells of each.
+        return status if config.prepare == PREPARE_BY[1] else 0
     if hook != "prologue":
         raise UsageError(f"hook {hook!r}; known: prologue, epilogue")
     if config.prepare != PREPARE_BY[1]:
@@ -63,18 +68,26 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
 def _everywhere(
     nodes: Sequence[str], arguments: list[str], timeout: float, name_last: bool = False
 ) -> int:
-    # The command ends by itself, in time to say what it leaves: as it is root, we cannot kill it.
-    limit = ["--deadline", f"{timeout * 0.8:g}"]
+    end = time.monotonic() + timeout
+
+    def once(node: str) -> Result:
+        left = max(1.0, end - time.monotonic())
+        # The command ends by itself, in time to say what it leaves: as root, we cannot kill it.
+        limit = ["--deadline", f"{left * 0.8:.3g}"]
+        words = [arguments[0], *limit, *arguments[1:], *([node] if name_last else [])]
+        return run(command_on(node, words), timeout=left, check=False)
 
     def on_node(node: str) -> bool:
-        words = [arguments[0], *limit, *arguments[1:], *([node] if name_last else [])]
         try:
-            run(command_on(node, words), timeout=timeout)
+            result = once(node)
+            if not 0 <= result.status < KILLED:
+                result = once(node)  # it goes on where it was
         except OarLxcError as error:
-            detail = error.stderr.strip() if isinstance(error, CommandError) else str(error)
-            say(f"node {node}: {detail or error}")
+            say(f"node {node}: {error}")
             return False
-        return True
+        if result.status != 0:
+            say(f"node {node}: {result.stderr.strip() or f'status {result.status}'}")
+        return result.status == 0
 
     with ThreadPoolExecutor(min(FANOUT, len(nodes))) as pool:
         return 0 if all(list(pool.map(on_node, nodes))) else 1

@@ -163,6 +163,33 @@ def test_an_epilogue_that_fails_on_one_node_destroys_on_the_others(
     assert "node node3: No route to host\n" in said
 
 
+def test_an_epilogue_leaves_the_verdict_to_the_stanza_where_that_comes_after_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(monkeypatch, "stanza")
+    cluster.oardodo("echo a cgroup is left >&2; exit 1")
+    assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
+    assert len(cluster.root) == 3
+    assert "node node3: a cgroup is left\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("death", ["kill -9 $$", "exit 137"])
+def test_what_was_killed_on_a_node_is_run_once_more_in_what_time_is_left(
+    cluster: Cluster, death: str
+) -> None:
+    cluster.oardodo(f'mkdir "{cluster.directory}/first" 2>/dev/null || exit 0; {death}')
+    assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
+    assert len(cluster.root) == 4
+    deadlines = sorted(float(call[call.index("--deadline") + 1]) for call in cluster.root)
+    assert deadlines[-1] == 24
+
+
+def test_what_is_killed_again_and_again_has_failed(cluster: Cluster) -> None:
+    cluster.oardodo("kill -9 $$")
+    assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 1
+    assert len(cluster.root) == 6
+
+
 def test_a_node_that_hangs_does_not_use_up_the_time_for_undoing(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
