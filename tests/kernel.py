@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+FIRST_ID = 0x70000000  # where the pool of id ranges starts
 ID_COUNT = 65536
 STATE = Path("/var/lib/oar-lxc")
 
@@ -37,7 +38,7 @@ def is_dead(pid: int) -> bool:
 
 
 def find_processes(job: int, user: str, first_id: int) -> list[str]:
-    """Return processes under the job's ids, in its cgroups, or of its directory."""
+    """Return processes of the job by ids, cgroup, directory or environment."""
     found = []
     name = f"{user}_{job}"
     for pid in processes():
@@ -46,32 +47,38 @@ def find_processes(job: int, user: str, first_id: int) -> list[str]:
         inside = re.search(rf"/{re.escape(name)}(/|$)", read(f"/proc/{pid}/cgroup"), re.MULTILINE)
         in_range = match and first_id and first_id <= int(match[1]) < first_id + ID_COUNT
         monitor = f"{STATE}/jobs/{job}/" in read(f"/proc/{pid}/cmdline")
+        in_job = f"OAR_JOB_ID={job}" in read(f"/proc/{pid}/environ").split("\0")
         # This reader itself names the job in its arguments, not its directory.
-        if (inside or in_range or monitor) and not is_dead(pid):
+        if (inside or in_range or monitor or in_job) and not is_dead(pid):
             found.append(f"{pid} {read(f'/proc/{pid}/comm').strip()}")
     return found
 
 
 def find_cgroups(job: int, user: str, first_id: int) -> list[str]:
-    """Return cgroups named after the job, in every hierarchy that is mounted."""
-    roots = {
-        line.split(" ")[1]
-        for line in read("/proc/self/mounts").split("\n")
-        if " cgroup " in line or " cgroup2 " in line
-    }
-    wanted = f"{user}_{job}"
-    found = []
-    for root in sorted(roots):
-        for parent in (".", "oar", "oar-lxc", "oar.slice"):
-            path = Path(root) / parent / wanted
-            if path.is_dir():
-                found.append(str(path))
-    return found
+    """Return cgroups named after the job, at any depth of every hierarchy of either version."""
+    wanted = re.compile(rf"{re.escape(user)}_{job}|oar-u\d+-j{job}\.slice")
+    return [
+        str(Path(where) / name)
+        for root in hierarchies()
+        for where, names, _ in os.walk(root)
+        for name in names
+        if wanted.fullmatch(name)
+    ]
+
+
+def hierarchies() -> list[str]:
+    """Return where cgroup hierarchies are mounted."""
+    lines = [line.split(" ") for line in read("/proc/self/mounts").split("\n")]
+    return sorted({words[1] for words in lines if words[2:3] in (["cgroup"], ["cgroup2"])})
 
 
 def find_mounts(job: int, user: str, first_id: int) -> list[str]:
-    """Return mounts below the job's directory, in every mount namespace of this node."""
-    below = f" {STATE}/jobs/{job}/"
+    """Return mounts of the job's directory or on it, in every mount namespace of this node.
+
+    Inside a container they have other paths: what is mounted, or an option, names the directory.
+    """
+    # A path of ours is plain: a user's own mount may have any name, one that looks like ours too.
+    below = re.compile(rf"(^|[ =:,])/[\w./-]*/(jobs/{job}|trash/{job}-\d+)([/ :,]|$)")
     namespaces: dict[str, int] = {}
     for pid in processes():
         try:
@@ -82,7 +89,7 @@ def find_mounts(job: int, user: str, first_id: int) -> list[str]:
         f"{name}: {line.split(' ')[4]}"
         for name, pid in namespaces.items()
         for line in read(f"/proc/{pid}/mountinfo").split("\n")
-        if below in line
+        if below.search(line)
     )
 
 
@@ -95,7 +102,7 @@ def find_links(job: int, user: str, first_id: int) -> list[str]:
 
 
 def find_files(job: int, user: str, first_id: int) -> list[str]:
-    """Return the job's directory and record, keys and locks of it, and OAR's own files of it."""
+    """Return the job's directory, record and trash, and OAR's own files of it."""
     paths = [
         STATE / "jobs" / str(job),
         STATE / "records" / f"{job}.json",
@@ -103,14 +110,21 @@ def find_files(job: int, user: str, first_id: int) -> list[str]:
         Path(f"/var/lib/oar/{user}_{job}.env"),
         Path(f"/var/lib/oar/{job}"),
         Path(f"/var/lib/oar/{job}_resources"),
+        Path(f"/var/lib/oar/pid_of_oarexec_for_jobId_{job}"),
     ]
-    strays = [*(STATE / "records").glob(f".{job}.json*"), *(STATE / "jobs").glob(f".{job}*")]
+    strays = [
+        *(STATE / "records").glob(f".{job}.json*"),
+        *(STATE / "jobs").glob(f".{job}*"),
+        *(STATE / "trash").glob(f"{job}-*"),
+    ]
     return [str(path) for path in [*paths, *strays] if os.path.lexists(path)]
 
 
 def find_lines(job: int, user: str, first_id: int) -> list[str]:
-    """Return lines that grant the job's ids or its bridge to anyone."""
+    """Return lines that grant the job's ids or bridge to anyone, or that let its key in."""
     found = []
+    path = "/var/lib/oar/.ssh/authorized_keys"
+    found += [f"{path}: {x}" for x in read(path).split("\n") if f'/{user}_{job}"' in x]
     for path in ("/etc/subuid", "/etc/subgid"):
         found += [f"{path}: {x}" for x in read(path).split("\n") if f":{first_id}:" in x]
     path = "/etc/lxc/lxc-usernet"
@@ -133,10 +147,45 @@ def find_all(job: int, user: str, first_id: int) -> dict[str, list[str]]:
     return {kind: find(job, user, first_id) for kind, find in KINDS.items()}
 
 
+def find_any() -> dict[str, list[str]]:
+    """Return what is on this node of any job whatever, by kind."""
+    cgroups = (
+        str(path)
+        for root in hierarchies()
+        for parent in ("oar", "oar-lxc", "oar.slice")
+        for path in (Path(root) / parent).glob("*/")
+    )
+    files = [*(STATE / "records").glob("*"), *(STATE / "jobs").glob("*")]
+    files += [*(STATE / "records").glob(".*"), *(STATE / "jobs").glob(".*")]
+    files += [*(STATE / "trash").glob("*"), *Path("/etc").glob(".*.oar-lxc")]
+    files += [*Path("/etc/lxc").glob(".*.oar-lxc"), *Path("/var/lib/oar").glob("*_*.jobkey")]
+    pool = re.compile(rf":(\d+):{ID_COUNT}$")
+    lines = [
+        f"{path}: {x}"
+        for path in ("/etc/subuid", "/etc/subgid")
+        for x in read(path).split("\n")
+        if (match := pool.search(x)) and int(match[1]) >= FIRST_ID
+    ]
+    lines += [x for x in read("/etc/lxc/lxc-usernet").split("\n") if re.search(r"\bolb\d", x)]
+    return {
+        "processes": [
+            f"{pid} {read(f'/proc/{pid}/comm').strip()}"
+            for pid in processes()
+            if f"{STATE}/jobs/" in read(f"/proc/{pid}/cmdline") and not is_dead(pid)
+        ],
+        "cgroups": sorted(cgroups),
+        "mounts": [x for x in read("/proc/self/mounts").split("\n") if f" {STATE}/jobs/" in x],
+        "links": [x for x in os.listdir("/sys/class/net") if re.fullmatch(r"ol[bv]\d+", x)],
+        "files": sorted(map(str, files)),
+        "lines": lines,
+    }
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--job", type=int, required=True)
-    parser.add_argument("--user", required=True)
+    parser.add_argument("--job", type=int, help="the job; without one, what any job left")
+    parser.add_argument("--user", default="")
     parser.add_argument("--first-id", type=int, default=0)
     options = parser.parse_args()
-    print(json.dumps(find_all(options.job, options.user, options.first_id)))
+    found = find_all(options.job, options.user, options.first_id) if options.job else find_any()
+    print(json.dumps(found))

@@ -150,7 +150,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
     from oar_lxc.node.destroy import Destruction
 
     layout, user, cgroup = _job(arguments)
-    log = NodeLog(bound={"job": layout.job_id})
+    log = NodeLog(bound={"job": layout.job_id, "node": os.uname().nodename})
     with log.step("destroy"):
         destruction = Destruction(layout, user, _uid(user, missing=-1), cgroup, arguments.layer)
         left = destruction.run(log, _deadline(arguments.deadline))
@@ -190,7 +190,8 @@ def _reap(arguments: argparse.Namespace) -> int:
     judge = Judge(grace=arguments.grace, ended=ended)
     seconds = read_config().deadline
     done: list[Reaped] = []
-    for one in preview(judge) if arguments.dry_run else reap(judge, NodeLog(), seconds):
+    log = NodeLog(bound={"node": os.uname().nodename})
+    for one in preview(judge) if arguments.dry_run else reap(judge, log, seconds):
         done.append(one)
         if not arguments.json:
             print(one, flush=True)

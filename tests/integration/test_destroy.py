@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.layout import STATE, JobLayout
+from oar_lxc.node.processes import owner
 from tests import kernel
 from tests.integration.conftest import containers_of, left, published
 from tests.integration.test_prepare import node_side_killed_at, oar_cgroups
@@ -393,6 +394,21 @@ def _wrong_types(record: Path) -> None:
 def test_a_damaged_record_leaks_nothing(running: Running, damage: Callable[[Path], None]) -> None:
     damage(JobLayout(running.job.id).record)
     assert_destroyed(running.job)
+
+
+def test_a_monitor_that_is_killed_takes_its_container_along(running: Running) -> None:
+    job, first_id = running.job, published(running.job).first_id
+    mark = f"[lxc monitor] {containers_of(job)} "
+    commands = {pid: kernel.read(f"/proc/{pid}/cmdline") for pid in kernel.processes()}
+    monitors = [pid for pid, command in commands.items() if command.startswith(mark)]
+    assert len(monitors) == 2
+    for pid in monitors:
+        os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 10
+    in_range = range(first_id, first_id + kernel.ID_COUNT)
+    while found := [pid for pid in kernel.processes() if owner(pid) in in_range]:
+        assert time.monotonic() < end, found
+        time.sleep(0.02)
 
 
 def test_without_oars_cgroup_named_the_record_tells_it(running: Running) -> None:
