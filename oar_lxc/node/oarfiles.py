@@ -14,6 +14,7 @@ from oar_lxc.run import run
 
 OAR = Path("/var/lib/oar")
 KEY = ".jobkey"
+CPUSET = Path("/dev/cpuset")
 
 
 def oar_files(job_id: int, user: str, directory: Path = OAR) -> list[Path]:
@@ -34,6 +35,15 @@ def remove_oar_files(job_id: int, user: str, directory: Path = OAR) -> None:
     _forbid_keys(marks, directory / ".ssh/authorized_keys")
     for path in oar_files(job_id, user, directory):
         path.unlink(missing_ok=True)
+
+
+def keep_keys(cpuset: Path = CPUSET) -> None:
+    """Let OAR keep the keys of all jobs on this node where its cpuset is off.
+
+    Whenever a job starts, OAR 2.5 forgets the keys of jobs whose cpuset is not there. With the
+    cpuset off that of every job is called ``undef``, and oarsh lets only the youngest job in.
+    """
+    (cpuset / "undef").mkdir(parents=True, exist_ok=True)
 
 
 def _forbid_keys(marks: list[bytes], path: Path) -> None:

@@ -22,6 +22,7 @@ from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.destroy import Destruction
 from oar_lxc.node.files import job_locked, locked, rest, write_atomic
 from oar_lxc.node.log import NodeLog
+from oar_lxc.node.oarfiles import keep_keys
 from oar_lxc.node.record import Record, read_record, this_boot
 from oar_lxc.published import READY, REFUSED, PublishedJob
 from oar_lxc.regular import read_regular
@@ -156,6 +157,9 @@ class Preparation:
             ids.grant(layout, self.user, first_id, network.capacity)
         with log.step("directories"):
             self._make_directories(account, first_id)
+        if self.job_key and not self.oar_cgroup:
+            with suppress(OSError), log.step("keys"):
+                keep_keys()
         with log.step("images"):
             if not mounts.mounts_under(layout.images):
                 source = layout.state / IMAGES

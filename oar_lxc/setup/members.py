@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from oar_lxc import image
 from oar_lxc.config import PREPARE_BY
 from oar_lxc.layout import CONFIG, STATE, STORE
 from oar_lxc.node.ids import USERNET
+from oar_lxc.node.oarfiles import CPUSET
 from oar_lxc.run import run
 from oar_lxc.setup import checks, files, keys, network, oarconf, packages, reaper, services
 from oar_lxc.setup.bundle import PATH as BUNDLE
@@ -67,7 +69,7 @@ def node_plan(options: Options) -> Plan:
         "node",
         [
             checks.is_debian(),
-            *([checks.cgroups_are_usable()] if bundle.cpuset_path else []),
+            *([checks.cgroups_are_usable(), _no_directory()] if bundle.cpuset_path else []),
             checks.storage_is_real(STATE),
             packages.installed(packages.NODE),
             _oar_conf(bundle, options, {}),
@@ -142,6 +144,16 @@ def _config_text(prepare: str) -> str:
             lines.append("[hooks]")
         lines.insert(lines.index("[hooks]") + 1, wanted)
     return "\n".join(lines) + "\n"
+
+
+def _no_directory() -> Step:
+    """Make the step after which OAR can link where, with the cpuset off, a directory was made."""
+
+    def pending() -> str | None:
+        in_the_way = not CPUSET.is_symlink() and CPUSET.is_dir() and not CPUSET.is_mount()
+        return f"{CPUSET}: remove the directory" if in_the_way else None
+
+    return Step(f"OAR can make {CPUSET}", pending, lambda: shutil.rmtree(CPUSET))
 
 
 def _usernet_exists() -> Step:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.node.oarfiles import oar_files, remove_oar_files
+from oar_lxc.node.oarfiles import keep_keys, oar_files, remove_oar_files
 
 OURS = ("alice_42.jobkey", "alice_42.env", "42", "42_resources", "pid_of_oarexec_for_jobId_42")
 OTHERS = ("alice_421.jobkey", "bob_42.env", "421", "421_resources", "4", "cpuset.lock.alice")
@@ -47,3 +47,9 @@ def test_without_a_cpuset_the_key_itself_tells_its_line(oar: Path) -> None:
     remove_oar_files(42, "alice", oar)
     assert path.read_text() == KEY.format("", "BBBB")
     assert not key.exists()
+
+
+def test_where_the_cpuset_is_off_oar_is_let_keep_all_keys(tmp_path: Path) -> None:
+    for _ in range(2):
+        keep_keys(tmp_path / "cpuset")
+    assert (tmp_path / "cpuset/undef").is_dir()
