@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 OAR_LXC := $(BIN)/oar-lxc
+JOBS := 200
+SEED := 1
 # By another name: a recipe that says MAKE is run by `make -n` too.
 SUBMAKE := $(MAKE) --no-print-directory
 
@@ -62,6 +64,16 @@ integration: need-root setup venv ## Run the tests on real LXC (root)
 e2e: need-root setup venv ## Run the tests on a real OAR, in the sandbox (root)
 	$(OAR_LXC) sandbox up
 	$(BIN)/pytest tests/e2e
+
+.PHONY: matrix
+matrix: need-root setup venv ## Let jobs fail in every way, and count what is left; FAULT=name for one (root)
+	$(OAR_LXC) sandbox up
+	$(BIN)/python -m tests.matrix $(if $(FAULT),--fault $(FAULT)) $(MATRIX_OPTIONS)
+
+.PHONY: soak
+soak: need-root setup venv ## Run JOBS=200 jobs with faults at random, by SEED=1 (root)
+	$(OAR_LXC) sandbox up
+	$(BIN)/python -m tests.matrix.soak --jobs $(JOBS) --seed $(SEED)
 
 .PHONY: bench
 bench: need-root setup venv ## Measure, and print a table (root)

@@ -1,0 +1,73 @@
+"""Stands in the place of ``oar-lxc-node`` on a node, runs the same code, and does one thing wrong.
+
+A file ``plan.json`` says what. It happens once: the file ``fired`` tells that it did,
+and from then on this is ``oar-lxc-node``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path("/root/oar-lxc-matrix")  # on a node, where this is mounted from
+
+
+def is_meant(plan: dict[str, object], argv: list[str]) -> bool:
+    """Whether this call is the one in which it happens."""
+    options = dict(itertools.pairwise(argv))
+    return (
+        argv[:1] == [plan["command"]]
+        and options.get("--user") == plan["user"]
+        and options.get("--job") not in plan["not_jobs"]  # type: ignore[operator]
+        and plan.get("layer") in (None, options.get("--layer"))
+        and not (HERE / "fired").exists()
+    )
+
+
+def fire(plan: dict[str, object]) -> None:
+    """Do it, unless another call did."""
+    try:
+        file = os.open(HERE / "fired", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return
+    os.write(file, f"{os.getpid()}".encode())
+    os.fsync(file)
+    if plan["act"] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(float(plan["seconds"]))  # type: ignore[arg-type]
+
+
+def patch(plan: dict[str, object]) -> None:
+    """Let it happen when a step has ended."""
+    from oar_lxc.node.log import NodeLog
+
+    step = NodeLog.step
+
+    @contextmanager
+    def stepped(self: NodeLog, name: str) -> Iterator[None]:
+        with step(self, name):
+            yield
+        if name == plan["step"]:
+            fire(plan)
+
+    NodeLog.step = stepped  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    sys.path.append("/usr/lib/python3/dist-packages")
+    wanted: dict[str, object] = json.loads((HERE / "plan.json").read_text())
+    if is_meant(wanted, sys.argv[1:]):
+        if wanted["step"]:
+            patch(wanted)
+        else:
+            fire(wanted)
+    from oar_lxc.node.main import main
+
+    main()
