@@ -10,7 +10,7 @@
     package OarLxc;
     use strict;
     use warnings;
-    our ( @command, $failed, $pid_file );
+    our ( @command, @files, $failed );
 
     sub run {
         my @argv = ( 'oardodo', '/usr/sbin/oar-lxc-node', @_ );
@@ -41,11 +41,15 @@
         push @common, '--cgroup', "$job->{cpuset_path}/$job->{name}"
           if defined $job->{cpuset_path} and $job->{cpuset_path} ne '';
         if ( $action eq 'init' ) {
+            my $key = $job->{ssh_keys}{private};
+
+            # Without a cpuset, OAR's init forgets the keys of all other jobs unless this exists.
+            system( 'oardodo', 'mkdir', '-p', '/dev/cpuset/undef' )
+              if not length( $job->{cpuset_path} // '' ) and length( $key->{key} // '' );
             my @prepare = (
                 'prepare', @common, '--node', $ENV{TAKTUK_HOSTNAME},
                 '--nodes', join( ',', sort keys %{ $job->{nodes} } )
             );
-            my $key = $job->{ssh_keys}{private};
             push @prepare, '--job-key', $key->{file_name}
               if defined $key->{key} and $key->{key} ne '';
             @command = @prepare;
@@ -56,9 +60,11 @@
             # The site's clean would wait for them without end.
             exit 3 if $failed == 3 or ( $failed and nested($job) );
 
-            # It stays where OAR had to kill its oarexec.
-            $pid_file = "$job->{oar_tmp_directory}/pid_of_oarexec_for_jobId_$job->{job_id}"
-              if defined $job->{oar_tmp_directory};
+            # OAR's own, which stay where it had to kill its oarexec, or its clean fails after a boot.
+            my ( $tmp, $id ) = @{$job}{ 'oar_tmp_directory', 'job_id' };
+            @files = map { "$tmp/$_" }
+              ( "pid_of_oarexec_for_jobId_$id", $id, "${id}_resources", "$job->{name}.env" )
+              if defined $tmp and defined $job->{name};
         }
     }
 
@@ -86,7 +92,7 @@
     }
 
     END {
-        unlink $pid_file if defined $pid_file;
+        unlink @files;
         if ( $? == 0 ) {
             $? = $failed if $failed;
             $? = run(@command) if @command;

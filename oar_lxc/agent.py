@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import CONFIG_FILE, LxcRuntime, Runtime
 from oar_lxc.create import containers_of, create_containers, remove_containers
 from oar_lxc.errors import (
@@ -239,20 +240,6 @@ class Agent:
             yield
         finally:
             os.close(fd)
-
-
-def enter_cgroups(paths: Sequence[str]) -> None:
-    """Move this process into the job's delegated cgroups; LXC makes its own below.
-
-    Raises:
-        OarLxcError: the kernel refused.
-    """
-    pid = str(os.getpid())
-    for path in paths:
-        try:
-            (Path(path) / "cgroup.procs").write_text(pid)
-        except OSError as error:
-            raise OarLxcError(f"cannot enter cgroup {path}: {error.strerror}") from error
 
 
 def _die_with_parent() -> None:

@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 
-from oar_lxc.agent import configured_address, enter_cgroups, open_job
+from oar_lxc.agent import configured_address, open_job
+from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import PATH_INSIDE, LxcRuntime
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.layout import JobLayout, check_job_id

@@ -22,6 +22,7 @@ from ipaddress import IPv4Network
 from types import TracebackType
 from typing import Any
 
+from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.errors import (
     ContainerError,
     LaunchError,
@@ -184,6 +185,9 @@ class Session:
             self._signals.close()
 
     def _launch(self) -> None:
+        if not self.published.in_cpuset:
+            # What OAR does not find at the job's end, the root side does.
+            enter_cgroups(self.published.cgroups)
         keys = JobKeys.make(self.layout, f"oar job {self.job.id}")
         planned = {c.name: c for c in self.plan.containers}
         failures: list[ContainerError | NodeError] = []

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.agent import enter_cgroups
+from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import LxcRuntime, Started
 from oar_lxc.errors import ContainerError
 from tests.integration.conftest import published

@@ -16,7 +16,8 @@ import pytest
 
 from oar_lxc import agent as agent_module
 from oar_lxc import readiness
-from oar_lxc.agent import Agent, enter_cgroups, open_job
+from oar_lxc.agent import Agent, open_job
+from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.errors import (
     ContainerError,
     ImageError,

@@ -281,6 +281,29 @@ def test_the_users_key_of_the_job_is_named_where_oar_has_one(site: Site) -> None
     assert site.argv[0][-2:] == ["--job-key", KEY]
 
 
+@pytest.mark.parametrize(("cpuset", "made"), [("undef", True), ("''", True), ("'/oar'", False)])
+def test_without_a_cpuset_oar_is_let_keep_the_keys_of_other_jobs(
+    site: Site, cpuset: str, made: bool
+) -> None:
+    data = job().replace("'private' => {'key' => ''", "'private' => {'key' => '-----BEGIN'")
+    assert site.run("init", data.replace("'/oar'", cpuset))[0] == 0
+    assert (["mkdir", "-p", "/dev/cpuset/undef"] in site.argv) == made
+
+
+def test_oars_own_files_of_a_job_are_gone_whatever_became_of_its_clean(site: Site) -> None:
+    tmp = site.directory / "oar"
+    tmp.mkdir()
+    ours = ["42", "42_resources", "alice_42.env", "pid_of_oarexec_for_jobId_42"]
+    for name in (*ours, "421", "alice_421.env"):
+        (tmp / name).touch()
+    site.status = 18
+    data = job().replace("'log_level'", f"'oar_tmp_directory' => '{tmp}','log_level'")
+    assert site.run("init", data)[0] == 18
+    assert len(list(tmp.iterdir())) == 6
+    assert site.run("clean", data)[0] == 18
+    assert sorted(path.name for path in tmp.iterdir()) == ["421", "alice_421.env"]
+
+
 @pytest.mark.parametrize("user", ["a;id", "$(id)", "a b", "'"])
 def test_arguments_are_no_shell_line(site: Site, user: str) -> None:
     quoted = user.replace("'", "\\'")
