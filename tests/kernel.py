@@ -142,8 +142,19 @@ KINDS: dict[str, Callable[[int, str, int], list[str]]] = {
 }
 
 
+def is_anothers(first_id: int, job: int) -> bool:
+    """Whether another job has a range, by its record."""
+    others = (x for x in (STATE / "records").glob("*.json") if x.name != f"{job}.json")
+    return any(re.search(rf'"first_id": {first_id}\b', read(str(path))) for path in others)
+
+
 def find_all(job: int, user: str, first_id: int) -> dict[str, list[str]]:
-    """Return all that is left of a job, by kind; ``first_id`` 0 where its range is not known."""
+    """Return all that is left of a job, by kind; ``first_id`` 0 where its range is not known.
+
+    A range stays with its user: what is under it may be of the user's next job already.
+    """
+    if first_id and is_anothers(first_id, job):
+        first_id = 0
     return {kind: find(job, user, first_id) for kind, find in KINDS.items()}
 
 

@@ -9,7 +9,7 @@ from tests.matrix.row import Row
 from tests.matrix.world import MatrixJob
 
 FILES = 100_000
-FORKS = 2000
+FORKS = 200
 
 
 def finish(row: Row, job: MatrixJob) -> None:

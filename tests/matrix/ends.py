@@ -68,11 +68,11 @@ def oardel_starting(row: Row) -> None:
     row.require(UP not in job.output(), "all containers were up before the job was killed")
 
 
-@fault("oardel-stopping", "oardel while the script destroys its containers", soak=True)
+@fault("oardel-stopping", "oardel while the script destroys its containers")
 def oardel_stopping(row: Row) -> None:
     """Removing a container of many files takes the script longer than OAR takes to kill it."""
     job = row.submit(install(row, "stops"))
-    job.wait_output("stopping", 150)
+    job.wait_output("stopping", 300)
     row.learn(job)
     row.delete(job)
     deleted(row, job)

@@ -13,7 +13,7 @@ from oar_lxc.node import destroy, prepare
 from tests.e2e.cluster import ENDED
 from tests.matrix.faultpoint import HERE as HOOKS_DIRECTORY
 from tests.matrix.kills import end
-from tests.matrix.registry import ALL_SETUPS, Fault, fault, register
+from tests.matrix.registry import ALL_SETUPS, DEFAULT_SETUPS, Fault, fault, register
 from tests.matrix.row import SCRIPT, UP, Row
 from tests.matrix.world import MatrixJob, World
 
@@ -129,6 +129,8 @@ for _command, _make in (("prepare", _prepare_killed), ("destroy", _destroy_kille
                 f"{_command}-killed-{_step}",
                 f"SIGKILL to the {_command} hook after its step {_step}",
                 _make(_step),
+                # OAR makes keys of jobs where its cpuset is off.
+                setups=("no-cpuset",) if _step == "keys" else DEFAULT_SETUPS,
                 short=_step == "mounts",
             )
         )

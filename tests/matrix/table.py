@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+TITLES = {"stanza": "cpuset on", "no-cpuset": "cpuset off", "hooks": "no stanza"}
 HEADERS = ("fault", "set-up", "removed by", "seconds", "left", "touched", "note")
 
 
@@ -62,11 +63,27 @@ def plain(results: Sequence[Result]) -> str:
 
 
 def rst(results: Sequence[Result]) -> str:
-    """Return a table for the documentation."""
+    """Return a table for the documentation: a line for each fault, a pair for each set-up."""
+    setups = list(dict.fromkeys(result.setup for result in results))
+    faults = dict.fromkeys(result.fault for result in results)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for result in results:
-        writer.writerow(result.cells(result.text))
-    titles = ", ".join(f'"{header}"' for header in HEADERS)
-    head = ".. csv-table::\n   :widths: 32 10 14 8 6 8 22\n   :header: " + titles + "\n\n"
+    for name in faults:
+        found = {result.setup: result for result in results if result.fault == name}
+        cells = [next(iter(found.values())).text]
+        for setup in setups:
+            result = found.get(setup)
+            cells += [result.layer, f"{result.seconds:.1f}"] if result else ["", ""]
+        cells += [str(sum(len(one.left) for one in found.values()))]
+        cells += [str(sum(len(one.touched) for one in found.values()))]
+        failed = [f"FAILED: {one.failed}" for one in found.values() if one.failed]
+        notes = [one.note for one in found.values() if one.note]
+        writer.writerow([*cells, "; ".join(dict.fromkeys([*failed, *notes]))])
+    titles = ["fault"]
+    for setup in setups:
+        titles += [f"removed by ({TITLES.get(setup, setup)})", "seconds"]
+    titles += ["left", "touched", "note"]
+    widths = ["30", *["13", "7"] * len(setups), "5", "7", "18"]
+    head = ".. csv-table::\n   :widths: " + " ".join(widths)
+    head += "\n   :header: " + ", ".join(f'"{title}"' for title in titles) + "\n\n"
     return head + "".join(f"   {line}\n" for line in text.getvalue().splitlines())
