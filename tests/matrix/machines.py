@@ -110,7 +110,7 @@ def server_restart(row: Row) -> None:
 @fault(
     "server-restart-ending",
     "the OAR server is restarted while the job ends",
-    patience=EXTERMINATE_PATIENCE,
+    patience=420,
 )
 def server_restart_ending(row: Row) -> None:
     """OAR was asked to delete the job, and may be doing it."""
