@@ -74,18 +74,23 @@ class Sandbox:
         """Make the sandbox what is asked: build it, start it, or bring it up to date.
 
         Raises:
-            SandboxError: it cannot be, or belongs to another checkout.
+            SandboxError: it cannot be, or another checkout's runs on this machine.
             UsageError: this machine cannot hold it.
         """
-        settings = settings or self.state.settings() or Settings()
+        kept = None if self.state.is_anothers else self.state.settings()
+        settings = settings or kept or Settings()
         settings.check()
         _require_root()
         with locked(self.state.tag, wait=False):
-            self.state.check_owner()
-            self._refuse_resize(settings)
+            self._check_owner()
+            if not self.state.is_anothers:
+                self._refuse_resize(settings)
             if settings.cpuset and (problem := checks.cgroups_are_usable().pending()):
                 raise SandboxError(f"machines would have the cgroups of this host, and {problem}")
             self._require_host_packages()
+            if self.state.is_anothers:
+                self.report.line(f"the sandbox of {self.state.owner} does not run: removing it")
+                self._remove()
             self.state.claim()
             self._up(settings)
 
@@ -100,25 +105,33 @@ class Sandbox:
         """
         _require_root()
         with locked(self.state.tag, wait=False):
-            self.state.check_owner()
-            machines = self._existing()
-            if machines:
-                with self.report.step(f"removing {len(machines)} machines"):
-                    _parallel(Machine.remove, machines)
-            remove_shared_cgroups()
-            network.down(self.state)
-            if self.state.exists:
-                unmount_below(self.state.root)
-                shutil.rmtree(self.state.root)
+            self._check_owner()
+            self._remove()
             if purge:
                 with self.report.step("removing the caches"):
                     self.cache.purge()
-            left = [
-                *network.leftovers(self.state),
-                *(str(cgroup) for machine in machines for cgroup in machine.cgroups()),
-            ]
-            if left:
-                raise SandboxError(f"the sandbox is not gone, left are: {', '.join(left)}")
+
+    def _check_owner(self) -> None:
+        """Refuse to touch what another checkout uses; one that was left behind is nobody's."""
+        if any(machine.running for machine in self._existing()):
+            self.state.check_owner()
+
+    def _remove(self) -> None:
+        machines = self._existing()
+        if machines:
+            with self.report.step(f"removing {len(machines)} machines"):
+                _parallel(Machine.remove, machines)
+        remove_shared_cgroups()
+        network.down(self.state)
+        if self.state.exists:
+            unmount_below(self.state.root)
+            shutil.rmtree(self.state.root)
+        left = [
+            *network.leftovers(self.state),
+            *(str(cgroup) for machine in machines for cgroup in machine.cgroups()),
+        ]
+        if left:
+            raise SandboxError(f"the sandbox is not gone, left are: {', '.join(left)}")
 
     def status(self) -> dict[str, object]:
         """Return what there is to say about the sandbox, for people and for JSON."""

@@ -100,12 +100,7 @@ class State:
         return self.root / "storage"
 
     def claim(self) -> None:
-        """Make the directory ours.
-
-        Raises:
-            SandboxError: another checkout has a sandbox on this machine.
-        """
-        self.check_owner()
+        """Make the directory ours."""
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.write("owner", str(self.checkout))
 
@@ -115,12 +110,22 @@ class State:
         Raises:
             SandboxError: it is another's.
         """
-        owner = self.read("owner")
-        if isinstance(owner, str) and owner != str(self.checkout) and Path(owner).is_dir():
+        if self.is_anothers and Path(self.owner).is_dir():
             raise SandboxError(
-                f"the sandbox on this machine belongs to the checkout {owner}: use it from there, "
-                "or remove it there with `oar-lxc sandbox down`"
+                f"the sandbox on this machine belongs to the checkout {self.owner}: use it from "
+                "there, or remove it there with `oar-lxc sandbox down`"
             )
+
+    @property
+    def owner(self) -> str:
+        """The checkout whose sandbox it is; empty where there is none."""
+        owner = self.read("owner")
+        return owner if isinstance(owner, str) else ""
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether the sandbox is that of another checkout."""
+        return self.owner not in ("", str(self.checkout))
 
     def read(self, name: str) -> object:
         """Return a fact; None where there is none."""

@@ -55,12 +55,14 @@ def test_a_second_checkout_is_refused_with_the_name_of_the_first(tmp_path: Path)
     State(tmp_path / "state", first).claim()
     State(tmp_path / "state", first).claim()
     with pytest.raises(SandboxError, match=str(first)):
-        State(tmp_path / "state", second).claim()
+        State(tmp_path / "state", second).check_owner()
+    assert State(tmp_path / "state", second).is_anothers
+    assert not State(tmp_path / "state", first).is_anothers
 
 
 def test_a_checkout_that_was_removed_does_not_keep_its_sandbox(tmp_path: Path) -> None:
     State(tmp_path / "state", tmp_path / "gone").claim()
-    State(tmp_path / "state", tmp_path).claim()
+    State(tmp_path / "state", tmp_path).check_owner()
 
 
 def test_two_sandboxes_have_different_names_on_the_host(tmp_path: Path) -> None:
