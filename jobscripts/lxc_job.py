@@ -3,6 +3,7 @@
 
 oarsub -S ./jobscripts/lxc_job.py
 oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"
+oarsub -S "./jobscripts/lxc_job.py --spec vms.toml"
 """
 
 #OAR -n lxc
@@ -13,10 +14,12 @@ import argparse
 import io
 import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 try:
-    from oar_lxc import OarLxcError, Session, Spec
+    from oar_lxc import Group, OarLxcError, Session, Spec, read_spec
 except ImportError:
     sys.exit(f"lxc_job.py: oar-lxc is not installed on {os.uname().nodename}")
 
@@ -27,15 +30,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description="Start LXC containers on every node of this OAR job.",
         usage="oarsub -S './jobscripts/lxc_job.py [options] [-- COMMAND ...]'",
     )
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="take all from a spec file")
     parser.add_argument("--image", default="debian-12", help="image of the containers (debian-12)")
     number = parser.add_mutually_exclusive_group()
-    number.add_argument("--per-node", type=int, default=1, metavar="N", help="N on each node (1)")
+    number.add_argument("--per-node", type=int, metavar="N", help="N on each node (1)")
     number.add_argument("--per-core", action="store_true", help="one for each reserved core")
-    parser.add_argument(
-        "--wait", choices=("ssh", "running"), default="ssh", help="when they count as ready (ssh)"
-    )
+    parser.add_argument("--wait", metavar="running|boot|ssh|COMMAND", help="when they are ready")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="run it in every container")
     return parser.parse_args(argv)
+
+
+def make_spec(options: argparse.Namespace) -> Spec:
+    """Return the spec of the file, or of the other options."""
+    if options.spec:
+        spec = read_spec(options.spec)
+    else:
+        group = Group(options.image, per_node=options.per_node, per_core=options.per_core)
+        spec = Spec((group,), wait="ssh")
+    return replace(spec, wait=options.wait) if options.wait else spec
 
 
 def progress(node: str, event: dict[str, Any]) -> None:
@@ -70,8 +82,7 @@ def main() -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # commands may write any bytes
     options = parse(sys.argv[1:])
-    spec = Spec(options.image, per_node=options.per_node, per_core=options.per_core)
-    with Session(spec, wait=options.wait, on_progress=progress) as session:
+    with Session(make_spec(options), on_progress=progress) as session:
         if not session.published.in_cpuset:
             print("OAR's cpuset is off: this job's CPUs and memory are not kept from other jobs.")
         if options.command:

@@ -1,8 +1,8 @@
 """LXC system containers inside OAR jobs.
 
-``from oar_lxc import Session, Spec`` in a job script is all that most users need::
+``from oar_lxc import Group, Session`` in a job script is all that most users need::
 
-    with Session(Spec(image="debian-12", per_node=2), wait="ssh") as session:
+    with Session(Group(image="debian-12", per_node=2), wait="ssh") as session:
         session.run(["hostname"])
 """
 
@@ -16,17 +16,34 @@ if TYPE_CHECKING:
     from oar_lxc.errors import OarLxcError
     from oar_lxc.job import Job
     from oar_lxc.session import ContainerHandle, Outcome, Session
-    from oar_lxc.spec import Spec
+    from oar_lxc.spec import Group, Mount, Port, Spec
+    from oar_lxc.specfile import read_spec
 
-__all__ = ["ContainerHandle", "Job", "OarLxcError", "Outcome", "Session", "Spec", "__version__"]
+__all__ = [
+    "ContainerHandle",
+    "Group",
+    "Job",
+    "Mount",
+    "OarLxcError",
+    "Outcome",
+    "Port",
+    "Session",
+    "Spec",
+    "__version__",
+    "read_spec",
+]
 
 _HOMES = {
     "ContainerHandle": "oar_lxc.session",
+    "Group": "oar_lxc.spec",
     "Job": "oar_lxc.job",
+    "Mount": "oar_lxc.spec",
     "OarLxcError": "oar_lxc.errors",
     "Outcome": "oar_lxc.session",
+    "Port": "oar_lxc.spec",
     "Session": "oar_lxc.session",
     "Spec": "oar_lxc.spec",
+    "read_spec": "oar_lxc.specfile",
 }
 
 

@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from oar_lxc.bringup import provision, wait_ready
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import CONFIG_FILE, LxcRuntime, Runtime
 from oar_lxc.create import containers_of, create_containers, remove_containers
@@ -39,7 +40,7 @@ from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.plan import Plan, PlannedContainer
 from oar_lxc.published import PublishedJob, read_published
-from oar_lxc.readiness import wait_ssh
+from oar_lxc.spec import BOOT, RUNNING
 
 Emit = Callable[[dict[str, Any]], None]
 KILL_TIMEOUT = 10.0
@@ -133,8 +134,7 @@ class Agent:
             if failed:
                 self._undo(share)
                 return
-        if request["ssh_timeout"] is not None:
-            self._wait_ssh(share, request["ssh_timeout"])
+        self._bring_up(share, request["wait"], request["timeout"])
 
     def _start(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Start containers from several processes, as a start holds the interpreter's lock."""
@@ -165,22 +165,41 @@ class Agent:
             remove_containers(self._layout, self._published, names)
 
     def _ready(self, request: Mapping[str, Any]) -> None:
-        """Wait until sshd of each container of this node answers."""
-        plan = Plan.from_data(request["plan"])
-        self._wait_ssh(plan.on(self._published.node), request["timeout"])
+        """Wait until each container of this node is ready."""
+        share = Plan.from_data(request["plan"]).on(self._published.node)
+        enter_cgroups(self._published.cgroups)
+        self._wait_ready(share, request["wait"], request["timeout"])
 
-    def _wait_ssh(self, share: Sequence[PlannedContainer], timeout: float) -> None:
-        addresses = {planned.name: planned.ip for planned in share}
-        left = set(addresses)
-        for name in wait_ssh(addresses, timeout):
-            left.discard(name)
-            times = read_times(self._layout, name)
-            seconds = round(time.time() - times.get("launched", time.time()), 4)
-            write_times(self._layout, name, {**times, "ready_seconds": seconds})
-            self._emit({"event": "ready", "container": name, "seconds": seconds})
-        for name in sorted(left):
-            reason = f"sshd did not answer within {timeout:g} s"
-            self._emit(failed_event(ContainerError(name, "", reason)))
+    def _bring_up(self, share: Sequence[PlannedContainer], what: str, timeout: float) -> None:
+        """Provision containers that have just started, and wait until they are ready."""
+        scripted = [planned for planned in share if planned.provision]
+        if scripted:
+            booted = self._wait(scripted, BOOT, timeout)
+            booted_ones = [planned for planned in scripted if planned.name in booted]
+            good = provision(self._runtime, booted_ones, self._emit, self._abandoned)
+            failed = {planned.name for planned in scripted} - set(good)
+            share = [planned for planned in share if planned.name not in failed]
+        self._wait_ready(share, what, timeout)
+
+    def _wait(self, share: Sequence[PlannedContainer], what: str, timeout: float) -> set[str]:
+        """Wait for something on the way to being ready; return who got there."""
+        got = wait_ready(self._runtime, share, what, timeout, self._emit, self._abandoned)
+        return set(got)
+
+    def _wait_ready(self, share: Sequence[PlannedContainer], what: str, timeout: float) -> None:
+        if what == RUNNING:
+            return
+
+        def emit(event: dict[str, Any]) -> None:
+            if event["event"] == "reached":
+                name = event["container"]
+                times = read_times(self._layout, name)
+                seconds = round(time.time() - times.get("launched", time.time()), 4)
+                write_times(self._layout, name, {**times, "ready_seconds": seconds})
+                event = {"event": "ready", "container": name, "seconds": seconds}
+            self._emit(event)
+
+        wait_ready(self._runtime, share, what, timeout, emit, self._abandoned)
 
     def _list(self, request: Mapping[str, Any]) -> None:
         """Tell each container's state and what the kernel knows of it."""

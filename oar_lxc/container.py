@@ -60,6 +60,9 @@ class Runtime(Protocol):
     def kill(self, names: Sequence[str], timeout: float) -> list[str]:
         """Kill containers all at once; return those that still run after ``timeout`` seconds."""
 
+    def log_tail(self, name: str) -> list[str]:
+        """Return the last lines of LXC's log for a container, without their time stamps."""
+
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
         """Start a command in a container; return a process id to wait for.
 

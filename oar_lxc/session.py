@@ -2,7 +2,7 @@
 
 ::
 
-    with Session(Spec(per_node=2), wait="ssh") as session:
+    with Session(Group(per_node=2), wait="ssh") as session:
         for outcome in session.run(["hostname"]):
             print(outcome.container, outcome.stdout)
 
@@ -39,7 +39,7 @@ from oar_lxc.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.remote import Remote, raise_first
 from oar_lxc.signals import deferred_signals, raising_signals
-from oar_lxc.spec import RUNNING, SSH, WAITS, Spec
+from oar_lxc.spec import SSH, TIMEOUT, Group, Spec, as_spec
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,12 @@ class Session:
     """The containers of a job.
 
     Args:
-        spec: what to start; one container of the default image on each node by default.
+        spec: what to start, a spec or a single group; by default one container of the default
+            image on each node.
         job: the job; the one this process runs in by default.
-        wait: when the containers count as launched: ``running``, or ``ssh``: sshd answers.
-        timeout: seconds that the wait for sshd may take.
+        wait: when the containers count as launched, instead of the spec's word (see
+            :attr:`oar_lxc.spec.Spec.wait`).
+        timeout: seconds that this may take, instead of the spec's.
         on_progress: is told of each container that starts or is ready (node, event).
 
     Raises:
@@ -114,17 +116,20 @@ class Session:
 
     def __init__(
         self,
-        spec: Spec | None = None,
+        spec: Spec | Group | None = None,
         job: Job | None = None,
         *,
-        wait: str = RUNNING,
-        timeout: float = 60,
+        wait: str | None = None,
+        timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         self._token = secrets.token_hex(8)  # tells this session's containers from others'
-        self._wait = _check_wait(wait)
-        self._timeout = timeout
-        self.spec = spec or Spec()
+        asked = as_spec(spec)
+        self.spec: Spec = replace(
+            asked,
+            wait=asked.wait if wait is None else wait,
+            timeout=asked.timeout if timeout is None else timeout,
+        )
         self.job = job or Job.from_environ()
         self.layout = JobLayout(self.job.id)
         self.published: PublishedJob = self._read_published()
@@ -206,7 +211,8 @@ class Session:
             "plan": self.plan.to_data(),
             "keys": keys.to_data(),
             "session": self._token,
-            "ssh_timeout": self._timeout if self._wait == SSH else None,
+            "wait": self.spec.wait,
+            "timeout": self.spec.timeout,
         }
         failures += self._remote.call("launch", request, take)
         if failures:
@@ -231,18 +237,17 @@ class Session:
             session=self,
         )
 
-    def wait_ready(self, what: str = SSH, timeout: float = 60) -> None:
+    def wait_ready(self, what: str = SSH, timeout: float = TIMEOUT) -> None:
         """Wait until all containers are ready.
 
         Args:
-            what: ``running``, which they are after the launch, or ``ssh``: sshd answers.
+            what: as :attr:`oar_lxc.spec.Spec.wait`.
             timeout: seconds for all together.
 
         Raises:
             NotReadyError: some were not ready in time; they run on until the block ends.
         """
-        if _check_wait(what) == RUNNING:
-            return
+        asked = replace(self.spec, wait=what, timeout=timeout)
         failures: list[ContainerError | NodeError] = []
 
         def take(node: str, event: dict[str, Any]) -> None:
@@ -252,7 +257,7 @@ class Session:
                 self._set_ready(event)
             self._on_progress(node, event)
 
-        request = {"plan": self.plan.to_data(), "timeout": timeout}
+        request = {"plan": self.plan.to_data(), "wait": asked.wait, "timeout": asked.timeout}
         failures += self._remote.call("ready", request, take)
         if failures:
             raise NotReadyError(failures)
@@ -372,12 +377,6 @@ def run_in_containers(
         )
         for name in names
     ]
-
-
-def _check_wait(what: str) -> str:
-    if what not in WAITS:
-        raise SpecError(f"wait is {what!r}; allowed are {', '.join(WAITS)}")
-    return what
 
 
 def _container_error(node: str, event: dict[str, Any]) -> ContainerError:

@@ -28,7 +28,7 @@ NOTHING = "#!/bin/sh\nexit 0\n"
 CONTEXT = """#!/usr/bin/python3
 import time
 import oar_lxc
-with oar_lxc.Session(oar_lxc.Spec()) as session:
+with oar_lxc.Session(oar_lxc.Group()) as session:
     print("containers:", len(session.containers), flush=True)
 print("they are gone", flush=True)
 time.sleep(300)

@@ -50,7 +50,7 @@ def alices(user: str) -> Iterator[Running]:
 SESSION = """
 import sys, oar_lxc
 try:
-    with oar_lxc.Session(oar_lxc.Spec()):
+    with oar_lxc.Session(oar_lxc.Group()):
         print("uid=")
 except oar_lxc.OarLxcError as error:
     sys.exit(str(error))

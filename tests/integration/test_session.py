@@ -232,8 +232,8 @@ def test_another_user_gets_into_no_container(running: Running, other_user: str) 
 
 PROGRAM = """
 import os, signal, sys, time
-from oar_lxc import Session, Spec
-with Session(Spec(per_node=2)) as session:
+from oar_lxc import Group, Session
+with Session(Group(per_node=2)) as session:
     print(*(container.init_pid for container in session.containers), flush=True)
     {body}
 print("after the block", flush=True)

@@ -10,7 +10,7 @@ DIRECTORY = "matrix"
 
 SCRIPTS = {
     "raises": """\
-        with Session(Spec(), wait="running"):
+        with Session(Group(), wait="running"):
             print("up", flush=True)
             time.sleep(3)  # for the observer to look at the containers
             print("raising", flush=True)
@@ -21,7 +21,7 @@ SCRIPTS = {
         time.sleep(3600)
         """,
     "stops": """\
-        with Session(Spec(), wait="running") as session:
+        with Session(Group(), wait="running") as session:
             print("up", flush=True)
             many = "mkdir /root/many && cd /root/many && seq 300000 | xargs touch"
             session.run(["sh", "-c", many])
@@ -33,7 +33,7 @@ SCRIPTS = {
 HEAD = """\
 #!/usr/bin/env python3
 import time
-from oar_lxc import Session, Spec
+from oar_lxc import Group, Session
 """
 
 

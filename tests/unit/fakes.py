@@ -167,6 +167,9 @@ class FakeRuntime:
             _kill_and_reap(pid)
         return [name for name in names if self.state(name) != "STOPPED"]
 
+    def log_tail(self, name: str) -> list[str]:
+        return list(self.broken.get(name, ()))
+
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
         if self.state(name) != "RUNNING":
             raise ContainerError(name, self.node, f"it is {self.state(name)}, not RUNNING")

@@ -30,7 +30,7 @@ from oar_lxc.keys import CLIENT, HOST
 from oar_lxc.layout import JobLayout
 from oar_lxc.plan import make_plan
 from oar_lxc.published import REFUSED, PublishedJob
-from oar_lxc.spec import Spec
+from oar_lxc.spec import Group
 from tests.unit.fakes import (
     IMAGE,
     KEYS,
@@ -51,8 +51,14 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 
 def request(per_node: int = 2, **spec: Any) -> dict[str, Any]:
-    plan = make_plan(Spec(per_node=per_node, **spec), Job(42, "alice", {"node1": 1}))
-    return {"plan": plan.to_data(), "keys": KEYS, "session": "s1", "ssh_timeout": None}
+    plan = make_plan(Group(per_node=per_node, **spec), Job(42, "alice", {"node1": 1}))
+    return {
+        "plan": plan.to_data(),
+        "keys": KEYS,
+        "session": "s1",
+        "wait": "running",
+        "timeout": 60,
+    }
 
 
 def kinds(events: list[dict[str, Any]]) -> dict[str, str]:
@@ -252,7 +258,7 @@ def test_a_container_is_ready_when_its_sshd_answers(
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(readiness, "SSH_PORT", server.getsockname()[1])
         node.run("launch", request(2))
-        wanted = {**request(2), "timeout": 0.2}
+        wanted = {**request(2), "wait": "ssh", "timeout": 0.2}
         for container, ip in zip(
             wanted["plan"]["containers"], ("127.0.0.1", "127.0.0.9"), strict=True
         ):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from oar_lxc.node.mountinfo import read_mounts
 from oar_lxc.node.ranges import COUNT, FIRST, RANGES, is_first_id
 from oar_lxc.node.record import Record, read_record
 from oar_lxc.published import PublishedJob, read_published
-from oar_lxc.spec import Spec
+from oar_lxc.spec import Group, Mount
 from tests.unit.strategies import hostile, job_ids, nodes, quick, users
 
 # What a JSON file may hold in a key's place, and what its keys may be.
@@ -262,16 +263,17 @@ def test_lines_of_others_stay_to_the_byte_when_ids_come_and_go(
 
 
 @quick
-@given(st.sampled_from(["image", "per_node", "per_core", "name"]), values)
+@given(st.sampled_from([field.name for field in fields(Group)]), values)
 def test_a_spec_of_any_value_is_allowed_or_refused(key: str, value: object) -> None:
     try:
-        spec = Spec(**{key: value})  # type: ignore[arg-type]
+        group = Group(**{key: value})  # type: ignore[arg-type]
     except SpecError:
         return
-    assert isinstance(spec.name, str)
-    assert spec.per_node >= 1
-    assert type(spec.per_node) is int
-    assert isinstance(spec.per_core, bool)
+    assert isinstance(group.name, str)
+    assert group.per_node is None or (type(group.per_node) is int and group.per_node >= 1)
+    assert isinstance(group.per_core, bool)
+    assert group.memory is None or type(group.memory) is int
+    assert all(isinstance(mount, Mount) for mount in group.mounts)
 
 
 @quick

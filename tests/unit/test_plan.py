@@ -13,12 +13,15 @@ from oar_lxc.errors import SpecError
 from oar_lxc.job import Job
 from oar_lxc.network import JobNetwork
 from oar_lxc.plan import Plan, make_plan
-from oar_lxc.spec import Spec
+from oar_lxc.spec import Group
 from tests.unit.strategies import job_ids, nodes, quick
 
 JOB = Job(42, "alice", {"node2": 2, "node1": 1})
 
-specs = st.builds(Spec, per_node=st.integers(1, 5), per_core=st.booleans())
+specs = st.one_of(
+    st.builds(Group, per_node=st.integers(1, 5)),
+    st.just(Group(per_core=True)),
+)
 jobs = st.builds(
     Job,
     id=job_ids,
@@ -28,7 +31,7 @@ jobs = st.builds(
 
 
 def test_containers_are_numbered_node_by_node_in_the_order_of_the_nodefile() -> None:
-    plan = make_plan(Spec(per_node=2), JOB)
+    plan = make_plan(Group(per_node=2), JOB)
     assert [(c.name, c.node) for c in plan.containers] == [
         ("vm1", "node2"),
         ("vm2", "node2"),
@@ -38,18 +41,18 @@ def test_containers_are_numbered_node_by_node_in_the_order_of_the_nodefile() -> 
 
 
 def test_per_core_counts_the_cores_of_each_node() -> None:
-    plan = make_plan(Spec(per_core=True, per_node=7), JOB)
+    plan = make_plan(Group(per_core=True), JOB)
     assert [c.node for c in plan.containers] == ["node2", "node2", "node1"]
 
 
 def test_a_nodes_share_is_what_is_on_it() -> None:
-    plan = make_plan(Spec(per_node=2), JOB)
+    plan = make_plan(Group(per_node=2), JOB)
     assert [c.name for c in plan.on("node1")] == ["vm3", "vm4"]
     assert plan.on("node9") == ()
 
 
 def test_names_and_image_are_those_of_the_spec() -> None:
-    (first, second) = make_plan(Spec("my-image", name="web"), JOB).containers
+    (first, second) = make_plan(Group("my-image", name="web"), JOB).containers
     assert (first.name, second.name) == ("web1", "web2")
     assert first.image == "my-image"
 
@@ -57,7 +60,7 @@ def test_names_and_image_are_those_of_the_spec() -> None:
 @pytest.mark.parametrize("number", [1023, 10**9])
 def test_more_containers_than_addresses_are_one_sentence_at_once(number: int) -> None:
     with pytest.raises(SpecError) as caught:
-        make_plan(Spec(per_node=number), JOB)
+        make_plan(Group(per_node=number), JOB)
     assert str(caught.value) == (
         "the network of job 42 has 2044 addresses for containers; container number 2045 would "
         "have none: ask for fewer containers"
@@ -65,12 +68,12 @@ def test_more_containers_than_addresses_are_one_sentence_at_once(number: int) ->
 
 
 def test_as_many_containers_as_addresses_fit() -> None:
-    assert len(make_plan(Spec(per_node=1022), JOB).containers) == 2044
+    assert len(make_plan(Group(per_node=1022), JOB).containers) == 2044
 
 
 @quick
 @given(specs, jobs)
-def test_no_address_is_given_twice_and_all_are_in_the_jobs_network(spec: Spec, job: Job) -> None:
+def test_no_address_is_given_twice_and_all_are_in_the_jobs_network(spec: Group, job: Job) -> None:
     plan = make_plan(spec, job)
     network = JobNetwork.of(job.id, job.nodes)
     given_out = [c.ip for c in plan.containers]
@@ -84,13 +87,13 @@ def test_no_address_is_given_twice_and_all_are_in_the_jobs_network(spec: Spec, j
 
 
 def test_addresses_come_from_the_clusters_pool() -> None:
-    plan = make_plan(Spec(), JOB, IPv4Network("192.168.0.0/16"))
+    plan = make_plan(Group(), JOB, IPv4Network("192.168.0.0/16"))
     assert [c.ip for c in plan.containers] == ["192.168.80.3", "192.168.80.4"]
 
 
 @quick
 @given(specs, jobs)
-def test_each_node_gets_what_the_spec_says(spec: Spec, job: Job) -> None:
+def test_each_node_gets_what_the_spec_says(spec: Group, job: Job) -> None:
     plan = make_plan(spec, job)
     for node, cores in job.cores.items():
         assert len(plan.on(node)) == (cores if spec.per_core else spec.per_node)
@@ -99,6 +102,6 @@ def test_each_node_gets_what_the_spec_says(spec: Spec, job: Job) -> None:
 
 @quick
 @given(specs, jobs)
-def test_a_plan_survives_json(spec: Spec, job: Job) -> None:
+def test_a_plan_survives_json(spec: Group, job: Job) -> None:
     plan = make_plan(spec, job)
     assert Plan.from_data(json.loads(json.dumps(plan.to_data()))) == plan

@@ -65,7 +65,7 @@ def test_a_job_script_may_be_executed_and_parses(script: Path) -> None:
 
 
 def test_the_example_job_script_is_short_enough_to_copy() -> None:
-    assert len((REPOSITORY / "jobscripts/lxc_job.py").read_text().splitlines()) < 100
+    assert len((REPOSITORY / "jobscripts/lxc_job.py").read_text().splitlines()) < 110
 
 
 def test_no_file_names_the_place_of_the_checkout() -> None:

@@ -25,7 +25,7 @@ from oar_lxc.errors import (
 from oar_lxc.job import Job
 from oar_lxc.session import Outcome, Session
 from oar_lxc.signals import SIGNALS
-from oar_lxc.spec import Spec
+from oar_lxc.spec import Group
 from tests.unit.fakes import FakeRemote, add_program, prepared_nodes
 
 JOB = Job(42, "alice", {"node1": 1, "node2": 2})
@@ -50,7 +50,7 @@ def files(remote: FakeRemote) -> list[str]:
 def test_containers_are_launched_on_every_node_and_gone_after_the_block(
     remote: FakeRemote,
 ) -> None:
-    with Session(Spec(per_node=2), JOB) as containers:
+    with Session(Group(per_node=2), JOB) as containers:
         assert [(c.name, c.node) for c in containers.containers] == [
             ("vm1", "node1"),
             ("vm2", "node1"),
@@ -72,7 +72,7 @@ def test_a_handle_tells_address_image_and_init(remote: FakeRemote) -> None:
 
 
 def test_one_for_each_core_follows_the_nodefile(remote: FakeRemote) -> None:
-    with Session(Spec(per_core=True), JOB) as containers:
+    with Session(Group(per_core=True), JOB) as containers:
         assert [c.node for c in containers.containers] == ["node1", "node2", "node2"]
 
 
@@ -98,7 +98,7 @@ def test_a_half_failed_launch_says_which_container_where_and_why_and_is_undone(
 ) -> None:
     remote.by_name["node2"].runtime.broken = {"vm4": ["ERROR conf - no such rootfs"]}
     with pytest.raises(LaunchError) as caught:
-        Session(Spec(per_node=2), JOB).__enter__()
+        Session(Group(per_node=2), JOB).__enter__()
     (failure,) = caught.value.failures
     assert str(failure) == (
         "container vm4 on node node2: LXC could not start it\n    ERROR conf - no such rootfs"
@@ -119,7 +119,7 @@ def test_a_launch_on_a_node_that_does_not_answer_is_undone_on_the_others(
 
 def test_an_unknown_image_fails_on_each_node_and_leaves_nothing(remote: FakeRemote) -> None:
     with pytest.raises(LaunchError, match="image nosuch does not exist on this node") as caught:
-        Session(Spec(image="nosuch"), JOB).__enter__()
+        Session(Group(image="nosuch"), JOB).__enter__()
     assert {f.node for f in caught.value.failures} == {"node1", "node2"}
     assert files(remote) == []
 
@@ -134,8 +134,8 @@ def test_a_second_session_of_the_same_names_leaves_the_first_alone(remote: FakeR
 
 
 def test_two_sessions_with_names_of_their_own_live_side_by_side(remote: FakeRemote) -> None:
-    with Session(Spec(name="a"), JOB):
-        with Session(Spec(name="b"), JOB):
+    with Session(Group(name="a"), JOB):
+        with Session(Group(name="b"), JOB):
             assert remote.running() == ["a1", "a2", "b1", "b2"]
         assert remote.running() == ["a1", "a2"]
 
@@ -147,7 +147,7 @@ def test_a_command_runs_in_every_container(remote: FakeRemote) -> None:
 
 
 def test_a_command_runs_in_some_containers_in_the_order_asked_for(remote: FakeRemote) -> None:
-    with Session(Spec(per_node=2), JOB) as containers:
+    with Session(Group(per_node=2), JOB) as containers:
         outcomes = containers.run(["true"], ["vm4", "vm1"])
     assert [o.container for o in outcomes] == ["vm4", "vm1"]
 
@@ -217,7 +217,7 @@ def test_what_cannot_be_destroyed_does_not_hide_why_the_block_ended(
 
 def test_running_needs_no_waiting(remote: FakeRemote) -> None:
     with Session(job=JOB) as containers:
-        containers.wait_ready("running", timeout=0)
+        containers.wait_ready("running", timeout=0.001)
 
 
 def test_containers_whose_sshd_does_not_answer_are_named_and_run_on(remote: FakeRemote) -> None:
@@ -236,10 +236,10 @@ def test_a_launch_that_waits_for_sshd_in_vain_is_undone(remote: FakeRemote) -> N
 
 
 def test_nothing_else_can_be_waited_for(remote: FakeRemote) -> None:
-    with pytest.raises(SpecError, match="wait is 'http'; allowed are running, ssh"):
-        Session(job=JOB, wait="http")
-    with Session(job=JOB) as containers, pytest.raises(SpecError, match="wait is 'http'"):
-        containers.wait_ready("http")
+    with pytest.raises(SpecError, match="wait is 'sssh'; did you mean ssh"):
+        Session(job=JOB, wait="sssh")
+    with Session(job=JOB) as containers, pytest.raises(SpecError, match="wait is 'bot'"):
+        containers.wait_ready("bot")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_second_signal_does_not_cut_the_clean_up_short(remote: FakeRemote) -> 
             for number in SIGNALS:
                 os.kill(os.getpid(), number)
 
-    with pytest.raises(SystemExit), Session(Spec(per_node=2), JOB, on_progress=insist):
+    with pytest.raises(SystemExit), Session(Group(per_node=2), JOB, on_progress=insist):
         signal_self(signal.SIGTERM)
     assert remote.running() == []
     assert files(remote) == []
@@ -338,7 +338,7 @@ def test_on_a_machine_that_is_no_node_of_the_job_there_is_no_session(remote: Fak
 
 def test_a_spec_that_does_not_fit_fails_before_anything_is_made(remote: FakeRemote) -> None:
     with pytest.raises(SpecError, match="has 2044 addresses"):
-        Session(Spec(per_node=2000), JOB)
+        Session(Group(per_node=2000), JOB)
     assert files(remote) == []
 
 

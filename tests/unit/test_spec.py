@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from oar_lxc.errors import SpecError, UsageError
-from oar_lxc.spec import Spec
+from oar_lxc.spec import Group, Mount, Port, Spec, as_spec, documented
 
 
 def test_by_default_one_container_a_node_is_asked_for() -> None:
-    assert Spec() == Spec("debian-12", per_node=1, per_core=False, name="vm")
+    assert as_spec(None) == Spec((Group("debian-12", name="vm"),), wait="running")
+    assert (Group().per_node, Group().per_core, Group().total) == (None, False, None)
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,42 @@ def test_by_default_one_container_a_node_is_asked_for() -> None:
         ({"image": "Debian"}, "image 'Debian' is not an image name"),
         ({"image": "x" * 65}, "at most 64"),
         ({"image": "debian\n"}, "is not an image name"),
+        ({"image": 12}, "image is 12; it is a text"),
         ({"per_node": 0}, "per_node is 0; at least 1"),
         ({"per_node": -3}, "per_node is -3; at least 1"),
         ({"per_node": 1.5}, "per_node is 1.5; it is a whole number"),
         ({"per_node": True}, "per_node is True; it is a whole number"),
         ({"per_node": "2"}, "per_node is '2'; it is a whole number"),
+        ({"total": 0}, "total is 0; at least 1 container"),
+        ({"per_core": 1}, "per_core is 1; it is true or false"),
+        ({"per_core": True, "per_node": 2}, "per_node and per_core are both given"),
+        ({"total": 3, "per_node": 2}, "per_node and total are both given"),
+        ({"per_core": True, "cores": 2}, "a container per core has one core"),
+        ({"cores": 0}, "cores is 0; at least 1 core"),
+        ({"memory": "5X"}, "memory is '5X'; it is a size such as '512M'"),
+        ({"memory": "1K"}, "memory is '1K'; at least 4M is allowed"),
+        ({"memory": -1}, "memory is -1; at least 4M"),
+        ({"memory": 1.5}, "memory is 1.5; it is a size"),
+        ({"processes": 1}, "processes is 1; at least 8"),
+        ({"environment": {"A=B": "x"}}, "'A=B' is no name of a variable"),
+        ({"environment": {"A": "x\ny"}}, "which is not a text of one line"),
+        ({"environment": ["A"]}, "it is a table of names and texts"),
+        ({"home": "yes"}, "home is 'yes'; it is true or false"),
+        ({"mounts": "/data"}, "mounts is '/data'; it is a list"),
+        ({"mounts": ["data:/data"]}, "mount 'data:/data' is not SOURCE"),
+        ({"mounts": ["/a:/b:/c"]}, "mount '/a:/b:/c' is not SOURCE"),
+        ({"mounts": ["/a/../b"]}, "absolute paths without"),
+        ({"mounts": ["/a:/"]}, "mount '/a:/' is not SOURCE"),
+        ({"mounts": ["/a:/x\n/y"]}, "is not SOURCE"),
+        ({"mounts": ["/a:/t", "/b:/t/"]}, "mounts has the target /t more than once"),
+        ({"provision": " "}, "provision is ' '; it is the text of a script"),
+        ({"provision_timeout": 0}, "provision_timeout is 0; it is a number of seconds"),
+        ({"provision_timeout": float("nan")}, "provision_timeout is nan; it is a number"),
+        ({"ssh_keys": ["secret"]}, "'secret' is no public key"),
+        ({"ssh_keys": ["ssh-rsa AAAA x\nssh-rsa BBBB"]}, "is no public key"),
+        ({"ports": ["80:80"]}, "port '80:80' is not NODE:CONTAINER"),
+        ({"ports": ["8080:0"]}, "port '8080:0' is not"),
+        ({"ports": ["8080:80", "8080:81"]}, "ports has the node's port 8080 more than once"),
         ({"name": ""}, "name is ''; it starts with a small letter"),
         ({"name": "a b"}, "name is 'a b'"),
         ({"name": "../x"}, "name is '../x'"),
@@ -43,7 +75,7 @@ def test_what_cannot_be_is_one_sentence_that_names_the_value(
     values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SpecError, match=message) as caught:
-        Spec(**values)
+        Group(**values)
     assert isinstance(caught.value, UsageError)
     assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
@@ -51,4 +83,55 @@ def test_what_cannot_be_is_one_sentence_that_names_the_value(
 
 @pytest.mark.parametrize("name", ["a", "vm", "web-server", "x" * 32])
 def test_a_name_may_have_letters_digits_and_dashes(name: str) -> None:
-    assert Spec(name=name).name == name
+    assert Group(name=name).name == name
+
+
+@pytest.mark.parametrize(
+    ("size", "number"),
+    [("512M", 512 << 20), ("4G", 4 << 30), ("4 GiB", 4 << 30), (5 << 20, 5 << 20)],
+)
+def test_sizes_are_texts_or_numbers(size: str | int, number: int) -> None:
+    assert Group(memory=size).memory == number
+
+
+def test_mounts_and_ports_are_texts_or_objects() -> None:
+    group = Group(
+        mounts=("/data", Mount("/a", "/b"), "/home/alice/x:/x:rw"),  # type: ignore[arg-type]
+        ports=("8080:80", Port(2022, 22)),  # type: ignore[arg-type]
+    )
+    assert group.mounts == (
+        Mount("/data", "/data"),
+        Mount("/a", "/b"),
+        Mount("/home/alice/x", "/x", writable=True),
+    )
+    assert group.ports == (Port(8080, 80), Port(2022, 22))
+
+
+@pytest.mark.parametrize("wait", ["running", "boot", "ssh", "pg_isready -q", "/usr/bin/true"])
+def test_a_word_or_a_command_can_be_waited_for(wait: str) -> None:
+    assert Spec(wait=wait).wait == wait
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"wait": "sssh"}, "wait is 'sssh'; did you mean ssh?"),
+        ({"wait": "bot"}, "wait is 'bot'; did you mean boot?"),
+        ({"wait": ""}, "wait is ''; allowed are running, boot, ssh, or a command"),
+        ({"wait": None}, "wait is None; it is a text"),
+        ({"timeout": -1}, "timeout is -1; it is a number of seconds"),
+        ({"groups": ()}, "at least one is needed"),
+        ({"groups": (Group(), Group())}, "two groups have the name 'vm'"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_one_sentence(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message.replace("?", r"\?")) as caught:
+        Spec(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_key_is_documented() -> None:
+    assert [key for key, _, _ in documented(Spec)] == ["wait", "timeout"]
+    keys = [key for key, _, _ in documented(Group)]
+    assert {"image", "per_node", "cores", "memory", "mounts", "provision", "ports"} <= set(keys)
+    assert all(text.endswith(".") for _, text, _ in documented(Group))

@@ -1,0 +1,157 @@
+"""What follows a container's start: run its provision script, and wait until it is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from oar_lxc.booted import wait_inside
+from oar_lxc.container import Runtime
+from oar_lxc.errors import ContainerError
+from oar_lxc.execute import execute, failed_event
+from oar_lxc.plan import PlannedContainer
+from oar_lxc.readiness import wait_ssh
+from oar_lxc.spec import BOOT, RUNNING, SSH
+
+Emit = Callable[[dict[str, Any]], None]
+Abandoned = Callable[[], bool]
+PROVISION = "/etc/oar-lxc/provision"  # where containers have their script
+TAIL = 20  # lines of what a container said that go into an error
+_JOURNAL_TIMEOUT = 5.0
+_JOURNAL = f"""\
+if command -v journalctl >/dev/null && [ -d /run/log/journal -o -d /var/log/journal ]; then
+    systemctl --failed --no-legend --plain 2>/dev/null | sed 's/^/failed unit: /'
+    exec journalctl --no-pager --no-hostname -o short-monotonic -n {TAIL} 2>/dev/null
+fi
+for log in /var/log/messages /var/log/syslog; do
+    [ -r $log ] && exec tail -n {TAIL} $log
+done
+exit 0
+"""
+
+
+def wait_ready(
+    runtime: Runtime,
+    share: Sequence[PlannedContainer],
+    what: str,
+    timeout: float,
+    emit: Emit,
+    abandoned: Abandoned = lambda: False,
+) -> list[str]:
+    """Wait until containers are ready.
+
+    Args:
+        runtime: the containers of this node.
+        share: those that are waited for.
+        what: one of :data:`oar_lxc.spec.WAITS`, or a command for the containers' shell.
+        timeout: seconds for all together.
+        emit: is given an event ``reached`` for each that is ready, and ``failed`` with the reason
+            for each that is late.
+        abandoned: whether nobody waits any more.
+
+    Returns:
+        The names of those that are ready.
+    """
+    left = {planned.name: planned for planned in share}
+    reached = []
+    for name in _reached(runtime, share, what, timeout, abandoned):
+        del left[name]
+        reached.append(name)
+        emit({"event": "reached", "container": name, "what": what})
+    for name in left:
+        emit(failed_event(_late(runtime, name, what, timeout)))
+    return reached
+
+
+def _reached(
+    runtime: Runtime,
+    share: Sequence[PlannedContainer],
+    what: str,
+    timeout: float,
+    abandoned: Abandoned,
+) -> Iterator[str]:
+    if what == RUNNING:
+        yield from (planned.name for planned in share)
+    elif what == SSH:
+        yield from wait_ssh({planned.name: planned.ip for planned in share}, timeout)
+    else:
+        names = [planned.name for planned in share]
+        yield from wait_inside(runtime, names, what, timeout, abandoned)
+
+
+def provision(
+    runtime: Runtime,
+    share: Sequence[PlannedContainer],
+    emit: Emit,
+    abandoned: Abandoned = lambda: False,
+) -> list[str]:
+    """Run each container's script in it, in all at once.
+
+    Returns:
+        The names of those whose script succeeded, or that have none; the others are events.
+    """
+    by_timeout: dict[float, list[PlannedContainer]] = {}
+    for planned in share:
+        if planned.provision:
+            by_timeout.setdefault(planned.provision_timeout, []).append(planned)
+    failed: set[str] = set()
+    for seconds, group in by_timeout.items():
+        failed |= _run_scripts(runtime, group, seconds, emit, abandoned)
+    return [planned.name for planned in share if planned.name not in failed]
+
+
+def _run_scripts(
+    runtime: Runtime,
+    group: Sequence[PlannedContainer],
+    seconds: float,
+    emit: Emit,
+    abandoned: Abandoned,
+) -> set[str]:
+    said: dict[str, list[str]] = {}
+    failed: set[str] = set()
+
+    def take(event: dict[str, Any]) -> None:
+        name = event["container"]
+        if event["event"] == "output":
+            said.setdefault(name, []).extend(event["data"].splitlines())
+            del said[name][:-TAIL]
+        elif event["event"] == "failed":
+            failed.add(name)
+            emit(event)
+        elif event["event"] == "exit" and event["status"]:
+            failed.add(name)
+            status = event["status"]
+            why = f"did not end within {seconds:g} s" if status == 124 else f"ended with {status}"
+            reason = f"its provision script {why}"
+            emit(failed_event(ContainerError(name, "", reason, said.get(name, []))))
+        elif event["event"] == "exit":
+            emit({"event": "provisioned", "container": name})
+
+    names = [planned.name for planned in group]
+    execute(runtime, names, [PROVISION], b"", seconds, take, abandoned)
+    return failed
+
+
+def _late(runtime: Runtime, name: str, what: str, timeout: float) -> ContainerError:
+    """Return why a container is late, with the end of its journal or of LXC's log."""
+    state = runtime.state(name)
+    if state != "RUNNING":
+        reason = f"it is {state} and not ready: its init has ended"
+        return ContainerError(name, "", reason, runtime.log_tail(name))
+    reason = {
+        SSH: f"sshd did not answer within {timeout:g} s",
+        BOOT: f"it had not booted after {timeout:g} s",
+    }.get(what, f"`{what}` did not succeed within {timeout:g} s")
+    return ContainerError(name, "", reason, journal_tail(runtime, name) or runtime.log_tail(name))
+
+
+def journal_tail(runtime: Runtime, name: str) -> list[str]:
+    """Return the last lines of a container's journal; none where it does not answer."""
+    lines: list[str] = []
+
+    def take(event: dict[str, Any]) -> None:
+        if event["event"] == "output" and event["stream"] == "stdout":
+            lines.extend(event["data"].splitlines())
+
+    execute(runtime, [name], ["/bin/sh", "-c", _JOURNAL], b"", _JOURNAL_TIMEOUT, take)
+    return lines[-TAIL:]
