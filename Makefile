@@ -130,7 +130,7 @@ need-root:
 .PHONY: clean
 clean: ## Take the sandbox down; remove the virtual environment and all build outputs
 	@if [ -x $(OAR_LXC) ]; then $(OAR_LXC) sandbox down; fi
-	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/_generated *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A recipe is one shell script.

@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from oar_lxc import __version__
+from oar_lxc.spec import Group, Spec, documented
 
 project = "oar_lxc"
 author = "The oar_lxc authors"
@@ -17,7 +18,7 @@ copyright = "2026, The oar_lxc authors"
 version = release = __version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "man"]
+exclude_patterns = ["_build", "_generated", "man"]
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -32,6 +33,25 @@ html_theme = "furo"
 html_title = f"oar_lxc {release}"
 html_static_path = ["_static"]
 html_copy_source = False
+
+
+def _write_reference() -> None:
+    """Write what a spec file may say, from the code that reads it."""
+    directory = Path(__file__).with_name("_generated")
+    directory.mkdir(exist_ok=True)
+    for kind in (Spec, Group):
+        text = ""
+        for key, sentence, default in documented(kind):
+            shown = "" if default in (None, (), {}) else f" Default: ``{_toml(default)}``."
+            text += f"``{key}``\n   {sentence}{shown}\n\n"
+        (directory / f"{kind.__name__.lower()}.inc").write_text(text)
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value!r}".replace("'", '"')
+
+
+_write_reference()
 
 
 def _keep_colons(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,6 +165,15 @@ def read_resources(path: Path) -> tuple[dict[str, str], ...]:
         raise JobEnvironmentError(
             f"OAR_RESOURCE_PROPERTIES_FILE {path} cannot be read: {error.strerror}"
         ) from error
+    return parse_resources(lines, f"OAR_RESOURCE_PROPERTIES_FILE {path}")
+
+
+def parse_resources(lines: Iterable[str], origin: str) -> tuple[dict[str, str], ...]:
+    """Return the properties of each resource that a line tells of; see :func:`read_resources`.
+
+    Raises:
+        JobEnvironmentError: a line is written otherwise; the message names ``origin``.
+    """
     found = []
     for number, line in enumerate(lines, 1):
         if not line:
@@ -175,8 +184,7 @@ def read_resources(path: Path) -> tuple[dict[str, str], ...]:
             position = match.end()
         if not properties or line[position:].strip():
             raise JobEnvironmentError(
-                f"OAR_RESOURCE_PROPERTIES_FILE {path}, line {number}: {line[:80]!r} is not a "
-                "list of key = 'value'"
+                f"{origin}, line {number}: {line[:80]!r} is not a list of key = 'value'"
             )
         found.append(properties)
     return tuple(found)

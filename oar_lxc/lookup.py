@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from oar_lxc.errors import CommandError, ContainerError, JobEnvironmentError, UsageError
-from oar_lxc.job import Job
+from oar_lxc.job import Job, parse_resources
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.published import read_published
 from oar_lxc.remote import Remote, raise_first
@@ -90,9 +91,32 @@ def find_remote(job_id: int | None, environ: Mapping[str, str] | None = None) ->
     return Remote(job_id, _nodes_by_oarstat(job_id))
 
 
-def _nodes_by_oarstat(job_id: int) -> list[str]:
+def find_job(job_id: int | None, environ: Mapping[str, str] | None = None) -> Job:
+    """Return a job with its nodes and cores: that of the environment, or one that OAR tells of.
+
+    Raises:
+        JobEnvironmentError: no job was named and this is none.
+        UsageError: OAR knows no such running job of this user.
+    """
+    environ = os.environ if environ is None else environ
+    inside = environ.get("OAR_JOB_ID") or environ.get("OAR_JOBID")
+    if inside and str(job_id or inside) == inside and environ.get("OAR_NODEFILE"):
+        return Job.from_environ(environ)
+    if job_id is None:
+        raise JobEnvironmentError(
+            "this is not an OAR job: name one with --job JOB, or suppose one with --nodes and "
+            "--cores"
+        )
+    _nodes_by_oarstat(job_id)  # which refuses what is no running job of this user's
+    lines = _oarstat(job_id, "-p").splitlines()
+    resources = parse_resources((line.strip() for line in lines), f"oarstat -p -j {job_id}")
+    cores = Counter(r["network_address"] for r in resources if r.get("network_address"))
+    return Job(job_id, pwd.getpwuid(os.getuid()).pw_name, dict(cores))
+
+
+def _oarstat(job_id: int, option: str) -> str:
     try:
-        text = run(["oarstat", "-fj", str(job_id)], timeout=30).stdout
+        return run(["oarstat", f"{option}j", str(job_id)], timeout=30).stdout
     except CommandError as error:
         if error.status == 127:
             raise UsageError(
@@ -100,8 +124,11 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
                 "not the job's own environment: run it on a frontend, or in the job"
             ) from error
         raise
+
+
+def _nodes_by_oarstat(job_id: int) -> list[str]:
     facts = {}
-    for line in text.splitlines():
+    for line in _oarstat(job_id, "-f").splitlines():
         key, separator, value = line.partition(" = ")
         if separator:
             facts[key.strip()] = value.strip()

@@ -13,6 +13,7 @@ from oar_lxc.errors import OarLxcError
 
 # Command name → (module, attribute, one line of help). Modules load when their command is run.
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "plan": ("oar_lxc.cli.plan", "plan", "Show what a spec file would make, and where."),
     "list": ("oar_lxc.cli.containers", "list_", "List the containers of a job."),
     "exec": ("oar_lxc.cli.containers", "exec_", "Run a command in a container."),
     "shell": ("oar_lxc.cli.containers", "shell", "Open a shell in a container."),

@@ -13,7 +13,7 @@ from oar_lxc.errors import SpecError
 from oar_lxc.job import Job
 from oar_lxc.network import JobNetwork
 from oar_lxc.plan import Plan, make_plan
-from oar_lxc.spec import Group
+from oar_lxc.spec import Group, Mount, Port, Spec
 from tests.unit.strategies import job_ids, nodes, quick
 
 JOB = Job(42, "alice", {"node2": 2, "node1": 1})
@@ -104,4 +104,82 @@ def test_each_node_gets_what_the_spec_says(spec: Group, job: Job) -> None:
 @given(specs, jobs)
 def test_a_plan_survives_json(spec: Group, job: Job) -> None:
     plan = make_plan(spec, job)
+    assert Plan.from_data(json.loads(json.dumps(plan.to_data()))) == plan
+
+
+def test_groups_count_their_containers_over_the_whole_job() -> None:
+    plan = make_plan(Spec((Group(name="a", per_node=2), Group(name="b"))), JOB)
+    assert [(c.name, c.node) for c in plan.containers] == [
+        ("a1", "node2"),
+        ("a2", "node2"),
+        ("b1", "node2"),
+        ("a3", "node1"),
+        ("a4", "node1"),
+        ("b2", "node1"),
+    ]
+
+
+def test_cores_are_given_out_once() -> None:
+    job = Job(42, "alice", {"node1": 5})
+    plan = make_plan(Spec((Group(name="a", cores=2), Group(name="b", per_node=3, cores=1))), job)
+    assert [(c.name, c.first_core, c.cores) for c in plan.containers] == [
+        ("a1", 0, 2),
+        ("b1", 2, 1),
+        ("b2", 3, 1),
+        ("b3", 4, 1),
+    ]
+
+
+def test_more_cores_than_reserved_are_one_sentence() -> None:
+    with pytest.raises(SpecError) as caught:
+        make_plan(Group(name="a", per_node=2, cores=1), JOB)
+    assert str(caught.value) == (
+        "group a: container a4 would be given core number 2 of node1, and the job has 1 there: "
+        "ask for fewer containers or cores, or reserve more"
+    )
+
+
+def test_a_total_goes_where_most_room_is() -> None:
+    job = Job(42, "alice", {"node1": 2, "node2": 4})
+    assert [len(make_plan(Group(total=n), job).on("node2")) for n in (1, 2, 3, 6)] == [1, 1, 2, 4]
+    spec = Spec((Group(name="a", cores=2, per_node=1), Group(name="b", total=2, cores=1)))
+    assert [c.node for c in make_plan(spec, job).containers if c.group == "b"] == ["node2"] * 2
+
+
+@pytest.mark.parametrize("total", [2045, 10**12])
+def test_a_total_beyond_all_addresses_is_refused_at_once(total: int) -> None:
+    with pytest.raises(SpecError, match="ask for fewer containers"):
+        make_plan(Group(total=total), JOB)
+
+
+def test_groups_whose_containers_would_have_one_name_are_refused() -> None:
+    with pytest.raises(SpecError, match="groups a1 and a both have a container a11"):
+        make_plan(Spec((Group(name="a1"), Group(name="a", per_node=11))), Job(1, "", {"n": 1}))
+
+
+def test_a_port_of_a_node_leads_into_one_container() -> None:
+    ports = (Port(8080, 80),)
+    assert make_plan(Group(ports=ports), JOB).containers[1].ports == ports
+    with pytest.raises(SpecError, match="port 8080 of node2 cannot lead into both vm1 and vm2"):
+        make_plan(Group(ports=ports, per_node=2), JOB)
+
+
+def test_the_nodefile_has_a_line_for_each_core() -> None:
+    job = Job(42, "alice", {"node1": 3, "node2": 3})
+    spec = Spec((Group(name="a", cores=2), Group(name="b")))
+    assert make_plan(spec, job).nodefile() == "a1\na1\nb1\na2\na2\nb2\n"
+
+
+def test_a_rich_plan_survives_json() -> None:
+    group = Group(
+        memory="1G",
+        processes=100,
+        home=True,
+        mounts=(Mount("/data", "/data"),),
+        ports=(Port(8080, 80),),
+        environment={"A": "b"},
+        provision="true",
+        ssh_keys=("ssh-ed25519 AAAA x",),
+    )
+    plan = make_plan(group, JOB)
     assert Plan.from_data(json.loads(json.dumps(plan.to_data()))) == plan
