@@ -39,6 +39,7 @@ from oar_lxc.image import find_image
 from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.plan import Plan, PlannedContainer
+from oar_lxc.ports import close_ports, open_ports
 from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.spec import BOOT, RUNNING
 
@@ -123,6 +124,10 @@ class Agent:
                     else:
                         failed = True
                     self._emit(event)
+                if failed:
+                    self._undo(share)
+                    return
+                open_ports(self._layout, request["session"], share)
             except (OSError, CommandError) as error:
                 self._undo(share)
                 why = error.strerror if isinstance(error, OSError) else first_line(error.stderr)
@@ -131,9 +136,6 @@ class Agent:
             except BaseException:
                 self._undo(share)
                 raise
-            if failed:
-                self._undo(share)
-                return
         self._bring_up(share, request["wait"], request["timeout"])
 
     def _start(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -234,6 +236,7 @@ class Agent:
     def _destroy(self, request: Mapping[str, Any]) -> None:
         """Kill and remove containers of this node: those of a session, or all."""
         with self._locked():
+            close_ports(self._layout, request["session"])
             names = containers_of(self._layout, request["session"])
             left = self._runtime.kill(names, KILL_TIMEOUT)
             gone = [name for name in names if name not in left]

@@ -6,6 +6,7 @@ A process of the user's inside the job, which ends with it like all others.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ async def _serve(forward: Forward) -> asyncio.Server:
     try:
         return await asyncio.start_server(accept, "0.0.0.0", forward.listen)  # noqa: S104  # asked for
     except OSError as error:
-        raise OarLxcError(f"port {forward.listen} of this node: {error.strerror}") from error
+        why = os.strerror(error.errno or 0)
+        raise OarLxcError(f"port {forward.listen} of this node: {why}") from error
 
 
 async def _run(forwards: list[Forward]) -> None:
