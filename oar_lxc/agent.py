@@ -36,6 +36,7 @@ from oar_lxc.errors import (
 )
 from oar_lxc.execute import execute, failed_event
 from oar_lxc.image import find_image
+from oar_lxc.job import Job
 from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.plan import Plan, PlannedContainer
@@ -98,8 +99,8 @@ class Agent:
         """Create and start this node's share of a plan; undo all of it where one fails."""
         plan = Plan.from_data(request["plan"])
         share = plan.on(self._published.node)
-        for image in {planned.image for planned in share}:
-            find_image(image, self._layout.images)
+        wanted = sorted({planned.image for planned in share})
+        images = {image: find_image(image, self._layout.images) for image in wanted}
         enter_cgroups(self._published.cgroups)
         begin = time.time()
         with self._locked():
@@ -111,9 +112,11 @@ class Agent:
                     self._layout,
                     self._published,
                     share,
+                    images=images,
                     hosts=hosts,
                     keys=request["keys"],
                     session=request["session"],
+                    cores=reserved_cores(request, self._published.node),
                 )
                 if self._abandoned():
                     raise OarLxcError("whoever asked for the launch is gone")
@@ -262,6 +265,20 @@ class Agent:
             yield
         finally:
             os.close(fd)
+
+
+def reserved_cores(request: Mapping[str, Any], node: str) -> int:
+    """Return how many cores OAR reserved on a node; 0 where nothing tells.
+
+    Args:
+        request: may have ``cores``, cores by node; else OAR's nodefile is read.
+        node: the node.
+    """
+    if "cores" in request:
+        return int(request["cores"].get(node, 0))
+    with suppress(OarLxcError):
+        return Job.from_environ().cores.get(node, 0)
+    return 0
 
 
 def _die_with_parent() -> None:

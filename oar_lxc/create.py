@@ -6,55 +6,26 @@ namespace, for all containers in one go.
 
 from __future__ import annotations
 
-import io
+import grp
 import os
+import pwd
 import shutil
-import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Interface
 from pathlib import Path
 
-from oar_lxc.container import CONFIG_FILE, LOG_FILE
+from oar_lxc.binds import binds_of
+from oar_lxc.container import CONFIG_FILE
 from oar_lxc.errors import CommandError
 from oar_lxc.layout import JobLayout
-from oar_lxc.network import MTU
+from oar_lxc.limits import Share
+from oar_lxc.lxcconfig import LXCFS, UPPER, WORK, render
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
 from oar_lxc.run import run
+from oar_lxc.skeleton import Account, Skeleton
 
 SESSION_FILE = "session"
-UPPER = "upper"
-WORK = "work"  # where LXC looks for it: beside the upper directory
-HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
-
-# "volatile": what is thrown away with the job need not be synced to disk when it is unmounted. The
-# kernel leaves a mark then; after a reboot inside it refuses the mount unless the mark is removed.
-# "userxattr": all that overlay may use in a user namespace to mark what was removed.
-_CONFIG = """\
-lxc.uts.name = {name}
-lxc.rootfs.path = overlay:{rootfs}:{directory}/{upper}
-lxc.rootfs.options = volatile,userxattr
-lxc.hook.version = 1
-lxc.hook.pre-mount = /bin/rm -rf {directory}/{work}/work/incompat
-lxc.idmap = u 0 {first_id} {id_count}
-lxc.idmap = g 0 {first_id} {id_count}
-lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
-lxc.autodev = 1
-lxc.tty.max = 0
-lxc.pty.max = 1024
-lxc.apparmor.profile = unconfined
-lxc.net.0.type = veth
-lxc.net.0.link = {bridge}
-lxc.net.0.flags = up
-lxc.net.0.mtu = {mtu}
-lxc.net.0.ipv4.address = {address} {broadcast}
-lxc.net.0.ipv4.gateway = {gateway}
-lxc.init.cmd = /sbin/init
-lxc.signal.halt = SIGRTMIN+3
-lxc.log.file = {directory}/{log}
-lxc.log.level = WARN
-"""
 
 
 def create_containers(
@@ -62,9 +33,11 @@ def create_containers(
     published: PublishedJob,
     containers: Sequence[PlannedContainer],
     *,
+    images: Mapping[str, Path],
     hosts: Mapping[str, str],
     keys: Mapping[str, str],
     session: str,
+    cores: int = 0,
 ) -> None:
     """Make the directories of containers, ready to be started.
 
@@ -72,17 +45,31 @@ def create_containers(
         layout: the job's names.
         published: what the root side says of this node.
         containers: those of this node.
+        images: the root directory of each image, by its name.
         hosts: address by name, of all containers of the job.
-        keys: ``authorized`` (the job's public key), ``host`` (the private key of all containers'
-            sshd) and ``host_public``.
+        keys: see :class:`oar_lxc.skeleton.Skeleton`.
         session: whose they are; see :func:`containers_of`.
+        cores: how many cores OAR reserved on this node; 0 where that is not known.
 
     Raises:
+        SpecError: something that is to be mounted cannot be; nothing was made.
         OSError: a directory cannot be made; the disk or the user's quota is full.
         CommandError: the same, for what containers' root owns.
     """
+    account = _account(published)
+    share = Share.of_node(published, cores)
+    lxcfs = has_lxcfs()
+    home = account.home if account else "/"
+    configs = {}
     for planned in containers:
-        config = _config(layout, published, planned)
+        rootfs = images[planned.image]
+        binds = binds_of(published, planned, home, rootfs)
+        limits = share.limits(planned)
+        configs[planned.name] = render(
+            layout, published, planned, rootfs, limits, binds, lxcfs=lxcfs
+        )
+    for planned in containers:
+        config = configs[planned.name]
         # Whole or not at all: what has the name of a container also says whose it is.
         half = layout.containers / f".{planned.name}.{session}"
         try:
@@ -94,26 +81,10 @@ def create_containers(
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
             raise
-    archive = _archive(containers, hosts, keys)
-    in_user_namespace(published, ["tar", "-xp", "-C", str(layout.containers)], archive)
-
-
-def _config(layout: JobLayout, published: PublishedJob, planned: PlannedContainer) -> str:
-    return _CONFIG.format(
-        name=planned.name,
-        rootfs=layout.images / planned.image / "rootfs",
-        directory=layout.containers / planned.name,
-        upper=UPPER,
-        work=WORK,
-        first_id=published.first_id,
-        id_count=published.id_count,
-        bridge=published.bridge,
-        mtu=MTU,
-        address=planned.address,
-        broadcast=IPv4Interface(planned.address).network.broadcast_address,
-        gateway=published.gateway.partition("/")[0],
-        log=LOG_FILE,
-    )
+    skeleton = Skeleton(hosts, keys, account, published.ids, _resolver())
+    archive = skeleton.archive([(planned, images[planned.image]) for planned in containers])
+    unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
+    in_user_namespace(published, unpack, archive)
 
 
 def containers_of(layout: JobLayout, session: str | None) -> list[str]:
@@ -155,32 +126,32 @@ def in_user_namespace(
     published: PublishedJob, argv: Sequence[str], input: bytes | None = None
 ) -> None:
     """Run a program as the containers' root, in a user namespace with the job's ids."""
-    ids = f"0:{published.first_id}:{published.id_count}"
-    run(["lxc-usernsexec", "-m", f"u:{ids}", "-m", f"g:{ids}", "--", *argv], input=input)
+    run(["lxc-usernsexec", *published.ids.arguments(), "--", *argv], input=input)
 
 
-def _archive(
-    containers: Sequence[PlannedContainer], hosts: Mapping[str, str], keys: Mapping[str, str]
-) -> bytes:
-    """Return a tar archive with the upper and work directories of containers."""
-    table = "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in hosts.items())
-    resolver = _resolver()
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for planned in containers:
-            _add_directory(tar, f"{planned.name}/{WORK}", 0o755)
-            upper = f"{planned.name}/{UPPER}"
-            for path, mode in (("", 0o755), ("/etc", 0o755), ("/etc/ssh", 0o755)):
-                _add_directory(tar, upper + path, mode)
-            for path in ("/root", "/root/.ssh"):
-                _add_directory(tar, upper + path, 0o700)
-            _add_file(tar, f"{upper}/etc/hostname", planned.name + "\n")
-            _add_file(tar, f"{upper}/etc/hosts", table)
-            _add_file(tar, f"{upper}/etc/resolv.conf", resolver)
-            _add_file(tar, f"{upper}/{HOST_KEY}", keys["host"], 0o600)
-            _add_file(tar, f"{upper}/{HOST_KEY}.pub", keys["host_public"])
-            _add_file(tar, f"{upper}/root/.ssh/authorized_keys", keys["authorized"], 0o600)
-    return stream.getvalue()
+def _account(published: PublishedJob) -> Account | None:
+    """Return the job's user, as containers are to know her."""
+    if not published.uid:
+        return None
+    known = pwd.getpwuid(published.uid)
+    try:
+        group = grp.getgrgid(published.gid).gr_name
+    except KeyError:
+        group = published.user
+    return Account(
+        published.user,
+        published.uid,
+        published.gid,
+        group,
+        known.pw_gecos,
+        known.pw_dir,
+        known.pw_shell,
+    )
+
+
+def has_lxcfs(table: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether lxcfs is mounted on this node; it is not asked, as it may not answer."""
+    return any(line.split(" ")[1:2] == [str(LXCFS)] for line in table.read_text().splitlines())
 
 
 def _resolver() -> str:
@@ -191,18 +162,3 @@ def _resolver() -> str:
         except OSError:
             continue
     return ""
-
-
-def _add_directory(tar: tarfile.TarFile, path: str, mode: int) -> None:
-    info = tarfile.TarInfo(path)
-    info.type = tarfile.DIRTYPE
-    info.mode = mode
-    tar.addfile(info)
-
-
-def _add_file(tar: tarfile.TarFile, path: str, text: str, mode: int = 0o644) -> None:
-    data = text.encode()
-    info = tarfile.TarInfo(path)
-    info.mode = mode
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))

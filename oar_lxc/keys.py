@@ -48,8 +48,9 @@ class JobKeys:
         return self
 
     def to_data(self) -> dict[str, str]:
-        """Return what containers need, as :func:`oar_lxc.create.create_containers` names it."""
+        """Return what containers need, as :class:`oar_lxc.skeleton.Skeleton` names it."""
         return {
+            "client": (self.directory / CLIENT).read_text(),
             "authorized": (self.directory / f"{CLIENT}.pub").read_text(),
             "host": (self.directory / HOST).read_text(),
             "host_public": (self.directory / f"{HOST}.pub").read_text(),

@@ -7,10 +7,12 @@ wall, and only from the root side to the user's.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from oar_lxc.errors import NodeNotPreparedError
+from oar_lxc.idmap import IdMap
 from oar_lxc.network import POOL
 
 READY = "ready"
@@ -30,11 +32,15 @@ class PublishedJob:
         reason: one sentence, empty where ready.
         first_id: host id of the containers' id 0.
         id_count: length of the id range.
+        uid: the user's id, which containers map to itself; 0 where they do not.
+        gid: the id of the user's group, likewise.
         cgroups: the delegated cgroup directory of each hierarchy.
         bridge: the job's bridge on this node.
         gateway: the bridge's address with its prefix length.
         pool: the network that this cluster gives to jobs.
         in_cpuset: whether OAR confines the job to its own CPUs.
+        trees: the directories of the administrator's that containers may have parts of, such as
+            /home; where the job has each.
     """
 
     job_id: int
@@ -45,11 +51,19 @@ class PublishedJob:
     reason: str = ""
     first_id: int = 0
     id_count: int = 0
+    uid: int = 0
+    gid: int = 0
     cgroups: tuple[str, ...] = ()
     bridge: str = ""
     gateway: str = ""
     pool: str = str(POOL)
     in_cpuset: bool = True
+    trees: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> IdMap:
+        """Who is who inside the job's containers and outside."""
+        return IdMap.of_job(self.first_id, self.id_count, self.uid, self.gid)
 
     def to_json(self) -> str:
         """Return the file's text."""

@@ -210,6 +210,7 @@ class Session:
         request = {
             "plan": self.plan.to_data(),
             "keys": keys.to_data(),
+            "cores": dict(self.job.cores),
             "session": self._token,
             "wait": self.spec.wait,
             "timeout": self.spec.timeout,

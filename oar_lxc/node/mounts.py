@@ -1,4 +1,4 @@
-"""Mounts of the root side: an idmapped, read-only view of the images, and its removal.
+"""Mounts of the root side: idmapped views of the images and of homes, and their removal.
 
 The calls are newer than what Python wraps, so they go through libc's ``syscall``. Numbers above
 423 are the same on all of Linux's architectures but alpha.
@@ -10,11 +10,13 @@ import ctypes
 import os
 from pathlib import Path
 
+from oar_lxc.idmap import IdMap, map_text
 from oar_lxc.node.mountinfo import read_mounts
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
+_AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_RDONLY = 1
@@ -25,6 +27,7 @@ _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
 _MNT_DETACH = 2
+_MS_PRIVATE = 1 << 18
 _UMOUNT_NOFOLLOW = 8
 _CLONE_NEWUSER = 0x10000000
 
@@ -42,34 +45,42 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def mount_idmapped(source: Path, target: Path, first_id: int, count: int) -> None:
-    """Bind a directory on another, read-only, its ids shifted to start at ``first_id``.
+def mount_idmapped(
+    source: Path, target: Path, ids: IdMap | None, *, writable: bool = False, below: bool = False
+) -> None:
+    """Bind a directory on another, with other ids; what is mounted there later stays apart.
 
     Args:
-        source: directory tree owned by the ids from 0.
+        source: directory tree, or a mount.
         target: existing directory in a root-owned place.
-        first_id: host id that 0 becomes.
-        count: how many ids are shifted; files of others belong to nobody.
+        ids: who owners of files become; files of others belong to nobody, and nobody else can
+            own a new file. None: as they are.
+        writable: whether files can be written through it.
+        below: whether what is mounted below the source is seen too.
 
     Raises:
         OSError: the kernel refused; file systems that support it and since when are listed in
             mount_setattr(2).
     """
-    namespace = _user_namespace(first_id, count)
+    namespace = _user_namespace(ids) if ids else -1
+    recursive = _AT_RECURSIVE if below else 0
     try:
-        flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW
+        flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW | recursive
         tree = _call("open_tree", source, _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags)
         try:
             # No set-user-id here: what runs in a container runs from the overlay above.
-            limits = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
-            attributes = _MountAttr(_MOUNT_ATTR_IDMAP | limits, 0, 0, namespace)
+            limits = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
+            limits |= 0 if writable else _MOUNT_ATTR_RDONLY
+            limits |= _MOUNT_ATTR_IDMAP if ids else 0
+            # Private: to unmount what is below would else unmount it at the source as well.
+            attributes = _MountAttr(limits, 0, _MS_PRIVATE, max(namespace, 0))
             _call(
                 "mount_setattr",
                 source,
                 _SYS_MOUNT_SETATTR,
                 tree,
                 b"",
-                _AT_EMPTY_PATH,
+                _AT_EMPTY_PATH | recursive,
                 ctypes.byref(attributes),
                 ctypes.sizeof(attributes),
             )
@@ -86,11 +97,12 @@ def mount_idmapped(source: Path, target: Path, first_id: int, count: int) -> Non
         finally:
             os.close(tree)
     finally:
-        os.close(namespace)
+        if ids:
+            os.close(namespace)
 
 
-def _user_namespace(first_id: int, count: int) -> int:
-    """Return an open user namespace that maps ``count`` ids from 0 to ``first_id``."""
+def _user_namespace(ids: IdMap) -> int:
+    """Return an open user namespace with a map of ids."""
     ready_r, ready_w = os.pipe()
     done_r, done_w = os.pipe()
     pid = os.fork()
@@ -109,8 +121,8 @@ def _user_namespace(first_id: int, count: int) -> int:
     try:
         if os.read(ready_r, 1) != b"1":
             raise OSError("this kernel does not allow user namespaces (user.max_user_namespaces)")
-        for name in ("uid_map", "gid_map"):
-            Path(f"/proc/{pid}/{name}").write_text(f"0 {first_id} {count}\n")
+        for name, extents in (("uid_map", ids.uids), ("gid_map", ids.gids)):
+            Path(f"/proc/{pid}/{name}").write_text(map_text(extents))
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready_r)

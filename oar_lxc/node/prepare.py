@@ -14,6 +14,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.idmap import IdMap
 from oar_lxc.layout import IMAGES, JobLayout
 from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.node import ids, links, mounts, ranges
@@ -163,7 +164,8 @@ class Preparation:
         with log.step("images"):
             if not mounts.mounts_under(layout.images):
                 source = layout.state / IMAGES
-                mounts.mount_idmapped(source, layout.images, first_id, ranges.COUNT)
+                id_map = IdMap.of_job(first_id, ranges.COUNT, account.pw_uid, account.pw_gid)
+                mounts.mount_idmapped(source, layout.images, id_map)
         with log.step("cgroups"):
             delegated = cgroups.delegate(account.pw_uid, first_id)
         with log.step("links"):
@@ -181,6 +183,8 @@ class Preparation:
             state=READY,
             first_id=first_id,
             id_count=ranges.COUNT,
+            uid=account.pw_uid,
+            gid=account.pw_gid,
             cgroups=tuple(map(str, delegated)),
             bridge=layout.bridge,
             gateway=str(network.node_address(self.node)),

@@ -110,9 +110,15 @@ def test_inits_run_under_the_jobs_ids(running: Running) -> None:
             match = re.search(rf"^{kind}:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", status, re.MULTILINE)
             assert match is not None
             assert set(match.groups()) == {str(first_id)}
-        for name in ("uid_map", "gid_map"):
-            (line,) = kernel.read(f"/proc/{container['pid']}/{name}").splitlines()
-            assert line.split() == ["0", str(first_id), "65536"]
+        # All ids are of the job's range, but for the user's own.
+        account = pwd.getpwnam(running.job.user)
+        for name, own in (("uid_map", account.pw_uid), ("gid_map", account.pw_gid)):
+            lines = kernel.read(f"/proc/{container['pid']}/{name}").splitlines()
+            assert [tuple(map(int, line.split())) for line in lines] == [
+                (0, first_id, own),
+                (own, own, 1),
+                (own + 1, first_id + own + 1, 65535 - own),
+            ]
 
 
 def test_a_container_counts_the_jobs_cpus(running: Running) -> None:

@@ -29,7 +29,12 @@ from oar_lxc.network import JobNetwork
 from oar_lxc.published import READY, PublishedJob
 
 IMAGE = "debian-12"
-KEYS = {"authorized": "ssh-ed25519 USER\n", "host": "HOST KEY\n", "host_public": "ssh-ed25519 H\n"}
+KEYS = {
+    "authorized": "ssh-ed25519 USER\n",
+    "client": "CLIENT KEY\n",
+    "host": "HOST KEY\n",
+    "host_public": "ssh-ed25519 H\n",
+}
 # Becomes root of a user namespace; here it only stays who it is.
 LXC_USERNSEXEC = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
 SSH_KEYGEN = 'while [ "$1" != -f ]; do shift; done; echo SECRET > "$2"; echo PUBLIC > "$2.pub"'

@@ -40,7 +40,10 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 
 def create(node: FakeNode) -> None:
-    create_containers(node.layout, node.published, SHARE, hosts=HOSTS, keys=KEYS, session="s1")
+    images = {IMAGE: node.layout.images / IMAGE / "rootfs"}
+    create_containers(
+        node.layout, node.published, SHARE, images=images, hosts=HOSTS, keys=KEYS, session="s1"
+    )
 
 
 def config(node: FakeNode, name: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ DOMAIN = {
     "config",
     "contain",
     "errors",
+    "idmap",
     "image",
     "job",
     "layout",

@@ -1,0 +1,164 @@
+"""The text of a container's LXC configuration. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+from oar_lxc.container import LOG_FILE
+from oar_lxc.layout import JobLayout
+from oar_lxc.network import MTU
+from oar_lxc.plan import PlannedContainer
+from oar_lxc.published import PublishedJob
+
+UPPER = "upper"
+WORK = "work"  # where LXC looks for it: beside the upper directory
+PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
+
+# "volatile": what is thrown away with the job need not be synced to disk when it is unmounted. The
+# kernel leaves a mark then; after a reboot inside it refuses the mount unless the mark is removed.
+# "userxattr": all that overlay may use in a user namespace to mark what was removed.
+_CONFIG = """\
+lxc.uts.name = {name}
+lxc.rootfs.path = overlay:{rootfs}:{directory}/{upper}
+lxc.rootfs.options = volatile,userxattr
+lxc.hook.version = 1
+lxc.hook.pre-mount = /bin/rm -rf {directory}/{work}/work/incompat
+lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
+lxc.autodev = 1
+lxc.tty.max = 0
+lxc.pty.max = 1024
+lxc.apparmor.profile = unconfined
+lxc.net.0.type = veth
+lxc.net.0.link = {bridge}
+lxc.net.0.flags = up
+lxc.net.0.mtu = {mtu}
+lxc.net.0.ipv4.address = {address} {broadcast}
+lxc.net.0.ipv4.gateway = {gateway}
+lxc.init.cmd = /sbin/init
+lxc.signal.halt = SIGRTMIN+3
+lxc.log.file = {directory}/{log}
+lxc.log.level = WARN
+"""
+
+# What lxcfs has of /proc and /sys, with the container's share in place of the node's numbers.
+LXCFS = Path("/var/lib/lxcfs")
+LXCFS_FILES = (
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/loadavg",
+    "proc/meminfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/uptime",
+    "sys/devices/system/cpu/online",
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a container may use of its node.
+
+    Attributes:
+        cpus: numbers of its CPUs, as ``0-1,4``; empty where it has all of the job's.
+        quota: CPUs' worth of time that it may use; 0 where there is no limit.
+        memory: bytes; 0 where there is no limit.
+        swap: whether the kernel counts swap, so that memory and swap together are limited.
+        processes: processes and threads; 0 where there is no limit.
+    """
+
+    cpus: str = ""
+    quota: int = 0
+    memory: int = 0
+    swap: bool = False
+    processes: int = 0
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A directory or file of the node that a container sees.
+
+    Attributes:
+        source: its path on the node.
+        target: its path in the container, without links on the way.
+        writable: whether it can be written to.
+        directory: whether it is a directory.
+    """
+
+    source: Path
+    target: Path
+    writable: bool
+    directory: bool = True
+
+
+def render(
+    layout: JobLayout,
+    published: PublishedJob,
+    planned: PlannedContainer,
+    rootfs: Path,
+    limits: Limits,
+    binds: Sequence[Bind] = (),
+    *,
+    lxcfs: bool = False,
+) -> str:
+    """Return a container's configuration.
+
+    Args:
+        layout: the job's names.
+        published: what the root side says of the node.
+        planned: the container.
+        rootfs: the root directory of its image.
+        limits: what it may use.
+        binds: what it sees of the node.
+        lxcfs: whether lxcfs tells it its share.
+    """
+    text = _CONFIG.format(
+        name=planned.name,
+        rootfs=rootfs,
+        directory=layout.containers / planned.name,
+        upper=UPPER,
+        work=WORK,
+        bridge=published.bridge,
+        mtu=MTU,
+        address=planned.address,
+        broadcast=IPv4Interface(planned.address).network.broadcast_address,
+        gateway=published.gateway.partition("/")[0],
+        log=LOG_FILE,
+    )
+    lines = [*published.ids.config_lines(), *_limit_lines(limits), *map(_bind_line, binds)]
+    if lxcfs:
+        lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
+    return text + "".join(f"{line}\n" for line in lines)
+
+
+def _limit_lines(limits: Limits) -> Iterator[str]:
+    if limits.cpus:
+        yield f"lxc.cgroup.cpuset.cpus = {limits.cpus}"
+    if limits.quota:
+        yield f"lxc.cgroup.cpu.cfs_period_us = {PERIOD}"
+        yield f"lxc.cgroup.cpu.cfs_quota_us = {limits.quota * PERIOD}"
+    if limits.memory:
+        yield f"lxc.cgroup.memory.limit_in_bytes = {limits.memory}"
+        if limits.swap:
+            yield f"lxc.cgroup.memory.memsw.limit_in_bytes = {limits.memory}"
+    if limits.processes:
+        yield f"lxc.cgroup.pids.max = {limits.processes}"
+
+
+def _bind_line(bind: Bind) -> str:
+    options = "bind" if bind.writable else "bind,ro"
+    kind = "dir" if bind.directory else "file"
+    return _entry(bind.source, bind.target, f"{options},create={kind}")
+
+
+def _entry(source: Path, target: Path, options: str) -> str:
+    """Return the line of a mount; LXC reads it as a line of fstab, relative to the root."""
+    relative = str(target).lstrip("/")
+    return f"lxc.mount.entry = {_escape(str(source))} {_escape(relative)} none {options} 0 0"
+
+
+def _escape(text: str) -> str:
+    """Write blanks and the like as fstab(5) does, in octal."""
+    return "".join(f"\\{ord(c):03o}" if c in " \t\n\r\\#" else c for c in text)

@@ -1,0 +1,248 @@
+"""The files that a container has of its own from the start, above those of its image.
+
+They are one tar archive, which is unpacked with the ids of the containers: see
+:mod:`oar_lxc.create`.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from oar_lxc import rootpath
+from oar_lxc.idmap import IdMap
+from oar_lxc.lxcconfig import UPPER, WORK
+from oar_lxc.plan import PlannedContainer
+
+HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+SSHD = "etc/ssh/sshd_config.d/oar-lxc.conf"
+AUTHORIZED = "etc/ssh/authorized_keys.d"
+CLIENT_CONFIG = "etc/ssh/ssh_config.d/oar-lxc.conf"
+CLIENT_KEYS = "etc/ssh/oar-lxc"
+KNOWN_HOSTS = "etc/ssh/ssh_known_hosts"
+
+_SSHD_TEXT = f"""\
+HostKey /{HOST_KEY}
+AuthorizedKeysFile .ssh/authorized_keys /{AUTHORIZED}/%u
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UseDNS no
+"""
+
+
+@dataclass(frozen=True)
+class Account:
+    """The job's user, as containers know her.
+
+    Attributes:
+        name: her name.
+        uid: her id, inside and outside.
+        gid: that of her group.
+        group: its name.
+        gecos: her full name.
+        home: her home directory.
+        shell: her shell.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    group: str
+    gecos: str = ""
+    home: str = "/"
+    shell: str = "/bin/sh"
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What the containers of a job have in common.
+
+    Attributes:
+        hosts: address by name, of all containers of the job.
+        keys: ``authorized`` (the job's public key), ``client`` (its private one), ``host`` (the
+            private key of all containers' sshd) and ``host_public``.
+        account: the job's user; None where she is nobody inside.
+        ids: who is who inside and outside.
+        resolver: text of resolv.conf.
+    """
+
+    hosts: Mapping[str, str]
+    keys: Mapping[str, str]
+    account: Account | None
+    ids: IdMap
+    resolver: str = ""
+
+    def archive(self, containers: Sequence[tuple[PlannedContainer, Path]]) -> bytes:
+        """Return a tar archive with the upper and work directories of containers.
+
+        Args:
+            containers: each with the root directory of its image.
+        """
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for planned, rootfs in containers:
+                Upper(tar, f"{planned.name}/{WORK}").directory("", 0o755)
+                self._fill(Upper(tar, f"{planned.name}/{UPPER}", rootfs, self.ids), planned)
+        return stream.getvalue()
+
+    def _fill(self, upper: Upper, planned: PlannedContainer) -> None:
+        upper.directory("", 0o755)
+        upper.file("etc/hostname", planned.name + "\n")
+        upper.file("etc/hosts", self._hosts())
+        upper.file("etc/resolv.conf", self.resolver)
+        upper.file(HOST_KEY, self.keys["host"], 0o600)
+        upper.file(f"{HOST_KEY}.pub", self.keys["host_public"])
+        authorized = "".join(
+            key.rstrip("\n") + "\n" for key in (self.keys["authorized"], *planned.ssh_keys)
+        )
+        upper.file(SSHD, _SSHD_TEXT)
+        upper.directory("root", 0o700)
+        upper.directory("root/.ssh", 0o700)
+        upper.file("root/.ssh/authorized_keys", authorized, 0o600)
+        upper.file(KNOWN_HOSTS, self._known_hosts())
+        upper.file(CLIENT_CONFIG, self._client_config())
+        upper.file(f"{CLIENT_KEYS}/root", self.keys["client"], 0o600)
+        if self.account:
+            owner = (self.account.uid, self.account.gid)
+            upper.file(f"{AUTHORIZED}/{self.account.name}", authorized)
+            upper.file(f"{CLIENT_KEYS}/{self.account.name}", self.keys["client"], 0o600, owner)
+            upper.file("etc/passwd", self._passwd(upper.rootfs))
+            upper.file("etc/group", self._group(upper.rootfs))
+            home = PurePosixPath(self.account.home)
+            if not planned.home and len(home.parts) > 1:
+                upper.directory(str(home), 0o700, owner)
+
+    def _hosts(self) -> str:
+        lines = (f"{ip} {name}\n" for name, ip in self.hosts.items())
+        return "127.0.0.1 localhost\n" + "".join(lines)
+
+    def _known_hosts(self) -> str:
+        key = " ".join(self.keys["host_public"].split()[:2])
+        return "".join(f"{name},{ip} {key}\n" for name, ip in self.hosts.items())
+
+    def _client_config(self) -> str:
+        # Only for these: with a key of its own for all hosts, ssh would not try the user's.
+        names = " ".join(word for pair in self.hosts.items() for word in pair)
+        return f"Host {names}\n    IdentityFile /{CLIENT_KEYS}/%u\n"
+
+    def _passwd(self, rootfs: Path) -> str:
+        account = self.account
+        if account is None:
+            return ""
+        lines = rootpath.read_text(rootfs, "etc/passwd").splitlines()
+        shell = account.shell if rootpath.is_program(rootfs, account.shell) else "/bin/sh"
+        # No password, and no line in /etc/shadow, which only the image's root can read: "*" says
+        # that there is none to look for.
+        mine = ":".join(
+            (
+                account.name,
+                "*",
+                str(account.uid),
+                str(account.gid),
+                account.gecos,
+                account.home,
+                shell,
+            )
+        )
+        return _text(extend(lines or ["root:x:0:0:root:/root:/bin/sh"], mine))
+
+    def _group(self, rootfs: Path) -> str:
+        account = self.account
+        if account is None:
+            return ""
+        lines = rootpath.read_text(rootfs, "etc/group").splitlines() or ["root:x:0:"]
+        fields = [line.split(":") for line in lines]
+        if any(field[2:3] == [str(account.gid)] for field in fields):
+            return _text(lines)
+        names = {field[0] for field in fields}
+        name = f"group{account.gid}" if account.group in names else account.group
+        return _text([*lines, f"{name}:x:{account.gid}:"])
+
+
+def extend(lines: Sequence[str], mine: str) -> list[str]:
+    """Return lines of passwd with one more, which is first of its id and the only of its name."""
+    name, _, uid = mine.split(":")[:3]
+    kept = [line for line in lines if line.split(":")[0] != name]
+    same = (number for number, line in enumerate(kept) if line.split(":")[2:3] == [uid])
+    at = next(same, len(kept))
+    return [*kept[:at], mine, *kept[at:]]
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+class Upper:
+    """A directory of the archive, the upper one of a container's overlay.
+
+    Directories on the way to a file are made as the image has them: what is in the upper directory
+    is what counts.
+
+    Args:
+        tar: the archive.
+        prefix: the directory's path in it.
+        rootfs: the root directory of the image.
+        ids: who owns the image's files inside.
+    """
+
+    def __init__(
+        self,
+        tar: tarfile.TarFile,
+        prefix: str,
+        rootfs: Path = Path("/nonexistent"),
+        ids: IdMap | None = None,
+    ) -> None:
+        self.rootfs = rootfs
+        self._tar = tar
+        self._prefix = prefix
+        self._ids = ids
+        self._made: set[str] = set()
+
+    def file(
+        self, path: str, text: str, mode: int = 0o644, owner: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Add a file; a link of the image of that name is replaced, not followed."""
+        where = PurePosixPath(path)
+        parent = rootpath.resolve(self.rootfs, str(where.parent))
+        self._make(parent)
+        data = text.encode("utf-8", "surrogateescape")
+        info = self._info(f"{parent.rstrip('/')}/{where.name}", mode, owner)
+        info.size = len(data)
+        self._tar.addfile(info, io.BytesIO(data))
+
+    def directory(self, path: str, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
+        """Add a directory, where the image's links lead."""
+        real = rootpath.resolve(self.rootfs, path)
+        if real != "/":
+            self._make(str(PurePosixPath(real).parent))
+        self._add(real, mode, owner)
+
+    def _make(self, path: str) -> None:
+        """Add a directory and those on the way to it, as the image has them."""
+        if path in self._made:
+            return
+        if path != "/":
+            self._make(str(PurePosixPath(path).parent))
+        try:
+            status = (self.rootfs / path.lstrip("/")).lstat()
+        except OSError:
+            self._add(path, 0o755, (0, 0))
+            return
+        owner = self._ids.inside(status.st_uid, status.st_gid) if self._ids else (0, 0)
+        self._add(path, stat.S_IMODE(status.st_mode), owner)
+
+    def _add(self, path: str, mode: int, owner: tuple[int, int]) -> None:
+        info = self._info(path, mode, owner)
+        info.type = tarfile.DIRTYPE
+        self._tar.addfile(info)
+        self._made.add(path)
+
+    def _info(self, path: str, mode: int, owner: tuple[int, int]) -> tarfile.TarInfo:
+        info = tarfile.TarInfo(self._prefix if path == "/" else self._prefix + path)
+        info.mode = mode
+        info.uid, info.gid = owner
+        return info
