@@ -117,6 +117,8 @@ class Agent:
                     keys=request["keys"],
                     session=request["session"],
                     cores=reserved_cores(request, self._published.node),
+                    variables=request["variables"],
+                    nodefile=plan.nodefile(),
                 )
                 if self._abandoned():
                     raise OarLxcError("whoever asked for the launch is gone")

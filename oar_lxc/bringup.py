@@ -11,11 +11,11 @@ from oar_lxc.errors import ContainerError
 from oar_lxc.execute import execute, failed_event
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.readiness import wait_ssh
+from oar_lxc.skeleton import PROVISION
 from oar_lxc.spec import BOOT, RUNNING, SSH
 
 Emit = Callable[[dict[str, Any]], None]
 Abandoned = Callable[[], bool]
-PROVISION = "/etc/oar-lxc/provision"  # where containers have their script
 TAIL = 20  # lines of what a container said that go into an error
 _JOURNAL_TIMEOUT = 5.0
 _JOURNAL = f"""\
@@ -128,7 +128,7 @@ def _run_scripts(
             emit({"event": "provisioned", "container": name})
 
     names = [planned.name for planned in group]
-    execute(runtime, names, [PROVISION], b"", seconds, take, abandoned)
+    execute(runtime, names, [f"/{PROVISION}"], b"", seconds, take, abandoned)
     return failed
 
 

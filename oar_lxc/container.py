@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from oar_lxc.errors import ContainerError, OarLxcError
 LOG_TAIL = 8  # lines of LXC's log that go into an error
 LOG_FILE = "lxc.log"
 CONFIG_FILE = "config"
+ENVIRONMENT_FILE = "environment"
 PATH_INSIDE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -136,7 +137,7 @@ class LxcRuntime:
             stdout=stdout,
             stderr=stderr,
             env_policy=lxc.LXC_ATTACH_CLEAR_ENV,
-            extra_env_vars=[f"PATH={PATH_INSIDE}", "HOME=/root", "USER=root", "LANG=C.UTF-8"],
+            extra_env_vars=environment_inside(self._directory / name),
             initial_cwd="/root",
         )
         if pid <= 0:
@@ -160,6 +161,21 @@ class LxcRuntime:
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error
+
+
+def write_environment(directory: Path, variables: Mapping[str, str]) -> None:
+    """Keep the variables of commands in a container, for :func:`environment_inside`."""
+    lines = (f"{key}={value}\n" for key, value in variables.items())
+    (directory / ENVIRONMENT_FILE).write_text("".join(lines))
+
+
+def environment_inside(directory: Path) -> list[str]:
+    """Return the variables that a command of root's has in a container, as ``NAME=value``."""
+    lines = [f"PATH={PATH_INSIDE}", "HOME=/root", "USER=root", "LANG=C.UTF-8"]
+    with suppress(OSError, ValueError):
+        lines += (directory / ENVIRONMENT_FILE).read_text().splitlines()
+    # The last of a name counts.
+    return list({line.partition("=")[0]: line for line in lines}.values())
 
 
 def _run_command(argv: list[str]) -> int:

@@ -7,15 +7,18 @@ namespace, for all containers in one go.
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from oar_lxc.binds import binds_of
-from oar_lxc.container import CONFIG_FILE
+from oar_lxc.container import CONFIG_FILE, write_environment
 from oar_lxc.errors import CommandError
 from oar_lxc.layout import JobLayout
 from oar_lxc.limits import Share
@@ -26,6 +29,7 @@ from oar_lxc.run import run
 from oar_lxc.skeleton import Account, Skeleton
 
 SESSION_FILE = "session"
+DESCRIPTION_FILE = "container.json"
 
 
 def create_containers(
@@ -38,6 +42,8 @@ def create_containers(
     keys: Mapping[str, str],
     session: str,
     cores: int = 0,
+    variables: Mapping[str, str] | None = None,
+    nodefile: str = "",
 ) -> None:
     """Make the directories of containers, ready to be started.
 
@@ -50,6 +56,8 @@ def create_containers(
         keys: see :class:`oar_lxc.skeleton.Skeleton`.
         session: whose they are; see :func:`containers_of`.
         cores: how many cores OAR reserved on this node; 0 where that is not known.
+        variables: variables of the job that sessions and commands in containers get.
+        nodefile: text of the file that ``OAR_LXC_NODEFILE`` names.
 
     Raises:
         SpecError: something that is to be mounted cannot be; nothing was made.
@@ -68,6 +76,9 @@ def create_containers(
         configs[planned.name] = render(
             layout, published, planned, rootfs, limits, binds, lxcfs=lxcfs
         )
+    skeleton = Skeleton(
+        hosts, keys, account, published.ids, _resolver(), variables or {}, nodefile, _timezone()
+    )
     for planned in containers:
         config = configs[planned.name]
         # Whole or not at all: what has the name of a container also says whose it is.
@@ -76,15 +87,33 @@ def create_containers(
             half.mkdir()
             os.chmod(half, 0o770)  # noqa: S103  # containers' root enters by the group
             (half / SESSION_FILE).write_text(session)
+            write_environment(half, skeleton.environment(planned))
+            (half / DESCRIPTION_FILE).write_text(json.dumps(describe(planned)) + "\n")
             (half / CONFIG_FILE).write_text(config)
             half.rename(layout.containers / planned.name)
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
             raise
-    skeleton = Skeleton(hosts, keys, account, published.ids, _resolver())
     archive = skeleton.archive([(planned, images[planned.image]) for planned in containers])
     unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
     in_user_namespace(published, unpack, archive)
+
+
+def describe(planned: PlannedContainer) -> dict[str, Any]:
+    """Return what is kept of a container's plan for who asks later."""
+    data = asdict(planned)
+    for key in ("provision", "provision_timeout", "ssh_keys"):
+        del data[key]
+    return data
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """Return what :func:`describe` kept in a container's directory; nothing where it did not."""
+    try:
+        data = json.loads((directory / DESCRIPTION_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def containers_of(layout: JobLayout, session: str | None) -> list[str]:
@@ -152,6 +181,14 @@ def _account(published: PublishedJob) -> Account | None:
 def has_lxcfs(table: Path = Path("/proc/self/mounts")) -> bool:
     """Whether lxcfs is mounted on this node; it is not asked, as it may not answer."""
     return any(line.split(" ")[1:2] == [str(LXCFS)] for line in table.read_text().splitlines())
+
+
+def _timezone(link: Path = Path("/etc/localtime")) -> str:
+    """Return the name of the node's time zone; empty where it has none."""
+    try:
+        return os.readlink(link).partition("/zoneinfo/")[2]
+    except OSError:
+        return ""
 
 
 def _resolver() -> str:

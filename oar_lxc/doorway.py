@@ -15,7 +15,7 @@ import sys
 
 from oar_lxc.agent import configured_address, open_job
 from oar_lxc.cgroups import enter_cgroups
-from oar_lxc.container import PATH_INSIDE, LxcRuntime
+from oar_lxc.container import LxcRuntime, environment_inside
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.readiness import SSH_PORT
@@ -48,7 +48,7 @@ def main() -> None:
 
 def attach(layout: JobLayout, name: str, argv: list[str]) -> None:
     """Become lxc-attach, running a command as the container's root in a clean environment."""
-    variables = [f"PATH={PATH_INSIDE}", "HOME=/root", "USER=root", "LANG=C.UTF-8"]
+    variables = environment_inside(layout.containers / name)
     if os.environ.get("TERM"):
         variables.append(f"TERM={os.environ['TERM']}")
     command = ["lxc-attach", "-P", str(layout.containers), "-n", name, "--clear-env", "--quiet"]

@@ -60,6 +60,19 @@ class Job:
         """Names of the job's nodes, each once, in the order of the nodefile."""
         return tuple(self.cores)
 
+    def variables(self) -> dict[str, str]:
+        """Return what containers are told of the job, by OAR's names of it."""
+        found = {
+            "OAR_JOB_ID": str(self.id),
+            "OAR_USER": self.user,
+            "OAR_JOB_NAME": self.name,
+            "OAR_PROJECT_NAME": self.project,
+            "OAR_JOB_WALLTIME_SECONDS": str(self.walltime or ""),
+            "OAR_ARRAY_ID": str(self.array_id or ""),
+            "OAR_ARRAY_INDEX": str(self.array_index or ""),
+        }
+        return {key: value for key, value in found.items() if value and "\n" not in value}
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Job:
         """Read the job that this process runs in.

@@ -212,6 +212,7 @@ class Session:
             "keys": keys.to_data(),
             "cores": dict(self.job.cores),
             "session": self._token,
+            "variables": self.job.variables(),
             "wait": self.spec.wait,
             "timeout": self.spec.timeout,
         }

@@ -7,10 +7,11 @@ They are one tar archive, which is unpacked with the ids of the containers: see
 from __future__ import annotations
 
 import io
+import re
 import stat
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from oar_lxc import rootpath
@@ -24,6 +25,9 @@ AUTHORIZED = "etc/ssh/authorized_keys.d"
 CLIENT_CONFIG = "etc/ssh/ssh_config.d/oar-lxc.conf"
 CLIENT_KEYS = "etc/ssh/oar-lxc"
 KNOWN_HOSTS = "etc/ssh/ssh_known_hosts"
+NODEFILE = "etc/oar-lxc/nodefile"
+PROVISION = "etc/oar-lxc/provision"
+ZONES = "usr/share/zoneinfo"
 
 _SSHD_TEXT = f"""\
 HostKey /{HOST_KEY}
@@ -68,6 +72,9 @@ class Skeleton:
         account: the job's user; None where she is nobody inside.
         ids: who is who inside and outside.
         resolver: text of resolv.conf.
+        variables: variables of sessions and commands in all containers.
+        nodefile: text of the file that ``OAR_LXC_NODEFILE`` names inside.
+        timezone: name of the node's time zone, such as ``Europe/Paris``; empty where not known.
     """
 
     hosts: Mapping[str, str]
@@ -75,6 +82,18 @@ class Skeleton:
     account: Account | None
     ids: IdMap
     resolver: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    nodefile: str = ""
+    timezone: str = ""
+
+    def environment(self, planned: PlannedContainer) -> dict[str, str]:
+        """Return the variables of sessions and commands in a container."""
+        return {
+            "LANG": "C.UTF-8",
+            **self.variables,
+            "OAR_LXC_NODEFILE": f"/{NODEFILE}",
+            **planned.environment,
+        }
 
     def archive(self, containers: Sequence[tuple[PlannedContainer, Path]]) -> bytes:
         """Return a tar archive with the upper and work directories of containers.
@@ -100,6 +119,7 @@ class Skeleton:
             key.rstrip("\n") + "\n" for key in (self.keys["authorized"], *planned.ssh_keys)
         )
         upper.file(SSHD, _SSHD_TEXT)
+        self._describe(upper, planned)
         upper.directory("root", 0o700)
         upper.directory("root/.ssh", 0o700)
         upper.file("root/.ssh/authorized_keys", authorized, 0o600)
@@ -115,6 +135,20 @@ class Skeleton:
             home = PurePosixPath(self.account.home)
             if not planned.home and len(home.parts) > 1:
                 upper.directory(str(home), 0o700, owner)
+
+    def _describe(self, upper: Upper, planned: PlannedContainer) -> None:
+        """Add what tells a container of its job, its place and its work."""
+        environment = self.environment(planned)
+        upper.file(
+            "etc/environment", "".join(f"{k}={_quote(v)}\n" for k, v in environment.items())
+        )
+        upper.file("etc/default/locale", f"LANG={_quote(environment['LANG'])}\n")
+        upper.file(NODEFILE, self.nodefile)
+        if planned.provision:
+            upper.file(PROVISION, planned.provision, 0o755)
+        if self.timezone and (upper.rootfs / ZONES / self.timezone).is_file():
+            upper.link("etc/localtime", f"/{ZONES}/{self.timezone}")
+            upper.file("etc/timezone", self.timezone + "\n")
 
     def _hosts(self) -> str:
         lines = (f"{ip} {name}\n" for name, ip in self.hosts.items())
@@ -172,6 +206,11 @@ def extend(lines: Sequence[str], mine: str) -> list[str]:
     return [*kept[:at], mine, *kept[at:]]
 
 
+def _quote(value: str) -> str:
+    """Write a value of /etc/environment as pam_env(8) reads it: quotes keep blanks and marks."""
+    return value if re.fullmatch(r"[A-Za-z0-9_./:@,+=-]*", value) else f'"{value}"'
+
+
 def _text(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
@@ -213,6 +252,16 @@ class Upper:
         info = self._info(f"{parent.rstrip('/')}/{where.name}", mode, owner)
         info.size = len(data)
         self._tar.addfile(info, io.BytesIO(data))
+
+    def link(self, path: str, target: str) -> None:
+        """Add a symbolic link in the place of what the image has there."""
+        where = PurePosixPath(path)
+        parent = rootpath.resolve(self.rootfs, str(where.parent))
+        self._make(parent)
+        info = self._info(f"{parent.rstrip('/')}/{where.name}", 0o777, (0, 0))
+        info.type = tarfile.SYMTYPE
+        info.linkname = target
+        self._tar.addfile(info)
 
     def directory(self, path: str, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
         """Add a directory, where the image's links lead."""

@@ -57,6 +57,7 @@ def request(per_node: int = 2, **spec: Any) -> dict[str, Any]:
         "keys": KEYS,
         "session": "s1",
         "wait": "running",
+        "variables": {},
         "timeout": 60,
     }
 
