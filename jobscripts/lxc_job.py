@@ -51,8 +51,8 @@ def make_spec(options: argparse.Namespace) -> Spec:
 
 
 def progress(node: str, event: dict[str, Any]) -> None:
-    """Tell of each container that comes up."""
-    if event["event"] in ("started", "ready"):
+    """Tell of each container that comes up, and of what befalls it."""
+    if event["event"] in ("started", "provisioned", "ready", "out-of-memory", "stopped"):
         print(f"{event['container']} on {node}: {event['event']}", flush=True)
 
 

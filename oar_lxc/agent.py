@@ -43,6 +43,7 @@ from oar_lxc.plan import Plan, PlannedContainer
 from oar_lxc.ports import close_ports, open_ports
 from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.spec import BOOT, RUNNING
+from oar_lxc.watch import watch
 
 Emit = Callable[[dict[str, Any]], None]
 KILL_TIMEOUT = 10.0
@@ -88,6 +89,7 @@ class Agent:
             "ready": self._ready,
             "list": self._list,
             "exec": self._exec,
+            "watch": self._watch,
             "destroy": self._destroy,
             "keys": self._keys,
         }
@@ -238,11 +240,18 @@ class Agent:
         argv, timeout = request["argv"], request["timeout"]
         execute(self._runtime, names, argv, stdin, timeout, self._emit, self._abandoned)
 
+    def _watch(self, request: Mapping[str, Any]) -> None:
+        """Tell what befalls the containers of a session until nobody listens."""
+        names = containers_of(self._layout, request["session"])
+        watch(self._runtime, names, self._published.cgroups, self._emit, self._abandoned)
+
     def _destroy(self, request: Mapping[str, Any]) -> None:
         """Kill and remove containers of this node: those of a session, or all."""
         with self._locked():
             close_ports(self._layout, request["session"])
             names = containers_of(self._layout, request["session"])
+            if request.get("grace"):
+                self._runtime.shutdown(names, request["grace"])
             left = self._runtime.kill(names, KILL_TIMEOUT)
             gone = [name for name in names if name not in left]
             remove_containers(self._layout, self._published, gone)

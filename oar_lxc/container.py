@@ -61,6 +61,9 @@ class Runtime(Protocol):
     def kill(self, names: Sequence[str], timeout: float) -> list[str]:
         """Kill containers all at once; return those that still run after ``timeout`` seconds."""
 
+    def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
+        """Ask containers to halt, all at once; return those that still run after ``timeout``."""
+
     def log_tail(self, name: str) -> list[str]:
         """Return the last lines of LXC's log for a container, without their time stamps."""
 
@@ -124,6 +127,20 @@ class LxcRuntime:
                 return left
             time.sleep(0.002)
 
+    def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
+        """Send their halt signal to the inits of containers, and wait until they are STOPPED."""
+        end = time.monotonic() + timeout
+        for name in names:
+            pid = self.init_pid(name)
+            if pid > 0:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, halt_signal(self._directory / name))
+        left = list(names)
+        while left and time.monotonic() < end:
+            left = [name for name in left if self.init_pid(name) > 0]
+            time.sleep(0.02)
+        return left
+
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
         """Start a command as root of a container, in a clean environment."""
         lxc = _bindings()
@@ -161,6 +178,19 @@ class LxcRuntime:
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error
+
+
+def halt_signal(directory: Path) -> int:
+    """Return the signal by which a container's init halts, as its configuration has it."""
+    with suppress(OSError, ValueError):
+        text = (directory / CONFIG_FILE).read_text()
+        if match := re.search(r"^lxc\.signal\.halt *= *SIG(RTMIN\+)?([A-Z0-9]+) *$", text, re.M):
+            return (
+                int(signal.SIGRTMIN) + int(match[2])
+                if match[1]
+                else signal.Signals[f"SIG{match[2]}"]
+            )
+    return signal.SIGPWR  # LXC's default
 
 
 def write_environment(directory: Path, variables: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from oar_lxc.binds import binds_of
+from oar_lxc.capacity import check_memory, job_memory
 from oar_lxc.container import CONFIG_FILE, write_environment
 from oar_lxc.errors import CommandError
 from oar_lxc.layout import JobLayout
@@ -60,12 +61,14 @@ def create_containers(
         nodefile: text of the file that ``OAR_LXC_NODEFILE`` names.
 
     Raises:
-        SpecError: something that is to be mounted cannot be; nothing was made.
+        SpecError: something that is to be mounted cannot be, or more memory is asked for than the
+            job has; nothing was made.
         OSError: a directory cannot be made; the disk or the user's quota is full.
         CommandError: the same, for what containers' root owns.
     """
     account = _account(published)
     share = Share.of_node(published, cores)
+    check_memory(containers, job_memory(published, share))
     lxcfs = has_lxcfs()
     home = account.home if account else "/"
     configs = {}

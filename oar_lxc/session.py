@@ -38,7 +38,7 @@ from oar_lxc.layout import JobLayout
 from oar_lxc.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.remote import Remote, raise_first
-from oar_lxc.signals import deferred_signals, raising_signals
+from oar_lxc.signals import Checkpoint, deferred_signals, raising_signals
 from oar_lxc.spec import SSH, TIMEOUT, Group, Spec, as_spec
 
 
@@ -92,6 +92,7 @@ class Outcome:
     stderr: str
 
 
+GRACE = 10.0  # seconds that containers get to halt at a checkpoint
 OnProgress = Callable[[str, dict[str, Any]], None]
 OnOutput = Callable[[str, str, str], None]
 
@@ -179,13 +180,13 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Destroy all containers of the session."""
-        self._finish()
+        """Destroy all containers of the session; at a checkpoint they are halted first."""
+        self._finish(GRACE if isinstance(error, Checkpoint) else 0)
 
-    def _finish(self) -> None:
+    def _finish(self, grace: float = 0) -> None:
         try:
             with deferred_signals():
-                self.stop()
+                self.stop(grace)
         finally:
             self._signals.close()
 
@@ -299,8 +300,11 @@ class Session:
             self._remote, names, nodes, argv, timeout=timeout, stdin=stdin, on_output=on_output
         )
 
-    def stop(self) -> None:
+    def stop(self, grace: float = 0) -> None:
         """Destroy the session's containers now; the end of the block does it too.
+
+        Args:
+            grace: seconds that they get to halt by themselves before they are killed.
 
         What cannot be destroyed here is logged: the hooks do it when the job ends.
         """
@@ -311,7 +315,7 @@ class Session:
                 failures.append(_container_error(node, event))
             self._on_progress(node, event)
 
-        request = {"session": self._token}
+        request = {"session": self._token, "grace": grace}
         failures += self._remote.call("destroy", request, take)
         self._handles.clear()
         failures = [f for f in failures if f.node not in self._failed_nodes]
@@ -324,8 +328,13 @@ class Session:
                 log.warning("not destroyed yet", reason=str(failure))
 
     def wait(self) -> None:
-        """Stay until a signal ends the job, or OAR does at its walltime."""
-        while True:
+        """Stay until a signal ends the job, or OAR does at its walltime.
+
+        Meanwhile ``on_progress`` is told of containers in which memory was full (event
+        ``out-of-memory``) or that stopped (``stopped``).
+        """
+        self._remote.call("watch", {"session": self._token}, self._on_progress)
+        while True:  # where no agent watches any more
             # Not pause(): a signal just before it would be seen at the next one only.
             time.sleep(5)
 

@@ -12,11 +12,16 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
+class Checkpoint(SystemExit):
+    """OAR's checkpoint signal: the job is asked to end, and has time to do so in order."""
+
+
 @contextmanager
 def raising_signals() -> Iterator[None]:
     """Let the signals that end a job unwind the program, so that ``with`` blocks end.
 
-    SIGINT raises KeyboardInterrupt as ever; the others raise SystemExit with 128 + the signal.
+    SIGINT raises KeyboardInterrupt as ever, SIGUSR2 :class:`Checkpoint`, SIGTERM SystemExit; the
+    exit status is 128 + the signal.
     Only the main thread can do this; elsewhere signals are left to the program.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -26,7 +31,8 @@ def raising_signals() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + number)
+        kind = Checkpoint if number == signal.SIGUSR2 else SystemExit
+        raise kind(128 + number)
 
     before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:

@@ -50,6 +50,9 @@ class UserRuntime:
     def kill(self, names: Sequence[str], timeout: float) -> list[str]:
         return list(self._call("kill", list(names), timeout))
 
+    def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
+        return list(self._call("shutdown", list(names), timeout))
+
     def log_tail(self, name: str) -> list[str]:
         return list(self._call("log_tail", name))
 

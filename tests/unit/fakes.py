@@ -172,6 +172,9 @@ class FakeRuntime:
             _kill_and_reap(pid)
         return [name for name in names if self.state(name) != "STOPPED"]
 
+    def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
+        return self.kill(names, timeout)
+
     def log_tail(self, name: str) -> list[str]:
         return list(self.broken.get(name, ()))
 

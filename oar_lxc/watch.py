@@ -1,0 +1,44 @@
+"""Watch running containers: tell when one's memory was full, and when one stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from oar_lxc.container import Runtime
+from oar_lxc.limits import oom_kills
+
+INTERVAL = 1.0  # seconds between two looks
+
+
+def watch(
+    runtime: Runtime,
+    names: Sequence[str],
+    cgroups: Sequence[str],
+    emit: Callable[[dict[str, Any]], None],
+    abandoned: Callable[[], bool],
+) -> None:
+    """Emit ``out-of-memory`` with ``killed``, and ``stopped``, until nobody listens any more.
+
+    Args:
+        runtime: the containers of this node.
+        names: those that are watched.
+        cgroups: the job's delegated cgroups, as published.
+        emit: is given the events.
+        abandoned: whether nobody listens.
+    """
+    kills = {name: oom_kills(cgroups, name) for name in names}
+    running = {name for name in names if runtime.init_pid(name) > 0}
+    while not abandoned():
+        time.sleep(INTERVAL)
+        for name in names:
+            killed = oom_kills(cgroups, name)
+            if killed > kills[name]:
+                more = killed - kills[name]
+                emit({"event": "out-of-memory", "container": name, "killed": more})
+            kills[name] = killed
+            runs = runtime.init_pid(name) > 0
+            if name in running and not runs:
+                emit({"event": "stopped", "container": name})
+            running = running | {name} if runs else running - {name}
