@@ -10,6 +10,7 @@ import io
 import re
 import stat
 import tarfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -240,6 +241,7 @@ class Upper:
         self._prefix = prefix
         self._ids = ids
         self._made: set[str] = set()
+        self._now = int(time.time())
 
     def file(
         self, path: str, text: str, mode: int = 0o644, owner: tuple[int, int] = (0, 0)
@@ -294,4 +296,5 @@ class Upper:
         info = tarfile.TarInfo(self._prefix if path == "/" else self._prefix + path)
         info.mode = mode
         info.uid, info.gid = owner
+        info.mtime = self._now
         return info
