@@ -92,10 +92,10 @@ def _pool(path: Path, text: object) -> IPv4Network:
 
 def _trees(path: Path, found: object) -> tuple[str, ...]:
     """Check trees by their names alone: to look at one may take for ever."""
-    for tree in found if isinstance(found, list) else [found]:
+    for tree in found if isinstance(found, list) else [None]:
         if not isinstance(tree, str) or not _is_tree(tree):
             raise ConfigError(
-                f"{path}: mounts.trees has {tree!r}; it is a list of directories such as "
+                f"{path}: mounts.trees has {found!r}; it is a list of directories such as "
                 f'["{HOME}"], absolute and not of the system itself'
             )
     return tuple(dict.fromkeys(found)) if isinstance(found, list) else ()
