@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Network
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from oar_lxc.errors import ConfigError
-from oar_lxc.layout import CONFIG
+from oar_lxc.layout import CONFIG, STATE
 from oar_lxc.network import POOL, PREFIX
 
 PREPARE_BY = ("stanza", "prologue")
 MAX_DEADLINE = 3600
-TABLES = {"hooks": ("prepare", "deadline"), "network": ("pool",)}
+HOME = "/home"
+NO_TREES = ("proc", "sys", "dev", "run", "etc", "boot")
+TABLES = {"hooks": ("prepare", "deadline"), "network": ("pool",), "mounts": ("trees",)}
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,14 @@ class Config:
         deadline: ``[hooks] deadline``: seconds that a hook may take; OAR kills hooks at 60 by
             default (PROLOGUE_EPILOGUE_TIMEOUT), and a hook must have reported before that.
         pool: ``[network] pool``: the network that jobs get theirs from; the same on all nodes.
+        trees: ``[mounts] trees``: directories of which containers may have parts to write to,
+            with the user's rights: where homes and scratch space are.
     """
 
     prepare: str = "stanza"
     deadline: float = 45.0
     pool: IPv4Network = POOL
+    trees: tuple[str, ...] = (HOME,)
 
 
 def read_config(path: Path = CONFIG) -> Config:
@@ -67,7 +73,8 @@ def read_config(path: Path = CONFIG) -> Config:
             f"{MAX_DEADLINE}"
         )
     pool = data.get("network", {}).get("pool", str(POOL))
-    return Config(prepare, float(deadline), _pool(path, pool))
+    trees = _trees(path, data.get("mounts", {}).get("trees", [HOME]))
+    return Config(prepare, float(deadline), _pool(path, pool), trees)
 
 
 def _pool(path: Path, text: object) -> IPv4Network:
@@ -81,6 +88,25 @@ def _pool(path: Path, text: object) -> IPv4Network:
             f"prefix length of {PREFIX} at most"
         )
     return pool
+
+
+def _trees(path: Path, found: object) -> tuple[str, ...]:
+    """Check trees by their names alone: to look at one may take for ever."""
+    for tree in found if isinstance(found, list) else [None]:
+        if not isinstance(tree, str) or not _is_tree(tree):
+            raise ConfigError(
+                f"{path}: mounts.trees has {found!r}; it is a list of directories such as "
+                f'["{HOME}"], absolute and not of the system itself'
+            )
+    return tuple(dict.fromkeys(found)) if isinstance(found, list) else ()
+
+
+def _is_tree(tree: str) -> bool:
+    parts = PurePath(tree).parts
+    plain = tree == os.path.normpath(tree) and parts[:1] == ("/",)
+    # Below one that has the state directory, other jobs' mounts would be seen.
+    ours = STATE.is_relative_to(tree) or PurePath(tree).is_relative_to(STATE)
+    return plain and not ours and parts[1] not in NO_TREES
 
 
 def _refuse_unknown(path: Path, table: Iterable[str], known: Collection[str], prefix: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+NOBODY = 65534
+
 
 @dataclass(frozen=True)
 class Extent:
@@ -97,7 +99,9 @@ def _around(first_id: int, count: int, own: int) -> tuple[Extent, ...]:
 
 
 def _single(own: int) -> tuple[Extent, ...]:
-    return (Extent(own, own, 1),) if own > 0 else ()
+    if own <= 0:
+        own = NOBODY  # the kernel wants a map that is not empty
+    return (Extent(own, own, 1),)
 
 
 def _inside(extents: Sequence[Extent], outside: int) -> int:

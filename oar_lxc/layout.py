@@ -96,6 +96,11 @@ class JobLayout:
         return self.directory / "images"
 
     @property
+    def trees(self) -> Path:
+        """Where the administrator's trees are mounted, with the user's ids alone; by number."""
+        return self.directory / "trees"
+
+    @property
     def containers(self) -> Path:
         """LXC's path for the job: a directory per container; the user owns it."""
         return self.directory / "containers"

@@ -129,6 +129,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     layout, user, cgroup = _job(arguments)
     _uid(user)
+    config = read_config()
     preparation = Preparation(
         layout,
         user,
@@ -136,7 +137,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         [check_node(node) for node in arguments.nodes.split(",")],
         cgroup,
         Path(arguments.job_key) if arguments.job_key else None,
-        read_config().pool,
+        config.pool,
+        config.trees,
     )
     if preparation.node not in preparation.nodes:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")

@@ -25,6 +25,7 @@ from oar_lxc.node.files import job_locked, locked, rest, write_atomic
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import keep_keys
 from oar_lxc.node.record import Record, read_record, this_boot
+from oar_lxc.node.trees import mount_trees
 from oar_lxc.published import READY, REFUSED, PublishedJob
 from oar_lxc.regular import read_regular
 
@@ -47,6 +48,7 @@ class Preparation:
         oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off.
         job_key: OAR's private key of the job (oarsub -k), None where it has none.
         pool: the network that this cluster gives to jobs.
+        trees: directories that containers may have parts of.
     """
 
     layout: JobLayout
@@ -56,6 +58,7 @@ class Preparation:
     oar_cgroup: str = ""
     job_key: Path | None = None
     pool: IPv4Network = POOL
+    trees: Sequence[str] = ()
 
     def run(self, log: NodeLog, deadline: float) -> PublishedJob:
         """Prepare the node, or undo all of it and raise.
@@ -166,6 +169,8 @@ class Preparation:
                 source = layout.state / IMAGES
                 id_map = IdMap.of_job(first_id, ranges.COUNT, account.pw_uid, account.pw_gid)
                 mounts.mount_idmapped(source, layout.images, id_map)
+        with log.step("trees"):
+            trees = mount_trees(layout, self.trees, account.pw_uid, account.pw_gid, log, end)
         with log.step("cgroups"):
             delegated = cgroups.delegate(account.pw_uid, first_id)
         with log.step("links"):
@@ -190,6 +195,7 @@ class Preparation:
             gateway=str(network.node_address(self.node)),
             pool=str(network.pool),
             in_cpuset=bool(self.oar_cgroup),
+            trees=trees,
         )
         write_atomic(layout.published, published.to_json(), 0o644)
         return published
@@ -200,6 +206,7 @@ class Preparation:
         # The group of the root-owned directory tells the id range even where the record is lost.
         os.chown(layout.directory, 0, first_id, follow_symlinks=False)
         _make_directory(layout.images, 0o755)
+        _make_directory(layout.trees, 0o711)
         if _make_directory(layout.private, 0o700) and self.job_key:
             # Before the directory is the user's: root writes nothing where a user may.
             write_atomic(layout.job_key, _read_key(self.job_key))

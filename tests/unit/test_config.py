@@ -32,14 +32,18 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
 
 def test_what_is_set_holds(tmp_path: Path) -> None:
     text = '[hooks]\nprepare = "prologue"\ndeadline = 20\n[network]\npool = "172.16.0.0/12"\n'
-    assert read(tmp_path, text) == Config("prologue", 20.0, IPv4Network("172.16.0.0/12"))
+    text += '[mounts]\ntrees = ["/home", "/scratch/lab 1", "/home"]\n'
+    trees = ("/home", "/scratch/lab 1")
+    assert read(tmp_path, text) == Config("prologue", 20.0, IPv4Network("172.16.0.0/12"), trees)
+    assert read(tmp_path, "[mounts]\ntrees = []\n").trees == ()
+    assert read(tmp_path, "").trees == ("/home",)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[hook]\n", r"unknown key hook; did you mean hooks\?"),
-        ("[x]\n", "unknown key x; known: hooks, network"),
+        ("[x]\n", "unknown key x; known: hooks, network, mounts"),
         ('[network]\npol = "x"\n', r"unknown key network.pol; did you mean network.pool"),
         ('network = "10.0.0.0/8"\n', r"network is a table, written \[network\]"),
         ('[network]\npool = "x"\n', "network.pool is 'x'; it is an IPv4 network"),
@@ -50,6 +54,13 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
         (
             '[hooks]\nprepares = "stanza"\n',
             r"unknown key hooks.prepares; did you mean hooks.prepare",
+        ),
+        *(
+            (f"[mounts]\ntrees = {value}\n", "mounts.trees has .*; it is a list of directories")
+            for value in (
+                *('"/home"', "[1]", '["home"]', '["/home/"]', '["/a/../b"]', '["/"]', '["//x"]'),
+                *('["/proc/1"]', '["/var"]', '["/var/lib/oar-lxc/jobs"]', "[[]]", '[""]'),
+            )
         ),
         ("hooks = 1\n", r"hooks is a table, written \[hooks\]"),
         ('[hooks]\nprepare = "both"\n', "hooks.prepare is 'both'; allowed are stanza, prologue"),
