@@ -14,7 +14,7 @@ from oar_lxc.layout import CONFIG, STATE, STORE
 from oar_lxc.node.ids import USERNET
 from oar_lxc.node.oarfiles import CPUSET
 from oar_lxc.run import run
-from oar_lxc.setup import checks, files, keys, network, oarconf, packages, reaper, services
+from oar_lxc.setup import checks, files, keys, lxcfs, network, oarconf, packages, reaper, services
 from oar_lxc.setup.bundle import PATH as BUNDLE
 from oar_lxc.setup.bundle import Bundle
 from oar_lxc.setup.plan import Plan, SetupError, Step
@@ -94,6 +94,7 @@ def node_plan(options: Options) -> Plan:
             ),
             _usernet_exists(),
             *network.steps(),
+            *lxcfs.steps(),
             *reaper.steps(),
             *(_image(name) for name in options.images),
         ],

@@ -1,0 +1,100 @@
+"""Limits of containers of a real job: that they hold, and that the containers are told of them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.limits import oom_kills
+from tests import kernel
+from tests.integration.conftest import left, next_id, published
+from tests.integration.lxcfs import running_lxcfs
+from tests.integration.test_home import write_spec
+from tests.integration.test_session import Running, close, start_script
+from tests.pretend import pretend_job
+
+MEMORY = 160 << 20
+SPEC = """
+wait = "ssh"
+[[group]]
+name = "vm"
+per_core = true
+memory = "160M"
+processes = 120
+"""
+
+
+@pytest.fixture(scope="module")
+def lxcfs() -> Iterator[subprocess.Popen[bytes]]:
+    with running_lxcfs() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def running(user: str, lxcfs: subprocess.Popen[bytes]) -> Iterator[Running]:
+    """Return a job with a container for each of its two cores."""
+    with pretend_job(next_id(), user, "0-1") as job:
+        first_id = published(job).first_id
+        running = start_script(job, "--spec", write_spec(job, SPEC))
+        try:
+            yield running
+            assert running.process.poll() is None  # nothing inside was the job's end
+        finally:
+            close(running.process)
+    assert left(job, first_id) == {}
+
+
+def cgroup_of(running: Running, controller: str, name: str) -> Path:
+    (path,) = (x for x in published(running.job).cgroups if f"/{controller}/" in x)
+    return Path(path) / f"lxc.payload.{name}"
+
+
+def test_each_container_has_its_own_cpu(running: Running) -> None:
+    assert [running.containers()[name]["cpus"] for name in ("vm1", "vm2")] == ["0", "1"]
+
+
+@pytest.mark.parametrize("name", ["vm1", "vm2"])
+def test_a_container_is_told_its_share(running: Running, name: str) -> None:
+    assert (
+        running.inside(name, "nproc; nproc --all; grep -c ^processor /proc/cpuinfo") == "1\n1\n1"
+    )
+    total = running.inside(name, "free -b").splitlines()[1].split()[1]
+    assert int(total) == MEMORY
+    up = float(running.inside(name, "cut -d ' ' -f 1 /proc/uptime"))
+    assert up < float(kernel.read("/proc/uptime").split()[0]) - 5
+
+
+def test_a_fork_bomb_stays_inside(running: Running) -> None:
+    pids = cgroup_of(running, "pids", "vm1")
+    bomb = "bomb() { bomb | bomb & }; bomb; sleep 1"
+    done = running.cli("exec", "vm1", "--", "sh", "-c", f"timeout -s KILL 3 sh -c '{bomb}'")
+    assert int((pids / "pids.current").read_text()) <= 120
+    failures = int((pids / "pids.events").read_text().split()[1])
+    assert failures > 0, done
+    assert running.inside("vm2", "echo well") == "well"
+    for _ in range(50):  # what forks without a rest dies when all is killed at once
+        subprocess.run(["pkill", "-KILL", "-x", "sh", "--ns", str(init(running, "vm1"))])
+        if int((pids / "pids.current").read_text()) < 60:
+            break
+    assert running.inside("vm1", "echo well") == "well"
+
+
+def init(running: Running, name: str) -> int:
+    return int(running.containers()[name]["pid"])
+
+
+def test_a_container_that_wants_too_much_memory_is_killed_inside(running: Running) -> None:
+    before = oom_kills(published(running.job).cgroups, "vm2")
+    done = running.cli("exec", "vm2", "--", "sh", "-c", "tail /dev/zero")
+    assert done.status == 137, done
+    assert oom_kills(published(running.job).cgroups, "vm2") > before
+    assert oom_kills(published(running.job).cgroups, "vm1") == 0
+    assert running.inside("vm2", "systemctl is-active ssh") == "active"
+
+
+def test_more_memory_than_the_limit_is_never_used(running: Running) -> None:
+    usage = cgroup_of(running, "memory", "vm2") / "memory.max_usage_in_bytes"
+    assert int(usage.read_text()) <= MEMORY
