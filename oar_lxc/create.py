@@ -71,13 +71,15 @@ def create_containers(
     check_memory(containers, job_memory(published, share))
     lxcfs = has_lxcfs()
     home = account.home if account else "/"
+    layers = layers_of(session)
     configs = {}
     for planned in containers:
         rootfs = images[planned.image]
         binds = binds_of(published, planned, home, rootfs)
         limits = share.limits(planned)
+        layer = layout.containers / layers / planned.group
         configs[planned.name] = render(
-            layout, published, planned, rootfs, limits, binds, lxcfs=lxcfs
+            layout, published, planned, rootfs, layer, limits, binds, lxcfs=lxcfs
         )
     skeleton = Skeleton(
         hosts, keys, account, published.ids, _resolver(), variables or {}, nodefile, _timezone()
@@ -97,9 +99,14 @@ def create_containers(
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
             raise
-    archive = skeleton.archive([(planned, images[planned.image]) for planned in containers])
+    archive = skeleton.archive(layers, containers, images)
     unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
     in_user_namespace(published, unpack, archive)
+
+
+def layers_of(session: str) -> str:
+    """Return the name of the directory that has the layers of a session's groups."""
+    return f".layers.{session}"
 
 
 def describe(planned: PlannedContainer) -> dict[str, Any]:
@@ -144,14 +151,20 @@ def _session(directory: Path) -> str:
 def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:
     """Remove the directories of stopped containers, what their root owns included.
 
+    The layers of sessions that have no containers any more go with them.
+
     Raises:
         CommandError: something is left of them.
     """
-    paths = [str(layout.containers / name / part) for name in names for part in (UPPER, WORK)]
+    sessions = {_session(layout.containers / name) for name in names}
+    going = [layout.containers / name for name in names]
+    used = {_session(path) for path in layout.containers.iterdir() if path not in going}
+    layers = [layout.containers / layers_of(session) for session in sessions - used - {""}]
+    paths = [path / part for path in going for part in (UPPER, WORK)] + layers
     if paths:
         with suppress(CommandError):  # what it leaves, the next one tells of
-            in_user_namespace(published, ["rm", "-rf", "--", *paths])
-        run(["rm", "-rf", "--", *(str(layout.containers / name) for name in names)])
+            in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])
+        run(["rm", "-rf", "--", *map(str, going + layers)])
 
 
 def in_user_namespace(

@@ -22,7 +22,7 @@ PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
 # "userxattr": all that overlay may use in a user namespace to mark what was removed.
 _CONFIG = """\
 lxc.uts.name = {name}
-lxc.rootfs.path = overlay:{rootfs}:{directory}/{upper}
+lxc.rootfs.path = overlay:{layer}:{rootfs}:{directory}/{upper}
 lxc.rootfs.options = volatile,userxattr
 lxc.hook.version = 1
 lxc.hook.pre-mount = /bin/rm -rf {directory}/{work}/work/incompat
@@ -98,6 +98,7 @@ def render(
     published: PublishedJob,
     planned: PlannedContainer,
     rootfs: Path,
+    layer: Path,
     limits: Limits,
     binds: Sequence[Bind] = (),
     *,
@@ -110,6 +111,7 @@ def render(
         published: what the root side says of the node.
         planned: the container.
         rootfs: the root directory of its image.
+        layer: the directory with the files of its group.
         limits: what it may use.
         binds: what it sees of the node.
         lxcfs: whether lxcfs tells it its share.
@@ -117,6 +119,7 @@ def render(
     text = _CONFIG.format(
         name=planned.name,
         rootfs=rootfs,
+        layer=layer,
         directory=layout.containers / planned.name,
         upper=UPPER,
         work=WORK,

@@ -1,7 +1,8 @@
-"""The files that a container has of its own from the start, above those of its image.
+"""The files that containers have from the start, above those of their image.
 
-They are one tar archive, which is unpacked with the ids of the containers: see
-:mod:`oar_lxc.create`.
+Those that all containers of a group have are a layer of the overlay that the group shares; a
+container's own are in its upper directory. All are one tar archive, which is unpacked with the ids
+of the containers: see :mod:`oar_lxc.create`.
 """
 
 from __future__ import annotations
@@ -96,22 +97,32 @@ class Skeleton:
             **planned.environment,
         }
 
-    def archive(self, containers: Sequence[tuple[PlannedContainer, Path]]) -> bytes:
-        """Return a tar archive with the upper and work directories of containers.
+    def archive(
+        self, layers: str, containers: Sequence[PlannedContainer], images: Mapping[str, Path]
+    ) -> bytes:
+        """Return a tar archive of the layers of groups and the upper directories of containers.
 
         Args:
-            containers: each with the root directory of its image.
+            layers: the directory of the layers in it; each has the name of its group.
+            containers: those of this node.
+            images: the root directory of each image, by its name.
         """
+        groups = {planned.group: planned for planned in containers}
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for planned, rootfs in containers:
+            Upper(tar, layers).directory("", 0o755)
+            for group, planned in groups.items():
+                rootfs = images[planned.image]
+                self._fill(Upper(tar, f"{layers}/{group}", rootfs, self.ids), planned)
+            for planned in containers:
                 Upper(tar, f"{planned.name}/{WORK}").directory("", 0o755)
-                self._fill(Upper(tar, f"{planned.name}/{UPPER}", rootfs, self.ids), planned)
+                upper = Upper(tar, f"{planned.name}/{UPPER}", images[planned.image], self.ids)
+                upper.directory("", 0o755)
+                upper.file("etc/hostname", planned.name + "\n")
         return stream.getvalue()
 
     def _fill(self, upper: Upper, planned: PlannedContainer) -> None:
         upper.directory("", 0o755)
-        upper.file("etc/hostname", planned.name + "\n")
         upper.file("etc/hosts", self._hosts())
         upper.file("etc/resolv.conf", self.resolver)
         upper.file(HOST_KEY, self.keys["host"], 0o600)

@@ -23,7 +23,7 @@ from tests.unit.fakes import (
 )
 
 HOSTS = {"vm1": "100.65.80.2", "vm2": "100.65.80.3"}
-SHARE = [PlannedContainer(name, "node1", f"{ip}/21", IMAGE) for name, ip in HOSTS.items()]
+SHARE = [PlannedContainer(name, "node1", f"{ip}/21", IMAGE, "vm") for name, ip in HOSTS.items()]
 
 
 @pytest.fixture
@@ -52,6 +52,10 @@ def config(node: FakeNode, name: str) -> dict[str, str]:
     return dict(line.split(" = ", 1) for line in lines)
 
 
+def layer(node: FakeNode) -> Path:
+    return node.layout.containers / ".layers.s1/vm"
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
@@ -64,7 +68,7 @@ def test_a_configuration_names_the_containers_own_directory_address_and_bridge(
     directory = node.layout.containers / "vm2"
     rootfs = node.layout.images / IMAGE / "rootfs"
     assert facts["lxc.uts.name"] == "vm2"
-    assert facts["lxc.rootfs.path"] == f"overlay:{rootfs}:{directory}/upper"
+    assert facts["lxc.rootfs.path"] == f"overlay:{layer(node)}:{rootfs}:{directory}/upper"
     assert facts["lxc.net.0.link"] == "olb42"
     assert facts["lxc.net.0.ipv4.address"] == "100.65.80.3/21 100.65.87.255"
     assert facts["lxc.net.0.ipv4.gateway"] == "100.65.80.1"
@@ -81,16 +85,15 @@ def test_a_container_gets_the_ids_of_the_job_and_no_others(node: FakeNode) -> No
 
 def test_a_container_knows_its_name_and_all_others(node: FakeNode) -> None:
     create(node)
-    etc = node.layout.containers / "vm1/upper/etc"
-    assert (etc / "hostname").read_text() == "vm1\n"
-    assert (etc / "hosts").read_text() == (
+    assert (node.layout.containers / "vm1/upper/etc/hostname").read_text() == "vm1\n"
+    assert (layer(node) / "etc/hosts").read_text() == (
         "127.0.0.1 localhost\n100.65.80.2 vm1\n100.65.80.3 vm2\n"
     )
 
 
 def test_keys_are_where_sshd_looks_and_private_ones_are_private(node: FakeNode) -> None:
     create(node)
-    upper = node.layout.containers / "vm1/upper"
+    upper = layer(node)
     host, authorized = upper / "etc/ssh/ssh_host_ed25519_key", upper / "root/.ssh/authorized_keys"
     assert (host.read_text(), mode(host)) == (KEYS["host"], 0o600)
     assert (authorized.read_text(), mode(authorized)) == (KEYS["authorized"], 0o600)
@@ -115,7 +118,7 @@ def test_the_users_umask_does_not_matter(node: FakeNode, umask: int) -> None:
     finally:
         os.umask(before)
     assert mode(node.layout.containers / "vm1") == 0o770
-    assert mode(node.layout.containers / "vm1/upper/etc/hosts") == 0o644
+    assert mode(layer(node) / "etc/hosts") == 0o644
 
 
 def test_a_failing_unpack_is_an_error(node: FakeNode, tmp_path: Path) -> None:
@@ -127,8 +130,8 @@ def test_a_failing_unpack_is_an_error(node: FakeNode, tmp_path: Path) -> None:
 def test_removal_takes_what_was_named_and_nothing_else(node: FakeNode) -> None:
     create(node)
     remove_containers(node.layout, node.published, ["vm1"])
-    assert os.listdir(node.layout.containers) == ["vm2"]
-    assert (node.layout.containers / "vm2/upper/etc/hosts").exists()
+    assert sorted(os.listdir(node.layout.containers)) == [".layers.s1", "vm2"]
+    assert (layer(node) / "etc/hosts").exists()
 
 
 def test_removal_may_run_twice_and_of_nothing(node: FakeNode) -> None:

@@ -19,7 +19,7 @@ NONE = Limits()
 
 
 def lines(limits: Limits = NONE, *binds: Bind, lxcfs: bool = False) -> list[str]:
-    text = render(JobLayout(42), PUBLISHED, VM, Path("/i"), limits, binds, lxcfs=lxcfs)
+    text = render(JobLayout(42), PUBLISHED, VM, Path("/i"), Path("/l"), limits, binds, lxcfs=lxcfs)
     return text.splitlines()
 
 

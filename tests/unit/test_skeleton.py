@@ -33,36 +33,42 @@ def members(
 ) -> dict[str, tuple[tarfile.TarInfo, str]]:
     """Return what is in a container's archive, by its path from the container's directory."""
     ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
-    planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", home=home)
-    archive = Skeleton(HOSTS, KEYS, account, ids).archive([(planned, rootfs)])
+    planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm", home=home)
+    archive = Skeleton(HOSTS, KEYS, account, ids).archive("layers", [planned], {"image": rootfs})
     found = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for info in tar:
             file = tar.extractfile(info)
-            found[info.name.removeprefix("vm1/")] = (info, file.read().decode() if file else "")
+            text = file.read().decode() if file else ""
+            found[info.name.removeprefix("layers/vm/")] = (info, text)
     return found
+
+
+def test_a_containers_own_directories_have_its_name_alone(rootfs: Path) -> None:
+    found = members(rootfs)
+    own = {path for path in found if path.startswith("vm1/")}
+    assert own == {"vm1/upper", "vm1/upper/etc", "vm1/upper/etc/hostname", "vm1/work"}
+    assert found["vm1/upper/etc/hostname"][1] == "vm1\n"
 
 
 def test_the_user_is_added_to_the_users_of_the_image(rootfs: Path) -> None:
     found = members(rootfs)
     # The image has no zsh; a password can be set by root inside.
-    assert found["upper/etc/passwd"][1] == (
-        PASSWD + "alice:*:2001:2001:Alice:/home/alice:/bin/sh\n"
-    )
-    assert found["upper/etc/group"][1] == "root:x:0:\nusers:x:100:\nalice:x:2001:\n"
+    assert found["etc/passwd"][1] == (PASSWD + "alice:*:2001:2001:Alice:/home/alice:/bin/sh\n")
+    assert found["etc/group"][1] == "root:x:0:\nusers:x:100:\nalice:x:2001:\n"
 
 
 def test_she_has_her_shell_where_the_image_has_it(rootfs: Path) -> None:
     (rootfs / "bin").mkdir()
     (rootfs / "bin/zsh").touch(mode=0o755)
-    assert members(rootfs)["upper/etc/passwd"][1].endswith(":/bin/zsh\n")
+    assert members(rootfs)["etc/passwd"][1].endswith(":/bin/zsh\n")
 
 
 def test_her_group_may_be_one_of_the_image(rootfs: Path) -> None:
     account = Account("alice", 2001, 100, "people", home="/home/alice")
-    assert members(rootfs, account)["upper/etc/group"][1] == "root:x:0:\nusers:x:100:\n"
+    assert members(rootfs, account)["etc/group"][1] == "root:x:0:\nusers:x:100:\n"
     account = Account("alice", 2001, 4711, "users", home="/home/alice")
-    text = members(rootfs, account)["upper/etc/group"][1]
+    text = members(rootfs, account)["etc/group"][1]
     assert text == "root:x:0:\nusers:x:100:\ngroup4711:x:4711:\n"
 
 
@@ -82,15 +88,15 @@ def test_an_image_without_users_gets_root_and_her(rootfs: Path) -> None:
     for name in ("passwd", "group"):
         (rootfs / "etc" / name).unlink()
         (rootfs / "etc" / name).symlink_to(f"/etc/{name}.missing")
-    lines = members(rootfs)["upper/etc/passwd"][1].splitlines()
+    lines = members(rootfs)["etc/passwd"][1].splitlines()
     assert [line.split(":")[0] for line in lines] == ["root", "alice"]
 
 
 def test_she_has_a_home_of_her_own_unless_it_is_mounted(rootfs: Path) -> None:
-    info, _ = members(rootfs)["upper/home/alice"]
+    info, _ = members(rootfs)["home/alice"]
     assert (info.uid, info.gid, info.mode, info.isdir()) == (2001, 2001, 0o700, True)
-    assert members(rootfs)["upper/home"][0].uid == 0
-    assert "upper/home/alice" not in members(rootfs, home=True)
+    assert members(rootfs)["home"][0].uid == 0
+    assert "home/alice" not in members(rootfs, home=True)
 
 
 def test_directories_on_the_way_stay_as_the_image_has_them(rootfs: Path) -> None:
@@ -99,28 +105,28 @@ def test_directories_on_the_way_stay_as_the_image_has_them(rootfs: Path) -> None
     (rootfs / "homes").symlink_to("scratch")
     account = Account("alice", 2001, 2001, "alice", home="/homes/alice")
     found = members(rootfs, account)
-    assert found["upper/scratch"][0].mode == 0o1777
-    assert found["upper/scratch/alice"][0].mode == 0o700
-    assert "upper/homes" not in found
+    assert found["scratch"][0].mode == 0o1777
+    assert found["scratch/alice"][0].mode == 0o700
+    assert "homes" not in found
 
 
 def test_private_keys_are_their_owners_alone(rootfs: Path) -> None:
     found = members(rootfs)
     for path, owner in (("etc/ssh/oar-lxc/root", 0), ("etc/ssh/oar-lxc/alice", 2001)):
-        info, text = found[f"upper/{path}"]
+        info, text = found[path]
         assert (info.mode, info.uid, info.gid, text) == (0o600, owner, owner, KEYS["client"])
 
 
 def test_all_containers_are_known_and_reached_with_the_jobs_key(rootfs: Path) -> None:
     found = members(rootfs)
-    assert found["upper/etc/ssh/ssh_known_hosts"][1].splitlines() == [
+    assert found["etc/ssh/ssh_known_hosts"][1].splitlines() == [
         f"{name},{ip} ssh-ed25519 H" for name, ip in HOSTS.items()
     ]
-    assert found["upper/etc/ssh/ssh_config.d/oar-lxc.conf"][1] == (
+    assert found["etc/ssh/ssh_config.d/oar-lxc.conf"][1] == (
         "Host vm1 100.64.0.2 vm2 100.64.0.3\n    IdentityFile /etc/ssh/oar-lxc/%u\n"
     )
 
 
 def test_nothing_is_added_where_she_is_nobody(rootfs: Path) -> None:
-    assert not {"upper/etc/passwd", "upper/home"} & set(members(rootfs, None))
+    assert not {"etc/passwd", "home"} & set(members(rootfs, None))
     assert os.listdir(rootfs) == ["etc"]
