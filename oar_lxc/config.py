@@ -11,14 +11,19 @@ from ipaddress import IPv4Network
 from pathlib import Path, PurePath
 
 from oar_lxc.errors import ConfigError
-from oar_lxc.layout import CONFIG, STATE
+from oar_lxc.layout import CONFIG, IMAGES, STATE
 from oar_lxc.network import POOL, PREFIX
 
 PREPARE_BY = ("stanza", "prologue")
 MAX_DEADLINE = 3600
 HOME = "/home"
 NO_TREES = ("proc", "sys", "dev", "run", "etc", "boot")
-TABLES = {"hooks": ("prepare", "deadline"), "network": ("pool",), "mounts": ("trees",)}
+TABLES = {
+    "hooks": ("prepare", "deadline"),
+    "network": ("pool",),
+    "mounts": ("trees",),
+    "images": ("store",),
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,15 @@ class Config:
         pool: ``[network] pool``: the network that jobs get theirs from; the same on all nodes.
         trees: ``[mounts] trees``: directories of which containers may have parts to write to,
             with the user's rights: where homes and scratch space are.
+        store: ``[images] store``: the directory of the public images; one on a file system that
+            nodes share serves all of them.
     """
 
     prepare: str = "stanza"
     deadline: float = 45.0
     pool: IPv4Network = POOL
     trees: tuple[str, ...] = (HOME,)
+    store: Path = STATE / IMAGES
 
 
 def read_config(path: Path = CONFIG) -> Config:
@@ -74,7 +82,8 @@ def read_config(path: Path = CONFIG) -> Config:
         )
     pool = data.get("network", {}).get("pool", str(POOL))
     trees = _trees(path, data.get("mounts", {}).get("trees", [HOME]))
-    return Config(prepare, float(deadline), _pool(path, pool), trees)
+    store = data.get("images", {}).get("store", str(Config.store))
+    return Config(prepare, float(deadline), _pool(path, pool), trees, _store(path, store))
 
 
 def _pool(path: Path, text: object) -> IPv4Network:
@@ -107,6 +116,14 @@ def _is_tree(tree: str) -> bool:
     # Below one that has the state directory, other jobs' mounts would be seen.
     ours = STATE.is_relative_to(tree) or PurePath(tree).is_relative_to(STATE)
     return plain and not ours and parts[1] not in NO_TREES
+
+
+def _store(path: Path, text: object) -> Path:
+    if isinstance(text, str) and "\0" not in text:
+        store = Path(text)
+        if store.is_absolute() and ".." not in store.parts and store != Path("/"):
+            return store
+    raise ConfigError(f"{path}: images.store is {text!r}; it is the absolute path of a directory")
 
 
 def _refuse_unknown(path: Path, table: Iterable[str], known: Collection[str], prefix: str) -> None:

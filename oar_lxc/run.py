@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
 
 KILL_WAIT = 2.0  # seconds; a program that runs as root on behalf of another cannot be killed
+PIPE_SIZE = 1 << 20  # bytes; all that a user may ask for
+NONE = -1  # no file descriptor
 
 
 @dataclass(frozen=True)
@@ -98,3 +101,105 @@ def kill_group(group: int) -> None:
     """Kill a process group with SIGKILL, as far as it exists and we may."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
+
+
+class Program:
+    """A program that runs beside the caller, with pipes to it.
+
+    Attributes:
+        stdin: the pipe that it reads; :data:`NONE` where it reads something else.
+        stdout: the pipe that it writes to; :data:`NONE` where it writes elsewhere.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        import tempfile  # takes time that hooks, which never come here, need not pay
+
+        self.argv = tuple(argv)
+        # In a file, not a pipe: nobody reads while the program runs.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # close() closes it
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if stdin is None else stdin,
+                stdout=subprocess.PIPE if stdout is None else stdout,
+                stderr=self._stderr,
+                env=env,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+        self.stdin = self._process.stdin.fileno() if self._process.stdin else NONE
+        self.stdout = self._process.stdout.fileno() if self._process.stdout else NONE
+        for fd in (self.stdin, self.stdout):
+            if fd != NONE:
+                with suppress(OSError):  # the user has many pipes already
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+
+    def finish(self, timeout: float = 600) -> None:
+        """Close what it reads and wait for its end.
+
+        Raises:
+            CommandError: its status is not 0.
+            CommandTimeoutError: it did not end in time.
+        """
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise CommandTimeoutError(self.argv, timeout) from None
+        if status != 0:
+            raise CommandError(self.argv, status, self.said())
+
+    def said(self) -> str:
+        """Return what it wrote to its standard error so far."""
+        self._stderr.seek(0)
+        return self._stderr.read().decode("utf-8", "surrogateescape")
+
+    def close(self) -> None:
+        """Kill it, with all that it started, where it still runs."""
+        if self._process.poll() is None:
+            kill_group(self._process.pid)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILL_WAIT)
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            if pipe:
+                with suppress(OSError):
+                    pipe.close()
+
+
+@contextmanager
+def running(
+    argv: Sequence[str],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Program]:
+    """Run a program beside the block, which feeds it or reads from it; at the end it is gone.
+
+    The block calls :meth:`Program.finish`; what still runs at its end is killed.
+
+    Args:
+        argv: program and arguments; never a shell line.
+        stdin: what it reads; a pipe where None.
+        stdout: where it writes; a pipe where None.
+        env: its environment, the caller's where None.
+
+    Raises:
+        CommandError: the program cannot be executed (status 127).
+    """
+    program = Program(argv, stdin=stdin, stdout=stdout, env=env)
+    try:
+        yield program
+    finally:
+        program.close()

@@ -1,50 +1,304 @@
-"""``oar-lxc image``: the images of this node."""
+"""``oar-lxc image``: public images of nodes, and those of each user."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from oar_lxc.image import DIRECTORY, RECIPES, build, list_images
+from oar_lxc.cli.progress import Meter
+from oar_lxc.config import read_config
+from oar_lxc.errors import ImageError, UsageError
+from oar_lxc.image.building import build_image
+from oar_lxc.image.make import import_image, verify
+from oar_lxc.image.names import ImageName
+from oar_lxc.image.recipes import RECIPES, recipe_for
+from oar_lxc.image.record import Record
+from oar_lxc.image.store import Store, users_of
 from oar_lxc.layout import JobLayout, check_job_id
+from oar_lxc.signals import raising_signals
+
+PUBLIC, OWN = "public", "own"
+
+_store = click.option(
+    "--store",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIRECTORY",
+    help="Another directory of images than that of this machine or user.",
+)
+_archive = click.option(
+    "--archive",
+    is_flag=True,
+    help="Keep it packed, for a store on a file system that cannot shift ids (NFS).",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def image() -> None:
-    """List and build the images of this node."""
+    """Root file systems that containers share: list, make, verify, distribute.
+
+    Public images are the administrator's: commands that root runs on a node act on those. Every
+    user has images of their own, which only their jobs can use. An image never changes: another
+    version has another name or tag.
+
+    \b
+    Examples:
+      oar-lxc image list
+      oar-lxc image import mine:2 ./rootfs.tar.xz
+      oar-lxc image build work --packages gcc,make
+    """
 
 
 @image.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of names.")
-def list_(as_json: bool) -> None:
-    """List the images that jobs can use on this node."""
-    job = os.environ.get("OAR_JOB_ID", "")
-    # A job sees them through its own mount; the store itself is root's.
-    names = list_images(JobLayout(check_job_id(job)).images if job else DIRECTORY)
+@_store
+@_json
+def list_(directory: Path | None, as_json: bool) -> None:
+    """List the images that jobs can use: public ones and the caller's own.
+
+    Public images are on nodes: users see them from inside a job.
+
+    \b
+    Examples:
+      oar-lxc image list
+      oar-lxc image list --json
+    """
+    found = list(_all(directory))
     if as_json:
-        click.echo(json.dumps(names))
-    else:
-        none = "there are no images on this machine: images are on nodes, run this in a job"
-        click.echo("\n".join(names) or none, err=not names)
+        click.echo(json.dumps([_facts(*one) for one in found], indent=1))
+        return
+    if not found:
+        where = directory or "this machine"
+        click.echo(f"no images on {where}: public ones are on nodes, look inside a job", err=True)
+    rows = [
+        (str(ImageName(r.name, r.tag)), whose, _bytes(r.size), r.created[:10], r.digest[7:19])
+        for r, whose, _ in found
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[4]]).rstrip())
 
 
-@image.command("build")
-@click.argument("name", type=click.Choice(sorted(RECIPES)))
-@click.option(
-    "--directory",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=DIRECTORY,
-    show_default=True,
-    help="Where the image goes.",
-)
-def build_(name: str, directory: Path) -> None:
-    """Build the image NAME from Debian's packages, as root.
+@image.command()
+@click.argument("name")
+@_store
+@_json
+def show(name: str, directory: Path | None, as_json: bool) -> None:
+    """Tell what is known of the image NAME[:TAG].
 
     \b
     Example:
-      oar-lxc image build debian-12
+      oar-lxc image show debian-12
     """
-    click.echo(build(name, directory, say=lambda text: click.echo(text, err=True)))
+    store, parsed = _find(name, directory)
+    facts = _facts(store.record(parsed), _whose(store), store)
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        for key, value in facts.items():
+            click.echo(f"{key.replace('_', ' ')}: {value}")
+
+
+@image.command("import")
+@click.argument("name")
+@click.argument("source")
+@_archive
+@_store
+def import_(name: str, source: str, archive: bool, directory: Path | None) -> None:
+    """Make the image NAME[:TAG] of SOURCE.
+
+    SOURCE is a root file system as a tar archive (plain, gzip, xz, zstd), a directory or squashfs;
+    an OCI layout or what `docker save` writes; or an image as skopeo names it: oci:DIRECTORY:TAG,
+    oci-archive:FILE, docker-archive:FILE. Root makes a public image of this machine, everybody
+    else one of their own. Owners, set-user-id bits, capabilities and hard links stay as they are;
+    what leads out of the root, and devices, are refused.
+
+    \b
+    Examples:
+      oar-lxc image import mine ./rootfs.tar.zst
+      oar-lxc image import mine:2 ./rootfs/
+      docker save alpine >alpine.tar; oar-lxc image import alpine alpine.tar
+    """
+    parsed = ImageName.parse(name)
+    store = _writable(directory, parsed, archive)
+    with raising_signals(), Meter(f"importing {parsed}") as meter:
+        record = import_image(store, parsed, source, meter.update, meter.say)
+    click.echo(f"{parsed} {record.digest}")
+
+
+@image.command()
+@click.argument("name")
+@click.option("--packages", default="", metavar="A,B", help="Install these packages too.")
+@click.option("--suite", help="The release, instead of the recipe's.")
+@click.option(
+    "--recipe",
+    metavar="RECIPE",
+    help=f"A ready recipe ({', '.join(RECIPES)}) or a TOML file; by default that of the NAME.",
+)
+@_archive
+@_store
+def build(
+    name: str,
+    packages: str,
+    suite: str | None,
+    recipe: str | None,
+    archive: bool,
+    directory: Path | None,
+) -> None:
+    """Build the image NAME[:TAG] from Debian's or Ubuntu's packages.
+
+    Without --recipe, NAME is one of the ready recipes. Users build inside a job, where they have
+    the ids that it takes.
+
+    \b
+    Examples:
+      oar-lxc image build debian-12
+      oar-lxc image build debian-12:gcc --packages gcc,make
+      oar-lxc image build lab --recipe lab.toml
+    """
+    parsed = ImageName.parse(name)
+    chosen = recipe_for(parsed.name, recipe)
+    chosen = chosen.with_packages(tuple(filter(None, packages.split(","))))
+    if suite:
+        chosen = replace(chosen, suite=suite)
+    store = _writable(directory, parsed, archive)
+    with raising_signals(), Meter(f"building {parsed}") as meter:
+        record = build_image(store, parsed, chosen, meter.say)
+    click.echo(f"{parsed} {record.digest}")
+
+
+@image.command("verify")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@_store
+def verify_(names: tuple[str, ...], directory: Path | None) -> None:
+    """Read images to their end and compare them with their digests; all of them by default.
+
+    \b
+    Examples:
+      oar-lxc image verify
+      oar-lxc image verify debian-12 mine:2
+    """
+    if names:
+        wanted = [_find(name, directory) for name in names]
+    else:
+        wanted = [(store, ImageName(r.name, r.tag)) for r, _, store in _all(directory)]
+    failures = []
+    for store, parsed in wanted:
+        try:
+            with raising_signals(), Meter(f"verifying {parsed}") as meter:
+                record = verify(store, parsed, meter.update)
+            click.echo(f"{parsed} {record.digest} ok")
+        except ImageError as error:
+            failures.append(str(error))
+    if failures:
+        raise ImageError("\n".join(failures))
+
+
+@image.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--force", is_flag=True, help="Also where containers use it.")
+@_store
+def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
+    """Remove images, unless a container on this machine uses them.
+
+    \b
+    Examples:
+      oar-lxc image rm mine:1
+    """
+    for name in names:
+        store, parsed = _find(name, directory, writable=True)
+        users = [] if force or store.archives else users_of(parsed)
+        if users:
+            raise ImageError(
+                f"image {parsed} is in use by {len(users)} containers on this machine, one of "
+                f"them with process {users[0]}: end their jobs, or give --force"
+            )
+        store.remove(parsed)
+
+
+def _public() -> Store:
+    """Return the public images as this process can see them: inside a job, by the job's mount."""
+    job = os.environ.get("OAR_JOB_ID", "")
+    return Store(JobLayout(check_job_id(job)).images if job else _configured())
+
+
+def _configured() -> Path:
+    return read_config().store
+
+
+def _stores(directory: Path | None) -> list[Store]:
+    """Return the stores that the caller may look into."""
+    if directory is not None:
+        return [Store(directory, archives=os.geteuid() != 0)]
+    if os.geteuid() == 0:
+        return [Store(_configured())]
+    return [_public(), Store.private()]
+
+
+def _all(directory: Path | None) -> Iterator[tuple[Record, str, Store]]:
+    for store in _stores(directory):
+        try:
+            names = store.names()
+        except ImageError:
+            if os.geteuid() == 0 or directory is not None:
+                raise
+            continue  # a user outside a job, on a node
+        for name in names:
+            yield store.record(name), _whose(store), store
+
+
+def _find(text: str, directory: Path | None, *, writable: bool = False) -> tuple[Store, ImageName]:
+    """Return an image and where it is."""
+    parsed = ImageName.parse(text)
+    stores = _stores(directory)
+    if writable:
+        stores = stores[-1:]  # the public ones are not a user's to change
+    for store in stores:
+        try:
+            if store.has(parsed):
+                return store, parsed
+        except OSError:
+            continue
+    stores[-1].require(parsed)
+    raise UsageError(f"image {parsed} is not there")
+
+
+def _writable(directory: Path | None, name: ImageName, archive: bool) -> Store:
+    """Return the store in which the caller makes images."""
+    *others, own = _stores(directory)
+    for store in others:
+        try:
+            taken = store.has(name)
+        except OSError:
+            continue
+        if taken:
+            raise ImageError(
+                f"image {name} is the name of a public image, which jobs would get instead: give "
+                "another name or tag"
+            )
+    return Store(own.root, archives=archive or own.archives)
+
+
+def _whose(store: Store) -> str:
+    return OWN if store.root == Store.private().root else PUBLIC
+
+
+def _facts(record: Record, whose: str, store: Store) -> dict[str, Any]:
+    name = ImageName(record.name, record.tag)
+    return {
+        "image": str(name),
+        "whose": whose,
+        **asdict(record),
+        "path": str(store.directory(name)),
+    }
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

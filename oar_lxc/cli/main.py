@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "shell": ("oar_lxc.cli.containers", "shell", "Open a shell in a container."),
     "ssh": ("oar_lxc.cli.containers", "ssh", "Open ssh to a container with the job's key."),
     "reap": ("oar_lxc.cli.reap", "reap", "Destroy what dead jobs left, on this node or on all."),
-    "image": ("oar_lxc.cli.images", "image", "List and build the images of this node."),
+    "image": ("oar_lxc.cli.images", "image", "List, import, build and verify images."),
     "setup": ("oar_lxc.cli.setup", "setup", "Configure a machine as server, frontend or node."),
     "sandbox": ("oar_lxc.cli.sandbox", "sandbox", "A real OAR cluster on this machine."),
 }

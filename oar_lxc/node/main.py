@@ -139,6 +139,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         Path(arguments.job_key) if arguments.job_key else None,
         config.pool,
         config.trees,
+        config.store,
     )
     if preparation.node not in preparation.nodes:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")

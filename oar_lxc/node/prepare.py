@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from oar_lxc.config import Config
 from oar_lxc.errors import OarLxcError
 from oar_lxc.idmap import IdMap
-from oar_lxc.layout import IMAGES, JobLayout
+from oar_lxc.layout import JobLayout
 from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.node import ids, links, mounts, ranges
 from oar_lxc.node.allocation import allocate
@@ -49,6 +50,7 @@ class Preparation:
         job_key: OAR's private key of the job (oarsub -k), None where it has none.
         pool: the network that this cluster gives to jobs.
         trees: directories that containers may have parts of.
+        store: the directory of the public images.
     """
 
     layout: JobLayout
@@ -59,6 +61,7 @@ class Preparation:
     job_key: Path | None = None
     pool: IPv4Network = POOL
     trees: Sequence[str] = ()
+    store: Path = Config.store
 
     def run(self, log: NodeLog, deadline: float) -> PublishedJob:
         """Prepare the node, or undo all of it and raise.
@@ -166,9 +169,8 @@ class Preparation:
                 keep_keys()
         with log.step("images"):
             if not mounts.mounts_under(layout.images):
-                source = layout.state / IMAGES
                 id_map = IdMap.of_job(first_id, ranges.COUNT, account.pw_uid, account.pw_gid)
-                mounts.mount_idmapped(source, layout.images, id_map)
+                self._mount_images(id_map)
         with log.step("trees"):
             trees = mount_trees(layout, self.trees, account.pw_uid, account.pw_gid, log, end)
         with log.step("cgroups"):
@@ -199,6 +201,16 @@ class Preparation:
         )
         write_atomic(layout.published, published.to_json(), 0o644)
         return published
+
+    def _mount_images(self, id_map: IdMap) -> None:
+        try:
+            mounts.mount_idmapped(self.store, self.layout.images, id_map)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # A file system that cannot shift ids, such as NFS: there, images are archives, which
+            # the job's user unpacks.
+            mounts.mount_idmapped(self.store, self.layout.images, None)
 
     def _make_directories(self, account: pwd.struct_passwd, first_id: int) -> None:
         layout = self.layout

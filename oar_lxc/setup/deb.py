@@ -39,8 +39,19 @@ DEPENDS = (
     "openssh-client",
 )
 # What only nodes need; `oar-lxc setup node` installs it. Recommending it would bring LXC with its
-# own bridge, DHCP server and PAM module to servers and frontends too.
-SUGGESTS = ("lxc", "lxcfs", "uidmap", "nftables", "mmdebstrap")
+# own bridge, DHCP server and PAM module to servers and frontends too. The last three are for
+# images of squashfs, OCI and Docker.
+SUGGESTS = (
+    "lxc",
+    "lxcfs",
+    "uidmap",
+    "nftables",
+    "mmdebstrap",
+    "zstd",
+    "skopeo",
+    "squashfs-tools-ng",
+    "umoci",
+)
 
 DESCRIPTION = """\
 LXC system containers inside OAR jobs

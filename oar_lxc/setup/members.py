@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oar_lxc import image
-from oar_lxc.config import PREPARE_BY
+from oar_lxc.config import PREPARE_BY, read_config
 from oar_lxc.layout import CONFIG, STATE, STORE
 from oar_lxc.node.ids import USERNET
 from oar_lxc.node.oarfiles import CPUSET
@@ -171,16 +171,20 @@ def _usernet_exists() -> Step:
 
 
 def _image(name: str) -> Step:
-    image.check_name(name)
+    parsed = image.ImageName.parse(name)
 
     def pending() -> str | None:
-        return None if name in image.list_images() else f"build image {name}"
+        return None if _store().has(parsed) else f"build image {name}"
 
     return Step(f"image {name} is there", pending, lambda: _build(name))
 
 
+def _store() -> image.Store:
+    return image.Store(read_config().store)
+
+
 def _build(name: str) -> None:
-    image.build(name)
+    image.build(name, _store().root)
 
 
 def _presents(host_public: str) -> bool:

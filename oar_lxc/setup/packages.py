@@ -17,7 +17,7 @@ SERVER = (
     "taktuk",
     "openssh-client",
 )
-FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth")
+FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth", "zstd")
 NODE = (
     "oar-node",
     "openssh-server",
@@ -31,6 +31,7 @@ NODE = (
     "iproute2",
     "procps",
     "mmdebstrap",
+    "zstd",
 )
 # lxc recommends a DHCP server for a bridge of its own, and a PAM module that moves logins to
 # cgroups of their own: neither is wanted on a node whose cgroups OAR manages.

@@ -72,6 +72,10 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
         ("[hooks]\ndeadline = nan\n", "hooks.deadline is nan; it is a number"),
         ("[hooks]\ndeadline = inf\n", "hooks.deadline is inf; it is a number"),
         ("[hooks\n", "Expected"),
+        ('[images]\nstore = "images"\n', "images.store is 'images'; it is the absolute path"),
+        ('[images]\nstore = "/x/../y"\n', "images.store is '/x/../y'"),
+        ("[images]\nstore = 1\n", "images.store is 1"),
+        ('[images]\nstroe = "/x"\n', "unknown key images.stroe; did you mean images.store"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_file_and_key(
@@ -101,7 +105,7 @@ def test_any_content_is_a_configuration_or_refused(tmp_path: Path, content: byte
         read_config(path)
     except ConfigError:
         return
-    assert tomllib.loads(content.decode()).keys() <= {"hooks", "network"}
+    assert tomllib.loads(content.decode()).keys() <= {"hooks", "network", "images"}
 
 
 @quick

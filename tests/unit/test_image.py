@@ -1,68 +1,72 @@
-"""Images: their names, finding them, and building one whole or not at all."""
+"""Images in stores: found, made whole or not at all, verified, built and removed."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
 
-from oar_lxc import image as image_module
 from oar_lxc.cli import images as cli_images
 from oar_lxc.cli.images import image
-from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image import build, check_name, find_image, list_images
+from oar_lxc.errors import ImageError
+from oar_lxc.image import building as build_module
+from oar_lxc.image import make
+from oar_lxc.image.make import import_image, verify
+from oar_lxc.image.names import ImageName
+from oar_lxc.image.recipes import RECIPES, read_recipe, recipe_for
+from oar_lxc.image.record import Record
+from oar_lxc.image.store import Store, find_image, list_images, users_of
+from tests.unit.archives import archive, member, system
 from tests.unit.fakes import add_program, invoke, recorded, recorder
-from tests.unit.strategies import hostile, quick
 
-# Makes as much of a Debian system as is configured afterwards.
-MMDEBSTRAP = """
-for target; do case "$target" in */rootfs) break;; esac; done
-mkdir -p "$target/etc/ssh/sshd_config.d" "$target/etc/systemd/system"
-echo generated > "$target/etc/ssh/ssh_host_rsa_key"
-echo name-of-the-builder > "$target/etc/hostname"
-echo 1234 > "$target/etc/machine-id"
-"""
+NAME = ImageName("mine", "2")
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def source(tmp_path: Path) -> str:
+    """Return a small archive."""
+    path = tmp_path / "small.tar"
+    path.write_bytes(system())
+    return str(path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Return a store of archives, as users have: nothing in it needs root."""
+    return Store(tmp_path / "store/images", archives=True)
+
+
+@pytest.fixture
+def mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a program that writes a small archive in the place of mmdebstrap."""
     log = tmp_path / "calls"
-    add_program(tmp_path / "bin", "mmdebstrap", recorder(log, MMDEBSTRAP))
-    # Namespaces of its own are root's to make.
-    monkeypatch.setattr(image_module, "contained", list)
+    (tmp_path / "built.tar").write_bytes(system())
+    add_program(tmp_path / "bin", "mmdebstrap", recorder(log, f"cat {tmp_path}/built.tar"))
+    monkeypatch.setattr(build_module, "contained", list)
     # What the machine's apt is asked takes long.
-    monkeypatch.setattr(image_module, "host_sources", lambda suite: [f"deb http://x {suite} main"])
+    monkeypatch.setattr(build_module, "host_sources", lambda suite: [f"deb http://x {suite} main"])
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return log
 
 
-@quick
-@given(hostile)
-def test_what_is_taken_for_a_name_stays_in_its_directory(name: str) -> None:
-    try:
-        check_name(name)
-    except ImageError:
-        return
-    assert name.isascii()
-    assert not set(name) & set("/\0\n\\ ")
-    assert ".." not in name
-    assert not name.startswith((".", "-"))
+def half_made(store: Store) -> list[str]:
+    return [name for name in os.listdir(store.root) if name.startswith(".half")]
 
 
 def test_images_are_directories_with_a_root_file_system(tmp_path: Path) -> None:
-    for name in ("b", "a", ".half.x", "Not-A-Name"):
+    for name in ("b", "a", "a@1", ".half.x", "Not-A-Name"):
         (tmp_path / name / "rootfs").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
-    assert list_images(tmp_path) == ["a", "b"]
+    assert list_images(tmp_path) == ["a:1", "a", "b"]
     assert list_images(tmp_path / "missing") == []
 
 
 def test_an_image_is_found_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "a/rootfs").mkdir(parents=True)
-    assert find_image("a", tmp_path) == tmp_path / "a/rootfs"
+    (tmp_path / "a@1/rootfs").mkdir(parents=True)
+    assert find_image("a:1", tmp_path) == tmp_path / "a@1/rootfs"
 
 
 def test_an_unknown_image_is_one_sentence_that_names_those_that_exist(tmp_path: Path) -> None:
@@ -74,93 +78,276 @@ def test_an_unknown_image_is_one_sentence_that_names_those_that_exist(tmp_path: 
         find_image("b", tmp_path / "missing")
 
 
-def test_the_store_that_a_build_makes_is_closed_to_users(tmp_path: Path, calls: Path) -> None:
-    # Images hold programs that are set-user-id root, and are never updated in place.
-    build("debian-12", tmp_path / "store/images")
-    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+def test_an_image_is_published_with_its_record_and_found_again(store: Store, source: str) -> None:
+    record = import_image(store, NAME, source)
+    assert store.names() == [NAME]
+    assert store.record(NAME) == record
+    assert (record.name, record.tag, record.source) == ("mine", "2", source)
+    assert record.digest.startswith("sha256:")
+    assert record.files == 6  # with the mount points
+    assert sorted(os.listdir(store.directory(NAME))) == ["image.json", "rootfs.tar.zst"]
+    assert verify(store, NAME) == record
 
 
-def test_a_built_image_has_no_keys_name_or_id_of_its_own(tmp_path: Path, calls: Path) -> None:
-    rootfs = build("debian-12", tmp_path / "images")
-    assert rootfs == tmp_path / "images/debian-12/rootfs"
-    assert list((rootfs / "etc/ssh").glob("ssh_host_*")) == []
-    assert not (rootfs / "etc/hostname").exists()
-    assert (rootfs / "etc/machine-id").read_text() == ""
-    assert stat.S_IMODE(rootfs.parent.stat().st_mode) == 0o755
-    assert "bookworm" in recorded(calls)[0]
-    assert sorted(os.listdir(rootfs.parent)) == ["image.json", "rootfs"]
+def test_a_store_that_is_made_is_closed_to_others(store: Store, source: str) -> None:
+    import_image(store, NAME, source)
+    assert stat.S_IMODE(store.root.parent.stat().st_mode) == 0o700
 
 
-def test_an_image_that_exists_is_not_built_again(tmp_path: Path, calls: Path) -> None:
-    first = build("debian-12", tmp_path / "images")
-    (first / "mark").touch()
-    assert build("debian-12", tmp_path / "images") == first
-    assert (first / "mark").exists()
-    assert len(recorded(calls)) == 1
+def test_an_image_never_changes(store: Store, source: str) -> None:
+    import_image(store, NAME, source)
+    with pytest.raises(ImageError, match=r"image mine:2 exists already .* give another tag"):
+        import_image(store, NAME, source)
+    import_image(store, ImageName("mine"), source)
+    assert store.names() == [NAME, ImageName("mine")]
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path: Path, calls: Path) -> None:
-    add_program(tmp_path / "bin", "mmdebstrap", MMDEBSTRAP + "echo E: no mirror >&2; exit 25")
-    with pytest.raises(CommandError, match="E: no mirror"):
-        build("debian-12", tmp_path / "images")
-    assert os.listdir(tmp_path / "images") == []
-
-
-def test_a_build_without_the_program_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["cut", "empty", "hostile", "text"])
+def test_of_a_source_that_is_refused_nothing_is_left(
+    store: Store, tmp_path: Path, kind: str
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ImageError, match="apt-get install mmdebstrap"):
-        build("debian-12", tmp_path / "images")
+    data = {
+        "cut": system(member("x", content=b"y" * 5000))[:4000],
+        "empty": b"",
+        "hostile": archive([member("../x")]),
+        "text": b"hello " * 1000,
+    }[kind]
+    path = tmp_path / "bad.tar"
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=f"^{path}: ") as caught:
+        import_image(store, NAME, str(path))
+    assert "\n" not in str(caught.value)
+    assert store.names() == []
+    assert half_made(store) == []
 
 
-def test_there_are_recipes_for_some_names_only(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no recipe for image debian-99; recipes: debian-12"):
-        build("debian-99", tmp_path)
+def test_a_source_that_is_not_there_is_one_sentence(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"^/nosuch: No such file or directory$"):
+        import_image(store, NAME, "/nosuch")
+    with pytest.raises(ImageError, match="it is no root file system"):
+        import_image(store, NAME, str(tmp_path))
 
 
-def test_a_build_says_what_it_does(tmp_path: Path, calls: Path) -> None:
-    said: list[str] = []
-    build("debian-12", tmp_path / "images", say=said.append)
-    assert said[0] == "building image debian-12 from Debian's packages"
-    assert said[-1].startswith("built image debian-12 in ")
+def test_what_a_killed_import_left_is_removed_by_the_next(store: Store, source: str) -> None:
+    left = store.root / ".half-killed"
+    (left / "rootfs").mkdir(parents=True)
+    (left / ".lock").touch()
+    (store.root / ".half-early").mkdir()
+    import_image(store, NAME, source)
+    assert half_made(store) == []
+
+
+def test_what_another_import_works_on_is_left_alone(store: Store, source: str) -> None:
+    with store.half() as half:
+        (half / "file").touch()
+        import_image(store, NAME, source)
+        assert (half / "file").exists()
+    assert half_made(store) == []
+
+
+def test_of_two_imports_of_one_name_the_second_to_end_is_refused(
+    store: Store, source: str
+) -> None:
+    with store.half() as half:
+        (half / "rootfs.tar.zst").touch()
+        import_image(store, NAME, source)
+        with pytest.raises(ImageError, match="exists already"):
+            store.publish(half, Record("mine", "2"))
+    verify(store, NAME)
+
+
+def test_an_interrupt_leaves_nothing(
+    store: Store, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make, "ingest", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        import_image(store, NAME, source)
+    assert os.listdir(store.root) == [".lock"]
+
+
+def test_an_image_that_was_changed_does_not_verify(store: Store, source: str) -> None:
+    import_image(store, NAME, source)
+    path = store.directory(NAME) / "image.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "digest": "sha256:" + "0" * 64}))
+    with pytest.raises(ImageError, match=r"image mine:2 in .* was changed"):
+        verify(store, NAME)
+    path.unlink()
+    with pytest.raises(ImageError, match="has no digest: import it anew"):
+        verify(store, NAME)
+
+
+def test_an_image_that_is_removed_is_gone(store: Store, source: str) -> None:
+    import_image(store, NAME, source)
+    store.remove(NAME)
+    assert os.listdir(store.root) == [".lock"]
+    with pytest.raises(ImageError, match=r"image mine:2 does not exist .*; images there: none"):
+        store.remove(NAME)
 
 
 @pytest.mark.parametrize(
-    ("names", "arguments", "stdout", "stderr"),
+    "text",
+    ["", "[]", "{", '{"digest": "x", "size": -1, "files": true}', '{"halt_signal": "x = y"}'],
+)
+def test_a_record_is_read_as_far_as_it_is_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "image.json").write_text(text)
+    try:
+        record = Record.read(tmp_path, NAME)
+    except ImageError as error:
+        assert "import" in str(error)  # noqa: PT017
+        return
+    assert record == Record("mine", "2")
+
+
+MOUNTINFO = (
+    "30 1 0:33 / / rw - ext4 /dev/vda rw\n"
+    "31 1 0:34 / / rw,relatime - overlay overlay rw,lowerdir=/var/lib/oar-lxc/jobs/42/images/"
+    "mine@2/rootfs,upperdir=/x/upper,workdir=/x/work,userxattr\n"
+)
+
+
+def test_who_uses_an_image_is_read_from_the_mounts_of_processes(tmp_path: Path) -> None:
+    for pid, text in (("7", MOUNTINFO), ("8", MOUNTINFO.replace("mine@2", "mine"))):
+        (tmp_path / pid / "ns").mkdir(parents=True)
+        (tmp_path / pid / "ns/mnt").touch()
+        (tmp_path / pid / "mountinfo").write_text(text)
+    (tmp_path / "9").mkdir()  # it ended
+    (tmp_path / "self").mkdir()
+    assert users_of(NAME, tmp_path) == [7]
+    assert users_of(ImageName("mine"), tmp_path) == [8]
+    assert users_of(ImageName("other"), tmp_path) == []
+
+
+# Building.
+
+
+def built(store: Store) -> Record:
+    return build_module.build_image(store, ImageName("debian-12"), RECIPES["debian-12"])
+
+
+def test_a_build_is_mmdebstraps_archive(store: Store, mmdebstrap: Path) -> None:
+    record = built(store)
+    assert record.source == "packages of bookworm"
+    call = recorded(mmdebstrap)[0]
+    assert call[-3:-1] == ["bookworm", "-"]
+    assert any(word.startswith("--include=systemd,systemd-sysv") for word in call)
+    verify(store, ImageName("debian-12"))
+
+
+def test_a_build_that_fails_leaves_nothing(store: Store, mmdebstrap: Path, tmp_path: Path) -> None:
+    add_program(tmp_path / "bin", "mmdebstrap", "echo E: no mirror >&2; exit 25")
+    with pytest.raises(ImageError, match=r"^image debian-12: E: no mirror$"):
+        built(store)
+    assert os.listdir(store.root) == [".lock"]
+
+
+def test_a_build_without_the_program_says_what_to_install(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ImageError, match="apt-get install mmdebstrap"):
+        built(store)
+
+
+def test_there_are_recipes_for_some_names_only(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no recipe debian-99; ready ones: debian-12, busybox"):
+        recipe_for("debian-99")
+    assert recipe_for("anything", "busybox") == RECIPES["busybox"]
+
+
+def test_a_recipe_file_adds_to_a_ready_one(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_text('packages = ["gcc"]\nscript = "echo a; echo \'b\'"\n')
+    recipe = recipe_for("lab", str(path))
+    assert recipe.packages == (*RECIPES["debian-12"].packages, "gcc")
+    command = build_module.mmdebstrap(recipe, tmp_path / "list")
+    assert any("""chroot "$1" sh -eu -c 'echo a; echo '"'"'b'"'"''""" in word for word in command)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
     [
-        (["a", "b"], [], "a\nb\n", ""),
-        (["a", "b"], ["--json"], '["a", "b"]\n', ""),
-        ([], ["--json"], "[]\n", ""),
+        ("pakages = []", "unknown key pakages; did you mean packages"),
+        ("zzz = 1", "unknown key zzz; known: base, suite"),
+        ("packages = 'gcc'", "packages is 'gcc'; it is a list of texts"),
+        ("packages = ['gcc;reboot']", "package 'gcc;reboot' is no name of a package"),
+        ("suite = '--help'", "suite '--help' is no release"),
+        ("script = 1", "script is 1; it is a text"),
+        ("base = 'x'", "base is 'x'; ready recipes are debian-12, busybox"),
+        ("= 1", "Invalid"),
     ],
 )
-def test_the_command_lists_images(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    names: list[str],
-    arguments: list[str],
-    stdout: str,
-    stderr: str,
+def test_a_mistake_in_a_recipe_is_one_sentence_that_names_file_and_key(
+    tmp_path: Path, text: str, message: str
 ) -> None:
-    monkeypatch.setattr(cli_images, "list_images", lambda directory: names)
-    assert invoke(image, "list", *arguments) == 0
-    assert capsys.readouterr() == (stdout, stderr)
+    path = tmp_path / "lab.toml"
+    path.write_text(text + "\n")
+    with pytest.raises(ImageError, match=message) as caught:
+        read_recipe(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+# The command.
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be an ordinary user with a home, outside a job, on a machine without public images."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(cli_images, "_public", lambda: Store(tmp_path / "public"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_a_user_imports_lists_verifies_and_removes_an_image_of_their_own(
+    home: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(image, "import", "mine:2", source) == 0
+    digest = capsys.readouterr().out.split()[1]
+    assert (home / ".local/share/oar-lxc/images/mine@2/rootfs.tar.zst").is_file()
+    assert invoke(image, "list", "--json") == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert (facts["image"], facts["whose"], facts["digest"]) == ("mine:2", "own", digest)
+    assert invoke(image, "list") == 0
+    assert capsys.readouterr().out.startswith("mine:2  own  0.0 MB  ")
+    assert invoke(image, "show", "mine:2", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == facts
+    assert invoke(image, "verify") == 0
+    assert capsys.readouterr().out == f"mine:2 {digest} ok\n"
+    assert invoke(image, "rm", "mine:2") == 0
+    assert invoke(image, "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_user_cannot_take_the_name_of_a_public_image(
+    home: Path, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "public/mine/rootfs").mkdir(parents=True)
+    with pytest.raises(ImageError, match="mine is the name of a public image"):
+        invoke(image, "import", "mine", source)
+    assert invoke(image, "import", "mine:2", source) == 0
 
 
 def test_that_there_are_no_images_is_told_on_standard_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli_images, "list_images", lambda directory: [])
     assert invoke(image, "list") == 0
     told = capsys.readouterr()
     assert told.out == ""
     assert "no images" in told.err
 
 
-def test_the_command_builds_where_it_is_told(
-    tmp_path: Path, calls: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_builds(
+    home: Path, mmdebstrap: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = tmp_path / "images"
-    assert invoke(image, "build", "debian-12", "--directory", str(target)) == 0
-    assert capsys.readouterr().out == f"{target}/debian-12/rootfs\n"
-    assert (target / "debian-12/rootfs").is_dir()
+    arguments = ["build", "lab:1", "--recipe", "busybox", "--packages", "gcc,make"]
+    assert invoke(image, *arguments, "--suite", "trixie") == 0
+    assert capsys.readouterr().out.startswith("lab:1 sha256:")
+    call = recorded(mmdebstrap)[0]
+    assert "--include=busybox-static,dropbear-bin,gcc,make" in call
+    assert call[-3:-1] == ["trixie", "-"]
+    assert "--mode=unshare" in call

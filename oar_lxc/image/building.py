@@ -1,0 +1,103 @@
+"""Build images from Debian's or Ubuntu's packages, with mmdebstrap."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from oar_lxc.apt import host_sources
+from oar_lxc.contain import contained
+from oar_lxc.image.make import one_sentence, publish_stream
+from oar_lxc.image.names import ImageName
+from oar_lxc.image.recipes import HERE, RECIPES, Recipe, recipe_for
+from oar_lxc.image.record import Record
+from oar_lxc.image.sources import need, open_program
+from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
+
+Say = Callable[[str], None]
+
+
+def build(name: str, directory: Path = DIRECTORY, say: Say | None = None) -> Path:
+    """Build an image by the ready recipe of its name, unless it exists, and publish it whole.
+
+    Args:
+        name: one of :data:`~oar_lxc.image.recipes.RECIPES`.
+        directory: where images are.
+        say: is told what is done, a line at a time.
+
+    Returns:
+        The root file system's directory.
+
+    Raises:
+        ImageError: there is no such recipe, a program that is needed is missing, or mmdebstrap
+            failed; nothing is left of the attempt.
+    """
+    parsed = ImageName.parse(name)
+    recipe = recipe_for(parsed.name)
+    store = Store(directory)
+    if not store.has(parsed):
+        build_image(store, parsed, recipe, say)
+    return store.directory(parsed) / ROOTFS
+
+
+def build_image(store: Store, name: ImageName, recipe: Recipe, say: Say | None = None) -> Record:
+    """Build an image by a recipe and publish it whole.
+
+    Raises:
+        ImageError: it cannot be; nothing is left of the attempt.
+    """
+    say = say or (lambda text: None)
+    store.refuse_existing(name)
+    need("mmdebstrap", "mmdebstrap")
+    say(f"building image {name} from packages of {recipe.suite}")
+    start = time.monotonic()
+    with one_sentence(f"image {name}", store), store.half() as half:
+        scratch = half / "scratch"
+        scratch.mkdir()
+        sources = scratch / "sources.list"
+        lines = recipe.sources or host_sources(recipe.suite)
+        sources.write_text("\n".join(lines) + "\n")
+        env = {**os.environ, "TMPDIR": str(scratch)}
+        root = os.geteuid() == 0
+        command = mmdebstrap(recipe, sources, root=root)
+        command = contained(command) if root else command
+        with open_program(command, env=env) as stream:
+            record = publish_stream(
+                store, half, name, stream, f"packages of {recipe.suite}", say=say
+            )
+    say(f"built image {name} in {time.monotonic() - start:.0f} s")
+    return record
+
+
+def fingerprint(name: str) -> str:
+    """Return a text that changes whenever :func:`build` would make another image of the name."""
+    return RECIPES[name].fingerprint
+
+
+def mmdebstrap(recipe: Recipe, sources: Path, *, root: bool = True) -> list[str]:
+    """Return the command that builds a recipe's system and writes it as a tar archive."""
+    script = f'chroot "$1" sh -eu -c {shlex.quote(recipe.script)}'
+    # Where packages are unpacked only, mmdebstrap has no later moment.
+    hook = "extract" if recipe.variant == "extract" else "customize"
+    return [
+        "mmdebstrap",
+        f"--variant={recipe.variant}",
+        # Without root's rights it takes the ids that a job has on a node.
+        f"--mode={'root' if root else 'unshare'}",
+        "--format=tar",
+        # Containers get their devices when they start.
+        "--skip=output/dev",
+        *([f"--include={','.join(recipe.packages)}"] if recipe.packages else []),
+        *([f"--keyring={recipe.keyring}"] if recipe.keyring else []),
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
+        f'--{hook}-hook=sh {shlex.quote(str(HERE / recipe.configure))} "$1"',
+        *([f"--{hook}-hook={script}"] if recipe.script else []),
+        recipe.suite,
+        "-",
+        str(sources),
+    ]

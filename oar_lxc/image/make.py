@@ -1,0 +1,202 @@
+"""Make an image of a tar stream in a store, and read again what is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from oar_lxc.errors import CommandError, ImageError
+from oar_lxc.image.manifest import Manifest, read_tree
+from oar_lxc.image.names import ImageName
+from oar_lxc.image.pipeline import ingest
+from oar_lxc.image.record import Record
+from oar_lxc.image.sources import Stream, need, open_source
+from oar_lxc.image.store import ARCHIVE, ROOTFS, Store, remove_tree
+from oar_lxc.image.tarstream import TruncatedError
+from oar_lxc.run import running
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
+Say = Callable[[str], None]
+
+# Names are plain and checked: -P spares tar the detour by which it guards links itself.
+UNPACK = ["tar", "-xpPf", "-", "--numeric-owner", "--same-owner", "--xattrs", "--xattrs-include=*"]
+
+
+def _quiet(done: int, total: int) -> None:
+    pass
+
+
+def import_image(
+    store: Store,
+    name: ImageName,
+    source: str,
+    progress: Progress = _quiet,
+    say: Say = lambda text: None,
+) -> Record:
+    """Make an image of an archive, a directory, squashfs or an image of OCI or Docker.
+
+    Args:
+        store: where it goes.
+        name: its name, which nothing there has yet.
+        source: see :func:`oar_lxc.image.sources.open_source`.
+        progress: is told how far it is.
+        say: is told what is worth knowing of the image.
+
+    Raises:
+        ImageError: it cannot be; nothing of it is left.
+    """
+    store.refuse_existing(name)
+    with one_sentence(source, store), store.half() as half:
+        scratch = half / "scratch"
+        scratch.mkdir()
+        with open_source(source, scratch) as stream:
+            return publish_stream(store, half, name, stream, source, progress, say)
+
+
+def publish_stream(
+    store: Store,
+    half: Path,
+    name: ImageName,
+    stream: Stream,
+    source: str,
+    progress: Progress = _quiet,
+    say: Say = lambda text: None,
+) -> Record:
+    """Take an image from a stream into a half-made directory, and publish it.
+
+    Raises:
+        ImageError: the stream is not what it should be.
+        CommandError: a program that makes or takes it failed.
+    """
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(done, stream.size)
+
+    manifest = _fill(half, stream, count, archive=store.archives)
+    if not any(path in manifest.entries for path in (b"sbin/init", b"usr/sbin/init")):
+        say(f"image {name} has no /sbin/init: containers of it do not boot")
+    record = Record.of(name, manifest, source)
+    remove_tree(half / "scratch")
+    store.publish(half, record)
+    return record
+
+
+def _fill(half: Path, stream: Stream, count: Callable[[int], None], *, archive: bool) -> Manifest:
+    if archive:
+        with (half / ARCHIVE).open("xb") as file:
+            argv = [need("zstd", "zstd"), "-q", "-c", "-T0"]
+            return pump(stream, argv, count, stdout=file.fileno(), complete=True)
+    rootfs = half / ROOTFS
+    rootfs.mkdir()
+    return pump(stream, [*UNPACK, "-C", str(rootfs)], count, complete=True)
+
+
+def pump(
+    stream: Stream,
+    argv: list[str] | None,
+    count: Callable[[int], None],
+    stdout: int | None = None,
+    *,
+    complete: bool = False,
+) -> Manifest:
+    """Check a stream and feed a program with it.
+
+    Args:
+        stream: the archive.
+        argv: the program; None only checks.
+        count: is told how many bytes were read, each time some were.
+        stdout: where the program writes; nowhere where None.
+        complete: add what every image has to have, see :func:`oar_lxc.image.pipeline.ingest`.
+
+    Raises:
+        ImageError: what is wrong with the archive.
+        CommandError: a program failed.
+    """
+    try:
+        if argv is None:
+            manifest = ingest(stream.fd, None, count)
+        else:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                with running(argv, stdout=nowhere if stdout is None else stdout) as program:
+                    try:
+                        manifest = ingest(stream.fd, program.stdin, count, complete=complete)
+                    except BrokenPipeError:
+                        program.finish()
+                        raise
+                    stream.finish()
+                    program.finish()
+                    return manifest
+            finally:
+                os.close(nowhere)
+        stream.finish()
+    except TruncatedError:
+        stream.finish()  # the program before it knows better
+        raise
+    return manifest
+
+
+def verify(store: Store, name: ImageName, progress: Progress = _quiet) -> Record:
+    """Read all of an image and compare it with its digest.
+
+    Raises:
+        ImageError: it is not what was published, or has no digest.
+    """
+    record = store.record(name)
+    if not record.digest:
+        raise ImageError(f"image {name} in {store.root} has no digest: import it anew")
+    found = read_manifest(store, name, progress).digest()
+    if found != record.digest:
+        raise ImageError(
+            f"image {name} in {store.root} was changed: its digest is {found}, it was published "
+            f"with {record.digest}; remove it and import it anew"
+        )
+    return record
+
+
+def read_manifest(store: Store, name: ImageName, progress: Progress = _quiet) -> Manifest:
+    """Return all that an image's tree holds, as it is now.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    directory, total = store.directory(name), store.record(name).size
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(done, total)
+
+    with one_sentence(str(directory), store):
+        if (directory / ROOTFS).is_dir():
+            return read_tree(directory / ROOTFS, count)
+        with open_source(str(directory / ARCHIVE), directory) as stream:
+            return pump(stream, None, count)
+
+
+@contextmanager
+def one_sentence(source: str, store: Store) -> Iterator[None]:
+    """Let every failure name the source and say why, once."""
+    try:
+        yield
+    except CommandError as error:
+        lines = error.stderr.strip().splitlines() or ["it said nothing"]
+        full = [line for line in lines if "No space left" in line or "quota exceeded" in line]
+        where = f" into {store.root}" if full else ""
+        raise ImageError(f"{source}{where}: {(full or lines)[0]}") from error
+    except ImageError as error:
+        text = str(error)
+        if source in text or str(store.root) in text or "is not installed" in text:
+            raise
+        raise ImageError(f"{source}: {text}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ImageError(f"{source} into {store.root}: {error.strerror}") from error
+        raise ImageError(f"{source}: {error}") from error

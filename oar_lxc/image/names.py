@@ -1,0 +1,85 @@
+"""Names of images: ``NAME[:TAG]``, and the directories that they have in a store."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from oar_lxc.errors import ImageError
+
+LATEST = "latest"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+# A colon would end a directory in the options of an overlay mount.
+_SEPARATOR = "@"
+
+
+@dataclass(frozen=True, order=True)
+class ImageName:
+    """The name of one image.
+
+    Attributes:
+        name: what it is.
+        tag: which of them; :data:`LATEST` where none is said.
+    """
+
+    name: str
+    tag: str = LATEST
+
+    @classmethod
+    def parse(cls, text: str) -> ImageName:
+        """Read ``NAME`` or ``NAME:TAG``.
+
+        Raises:
+            ImageError: it is neither; what could name another directory is refused.
+        """
+        name, colon, tag = text.partition(":")
+        if not _NAME.fullmatch(name) or ".." in name:
+            raise ImageError(
+                f"image {text!r} is not an image name: small letters, digits, '.', '_' and '-', "
+                "at most 64, then perhaps a colon and a tag"
+            )
+        if colon and (not _TAG.fullmatch(tag) or ".." in tag):
+            raise ImageError(
+                f"image {text!r} has no tag after the colon: small letters, digits, '.', '_' and "
+                "'-', at most 32"
+            )
+        return cls(name, tag or LATEST)
+
+    @classmethod
+    def of_directory(cls, directory: str) -> ImageName | None:
+        """Return the image whose directory has this name; None where none has."""
+        name, separator, tag = directory.partition(_SEPARATOR)
+        try:
+            found = cls.parse(f"{name}:{tag}" if separator else name)
+        except ImageError:
+            return None
+        return found if found.directory == directory else None
+
+    @property
+    def directory(self) -> str:
+        """The name of its directory in a store."""
+        return self.name if self.tag == LATEST else f"{self.name}{_SEPARATOR}{self.tag}"
+
+    def __str__(self) -> str:
+        return self.name if self.tag == LATEST else f"{self.name}:{self.tag}"
+
+
+def check_name(text: str) -> str:
+    """Return an image's name as it was given.
+
+    Raises:
+        ImageError: see :meth:`ImageName.parse`.
+    """
+    ImageName.parse(text)
+    return text
+
+
+def image_directory(text: str) -> str:
+    """Return the name of the directory that an image has in a store.
+
+    Raises:
+        ImageError: see :meth:`ImageName.parse`.
+    """
+    return ImageName.parse(text).directory

@@ -1,0 +1,128 @@
+"""How images are built from Debian's or Ubuntu's packages: ready recipes, and those of a file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from oar_lxc.errors import ImageError
+
+HERE = Path(__file__).parent
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.:-]*")
+_SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an image is built.
+
+    Attributes:
+        suite: the release.
+        packages: what is installed besides the minimal system.
+        variant: mmdebstrap's word for the minimal system; ``extract`` has none, and packages are
+            unpacked only.
+        configure: the script in this directory that prepares the system for containers.
+        sources: lines of a sources.list; those of this machine's apt where empty.
+        keyring: the file with the keys that have signed them, for what this machine does not know.
+        script: shell lines that are run inside, at the end.
+    """
+
+    suite: str = "bookworm"
+    packages: tuple[str, ...] = ()
+    variant: str = "minbase"
+    configure: str = "debian.sh"
+    sources: tuple[str, ...] = field(default=())
+    keyring: str = ""
+    script: str = ""
+
+    def __post_init__(self) -> None:
+        if not _SUITE.fullmatch(self.suite):
+            raise ImageError(f"suite {self.suite!r} is no release such as bookworm")
+        for package in self.packages:
+            if not _PACKAGE.fullmatch(package):
+                raise ImageError(f"package {package!r} is no name of a package")
+
+    def with_packages(self, names: tuple[str, ...]) -> Recipe:
+        """Return the recipe with more packages."""
+        return replace(self, packages=tuple(dict.fromkeys((*self.packages, *names))))
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes whenever the recipe would make another image."""
+        return repr(self) + (HERE / self.configure).read_text()
+
+
+DEFAULT = "debian-12"
+RECIPES = {
+    DEFAULT: Recipe(
+        packages=(
+            "systemd",
+            "systemd-sysv",
+            "dbus",
+            "openssh-server",
+            "iproute2",
+            "iputils-ping",
+            "ca-certificates",
+            "procps",
+        ),
+    ),
+    "busybox": Recipe(
+        packages=("busybox-static", "dropbear-bin"), variant="extract", configure="busybox.sh"
+    ),
+}
+# What a file may say; `base` is the ready recipe that it changes.
+KEYS = ("base", "suite", "packages", "sources", "keyring", "script")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a TOML file.
+
+    Raises:
+        ImageError: it is no TOML, has an unknown key, or a value of another kind.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ImageError(f"{path}: {error}") from error
+    for key, value in data.items():
+        if key not in KEYS:
+            near = get_close_matches(key, KEYS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(KEYS)}"
+            raise ImageError(f"{path}: unknown key {key}; {hint}")
+        if key in ("packages", "sources"):
+            if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+                raise ImageError(f"{path}: {key} is {value!r}; it is a list of texts")
+            data[key] = tuple(value)
+        elif not isinstance(value, str):
+            raise ImageError(f"{path}: {key} is {value!r}; it is a text")
+    base = data.pop("base", DEFAULT)
+    if base not in RECIPES:
+        raise ImageError(f"{path}: base is {base!r}; ready recipes are {', '.join(RECIPES)}")
+    more = data.pop("packages", ())
+    try:
+        return replace(RECIPES[base], **data).with_packages(more)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def recipe_for(name: str, recipe: str | None = None) -> Recipe:
+    """Return the recipe of an image: a ready one by its name, or that of a file.
+
+    Args:
+        name: the image's name, without its tag.
+        recipe: name of a ready recipe or of a TOML file; by default that of the image's name.
+
+    Raises:
+        ImageError: there is none.
+    """
+    wanted = recipe or name
+    if wanted in RECIPES:
+        return RECIPES[wanted]
+    if recipe and Path(recipe).exists():
+        return read_recipe(Path(recipe))
+    raise ImageError(
+        f"no recipe {wanted}; ready ones: {', '.join(RECIPES)}; or give a TOML file by --recipe"
+    )

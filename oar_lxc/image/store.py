@@ -1,0 +1,297 @@
+"""Stores of images: a directory each, in which every image is whole or is not there.
+
+The public store of a node has unpacked trees (``rootfs``), the private one of a user archives
+(``rootfs.tar.zst``); a public store on a file system that cannot shift ids has archives too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from oar_lxc.errors import ImageError
+from oar_lxc.image.names import ImageName
+from oar_lxc.image.record import RECORD, Record
+from oar_lxc.layout import IMAGES, STATE
+from oar_lxc.run import run
+
+DIRECTORY = STATE / IMAGES
+ROOTFS = "rootfs"
+ARCHIVE = "rootfs.tar.zst"
+PRIVATE = Path(".local/share/oar-lxc/images")  # below the user's home
+
+_HALF = ".half-"
+_LOCK = ".lock"
+_OVERLAY = "overlay"
+
+
+class Store:
+    """A directory of images.
+
+    Args:
+        root: the directory; need not exist.
+        archives: whether images are kept packed.
+    """
+
+    def __init__(self, root: Path = DIRECTORY, *, archives: bool = False) -> None:
+        self.root = root
+        self.archives = archives
+
+    @classmethod
+    def private(cls, home: Path | None = None) -> Store:
+        """Return the store of a user's own images, below the home directory."""
+        return cls((home or Path.home()) / PRIVATE, archives=True)
+
+    def names(self) -> list[ImageName]:
+        """Return the names of the images; a missing directory has none.
+
+        Raises:
+            ImageError: the caller may not look into it.
+        """
+        try:
+            found = os.listdir(self.root)
+        except FileNotFoundError:
+            return []
+        except PermissionError as error:
+            raise ImageError(
+                f"only root may look into {self.root}: run this in a job of type lxc, or as root"
+            ) from error
+        names = filter(None, map(ImageName.of_directory, found))
+        return sorted(name for name in names if self.has(name))
+
+    def has(self, name: ImageName) -> bool:
+        """Whether there is an image of this name."""
+        directory = self.directory(name)
+        return (directory / ROOTFS).is_dir() or (directory / ARCHIVE).is_file()
+
+    def directory(self, name: ImageName) -> Path:
+        """Return where an image is or would be."""
+        return self.root / name.directory
+
+    def record(self, name: ImageName) -> Record:
+        """Return what is written down of an image.
+
+        Raises:
+            ImageError: there is no such image; the message names those that exist.
+        """
+        self.require(name)
+        return Record.read(self.directory(name), name)
+
+    def require(self, name: ImageName) -> None:
+        """Make sure of an image.
+
+        Raises:
+            ImageError: there is no such image.
+        """
+        if not self.has(name):
+            known = ", ".join(map(str, self.names())) or "none"
+            raise ImageError(f"image {name} does not exist in {self.root}; images there: {known}")
+
+    def refuse_existing(self, name: ImageName) -> None:
+        """Refuse to make what is there: images never change.
+
+        Raises:
+            ImageError: there is an image of this name.
+        """
+        if os.path.lexists(self.directory(name)):
+            raise ImageError(
+                f"image {name} exists already in {self.root}: give another tag, or remove it with "
+                f"`oar-lxc image rm {name}`"
+            )
+
+    @contextmanager
+    def half(self) -> Iterator[Path]:
+        """Make a directory for what is not whole yet; it is gone at the end of the block.
+
+        What killed programs left behind is removed before.
+
+        Raises:
+            ImageError: the caller may not write to the store.
+        """
+        self._make_root()
+        with self._locked():
+            self._sweep()
+            half = Path(tempfile.mkdtemp(prefix=_HALF, dir=self.root))
+            mine = _lock(half / _LOCK)
+        try:
+            yield half
+        finally:
+            remove_tree(half)
+            os.close(mine)
+
+    def publish(self, half: Path, record: Record) -> Path:
+        """Write a half-made image to disk and give it its name, all at once.
+
+        Returns:
+            The image's directory.
+
+        Raises:
+            ImageError: meanwhile somebody else published one of this name.
+        """
+        name = ImageName(record.name, record.tag)
+        (half / RECORD).write_text(record.to_json())
+        run(["sync", "--file-system", str(half)], timeout=600)
+        final = self.directory(name)
+        with self._locked():
+            self.refuse_existing(name)
+            (half / _LOCK).unlink()
+            half.chmod(0o700 if self._is_private else 0o755)
+            os.rename(half, final)
+            _sync_directory(self.root)
+        return final
+
+    def remove(self, name: ImageName) -> None:
+        """Remove an image; from the first moment on it is not there any more.
+
+        Raises:
+            ImageError: there is no such image.
+        """
+        self.require(name)
+        with self._locked():
+            trash = Path(tempfile.mkdtemp(prefix=_HALF, dir=self.root))
+            os.rename(self.directory(name), trash / name.directory)
+            _sync_directory(self.root)
+        remove_tree(trash)
+
+    @property
+    def _is_private(self) -> bool:
+        return os.geteuid() != 0
+
+    def _make_root(self) -> None:
+        try:
+            # Images hold programs that are set-user-id root: nobody else may come near.
+            self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700 if self._is_private else 0o755, exist_ok=True)
+            if not os.access(self.root, os.W_OK):
+                raise PermissionError(13, "Permission denied", str(self.root))
+        except PermissionError as error:
+            raise ImageError(f"images in {self.root} are made by root: {error}") from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the store for a moment: one names or sweeps at a time."""
+        fd = _lock(self.root / _LOCK)
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def _sweep(self) -> None:
+        """Remove what nobody works on any more."""
+        for half in self.root.glob(f"{_HALF}*"):
+            try:
+                fd = os.open(half / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                remove_tree(half)
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_tree(half)
+            except BlockingIOError:
+                pass  # somebody does
+            finally:
+                os.close(fd)
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a tree, where it is there; what is mounted below it stays.
+
+    Directories that deny their owner to enter are removed too.
+    """
+    if not path.exists():
+        return
+    argv = ["rm", "-rf", "--one-file-system", "--preserve-root=all", "--", str(path)]
+    if run(argv, timeout=600, check=False).status != 0:
+        for directory, names, _ in os.walk(path):
+            for name in names:
+                with suppress(OSError):
+                    (Path(directory) / name).chmod(0o700, follow_symlinks=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def users_of(name: ImageName, proc: Path = Path("/proc")) -> list[int]:
+    """Return processes that have a container's root file system of an image in their mounts.
+
+    They are found by the lower directory of their overlay, which lies in the images of a job.
+
+    Args:
+        name: the image.
+        proc: where processes are.
+    """
+    wanted = f"/{name.directory}/{ROOTFS}"
+    found = []
+    seen: dict[int, bool] = {}  # one of each mount namespace is enough
+    for process in proc.iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            namespace = (process / "ns/mnt").stat().st_ino
+            if namespace not in seen:
+                seen[namespace] = wanted in _lower_directories(process / "mountinfo")
+                if seen[namespace]:
+                    found.append(int(process.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+def _lower_directories(mountinfo: Path) -> set[str]:
+    found = set()
+    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
+        back = line.partition(" - ")[2]
+        kind, _, rest = back.partition(" ")
+        if kind != _OVERLAY:
+            continue
+        for option in rest.rpartition(" ")[2].split(","):
+            if option.startswith("lowerdir="):
+                lowest = option.rpartition(":")[2].removeprefix("lowerdir=")
+                parts = lowest.split("/")
+                # Of a job's own images, by name: …/images/NAME/rootfs
+                if len(parts) > 3 and parts[-3] == "images":
+                    found.add("/" + "/".join(parts[-2:]))
+    return found
+
+
+def list_images(directory: Path = DIRECTORY) -> list[str]:
+    """Return the names of the images in a directory; a missing directory has none.
+
+    Raises:
+        ImageError: the caller may not look into it.
+    """
+    return [str(name) for name in Store(directory).names()]
+
+
+def find_image(name: str, directory: Path = DIRECTORY) -> Path:
+    """Return the root file system of an image that is unpacked.
+
+    Raises:
+        ImageError: there is no such image; the message names those that exist.
+    """
+    rootfs = directory / ImageName.parse(name).directory / ROOTFS
+    if rootfs.is_dir():
+        return rootfs
+    known = ", ".join(list_images(directory)) or "none"
+    raise ImageError(f"image {name} does not exist on this node; images here: {known}")

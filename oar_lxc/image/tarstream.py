@@ -1,0 +1,300 @@
+"""Read and write tar archives as streams: member by member, exactly, and nothing but that.
+
+What is read is the POSIX format with pax headers and what GNU tar adds for long names. What is
+written is always the same plain form, whatever was read: two programs can never take one archive
+for two different things.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from oar_lxc.errors import ImageError
+
+BLOCK = 512
+CHUNK = 1 << 20  # bytes; also what a pipe holds at most
+END = b"\0" * (2 * BLOCK)
+
+FILE, HARD_LINK, SYMLINK, CHARACTER, DEVICE, DIRECTORY, FIFO = (
+    b"0",
+    b"1",
+    b"2",
+    b"3",
+    b"4",
+    b"5",
+    b"6",
+)
+_LINKS = (HARD_LINK, SYMLINK)
+_KINDS = (FILE, *_LINKS, CHARACTER, DEVICE, DIRECTORY, FIFO)
+_XATTR = b"SCHILY.xattr."
+_MOST_EXTENDED = 1 << 20  # bytes of one extended header
+_OCTAL_8, _OCTAL_12 = 8**7 - 1, 8**11 - 1
+_USTAR = b"ustar\0" + b"00" + bytes(32 + 32) + b"0000000\0" + b"0000000\0" + bytes(155 + 12)
+
+
+class TruncatedError(ImageError):
+    """An archive ends in the middle."""
+
+
+class DamagedError(ImageError):
+    """What is read is no tar archive, or a member's header is damaged."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One member of an archive, as its headers describe it.
+
+    Attributes:
+        path: its name, as it is written there.
+        kind: :data:`FILE`, :data:`HARD_LINK`, :data:`SYMLINK`, :data:`DIRECTORY` …
+        mode: permission bits with set-user-id and the like.
+        uid: owner.
+        gid: group.
+        size: bytes of content that follow; 0 for all but files.
+        mtime: seconds since the epoch.
+        target: where a link leads.
+        xattrs: extended attributes by name.
+    """
+
+    path: bytes
+    kind: bytes
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime: int = 0
+    target: bytes = b""
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class Reader:
+    """Bytes of a file or pipe, taken from the front."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._chunk = memoryview(b"")
+        self._at = 0
+        self.done = 0  # bytes taken
+
+    def take(self, size: int) -> memoryview:
+        """Return the next bytes, at most :data:`CHUNK` of them.
+
+        Raises:
+            TruncatedError: there are fewer.
+        """
+        end = self._at + size
+        if end > len(self._chunk):
+            parts = [self._chunk[self._at :]]
+            have = len(parts[0])
+            while have < size:
+                more = memoryview(os.read(self._fd, CHUNK))
+                if not more:
+                    raise TruncatedError("it ends in the middle: it is truncated")
+                parts.append(more)
+                have += len(more)
+            self._chunk = memoryview(b"".join(parts)) if len(parts) > 2 or parts[0] else parts[1]
+            self._at, end = 0, size
+        view = self._chunk[self._at : end]
+        self._at = end
+        self.done += size
+        return view
+
+    def stream(self, size: int) -> Iterator[memoryview]:
+        """Yield the next bytes, in pieces as they come."""
+        while size:
+            have = len(self._chunk) - self._at
+            piece = self.take(min(size, have or min(size, BLOCK)))
+            size -= len(piece)
+            yield piece
+
+    def drain(self) -> None:
+        """Read to the end and forget it: whoever writes must not die of a closed pipe."""
+        self._chunk, self._at = memoryview(b""), 0
+        while os.read(self._fd, CHUNK):
+            pass
+
+
+def padding(size: int) -> int:
+    """Return how many bytes follow a member's content up to the next header."""
+    return -size % BLOCK
+
+
+def members(reader: Reader) -> Iterator[Member]:
+    """Yield the members of an archive; the content of a file has to be taken in between.
+
+    Raises:
+        TruncatedError: it ends before its end is marked.
+        DamagedError: it is no archive, or of a kind that cannot be read.
+    """
+    general: dict[bytes, bytes] = {}
+    while True:
+        extended = dict(general)
+        long: dict[bytes, bytes] = {}
+        while True:
+            header = bytes(reader.take(BLOCK))
+            if not header.strip(b"\0"):
+                return
+            _check(header)
+            kind = header[156:157]
+            if kind not in b"xgLKV":
+                break
+            size = _number(header[124:136])
+            if size > _MOST_EXTENDED:
+                raise DamagedError(f"an extended header has {size} bytes: it is damaged")
+            data = b"".join(reader.stream(size))
+            reader.take(padding(size))
+            if kind == b"x":
+                extended.update(_records(data))
+            elif kind == b"g":
+                general.update(_records(data))
+                extended.update(general)
+            elif kind != b"V":
+                long[kind] = data.rstrip(b"\0")
+        yield _member(header, extended, long)
+
+
+def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes]) -> Member:
+    path = header[:100].split(b"\0", 1)[0]
+    if header[257:263] == b"ustar\0" and header[345]:
+        path = header[345:500].split(b"\0", 1)[0] + b"/" + path
+    path = extended.get(b"path") or long.get(b"L") or path
+    kind = header[156:157]
+    if kind in (b"\0", b"7"):
+        # Archives of before POSIX tell directories by the slash.
+        kind = DIRECTORY if path.endswith(b"/") and kind == b"\0" else FILE
+    if kind not in _KINDS or any(key.startswith(b"GNU.sparse") for key in extended):
+        raise DamagedError(
+            f"member {os.fsdecode(path)} is sparse or of another kind that cannot be read: pack "
+            "it anew without --sparse"
+        )
+    target = b""
+    if kind in _LINKS:
+        target = extended.get(b"linkpath") or long.get(b"K") or header[157:257].split(b"\0", 1)[0]
+    member = Member(
+        path,
+        kind,
+        _number(header[100:108]) & 0o7777,
+        _number(header[108:116]),
+        _number(header[116:124]),
+        _number(header[124:136]),
+        _number(header[136:148]),
+        target,
+    )
+    if extended:
+        _apply(member, extended)
+    if kind != FILE and member.size:
+        if kind != HARD_LINK:
+            raise DamagedError(f"member {os.fsdecode(path)} is no file and has content")
+        # POSIX lets a hard link carry the content once more; nobody writes that today.
+        raise DamagedError(f"hard link {os.fsdecode(path)} has content of its own")
+    return member
+
+
+def _apply(member: Member, extended: dict[bytes, bytes]) -> None:
+    try:
+        for key in (b"uid", b"gid", b"size"):
+            if key in extended:
+                setattr(member, key.decode(), int(extended[key]))
+        if b"mtime" in extended:
+            member.mtime = int(extended[b"mtime"].split(b".")[0])
+    except ValueError as error:
+        raise DamagedError(f"member {os.fsdecode(member.path)}: {error}") from error
+    if member.size < 0:
+        raise DamagedError(f"member {os.fsdecode(member.path)} has a negative size")
+    for key, value in extended.items():
+        if key.startswith(_XATTR):
+            name = key[len(_XATTR) :].replace(b"%3D", b"=").replace(b"%25", b"%")
+            member.xattrs[name] = value
+
+
+def _check(header: bytes) -> None:
+    """Refuse a header whose checksum is wrong.
+
+    Raises:
+        DamagedError: it is.
+    """
+    told = _number(header[148:156])
+    if sum(header) - sum(header[148:156]) + 8 * 0x20 != told:
+        raise DamagedError("it is no tar archive, or it is damaged")
+
+
+def _number(text: bytes) -> int:
+    """Return a number of a header, octal or, by GNU tar, binary with the first bit set."""
+    if text[0] & 0x80:
+        value = int.from_bytes(text, "big") & ~(0x80 << 8 * (len(text) - 1))
+        return value if text[0] == 0x80 else -1
+    try:
+        return int(text.split(b"\0", 1)[0].strip() or b"0", 8)
+    except ValueError as error:
+        raise DamagedError("a header has a number that is none: it is damaged") from error
+
+
+def _records(data: bytes) -> dict[bytes, bytes]:
+    """Return the records of a pax header: ``LENGTH KEY=VALUE`` and a newline, each."""
+    found = {}
+    at = 0
+    while at < len(data):
+        digits, blank, _ = data[at : at + 21].partition(b" ")
+        size = int(digits) if digits.isdigit() else 0
+        record = data[at : at + size]
+        key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
+        if not blank or not equals or len(record) < size or record[-1:] != b"\n":
+            raise DamagedError("an extended header is damaged")
+        found[key] = value
+        at += size
+    return found
+
+
+def header(member: Member) -> bytes:
+    """Return a member's header, with an extended one before it where that is needed."""
+    extended: list[bytes] = []
+    path, target, size = member.path, member.target, member.size
+    uid, gid = member.uid, member.gid
+    if len(path) > 100:
+        extended.append(_record(b"path", path))
+        path = b"long"
+    if len(target) > 100:
+        extended.append(_record(b"linkpath", target))
+        target = b"long"
+    if size > _OCTAL_12:
+        extended.append(_record(b"size", b"%d" % size))
+        size = 0
+    for name in member.xattrs:
+        key = _XATTR + name.replace(b"%", b"%25").replace(b"=", b"%3D")
+        extended.append(_record(key, member.xattrs[name]))
+    mtime = max(0, min(member.mtime, _OCTAL_12))
+    block = _block(path, member.mode, uid, gid, size, mtime, member.kind, target)
+    if not extended:
+        return block
+    data = b"".join(extended)
+    before = _block(b"extended", 0o644, 0, 0, len(data), 0, b"x", b"")
+    return before + data + bytes(padding(len(data))) + block
+
+
+def _block(
+    path: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, kind: bytes, target: bytes
+) -> bytes:
+    if max(uid, gid) > _OCTAL_8:
+        raise DamagedError(f"owner {uid}:{gid} of {os.fsdecode(path)} is out of range")
+    front = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+        path.ljust(100, b"\0"),
+        mode,
+        uid,
+        gid,
+        size,
+        mtime,
+    )
+    back = kind + target.ljust(100, b"\0") + _USTAR
+    checksum = sum(front) + sum(back) + 8 * 0x20
+    return b"%b%06o\0 %b" % (front, checksum, back)
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Return one record of a pax header, whose length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    size = rest + len(str(rest))
+    if rest + len(str(size)) != size:
+        size = rest + len(str(size))
+    return b"%d %b=%b\n" % (size, key, value)

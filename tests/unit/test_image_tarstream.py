@@ -1,0 +1,150 @@
+"""Archives are read as tarfile reads them, and what is written both understand."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oar_lxc.errors import ImageError
+from oar_lxc.image.tarstream import (
+    END,
+    DamagedError,
+    Member,
+    Reader,
+    TruncatedError,
+    header,
+    members,
+    padding,
+)
+from tests.unit.archives import archive, file_of, member
+from tests.unit.strategies import quick
+
+FORMS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+words = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+paths = st.lists(words, min_size=1, max_size=30).map("/".join)
+ids = st.integers(0, 3_000_000)
+
+
+def read(data: bytes) -> list[tuple[Member, bytes]]:
+    """Return all members with their contents."""
+    fd = file_of(data)
+    try:
+        reader = Reader(fd)
+        found = []
+        for one in members(reader):
+            found.append((one, b"".join(reader.stream(one.size))))
+            reader.take(padding(one.size))
+        return found
+    finally:
+        os.close(fd)
+
+
+@quick
+@given(paths, st.binary(max_size=3000), ids, ids, st.sampled_from(FORMS[1:]))
+def test_what_tarfile_writes_is_read(
+    path: str, content: bytes, uid: int, gid: int, form: int
+) -> None:
+    info, _ = member(path, content=content, uid=uid, gid=gid, mode=0o4755, mtime=5)
+    ((found, data),) = read(archive([(info, content)], form))
+    assert found == Member(os.fsencode(path), b"0", 0o4755, uid, gid, len(content), 5)
+    assert data == content
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_kind_is_read_in_every_format(form: int) -> None:
+    long = "d" * 90 + "/" + "f" * 50
+    data = archive(
+        [
+            member("./", tarfile.DIRTYPE),
+            member(long, content=b"x" * 600),
+            member("hard", tarfile.LNKTYPE, linkname=long[-90:]),
+            member("soft", tarfile.SYMTYPE, linkname="/bin/sh"),
+            member("fifo", tarfile.FIFOTYPE),
+            member("null", tarfile.CHRTYPE),
+        ],
+        form,
+    )
+    found = [
+        (os.fsdecode(one.path), one.kind, one.size, os.fsdecode(one.target))
+        for one, _ in read(data)
+    ]
+    assert found == [
+        ("./", b"5", 0, ""),
+        (long, b"0", 600, ""),
+        ("hard", b"1", 0, long[-90:]),
+        ("soft", b"2", 0, "/bin/sh"),
+        ("fifo", b"6", 0, ""),
+        ("null", b"3", 0, ""),
+    ]
+
+
+xattrs = st.dictionaries(
+    st.text("ab=%.", min_size=1).map(str.encode), st.binary(max_size=300), max_size=3
+)
+
+
+@quick
+@given(paths, paths, ids.filter(lambda n: n < 8**7), xattrs, st.sampled_from([b"0", b"2", b"5"]))
+def test_what_is_written_is_read_again(
+    path: str, target: str, uid: int, attributes: dict[bytes, bytes], kind: bytes
+) -> None:
+    link = os.fsencode(target) if kind == b"2" else b""
+    one = Member(os.fsencode(path), kind, 0o1700, uid, 7, 0, 9, link, attributes)
+    data = header(one) + END
+    assert read(data) == [(one, b"")]
+    with tarfile.open(fileobj=io.BytesIO(data), encoding="utf-8", errors="surrogateescape") as tar:
+        (info,) = tar.getmembers()
+    assert (info.name, info.linkname, info.uid) == (path.rstrip("/"), os.fsdecode(link), uid)
+
+
+def test_extended_attributes_of_any_bytes_are_read() -> None:
+    value = bytes(range(256))
+    pax = {"SCHILY.xattr.security.capability": value.decode("latin-1").encode("latin-1").hex()}
+    ((one, _),) = read(archive([member("x", pax_headers=pax)]))
+    assert one.xattrs == {b"security.capability": value.hex().encode()}
+
+
+@quick
+@given(st.integers(0, 10239))
+def test_an_archive_that_was_cut_is_never_whole(size: int) -> None:
+    whole = archive([member("a", content=b"y" * 700), member("b", content=b"")])
+    first_end = 512 * 4  # two headers and the content
+    if size > first_end:
+        read(whole[: size // 512 * 512 + 512])  # of the end, one block is enough
+    else:
+        with pytest.raises(TruncatedError, match="truncated"):
+            read(whole[:size])
+
+
+@quick
+@given(st.binary(max_size=3000))
+def test_any_bytes_are_an_archive_or_refused(data: bytes) -> None:
+    try:
+        read(data)
+    except ImageError:
+        return
+
+
+@quick
+@given(st.integers(0, 511), st.integers(1, 255))
+def test_a_header_of_which_a_byte_changed_is_refused_or_means_the_same(at: int, by: int) -> None:
+    data = bytearray(archive([member("a", content=b"y" * 700)], tarfile.USTAR_FORMAT))
+    data[at] = (data[at] + by) % 256
+    try:
+        found = read(bytes(data))
+    except ImageError:
+        return
+    assert 148 <= at < 156, "a header that changed went through"  # the checksum's own blanks
+    assert found == read(archive([member("a", content=b"y" * 700)], tarfile.USTAR_FORMAT))
+
+
+def test_sparse_members_are_refused_with_advice() -> None:
+    info, _ = member("s", tarfile.GNUTYPE_SPARSE)
+    data = bytearray(archive([(info, b"")], tarfile.GNU_FORMAT))
+    with pytest.raises(DamagedError, match="without --sparse"):
+        read(bytes(data))
