@@ -8,11 +8,12 @@ two processes.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from oar_lxc.errors import ContainerError, OarLxcError
 LOG_TAIL = 8  # lines of LXC's log that go into an error
 LOG_FILE = "lxc.log"
 CONFIG_FILE = "config"
-ENVIRONMENT_FILE = "environment"
+DESCRIPTION_FILE = "container.json"
 PATH_INSIDE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -193,19 +194,25 @@ def halt_signal(directory: Path) -> int:
     return signal.SIGPWR  # LXC's default
 
 
-def write_environment(directory: Path, variables: Mapping[str, str]) -> None:
-    """Keep the variables of commands in a container, for :func:`environment_inside`."""
-    lines = (f"{key}={value}\n" for key, value in variables.items())
-    (directory / ENVIRONMENT_FILE).write_text("".join(lines))
+def read_description(directory: Path) -> dict[str, Any]:
+    """Return what a container was planned to be, and ``session``, whose it is.
+
+    Args:
+        directory: the container's; nothing is returned of one that is none.
+    """
+    try:
+        data = json.loads((directory / DESCRIPTION_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def environment_inside(directory: Path) -> list[str]:
     """Return the variables that a command of root's has in a container, as ``NAME=value``."""
-    lines = [f"PATH={PATH_INSIDE}", "HOME=/root", "USER=root", "LANG=C.UTF-8"]
-    with suppress(OSError, ValueError):
-        lines += (directory / ENVIRONMENT_FILE).read_text().splitlines()
-    # The last of a name counts.
-    return list({line.partition("=")[0]: line for line in lines}.values())
+    variables = {"PATH": PATH_INSIDE, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8"}
+    found = read_description(directory).get("environment")
+    variables.update(found if isinstance(found, dict) else {})
+    return [f"{key}={value}" for key, value in variables.items()]
 
 
 def _run_command(argv: list[str]) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 from oar_lxc.binds import binds_of
 from oar_lxc.capacity import check_memory, job_memory
-from oar_lxc.container import CONFIG_FILE, write_environment
+from oar_lxc.container import CONFIG_FILE, DESCRIPTION_FILE, read_description
 from oar_lxc.errors import CommandError
 from oar_lxc.layout import JobLayout
 from oar_lxc.limits import Share
@@ -28,9 +28,6 @@ from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
 from oar_lxc.run import run
 from oar_lxc.skeleton import Account, Skeleton
-
-SESSION_FILE = "session"
-DESCRIPTION_FILE = "container.json"
 
 
 def create_containers(
@@ -91,9 +88,8 @@ def create_containers(
         try:
             half.mkdir()
             os.chmod(half, 0o770)  # noqa: S103  # containers' root enters by the group
-            (half / SESSION_FILE).write_text(session)
-            write_environment(half, skeleton.environment(planned))
-            (half / DESCRIPTION_FILE).write_text(json.dumps(describe(planned)) + "\n")
+            description = describe(planned, session, skeleton.environment(planned))
+            (half / DESCRIPTION_FILE).write_text(json.dumps(description) + "\n")
             (half / CONFIG_FILE).write_text(config)
             half.rename(layout.containers / planned.name)
         except BaseException:
@@ -109,21 +105,14 @@ def layers_of(session: str) -> str:
     return f".layers.{session}"
 
 
-def describe(planned: PlannedContainer) -> dict[str, Any]:
-    """Return what is kept of a container's plan for who asks later."""
-    data = asdict(planned)
+def describe(
+    planned: PlannedContainer, session: str, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what is kept of a container's plan; :func:`oar_lxc.container.read_description`."""
+    data = {**asdict(planned), "session": session, "environment": dict(environment)}
     for key in ("provision", "provision_timeout", "ssh_keys"):
         del data[key]
     return data
-
-
-def read_description(directory: Path) -> dict[str, Any]:
-    """Return what :func:`describe` kept in a container's directory; nothing where it did not."""
-    try:
-        data = json.loads((directory / DESCRIPTION_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def containers_of(layout: JobLayout, session: str | None) -> list[str]:
@@ -142,10 +131,9 @@ def containers_of(layout: JobLayout, session: str | None) -> list[str]:
 
 def _session(directory: Path) -> str:
     """Return which session made a container's directory, empty where it is none."""
-    try:
-        return "" if directory.name.startswith(".") else (directory / SESSION_FILE).read_text()
-    except (OSError, ValueError):
+    if directory.name.startswith("."):
         return ""
+    return str(read_description(directory).get("session", ""))
 
 
 def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:
