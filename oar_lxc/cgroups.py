@@ -1,12 +1,20 @@
-"""The user side's one act on cgroups: to enter those that the root side delegated."""
+"""What the user side does to cgroups: enter those that the root side delegated, divide them.
+
+Each container has a cgroup of its own there, named after it, which carries its limits and in which
+LXC makes that of the container's processes. A container sees only the inner one: its root, who has
+the user's own rights as far as ids go, could lift limits that it saw.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.lxcconfig import CGROUP, Limits, limit_files
 
 
 def enter_cgroups(paths: Sequence[str]) -> None:
@@ -21,3 +29,69 @@ def enter_cgroups(paths: Sequence[str]) -> None:
             (Path(path) / "cgroup.procs").write_text(pid)
         except OSError as error:
             raise OarLxcError(f"cannot enter cgroup {path}: {error.strerror}") from error
+
+
+def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
+    """Make the cgroups that carry a container's limits.
+
+    Args:
+        paths: the job's delegated cgroups.
+        name: the container.
+        limits: what it may use.
+
+    Raises:
+        OarLxcError: the kernel refused.
+    """
+    left = dict(limit_files(limits))
+    for wall in _walls(paths, name):
+        try:
+            wall.mkdir(mode=0o755, exist_ok=True)
+            for file in [file for file in left if (wall / file).exists()]:
+                (wall / file).write_text(left.pop(file))
+        except OSError as error:
+            raise OarLxcError(
+                f"cannot limit container {name}: {error.filename or wall}: {error.strerror}"
+            ) from error
+    if left:
+        raise OarLxcError(
+            f"cannot limit container {name}: this node's kernel has no {', '.join(left)} in the "
+            "job's cgroups"
+        )
+
+
+def remove_walls(paths: Sequence[str], name: str, wait: float = 1.0) -> None:
+    """Remove the cgroups of a stopped container; the job's end removes what is left.
+
+    Args:
+        paths: the job's delegated cgroups.
+        name: the container.
+        wait: seconds for processes that have only just died.
+    """
+    end = time.monotonic() + wait
+    for wall in _walls(paths, name):
+        while wall.is_dir():
+            for where, _, _ in os.walk(wall, topdown=False):
+                with suppress(OSError):
+                    Path(where).rmdir()
+            if time.monotonic() > end:
+                break
+            time.sleep(0.002)
+
+
+def thaw(paths: Sequence[str], name: str) -> None:
+    """Thaw a container that was frozen, from inside too: what is frozen does not die.
+
+    Args:
+        paths: the job's delegated cgroups.
+        name: the container.
+    """
+    for wall in _walls(paths, name):
+        for cgroup in (wall, wall / CGROUP):
+            with suppress(OSError):
+                state = cgroup / "freezer.state"
+                if state.exists() and state.read_text().strip() != "THAWED":
+                    state.write_text("THAWED")
+
+
+def _walls(paths: Sequence[str], name: str) -> Iterator[Path]:
+    return (Path(path) / name for path in paths)

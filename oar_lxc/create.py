@@ -19,6 +19,7 @@ from typing import Any
 
 from oar_lxc.binds import binds_of
 from oar_lxc.capacity import check_memory, job_memory
+from oar_lxc.cgroups import make_walls, remove_walls
 from oar_lxc.container import CONFIG_FILE, DESCRIPTION_FILE, read_description
 from oar_lxc.errors import CommandError
 from oar_lxc.layout import JobLayout
@@ -70,11 +71,12 @@ def create_containers(
     home = account.home if account else "/"
     layers = layers_of(session)
     configs = {}
+    limits_of = {planned.name: share.limits(planned) for planned in containers}
     for planned in containers:
         rootfs = images[planned.image]
         binds = binds_of(published, planned, home, rootfs)
-        limits = share.limits(planned)
         layer = layout.containers / layers / planned.group
+        limits = limits_of[planned.name]
         configs[planned.name] = render(
             layout, published, planned, rootfs, layer, limits, binds, lxcfs=lxcfs
         )
@@ -92,6 +94,7 @@ def create_containers(
             (half / DESCRIPTION_FILE).write_text(json.dumps(description) + "\n")
             (half / CONFIG_FILE).write_text(config)
             half.rename(layout.containers / planned.name)
+            make_walls(published.cgroups, planned.name, limits_of[planned.name])
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
             raise
@@ -153,6 +156,8 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
         with suppress(CommandError):  # what it leaves, the next one tells of
             in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])
         run(["rm", "-rf", "--", *map(str, going + layers)])
+    for name in names:
+        remove_walls(published.cgroups, name)
 
 
 def in_user_namespace(

@@ -125,7 +125,7 @@ def oom_kills(cgroups: Iterable[str], name: str) -> int:
     """
     total = 0
     for path in cgroups:
-        for where, _, files in os.walk(Path(path) / f"lxc.payload.{name}"):
+        for where, _, files in os.walk(Path(path) / name):
             if "memory.oom_control" in files:
                 with suppress(OSError):
                     text = (Path(where) / "memory.oom_control").read_text()

@@ -15,6 +15,7 @@ from oar_lxc.published import PublishedJob
 
 UPPER = "upper"
 WORK = "work"  # where LXC looks for it: beside the upper directory
+CGROUP = "lxc.payload"  # a container's own cgroup, inside the one that carries its limits
 PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
 
 # "volatile": what is thrown away with the job need not be synced to disk when it is unmounted. The
@@ -130,24 +131,33 @@ def render(
         gateway=published.gateway.partition("/")[0],
         log=LOG_FILE,
     )
-    lines = [*published.ids.config_lines(), *_limit_lines(limits), *map(_bind_line, binds)]
+    lines = [
+        *published.ids.config_lines(),
+        f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
+        f"lxc.cgroup.dir.monitor = lxc.monitor.{planned.name}",
+        "lxc.cgroup.dir.monitor.pivot = lxc.pivot",
+        # lxcfs reads this where the processes are, and what is further out it does not see.
+        *(f"lxc.cgroup.{file} = {value}" for file, value in limit_files(limits) if "cfs_" in file),
+        *map(_bind_line, binds),
+    ]
     if lxcfs:
         lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
     return text + "".join(f"{line}\n" for line in lines)
 
 
-def _limit_lines(limits: Limits) -> Iterator[str]:
+def limit_files(limits: Limits) -> Iterator[tuple[str, str]]:
+    """Yield the cgroup files of limits and what goes into each, in the order of writing."""
     if limits.cpus:
-        yield f"lxc.cgroup.cpuset.cpus = {limits.cpus}"
+        yield "cpuset.cpus", limits.cpus
     if limits.quota:
-        yield f"lxc.cgroup.cpu.cfs_period_us = {PERIOD}"
-        yield f"lxc.cgroup.cpu.cfs_quota_us = {limits.quota * PERIOD}"
+        yield "cpu.cfs_period_us", str(PERIOD)
+        yield "cpu.cfs_quota_us", str(limits.quota * PERIOD)
     if limits.memory:
-        yield f"lxc.cgroup.memory.limit_in_bytes = {limits.memory}"
+        yield "memory.limit_in_bytes", str(limits.memory)
         if limits.swap:
-            yield f"lxc.cgroup.memory.memsw.limit_in_bytes = {limits.memory}"
+            yield "memory.memsw.limit_in_bytes", str(limits.memory)
     if limits.processes:
-        yield f"lxc.cgroup.pids.max = {limits.processes}"
+        yield "pids.max", str(limits.processes)
 
 
 def _bind_line(bind: Bind) -> str:

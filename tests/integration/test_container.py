@@ -26,8 +26,9 @@ share = [
     PlannedContainer(name, published.node, f"{network}.{number}/21", "debian-12")
     for number, name in enumerate(("a", "b", "broken"), 10)
 ]
-keys = {"authorized": "", "host": "", "host_public": ""}
-create_containers(layout, published, share, hosts={}, keys=keys, session="test")
+keys = {"authorized": "", "client": "", "host": "", "host_public": ""}
+images = {"debian-12": layout.images / "debian-12/rootfs"}
+create_containers(layout, published, share, images=images, hosts={}, keys=keys, session="test")
 config = layout.containers / "broken/config"
 config.write_text(config.read_text().replace("/rootfs:", "/no-such-rootfs:"))
 """

@@ -115,7 +115,7 @@ def test_another_job_of_the_same_user_is_not_touched(
 
 
 def test_a_frozen_container_is_destroyed(running: Running) -> None:
-    group = CGROUPS / "freezer" / running.job.cgroup[1:] / "lxc/lxc.payload.vm1/freezer.state"
+    group = CGROUPS / "freezer" / running.job.cgroup[1:] / "lxc/vm1/lxc.payload/freezer.state"
     group.write_text("FROZEN")
     assert group.read_text().strip() in ("FROZEN", "FREEZING")
     assert_destroyed(running.job)

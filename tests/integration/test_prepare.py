@@ -186,7 +186,7 @@ def test_preparing_twice_changes_nothing(job: PretendJob) -> None:
     job.prepare()
     assert (published(job), ip("address", "show", "dev", bridge)) == before
     assert kernel.find_all(job.id, job.user, first_id) == found
-    assert (len(found["lines"]), len(found["mounts"])) == (3, 1)
+    assert (len(found["lines"]), len(found["mounts"])) == (3, 2)  # images, /home
 
 
 def test_jobs_that_are_prepared_and_destroyed_at_once_do_not_get_mixed_up(user: str) -> None:

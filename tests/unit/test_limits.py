@@ -80,7 +80,7 @@ def test_ranges_are_read_and_what_is_none_refused() -> None:
 
 def test_kills_are_counted_in_all_that_a_container_has(tmp_path: Path) -> None:
     for name, kills in (("vm1", 1), ("vm1/system.slice", 2), ("vm12", 4)):
-        directory = tmp_path / f"lxc.payload.{name}"
+        directory = tmp_path / name
         directory.mkdir()
         text = f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n"
         (directory / "memory.oom_control").write_text(text)

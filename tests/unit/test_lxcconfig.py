@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from oar_lxc.layout import JobLayout
-from oar_lxc.lxcconfig import Bind, Limits, render
+from oar_lxc.lxcconfig import Bind, Limits, limit_files, render
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import READY, PublishedJob
 
@@ -27,21 +27,28 @@ def starting(prefix: str, found: list[str]) -> list[str]:
     return [line.removeprefix(prefix) for line in found if line.startswith(prefix)]
 
 
+def test_a_containers_cgroup_is_inside_the_one_that_carries_its_limits() -> None:
+    assert "lxc.cgroup.dir.container = vm1/lxc.payload" in lines()
+
+
 def test_without_limits_there_are_none() -> None:
-    assert starting("lxc.cgroup.", lines()) == []
+    assert list(limit_files(NONE)) == []
 
 
 def test_each_limit_has_its_file() -> None:
     limits = Limits("0,4", 0, 1 << 29, swap=True, processes=100)
-    assert starting("lxc.cgroup.", lines(limits)) == [
-        "cpuset.cpus = 0,4",
-        "memory.limit_in_bytes = 536870912",
-        "memory.memsw.limit_in_bytes = 536870912",
-        "pids.max = 100",
+    assert list(limit_files(limits)) == [
+        ("cpuset.cpus", "0,4"),
+        ("memory.limit_in_bytes", "536870912"),
+        ("memory.memsw.limit_in_bytes", "536870912"),
+        ("pids.max", "100"),
     ]
-    assert starting("lxc.cgroup.", lines(Limits(quota=2))) == [
-        "cpu.cfs_period_us = 100000",
-        "cpu.cfs_quota_us = 200000",
+    quota = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "200000")]
+    assert list(limit_files(Limits(quota=2))) == quota
+    # lxcfs looks for it where the processes are.
+    assert starting("lxc.cgroup.cpu.", lines(Limits(quota=2))) == [
+        "cfs_period_us = 100000",
+        "cfs_quota_us = 200000",
     ]
 
 
