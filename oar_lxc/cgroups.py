@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.lxcconfig import CGROUP, Limits, limit_files
+from oar_lxc.lxcconfig import CGROUP, PIVOT, Limits, limit_files
 
 
 def enter_cgroups(paths: Sequence[str]) -> None:
@@ -86,11 +86,11 @@ def thaw(paths: Sequence[str], name: str) -> None:
         name: the container.
     """
     for wall in _walls(paths, name):
-        for cgroup in (wall, wall / CGROUP):
-            with suppress(OSError):
-                state = cgroup / "freezer.state"
-                if state.exists() and state.read_text().strip() != "THAWED":
-                    state.write_text("THAWED")
+        while (wall / "freezer.state").exists():
+            for cgroup in (wall, wall / CGROUP):
+                with suppress(OSError):
+                    (cgroup / "freezer.state").write_text("THAWED")
+            wall = wall / PIVOT / name  # where it is since it was booted anew
 
 
 def _walls(paths: Sequence[str], name: str) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from oar_lxc.published import PublishedJob
 UPPER = "upper"
 WORK = "work"  # where LXC looks for it: beside the upper directory
 CGROUP = "lxc.payload"  # a container's own cgroup, inside the one that carries its limits
+PIVOT = "lxc.pivot"
 PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
 
 # "volatile": what is thrown away with the job need not be synced to disk when it is unmounted. The
@@ -135,7 +136,9 @@ def render(
         *published.ids.config_lines(),
         f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
         f"lxc.cgroup.dir.monitor = lxc.monitor.{planned.name}",
-        "lxc.cgroup.dir.monitor.pivot = lxc.pivot",
+        # Where LXC's monitor goes when the container ends, and where it starts it again from when
+        # it was booted anew from inside: within the limits, too.
+        f"lxc.cgroup.dir.monitor.pivot = {planned.name}/{PIVOT}",
         # lxcfs reads this where the processes are, and what is further out it does not see.
         *(f"lxc.cgroup.{file} = {value}" for file, value in limit_files(limits) if "cfs_" in file),
         *map(_bind_line, binds),
