@@ -18,9 +18,10 @@ from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import remove_oar_files
 from oar_lxc.node.processes import is_restless, job_processes, kill
 from oar_lxc.node.record import Record, read_record, this_boot
-from oar_lxc.node.stuck import fuse_servers, tracers
+from oar_lxc.node.stuck import dead_lxcfs, fuse_servers, tracers
 from oar_lxc.node.trash import discard
 
+LXCFS_PATIENCE = 4.0  # seconds that lxcfs has for an answer, which takes it milliseconds
 VERIFY = 0.1  # the part of the time that is kept for reading back what is left
 
 
@@ -128,12 +129,14 @@ class Destruction:
 
     def _kill(self, cgroups: JobCgroups, first_id: int, end: float) -> int:
         killed: set[int] = set()
+        late = time.monotonic() + min(LXCFS_PATIENCE, (end - time.monotonic()) / 2)
 
         def find() -> set[int]:
             found = job_processes(cgroups, self.uid, first_id)
             stuck = found & killed
             holders = (tracers, fuse_servers)
-            return found.union(*(find(stuck, self.uid, first_id) for find in holders))
+            found = found.union(*(find(stuck, self.uid, first_id) for find in holders))
+            return found | dead_lxcfs(stuck) if time.monotonic() > late else found
 
         cgroups.forbid_forks()
         while time.monotonic() < end:

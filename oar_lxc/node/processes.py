@@ -154,6 +154,15 @@ def is_zombie(pid: int) -> bool:
     return not fields or (fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1)
 
 
+def is_waiting(stat: Path) -> bool:
+    """Whether a thread, by its ``stat``, waits for the kernel and does not hear of signals."""
+    try:
+        text = stat.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text[text.rfind(b")") + 2 :].split()[:1] == [b"D"]
+
+
 def start_time(pid: int) -> int:
     """Return when a process started, in clock ticks since the kernel did; 0 where it is gone."""
     fields = _stat(pid)

@@ -2,7 +2,8 @@
 
 SIGKILL stops a process once more whose tracer asked for that (PTRACE_O_TRACEEXIT), and does not
 end a wait for a file system in user space that has a request. Both may be the user's own, in
-another of their jobs on the node, and are theirs to lose.
+another of their jobs on the node, and are theirs to lose. Or it is the node's own lxcfs, which all
+containers read from: one that does not answer is of use to none, and systemd starts it anew.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.node.mountinfo import read_mounts
-from oar_lxc.node.processes import ancestry, owner, pids, status_of
+from oar_lxc.node.processes import ancestry, is_waiting, owner, pids, status_of
 from oar_lxc.node.ranges import COUNT
+
+LXCFS = "fuse.lxcfs"  # the type of its file system
 
 
 def tracers(stuck: Collection[int], uid: int, first_id: int) -> set[int]:
@@ -39,6 +42,38 @@ def fuse_servers(stuck: Collection[int], uid: int, first_id: int) -> set[int]:
         return set()
     found = {pid for pid in pids() if _is_of(owner(pid), uid, first_id) and _has_fuse(pid)}
     return found - ancestry()
+
+
+def dead_lxcfs(stuck: Collection[int]) -> set[int]:
+    """Return the node's own lxcfs, where a process that does not die waits for it.
+
+    Args:
+        stuck: processes that do not die although lxcfs had time for many answers.
+    """
+    if not any(_waits_for_lxcfs(pid) for pid in stuck):
+        return set()
+    here = os.readlink("/proc/self/ns/pid")
+    return {pid for pid in pids() if _is_lxcfs(pid, here)} - ancestry()
+
+
+def _waits_for_lxcfs(pid: int) -> bool:
+    with suppress(OSError):
+        if any(x.kind == LXCFS for x in read_mounts(Path(f"/proc/{pid}/mountinfo"))):
+            tasks = os.listdir(f"/proc/{pid}/task")
+            return any(is_waiting(Path(f"/proc/{pid}/task/{task}/stat")) for task in tasks)
+    return False
+
+
+def _is_lxcfs(pid: int, namespace: str) -> bool:
+    """Whether a process is lxcfs of this node, and not of a machine that runs on it."""
+    with suppress(OSError):
+        return (
+            owner(pid) == 0
+            and os.readlink(f"/proc/{pid}/ns/pid") == namespace
+            and Path(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")).name == "lxcfs"
+            and _has_fuse(pid)
+        )
+    return False
 
 
 def _sees_fuse(pid: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from tests.integration.conftest import left, next_id, published
 from tests.integration.lxcfs import running_lxcfs
 from tests.integration.test_home import write_spec
 from tests.integration.test_session import Running, close, start_script
-from tests.pretend import PYTHON, pretend_job
+from tests.pretend import pretend_job
 
 MEMORY = 160 << 20
 SPEC = """
@@ -133,36 +132,3 @@ def test_a_container_that_wants_too_much_memory_is_killed_inside(running: Runnin
 def test_more_memory_than_the_limit_is_never_used(running: Running) -> None:
     usage = cgroup_of(running, "memory", "vm2") / "memory.max_usage_in_bytes"
     assert int(usage.read_text()) <= MEMORY
-
-
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_no_hook_waits_for_an_lxcfs_that_does_not_answer(
-    user: str, lxcfs: subprocess.Popen[bytes], number: signal.Signals
-) -> None:
-    """Last here, as it is the end of lxcfs."""
-    with pretend_job(next_id(), user) as job:
-        first_id = published(job).first_id
-        running = start_script(job, "--spec", write_spec(job, SPEC))
-        line = "while :; do cat /proc/meminfo /proc/stat; done"
-        execute = [PYTHON, "-m", "oar_lxc.cli.main", "exec", "vm1", "--", "sh", "-c", line]
-        reader = job.start(execute)
-        try:
-            time.sleep(0.5)
-            lxcfs.send_signal(number)
-            time.sleep(0.5)
-            begin = time.monotonic()
-            assert job.node_side("leftovers", check=False).status == 1
-            assert job.destroy().status == 0
-            assert time.monotonic() - begin < 10
-        finally:
-            lxcfs.send_signal(signal.SIGCONT)
-            close(reader)
-            close(running.process)
-    assert left(job, first_id) == {}
-
-
-def test_containers_start_where_lxcfs_is_dead(user: str, lxcfs: subprocess.Popen[bytes]) -> None:
-    assert lxcfs.poll() is not None
-    with pretend_job(next_id(), user) as job:
-        done = job.script("--wait", "running", "--", "head", "-1", "/proc/meminfo")
-        assert (done.status, done.stderr) == (0, "")
