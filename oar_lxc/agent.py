@@ -7,19 +7,15 @@ key ``event``; the last one is ``done`` or ``error``.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
 import pwd
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +43,8 @@ from oar_lxc.watch import watch
 
 Emit = Callable[[dict[str, Any]], None]
 KILL_TIMEOUT = 10.0
-WORKERS = 4
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 TIMES_FILE = "times.json"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Agent:
@@ -146,15 +140,14 @@ class Agent:
         self._bring_up(share, request["wait"], request["timeout"])
 
     def _start(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Start containers from several processes, as a start holds the interpreter's lock."""
-        workers = min(WORKERS, len(names))
-        if workers < 2:
-            yield from (_start_one(self._runtime, name) for name in names)
-            return
-        fork = get_context("fork")
-        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_die_with_parent) as pool:
-            futures = [pool.submit(_start_one, self._runtime, name) for name in names]
-            yield from (future.result() for future in as_completed(futures))
+        """Start containers; yield what became of each as an event."""
+        for one in self._runtime.start_all(names):
+            if isinstance(one, ContainerError):
+                yield failed_event(one)
+            else:
+                seconds = round(one.seconds, 4)
+                facts = _facts(one.init_pid)
+                yield {"event": "started", "container": one.name, "seconds": seconds, **facts}
 
     def _refuse_existing(self, share: Sequence[PlannedContainer]) -> None:
         for planned in share:
@@ -290,21 +283,6 @@ def reserved_cores(request: Mapping[str, Any], node: str) -> int:
     with suppress(OarLxcError):
         return Job.from_environ().cores.get(node, 0)
     return 0
-
-
-def _die_with_parent() -> None:
-    """Let the kernel kill this process when its parent dies, so that it starts nothing more."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _start_one(runtime: Runtime, name: str) -> dict[str, Any]:
-    """Start a container; return what became of it as an event."""
-    try:
-        started = runtime.start(name)
-    except ContainerError as error:
-        return failed_event(error)
-    seconds = round(started.seconds, 4)
-    return {"event": "started", "container": name, "seconds": seconds, **_facts(started.init_pid)}
 
 
 def _facts(pid: int) -> dict[str, Any]:

@@ -98,6 +98,9 @@ def create_containers(
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
             raise
+    layer_directory = layout.containers / layers
+    layer_directory.mkdir(exist_ok=True)
+    os.chmod(layer_directory, 0o770)  # noqa: S103  # and no directory below inherits its group
     archive = skeleton.archive(layers, containers, images)
     unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
     in_user_namespace(published, unpack, archive)

@@ -110,7 +110,6 @@ class Skeleton:
         groups = {planned.group: planned for planned in containers}
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            Upper(tar, layers).directory("", 0o755)
             for group, planned in groups.items():
                 rootfs = images[planned.image]
                 self._fill(Upper(tar, f"{layers}/{group}", rootfs, self.ids), planned)

@@ -47,6 +47,10 @@ class UserRuntime:
         assert isinstance(started, Started)
         return started
 
+    def start_all(self, names: Sequence[str]) -> Iterator[Started | ContainerError]:
+        for name in names:
+            yield self.start(name)
+
     def kill(self, names: Sequence[str], timeout: float) -> list[str]:
         return list(self._call("kill", list(names), timeout))
 

@@ -153,17 +153,26 @@ class FakeRuntime:
         return pid if alive(pid) else -1
 
     def start(self, name: str) -> Started:
+        (one,) = self.start_all([name])
+        if isinstance(one, ContainerError):
+            raise one
+        return one
+
+    def start_all(self, names: Sequence[str]) -> Iterator[Started | ContainerError]:
+        return map(self._start, names)
+
+    def _start(self, name: str) -> Started | ContainerError:
         if name in self.broken:
             log = self.broken[name]
             (self.directory / name / LOG_FILE).write_text("".join(f"{line}\n" for line in log))
-            raise ContainerError(name, self.node, "LXC could not start it", log)
+            return ContainerError(name, self.node, "LXC could not start it", log)
         null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]
         begin = time.monotonic()
         pid = os.posix_spawnp(
             "sleep", ["sleep", "600"], os.environ, file_actions=null, setsid=True
         )
         (self.inits / name).write_text(str(pid))
-        return Started(pid, time.monotonic() - begin)
+        return Started(name, pid, time.monotonic() - begin)
 
     def kill(self, names: Sequence[str], timeout: float) -> list[str]:
         mortal = [name for name in names if name not in self.immortal]
