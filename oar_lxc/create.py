@@ -98,6 +98,9 @@ def create_containers(
         except BaseException:
             shutil.rmtree(half, ignore_errors=True)
             raise
+    # Of its own mode, as those of containers are: what is made in it would inherit the group.
+    (layout.containers / layers).mkdir()
+    os.chmod(layout.containers / layers, 0o770)  # noqa: S103
     archive = skeleton.archive(layers, containers, images)
     unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
     in_user_namespace(published, unpack, archive)
