@@ -13,7 +13,9 @@ DROP_IN = services.UNITS / f"{UNIT}.d" / "oar-lxc.conf"
 _PATIENCE = 5.0  # seconds that it has for an answer
 
 # Debian does not start it in a container, where a node may well be one. Besides what it does by
-# default, it is to tell containers their own load, and their part of CPU time as CPUs.
+# default, it is to tell containers their own load, and their part of CPU time as CPUs. What was
+# killed leaves a mount that it cannot be started on again; fusermount, which Debian's unit has for
+# that, is not installed with it.
 _TEXT = f"""\
 # Made by oar-lxc setup node.
 [Unit]
@@ -22,6 +24,8 @@ ConditionVirtualization=
 [Service]
 ExecStart=
 ExecStart=/usr/bin/lxcfs --enable-loadavg --enable-cfs {LXCFS}
+ExecStopPost=
+ExecStopPost=-/usr/bin/umount --quiet --lazy --no-canonicalize {LXCFS}
 """
 
 
