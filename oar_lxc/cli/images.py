@@ -222,12 +222,16 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
 def _refuse_in_use(name: ImageName, digest: str) -> None:
     """Refuse where a container on this machine is made of an image.
 
-    Root sees the mounts of every container; users see what their own containers are made of.
+    Root sees the mounts of every container; in a job, users see what its containers are made of.
     """
+    job = os.environ.get("OAR_JOB_ID", "")
     if os.geteuid() == 0:
         users = [f"process {pid}" for pid in users_of(name, digest)]
+    elif job:
+        containers = JobLayout(check_job_id(job)).containers
+        users = [f"container {path.name}" for path in containers_of(digest, containers)]
     else:
-        users = [f"container {path.name}" for path in containers_of(digest)]
+        users = []
     if users:
         raise ImageError(
             f"image {name} is in use on this machine, by {users[0]}: end the job, or give --force"

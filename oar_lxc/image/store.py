@@ -277,25 +277,20 @@ def _lower_directories(mountinfo: Path) -> set[str]:
     return found
 
 
-def containers_of(digest: str, jobs: Path = STATE / "jobs") -> list[Path]:
-    """Return the directories of the caller's containers here that are made of an unpacked archive.
+def containers_of(digest: str, directory: Path) -> list[Path]:
+    """Return the directories of a job's containers that are made of an unpacked archive.
 
     Args:
         digest: that of the image.
-        jobs: where jobs have their directories.
+        directory: where the job has its containers.
     """
     wanted = f"/.images/{digest.partition(':')[2]}/{ROOTFS}:"
     found = []
     with suppress(OSError):
-        for job in jobs.iterdir():
-            try:
-                containers = list((job / "containers").iterdir())
-            except OSError:
-                continue  # another user's
-            for container in containers:
-                with suppress(OSError):
-                    if wanted in read_regular(container / "config").decode(errors="replace"):
-                        found.append(container)
+        for container in sorted(directory.iterdir()):
+            with suppress(OSError):
+                if wanted in read_regular(container / "config").decode(errors="replace"):
+                    found.append(container)
     return found
 
 
