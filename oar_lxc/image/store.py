@@ -264,7 +264,7 @@ def users_of(name: ImageName, digest: str = "", proc: Path = Path("/proc")) -> l
 
 
 def _lower_directories(mountinfo: Path) -> set[str]:
-    found = set()
+    found: set[str] = set()
     for line in mountinfo.read_text(errors="surrogateescape").splitlines():
         back = line.partition(" - ")[2]
         kind, _, rest = back.partition(" ")
