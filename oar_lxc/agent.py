@@ -14,7 +14,7 @@ import pwd
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,12 @@ from typing import Any
 from oar_lxc.bringup import provision, wait_ready
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import CONFIG_FILE, LxcRuntime, Runtime
-from oar_lxc.create import containers_of, create_containers, remove_containers
+from oar_lxc.create import (
+    containers_of,
+    create_containers,
+    in_user_namespace_argv,
+    remove_containers,
+)
 from oar_lxc.errors import (
     CommandError,
     ContainerError,
@@ -31,7 +36,7 @@ from oar_lxc.errors import (
     UsageError,
 )
 from oar_lxc.execute import execute, failed_event
-from oar_lxc.image import find_image
+from oar_lxc.image.provide import provide
 from oar_lxc.job import Job
 from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout, check_job_id
@@ -95,10 +100,9 @@ class Agent:
         """Create and start this node's share of a plan; undo all of it where one fails."""
         plan = Plan.from_data(request["plan"])
         share = plan.on(self._published.node)
-        wanted = sorted({planned.image for planned in share})
-        images = {image: find_image(image, self._layout.images) for image in wanted}
         enter_cgroups(self._published.cgroups)
         begin = time.time()
+        images = self._images({planned.image for planned in share})
         with self._locked():
             self._refuse_existing(share)
             failed = False
@@ -138,6 +142,15 @@ class Agent:
                 self._undo(share)
                 raise
         self._bring_up(share, request["wait"], request["timeout"])
+
+    def _images(self, names: Collection[str]) -> dict[str, Path]:
+        """Return the root directory of each image, unpacked for the job where it is an archive."""
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+
+        def inside(argv: Sequence[str]) -> list[str]:
+            return in_user_namespace_argv(self._published, argv)
+
+        return {name: provide(self._layout, name, home, inside) for name in sorted(names)}
 
     def _start(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Start containers; yield what became of each as an event."""

@@ -22,6 +22,7 @@ from oar_lxc.capacity import check_memory, job_memory
 from oar_lxc.cgroups import make_walls, remove_walls
 from oar_lxc.container import CONFIG_FILE, DESCRIPTION_FILE, read_description
 from oar_lxc.errors import CommandError
+from oar_lxc.image.provide import halt_signal
 from oar_lxc.layout import JobLayout
 from oar_lxc.limits import Share
 from oar_lxc.lxcconfig import LXCFS, UPPER, WORK, render
@@ -78,7 +79,15 @@ def create_containers(
         layer = layout.containers / layers / planned.group
         limits = limits_of[planned.name]
         configs[planned.name] = render(
-            layout, published, planned, rootfs, layer, limits, binds, lxcfs=lxcfs
+            layout,
+            published,
+            planned,
+            rootfs,
+            layer,
+            limits,
+            binds,
+            lxcfs=lxcfs,
+            halt=halt_signal(rootfs),
         )
     skeleton = Skeleton(
         hosts, keys, account, published.ids, _resolver(), variables or {}, nodefile, _timezone()
@@ -167,7 +176,12 @@ def in_user_namespace(
     published: PublishedJob, argv: Sequence[str], input: bytes | None = None
 ) -> None:
     """Run a program as the containers' root, in a user namespace with the job's ids."""
-    run(["lxc-usernsexec", *published.ids.arguments(), "--", *argv], input=input)
+    run(in_user_namespace_argv(published, argv), input=input)
+
+
+def in_user_namespace_argv(published: PublishedJob, argv: Sequence[str]) -> list[str]:
+    """Return the command by which :func:`in_user_namespace` runs a program."""
+    return ["lxc-usernsexec", *published.ids.arguments(), "--", *argv]
 
 
 def _account(published: PublishedJob) -> Account | None:

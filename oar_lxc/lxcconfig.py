@@ -40,7 +40,7 @@ lxc.net.0.mtu = {mtu}
 lxc.net.0.ipv4.address = {address} {broadcast}
 lxc.net.0.ipv4.gateway = {gateway}
 lxc.init.cmd = /sbin/init
-lxc.signal.halt = SIGRTMIN+3
+lxc.signal.halt = {halt}
 lxc.log.file = {directory}/{log}
 lxc.log.level = WARN
 """
@@ -105,6 +105,7 @@ def render(
     binds: Sequence[Bind] = (),
     *,
     lxcfs: bool = False,
+    halt: str = "SIGRTMIN+3",
 ) -> str:
     """Return a container's configuration.
 
@@ -117,6 +118,7 @@ def render(
         limits: what it may use.
         binds: what it sees of the node.
         lxcfs: whether lxcfs tells it its share.
+        halt: the signal that its init takes for the wish to shut down; systemd's by default.
     """
     text = _CONFIG.format(
         name=planned.name,
@@ -131,6 +133,7 @@ def render(
         broadcast=IPv4Interface(planned.address).network.broadcast_address,
         gateway=published.gateway.partition("/")[0],
         log=LOG_FILE,
+        halt=halt,
     )
     lines = [
         *published.ids.config_lines(),

@@ -19,7 +19,7 @@ from oar_lxc.image.make import import_image, verify
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import RECIPES, recipe_for
 from oar_lxc.image.record import Record
-from oar_lxc.image.store import Store, users_of
+from oar_lxc.image.store import Store, containers_of, users_of
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.signals import raising_signals
 
@@ -214,13 +214,28 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
     """
     for name in names:
         store, parsed = _find(name, directory, writable=True)
-        users = [] if force or store.archives else users_of(parsed)
-        if users:
-            raise ImageError(
-                f"image {parsed} is in use by {len(users)} containers on this machine, one of "
-                f"them with process {users[0]}: end their jobs, or give --force"
-            )
+        if not force:
+            _refuse_in_use(parsed, store.record(parsed).digest)
         store.remove(parsed)
+
+
+def _refuse_in_use(name: ImageName, digest: str) -> None:
+    """Refuse where a container on this machine is made of an image.
+
+    Root sees the mounts of every container; in a job, users see what its containers are made of.
+    """
+    job = os.environ.get("OAR_JOB_ID", "")
+    if os.geteuid() == 0:
+        users = [f"process {pid}" for pid in users_of(name, digest)]
+    elif job:
+        containers = JobLayout(check_job_id(job)).containers
+        users = [f"container {path.name}" for path in containers_of(digest, containers)]
+    else:
+        users = []
+    if users:
+        raise ImageError(
+            f"image {name} is in use on this machine, by {users[0]}: end the job, or give --force"
+        )
 
 
 def _public() -> Store:

@@ -18,6 +18,7 @@ from oar_lxc.errors import ImageError
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.record import RECORD, Record
 from oar_lxc.layout import IMAGES, STATE
+from oar_lxc.regular import read_regular
 from oar_lxc.run import run
 
 DIRECTORY = STATE / IMAGES
@@ -232,16 +233,20 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def users_of(name: ImageName, proc: Path = Path("/proc")) -> list[int]:
+def users_of(name: ImageName, digest: str = "", proc: Path = Path("/proc")) -> list[int]:
     """Return processes that have a container's root file system of an image in their mounts.
 
-    They are found by the lower directory of their overlay, which lies in the images of a job.
+    They are found by the lower directory of their overlay, which lies in the images of a job, or
+    in what a job has unpacked.
 
     Args:
         name: the image.
+        digest: its digest.
         proc: where processes are.
     """
-    wanted = f"/{name.directory}/{ROOTFS}"
+    places = {f"images/{name.directory}/{ROOTFS}"}
+    if digest:
+        places.add(f".images/{digest.partition(':')[2]}/{ROOTFS}")
     found = []
     seen: dict[int, bool] = {}  # one of each mount namespace is enough
     for process in proc.iterdir():
@@ -250,7 +255,7 @@ def users_of(name: ImageName, proc: Path = Path("/proc")) -> list[int]:
         try:
             namespace = (process / "ns/mnt").stat().st_ino
             if namespace not in seen:
-                seen[namespace] = wanted in _lower_directories(process / "mountinfo")
+                seen[namespace] = bool(places & _lower_directories(process / "mountinfo"))
                 if seen[namespace]:
                     found.append(int(process.name))
         except OSError:
@@ -259,7 +264,7 @@ def users_of(name: ImageName, proc: Path = Path("/proc")) -> list[int]:
 
 
 def _lower_directories(mountinfo: Path) -> set[str]:
-    found = set()
+    found: set[str] = set()
     for line in mountinfo.read_text(errors="surrogateescape").splitlines():
         back = line.partition(" - ")[2]
         kind, _, rest = back.partition(" ")
@@ -267,11 +272,25 @@ def _lower_directories(mountinfo: Path) -> set[str]:
             continue
         for option in rest.rpartition(" ")[2].split(","):
             if option.startswith("lowerdir="):
-                lowest = option.rpartition(":")[2].removeprefix("lowerdir=")
-                parts = lowest.split("/")
-                # Of a job's own images, by name: …/images/NAME/rootfs
-                if len(parts) > 3 and parts[-3] == "images":
-                    found.add("/" + "/".join(parts[-2:]))
+                lower = option.removeprefix("lowerdir=").split(":")
+                found.update("/".join(path.split("/")[-3:]) for path in lower)
+    return found
+
+
+def containers_of(digest: str, directory: Path) -> list[Path]:
+    """Return the directories of a job's containers that are made of an unpacked archive.
+
+    Args:
+        digest: that of the image.
+        directory: where the job has its containers.
+    """
+    wanted = f"/.images/{digest.partition(':')[2]}/{ROOTFS}:"
+    found = []
+    with suppress(OSError):
+        for container in sorted(directory.iterdir()):
+            with suppress(OSError):
+                if wanted in read_regular(container / "config").decode(errors="replace"):
+                    found.append(container)
     return found
 
 

@@ -216,9 +216,9 @@ def test_who_uses_an_image_is_read_from_the_mounts_of_processes(tmp_path: Path) 
         (tmp_path / pid / "mountinfo").write_text(text)
     (tmp_path / "9").mkdir()  # it ended
     (tmp_path / "self").mkdir()
-    assert users_of(NAME, tmp_path) == [7]
-    assert users_of(ImageName("mine"), tmp_path) == [8]
-    assert users_of(ImageName("other"), tmp_path) == []
+    assert users_of(NAME, proc=tmp_path) == [7]
+    assert users_of(ImageName("mine"), proc=tmp_path) == [8]
+    assert users_of(ImageName("other"), proc=tmp_path) == []
 
 
 # Building.

@@ -1,0 +1,151 @@
+"""Give a running job the root file systems of its images, on the node where it needs them.
+
+Public images that are unpacked are used where they are. Archives, a user's own above all, are
+unpacked once for each job and node, by the job's user with the job's ids: root has no part in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from oar_lxc.errors import CommandError, ImageError
+from oar_lxc.image.make import UNPACK, one_sentence, pump
+from oar_lxc.image.names import ImageName
+from oar_lxc.image.record import RECORD, Record
+from oar_lxc.image.sources import open_source
+from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
+from oar_lxc.layout import JobLayout
+from oar_lxc.run import run
+
+UNPACKED = ".images"  # in the directory of a job's containers; a directory per digest
+PUSHED = "images"  # in the job's private directory: what was pushed to this node
+
+Inside = Callable[[Sequence[str]], list[str]]
+
+
+def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
+    """Return the root file system of an image, unpacked for this job if need be.
+
+    A name is looked up among the public images, then among those that were pushed to this node for
+    the job, then among those in the user's home.
+
+    Args:
+        layout: the job's names.
+        name: the image.
+        home: the user's home directory.
+        inside: returns the command that runs another as the containers' root, with the job's ids.
+
+    Raises:
+        ImageError: there is no such image, or it is not what was published.
+    """
+    parsed = ImageName.parse(name)
+    stores = own_stores(layout, home)
+    for store in (Store(layout.images), *stores):
+        if not _has(store, parsed):
+            continue
+        rootfs = store.directory(parsed) / ROOTFS
+        if not rootfs.is_dir():
+            return _unpack(layout, store, parsed, inside)
+        if rootfs.stat().st_uid == 0 != os.geteuid():
+            raise ImageError(
+                f"image {parsed} is unpacked on a file system that cannot shift ids, where it is "
+                "of no use: ask the administrator to import it with --archive"
+            )
+        return rootfs
+    known = ", ".join(map(str, Store(layout.images).names())) or "none"
+    own = ", ".join(str(one) for store in stores for one in _names(store))
+    raise ImageError(
+        f"image {parsed} does not exist on this node; images here: {known}"
+        + (f"; your own: {own}" if own else "")
+    )
+
+
+def own_stores(layout: JobLayout, home: Path) -> tuple[Store, Store]:
+    """Return where a job's user has images of their own: pushed to this node, and at home."""
+    return Store(layout.private / PUSHED, archives=True), Store.private(home)
+
+
+def _has(store: Store, name: ImageName) -> bool:
+    try:
+        return store.has(name)
+    except OSError:  # a home that is not there
+        return False
+
+
+def _names(store: Store) -> list[ImageName]:
+    try:
+        return store.names()
+    except (ImageError, OSError):
+        return []
+
+
+def halt_signal(rootfs: Path) -> str:
+    """Return the signal that the init of an image takes for the wish to shut down."""
+    name = ImageName("image")  # whatever it is called
+    try:
+        return Record.read(rootfs.parent, name).halt_signal
+    except ImageError:
+        return Record(name.name, name.tag).halt_signal
+
+
+def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) -> Path:
+    """Unpack an archive for the job, unless it is there already."""
+    record = store.record(name)
+    if not record.digest:
+        raise ImageError(f"image {name} in {store.root} has no digest: import it anew")
+    place = layout.containers / UNPACKED
+    _make_directory(place)
+    final = place / record.digest.partition(":")[2]
+    lock = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # launches of the job come one after the other
+        if not (final / ROOTFS).is_dir():
+            half = place / ".half"
+            _remove(half, inside)
+            try:
+                _unpack_into(half, store, name, record, inside)
+                os.rename(half, final)
+            except BaseException:
+                _remove(half, inside)
+                raise
+    finally:
+        os.close(lock)
+    return final / ROOTFS
+
+
+def _unpack_into(
+    half: Path, store: Store, name: ImageName, record: Record, inside: Inside
+) -> None:
+    _make_directory(half)
+    archive = store.directory(name) / ARCHIVE
+    rootfs = str(half / ROOTFS)
+    make = ["sh", "-c", 'mkdir -m 755 "$0" && exec "$@"', rootfs]
+    with one_sentence(f"image {name}", store), open_source(str(archive), half) as stream:
+        manifest = pump(stream, inside([*make, *UNPACK, "-C", rootfs]), lambda size: None)
+    found = manifest.digest()
+    if found != record.digest:
+        raise ImageError(
+            f"image {name} in {store.root} was changed: its digest is {found}, it was published "
+            f"with {record.digest}; import it anew"
+        )
+    shutil.copyfile(store.directory(name) / RECORD, half / RECORD)
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory that containers' root may enter, by the group that it inherits."""
+    path.mkdir(exist_ok=True)
+    path.chmod(0o2770)
+
+
+def _remove(half: Path, inside: Inside) -> None:
+    """Remove what is half unpacked, which belongs to the containers' root."""
+    if half.exists():
+        run(inside(["rm", "-rf", "--", str(half / ROOTFS)]), timeout=600, check=False)
+        try:
+            run(["rm", "-rf", "--", str(half)], timeout=600)
+        except CommandError as error:
+            raise ImageError(f"cannot remove {half}: {error.stderr.strip()}") from error
