@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from oar_lxc import control
 from oar_lxc.bringup import provision, wait_ready
 from oar_lxc.cgroups import enter_cgroups
-from oar_lxc.container import CONFIG_FILE, LxcRuntime, Runtime
+from oar_lxc.container import LxcRuntime, Runtime
 from oar_lxc.create import (
     containers_of,
     create_containers,
@@ -36,6 +37,13 @@ from oar_lxc.errors import (
     UsageError,
 )
 from oar_lxc.execute import execute, failed_event
+from oar_lxc.facts import (
+    configured_address,
+    init_facts,
+    read_times,
+    show_container,
+    write_times,
+)
 from oar_lxc.image.provide import provide
 from oar_lxc.job import Job
 from oar_lxc.keys import JobKeys
@@ -49,7 +57,6 @@ from oar_lxc.watch import watch
 Emit = Callable[[dict[str, Any]], None]
 KILL_TIMEOUT = 10.0
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-TIMES_FILE = "times.json"
 
 
 class Agent:
@@ -91,10 +98,14 @@ class Agent:
             "watch": self._watch,
             "destroy": self._destroy,
             "keys": self._keys,
+            "show": self._show,
         }
+        if operation in control.OPERATIONS:
+            return self._control().run(operation, request)
         if operation not in operations:
-            raise UsageError(f"operation {operation!r}; known: {', '.join(operations)}")
-        operations[operation](request)
+            known = ", ".join((*operations, *control.OPERATIONS))
+            raise UsageError(f"operation {operation!r}; known: {known}")
+        return operations[operation](request)
 
     def _launch(self, request: Mapping[str, Any]) -> None:
         """Create and start this node's share of a plan; undo all of it where one fails."""
@@ -159,7 +170,7 @@ class Agent:
                 yield failed_event(one)
             else:
                 seconds = round(one.seconds, 4)
-                facts = _facts(one.init_pid)
+                facts = init_facts(one.init_pid)
                 yield {"event": "started", "container": one.name, "seconds": seconds, **facts}
 
     def _refuse_existing(self, share: Sequence[PlannedContainer]) -> None:
@@ -220,7 +231,7 @@ class Agent:
         """Tell each container's state and what the kernel knows of it."""
         for name in self._runtime.names():
             state = self._runtime.state(name)
-            facts = _facts(self._runtime.init_pid(name))
+            facts = init_facts(self._runtime.init_pid(name))
             address = configured_address(self._layout, name)
             times = read_times(self._layout, name)
             self._emit(
@@ -256,6 +267,7 @@ class Agent:
         with self._locked():
             close_ports(self._layout, request["session"])
             names = containers_of(self._layout, request["session"])
+            control.thaw(self._published, self._runtime, names)
             if request.get("grace"):
                 self._runtime.shutdown(names, request["grace"])
             left = self._runtime.kill(names, KILL_TIMEOUT)
@@ -266,6 +278,22 @@ class Agent:
         for name in left:
             reason = f"it still ran {KILL_TIMEOUT:g} s after SIGKILL"
             self._emit(failed_event(ContainerError(name, "", reason)))
+
+    def _control(self) -> control.Control:
+        """Return what starts and stops single containers."""
+
+        def launched(name: str, begin: float, seconds: float) -> None:
+            write_times(self._layout, name, {"launched": begin, "start_seconds": seconds})
+
+        return control.Control(
+            self._published, self._runtime, self._emit, self._start, self._locked, launched
+        )
+
+    def _show(self, request: Mapping[str, Any]) -> None:
+        """Tell all that can be known of containers that are named."""
+        for name in sorted(set(self._runtime.names()) & set(request["containers"])):
+            facts = show_container(self._layout, self._published, self._runtime, name)
+            self._emit({"event": "shown", "container": name, **facts})
 
     def _keys(self, request: Mapping[str, Any]) -> None:
         """Tell the job's keys, where they are: on the node that launched."""
@@ -296,46 +324,6 @@ def reserved_cores(request: Mapping[str, Any], node: str) -> int:
     with suppress(OarLxcError):
         return Job.from_environ().cores.get(node, 0)
     return 0
-
-
-def _facts(pid: int) -> dict[str, Any]:
-    """Return what the kernel says of a container's init: id, CPUs it may use, cgroup."""
-    facts: dict[str, Any] = {"pid": max(pid, 0), "cpus": "", "cgroup": ""}
-    if pid <= 0:
-        return facts
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("Cpus_allowed_list:"):
-                facts["cpus"] = line.partition(":")[2].strip()
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if "cpuset" in controllers.split(",") or not facts["cgroup"]:
-                facts["cgroup"] = path
-    return facts
-
-
-def write_times(layout: JobLayout, name: str, times: Mapping[str, float]) -> None:
-    """Keep when a container was launched and how long it took, for :func:`read_times`."""
-    (layout.containers / name / TIMES_FILE).write_text(json.dumps(times) + "\n")
-
-
-def read_times(layout: JobLayout, name: str) -> dict[str, float]:
-    """Return ``launched`` (seconds since the epoch), ``start_seconds``, ``ready_seconds``."""
-    try:
-        times = json.loads((layout.containers / name / TIMES_FILE).read_text())
-        return {str(key): float(value) for key, value in times.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def configured_address(layout: JobLayout, name: str) -> str:
-    """Return the address in a container's configuration, empty where there is none."""
-    with suppress(OSError):
-        for line in (layout.containers / name / CONFIG_FILE).read_text().splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "lxc.net.0.ipv4.address":
-                return value.strip().partition("/")[0]
-    return ""
 
 
 def first_line(text: str) -> str:

@@ -29,6 +29,10 @@ LOG_TAIL = 8  # lines of LXC's log that go into an error
 LOG_FILE = "lxc.log"
 CONFIG_FILE = "config"
 DESCRIPTION_FILE = "container.json"
+# LXC's words for states.
+RUNNING = "RUNNING"
+STOPPED = "STOPPED"
+FROZEN = "FROZEN"
 PATH_INSIDE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -72,7 +76,16 @@ class Runtime(Protocol):
         """Kill containers all at once; return those that still run after ``timeout`` seconds."""
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
-        """Ask containers to halt, all at once; return those that still run after ``timeout``."""
+        """Ask the inits of containers, all at once, to end them; a frozen one is thawed for it.
+
+        Returns those that still run after ``timeout`` seconds.
+        """
+
+    def freeze(self, name: str) -> None:
+        """Stop all processes of a container where they are; ContainerError where that fails."""
+
+    def unfreeze(self, name: str) -> None:
+        """Let a frozen container run on; ContainerError where that fails."""
 
     def log_tail(self, name: str) -> list[str]:
         """Return the last lines of LXC's log for a container, without their time stamps."""
@@ -147,33 +160,57 @@ class LxcRuntime:
             # Each round again: a container that was just starting gets its init only now.
             pids = [pid for name in left if (pid := self.init_pid(name)) > 0]
             _kill(pids, end)
-            left = [name for name in left if self.state(name) != "STOPPED"]
+            left = [name for name in left if self.state(name) != STOPPED]
             if not left or time.monotonic() > end:
                 return left
             time.sleep(0.005)
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
-        """Send their halt signal to the inits of containers, and wait until they are STOPPED."""
+        """Send the halt signal of each container's configuration to its init, and wait."""
         end = time.monotonic() + timeout
-        for name in names:
+        left = [name for name in names if self.state(name) != STOPPED]
+        for name in left:
             pid = self.init_pid(name)
             if pid > 0:
                 with suppress(ProcessLookupError):
                     os.kill(pid, halt_signal(self._directory / name))
-        left = list(names)
+            if self.state(name) == FROZEN:
+                self.unfreeze(name)
         while left and time.monotonic() < end:
-            left = [name for name in left if self.init_pid(name) > 0]
-            time.sleep(0.02)
+            time.sleep(0.01)
+            left = [name for name in left if self.state(name) != STOPPED]
         return left
 
-    def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
-        """Start a command as root of a container, in a clean environment."""
+    def freeze(self, name: str) -> None:
+        """Freeze a container; the caller must be in the job's delegated cgroups."""
+        if not self._container(name).freeze():
+            raise ContainerError(name, self._node, "LXC could not freeze it", self.log_tail(name))
+
+    def unfreeze(self, name: str) -> None:
+        """Thaw a container; the caller must be in the job's delegated cgroups."""
+        if not self._container(name).unfreeze():
+            raise ContainerError(name, self._node, "LXC could not thaw it", self.log_tail(name))
+
+    def attach(
+        self,
+        name: str,
+        argv: Sequence[str],
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        *,
+        own_group: bool = False,
+    ) -> int:
+        """Start a command as root of a container, in a clean environment.
+
+        With ``own_group`` it leads a process group, to which signals can be sent.
+        """
         lxc = _bindings()
         container = self._container(name)
-        if container.state != "RUNNING":
-            raise ContainerError(name, self._node, f"it is {container.state}, not RUNNING")
+        if container.state != RUNNING:
+            raise ContainerError(name, self._node, not_running(container.state))
         pid = container.attach(
-            _run_command,
+            _lead_group if own_group else _run_command,
             list(argv),
             stdin=stdin,
             stdout=stdout,
@@ -260,11 +297,22 @@ def _kill(pids: Sequence[int], end: float) -> None:
             os.close(handle)
 
 
+def not_running(state: str) -> str:
+    """Return the reason why nothing can be done in a container, and what would help."""
+    cure = {STOPPED: "start it with `oar-lxc start`", FROZEN: "thaw it with `oar-lxc unfreeze`"}
+    return f"it is {state}, not {RUNNING}" + (f": {cure[state]}" if state in cure else "")
+
+
 def _run_command(argv: list[str]) -> int:
     """Become a command, inside a container, with the signals that Python ignores set right."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     return int(_bindings().attach_run_command(argv))
+
+
+def _lead_group(argv: list[str]) -> int:
+    os.setpgid(0, 0)
+    return _run_command(argv)
 
 
 def _bindings() -> Any:

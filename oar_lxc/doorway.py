@@ -1,62 +1,261 @@
 """What acts on one container as the job's user, its standard streams passed straight through.
 
-``python3 -m oar_lxc.doorway JOB attach CONTAINER [COMMAND …]`` becomes lxc-attach, with a terminal
-where it has one; ``… JOB connect CONTAINER`` passes bytes to and from the container's sshd, for
-ssh's ProxyCommand.
+``python3 -m oar_lxc.doorway JOB ACTION CONTAINER [ARGUMENT …]`` with one of the actions
+
+``attach [COMMAND …]``
+    Runs a command, or a shell, as the container's root; on a terminal where all its streams are
+    one, with pipes and files as they are otherwise. Its status is the command's.
+``console``
+    Opens the container's console, which has to have somebody who logs in there.
+``log LINES [follow]``
+    Prints the end of LXC's own log.
+``connect``
+    Passes bytes to and from the container's sshd, for ssh's ProxyCommand.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import signal
 import socket
 import sys
+import termios
+import time
+from contextlib import suppress
+from types import FrameType
 
-from oar_lxc.agent import configured_address, open_job
+from oar_lxc.agent import open_job
 from oar_lxc.cgroups import enter_cgroups
-from oar_lxc.container import LxcRuntime, environment_inside
+from oar_lxc.container import LOG_FILE, RUNNING, LxcRuntime, environment_inside, not_running
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
+from oar_lxc.execute import NOT_EXECUTED
+from oar_lxc.facts import configured_address
 from oar_lxc.layout import JobLayout, check_job_id
+from oar_lxc.published import PublishedJob
 from oar_lxc.readiness import SSH_PORT
 
 CHUNK = 65536
-SHELL = ("/bin/bash", "--login")
+SHELL = ("/bin/sh", "-c", "exec $(command -v bash || command -v sh) -l")
+# lxc-attach would stay in a directory of the same name as ours, if there is one.
+AT_HOME = ("/bin/sh", "-c", 'cd; exec "$@"', "sh")
+FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+GRACE = 5.0  # seconds between SIGHUP and SIGKILL for a command whose caller is gone
+
+# Getty is masked in images, as nobody looks at most consoles: it is started when somebody does.
+# A drop-in below /run is gone at the container's next boot.
+_GETTY = """\
+stty -F /dev/console rows $1 cols $2 2>/dev/null
+command -v systemctl >/dev/null || exit 0
+unit=/run/systemd/system/console-getty.service.d
+mkdir -p $unit
+cat > $unit/oar-lxc.conf <<'END'
+[Service]
+ExecStart=
+ExecStart=-/sbin/agetty --noclear --autologin root --keep-baud console 115200,38400,9600 $TERM
+END
+systemctl daemon-reload
+systemctl start console-getty.service
+"""
 
 
 def main() -> None:
     """Open the door, or leave with one sentence."""
     try:
-        if len(sys.argv) < 4 or sys.argv[2] not in ("attach", "connect"):
-            raise UsageError("usage: python3 -m oar_lxc.doorway JOB attach|connect CONTAINER …")
-        layout, published = open_job(check_job_id(sys.argv[1]))
-        name = sys.argv[3]
-        runtime = LxcRuntime(layout.containers, published.node)
-        if name not in runtime.names():
-            raise ContainerError(name, published.node, "there is no such container")
-        state = runtime.state(name)
-        if state != "RUNNING":
-            raise ContainerError(name, published.node, f"it is {state}, not RUNNING")
-        if sys.argv[2] == "attach":
-            enter_cgroups(published.cgroups)
-            attach(layout, name, sys.argv[4:] or list(SHELL))
-        connect(configured_address(layout, name))
+        sys.exit(_main(sys.argv[1:]))
     except OarLxcError as error:
         sys.stderr.write(f"oar-lxc: {error}\n")
         sys.exit(error.exit_status)
 
 
-def attach(layout: JobLayout, name: str, argv: list[str]) -> None:
-    """Become lxc-attach, running a command as the container's root in a clean environment."""
+def _main(arguments: list[str]) -> int:
+    if len(arguments) < 3 or arguments[1] not in ("attach", "connect", "console", "log"):
+        raise UsageError("usage: python3 -m oar_lxc.doorway JOB attach|connect CONTAINER …")
+    job, action, name, *rest = arguments
+    layout, published = open_job(check_job_id(job))
+    runtime = LxcRuntime(layout.containers, published.node)
+    if name not in runtime.names():
+        raise ContainerError(name, published.node, "there is no such container")
+    if action == "log":
+        log(layout, name, rest)
+    state = runtime.state(name)
+    if state != RUNNING:
+        raise ContainerError(name, published.node, not_running(state))
+    if action == "connect":
+        connect(configured_address(layout, name))
+        return 0
+    enter_cgroups(published.cgroups)
+    if action == "console":
+        console(layout, published, runtime, name)
+    argv = rest or list(SHELL)
+    if all(os.isatty(fd) for fd in (0, 1)):
+        status = attach_terminal(layout, name, argv)
+    else:
+        status = attach_streams(runtime, name, argv)
+    if status in NOT_EXECUTED:
+        with suppress(OSError):
+            sys.stderr.write(f"oar-lxc: {argv[0]}: {NOT_EXECUTED[status]} in {name}\n")
+    return status
+
+
+def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
+    """Run a command as the container's root on a terminal of the container's; return its status.
+
+    lxc-attach makes the terminal, and keeps its size that of ours.
+    """
     variables = environment_inside(layout.containers / name)
     if os.environ.get("TERM"):
         variables.append(f"TERM={os.environ['TERM']}")
     command = ["lxc-attach", "-P", str(layout.containers), "-n", name, "--clear-env", "--quiet"]
     for variable in variables:
         command += ["--set-var", variable]
+    before = termios.tcgetattr(0)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _default_signals()
+            os.execvp(command[0], [*command, "--", *AT_HOME, *argv])  # noqa: S606  # the terminal is its
+        finally:
+            os._exit(127)
+    try:
+        _pass_line_ends(pid)
+        return _wait(pid)
+    finally:
+        with suppress(termios.error):  # an lxc-attach that is killed leaves it raw
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+def _pass_line_ends(pid: int) -> None:
+    """Have our terminal not write a carriage return where the container's wrote one already.
+
+    lxc-attach asks for it when it makes our terminal raw, which it has done when it is.
+    """
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        with suppress(termios.error):
+            now = termios.tcgetattr(0)
+            if not now[3] & termios.ICANON:
+                now[1] &= ~termios.OPOST
+                termios.tcsetattr(0, termios.TCSANOW, now)
+                return
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
+
+
+def attach_streams(runtime: LxcRuntime, name: str, argv: list[str]) -> int:
+    """Run a command as the container's root with our streams; return its status.
+
+    lxc-attach would put a terminal in between where one of them is one, and change what passes.
+    """
+    # What is in another group than the terminal's cannot read from it.
+    own_group = not any(os.isatty(fd) for fd in (0, 1, 2))
+    pid = runtime.attach(name, argv, 0, 1, 2, own_group=own_group)
+    return _wait(pid)
+
+
+def _wait(pid: int) -> int:
+    """Return the exit status of a child; pass signals on to it."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if number not in FROM_TERMINAL or not _in_foreground():
+            _send(pid, number)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    return _wait_or_hang_up(pid)
+
+
+def _in_foreground() -> bool:
+    """Whether what is typed as Ctrl-C reaches the child as well, which is in our group."""
+    for fd in (0, 1, 2):
+        with suppress(OSError):
+            return os.tcgetpgrp(fd) == os.getpgrp()
+    return False
+
+
+def _wait_or_hang_up(pid: int) -> int:
+    """Return the exit status of a child; end it when nobody can hear of it any more.
+
+    When whoever called oarsh is gone, sshd closes both of our output streams, and does no more.
+    """
+    child = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(child, select.POLLIN)
+    heard = {1, 2}
+    for fd in heard:
+        poll.register(fd, 0)
+    number, timeout = signal.SIGHUP, None
+    while True:
+        happened = {fd for fd, _ in poll.poll(timeout)}
+        if child in happened:
+            break
+        for fd in happened & heard:
+            poll.unregister(fd)
+        heard -= happened
+        if not heard:
+            _send(pid, number)
+            number, timeout = signal.SIGKILL, GRACE * 1000
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
+def _send(pid: int, number: int) -> None:
+    """Send a signal to a child, and to all of its group where it leads one."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _default_signals() -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, for the command
         signal.signal(number, signal.SIG_DFL)
-    os.execvp(command[0], [*command, "--", *argv])  # noqa: S606  # streams go straight through
+
+
+def console(layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, name: str) -> None:
+    """Become lxc-console on the container's console.
+
+    Raises:
+        UsageError: there is no terminal.
+        ContainerError: nobody can log in there.
+    """
+    if not os.isatty(0):
+        raise UsageError("a console needs a terminal: run it from one, or use `oar-lxc exec`")
+    out_r, out_w = os.pipe()
+    null = os.open(os.devnull, os.O_RDONLY)
+    columns, rows = os.get_terminal_size(0)
+    script = ["sh", "-c", _GETTY, "sh", str(rows), str(columns)]
+    pid = runtime.attach(name, script, null, out_w, out_w)
+    os.close(out_w)
+    with os.fdopen(out_r, errors="replace") as out:
+        said = out.read().strip()
+    if os.waitpid(pid, 0)[1] != 0:
+        why = said.splitlines()[-1] if said else "sh ended without a word"
+        raise ContainerError(name, published.node, f"nobody can log in at its console: {why}")
+    sys.stderr.write(f"console of {name}; leave it with Ctrl-a q, enter Ctrl-a as Ctrl-a Ctrl-a\n")
+    sys.stderr.flush()
+    argv = ["lxc-console", "-q", "-P", str(layout.containers), "-n", name, "-t", "0"]
+    _default_signals()
+    os.execvp(argv[0], argv)  # noqa: S606  # the terminal is its from here on
+
+
+def log(layout: JobLayout, name: str, arguments: list[str]) -> None:
+    """Become tail on LXC's log of a container.
+
+    Raises:
+        UsageError: the number of lines is none.
+    """
+    if not arguments or not (arguments[0] == "+1" or arguments[0].isdecimal()):
+        raise UsageError("usage: python3 -m oar_lxc.doorway JOB log CONTAINER LINES [follow]")
+    follow = ["-F"] if arguments[1:] == ["follow"] else []
+    path = layout.containers / name / LOG_FILE
+    argv = ["tail", "-q", "-n", arguments[0], *follow, "--", str(path)]
+    _default_signals()
+    os.execvp(argv[0], argv)  # noqa: S606  # streams go straight through
 
 
 def connect(address: str) -> None:

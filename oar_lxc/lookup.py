@@ -126,12 +126,30 @@ def _oarstat(job_id: int, option: str) -> str:
         raise
 
 
-def _nodes_by_oarstat(job_id: int) -> list[str]:
+def has_ended(job_id: int) -> bool:
+    """Whether a job is over, or was never the caller's.
+
+    Raises:
+        UsageError: there is no oarstat here.
+        CommandError: it did not answer.
+    """
+    facts = _facts_by_oarstat(job_id)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    return facts.get("owner") != user or facts.get("state") in ("Terminated", "Error")
+
+
+def _facts_by_oarstat(job_id: int) -> dict[str, str]:
+    """Return what ``oarstat -f`` tells of a job; nothing where OAR knows none."""
     facts = {}
     for line in _oarstat(job_id, "-f").splitlines():
         key, separator, value = line.partition(" = ")
         if separator:
             facts[key.strip()] = value.strip()
+    return facts
+
+
+def _nodes_by_oarstat(job_id: int) -> list[str]:
+    facts = _facts_by_oarstat(job_id)
     user = pwd.getpwuid(os.getuid()).pw_name
     if not facts:
         raise UsageError(f"OAR knows no job {job_id}")

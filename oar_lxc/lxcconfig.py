@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from oar_lxc.container import LOG_FILE
@@ -37,6 +37,7 @@ lxc.net.0.type = veth
 lxc.net.0.link = {bridge}
 lxc.net.0.flags = up
 lxc.net.0.mtu = {mtu}
+lxc.net.0.hwaddr = {hardware}
 lxc.net.0.ipv4.address = {address} {broadcast}
 lxc.net.0.ipv4.gateway = {gateway}
 lxc.init.cmd = /sbin/init
@@ -129,6 +130,7 @@ def render(
         work=WORK,
         bridge=published.bridge,
         mtu=MTU,
+        hardware=hardware_address(planned.ip),
         address=planned.address,
         broadcast=IPv4Interface(planned.address).network.broadcast_address,
         gateway=published.gateway.partition("/")[0],
@@ -149,6 +151,15 @@ def render(
     if lxcfs:
         lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
     return text + "".join(f"{line}\n" for line in lines)
+
+
+def hardware_address(address: str) -> str:
+    """Return the hardware address of a container, made of its IPv4 address.
+
+    A random one would be another after each start, and its neighbours would for seconds send to
+    the one before.
+    """
+    return "02:6c:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)
 
 
 def limit_files(limits: Limits) -> Iterator[tuple[str, str]]:

@@ -40,6 +40,7 @@ from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.remote import Remote, raise_first
 from oar_lxc.signals import Checkpoint, deferred_signals, raising_signals
 from oar_lxc.spec import SSH, TIMEOUT, Group, Spec, as_spec
+from oar_lxc.sshconfig import forget_ended
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Session:
         try:
             with deferred_signals():
                 self.stop(grace)
+                forget_ended(self.layout)
         finally:
             self._signals.close()
 

@@ -38,7 +38,14 @@ BASE = (
     "python3",
 )
 
-ROLES = {"server": packages.SERVER, "frontend": packages.FRONTEND, "node": packages.NODE}
+# What the tests drive from the frontend; a real one needs none of it.
+TEST_CLIENTS = ("rsync", "clustershell", "ansible-core")
+
+ROLES = {
+    "server": packages.SERVER,
+    "frontend": (*packages.FRONTEND, *TEST_CLIENTS),
+    "node": packages.NODE,
+}
 
 # Of the host's apt configuration, what decides whether a download works here at all.
 _APT_OPTIONS = (

@@ -54,11 +54,17 @@ class UserRuntime:
     def kill(self, names: Sequence[str], timeout: float) -> list[str]:
         return list(self._call("kill", list(names), timeout))
 
+    def log_tail(self, name: str) -> list[str]:
+        return list(self._call("log_tail", name))
+
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
         return list(self._call("shutdown", list(names), timeout))
 
-    def log_tail(self, name: str) -> list[str]:
-        return list(self._call("log_tail", name))
+    def freeze(self, name: str) -> None:
+        self._call("freeze", name)
+
+    def unfreeze(self, name: str) -> None:
+        self._call("unfreeze", name)
 
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
         return int(self._call("attach", name, list(argv), fds=(stdin, stdout, stderr)))

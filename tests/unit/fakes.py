@@ -21,7 +21,16 @@ import pytest
 
 from oar_lxc import session
 from oar_lxc.agent import Agent
-from oar_lxc.container import CONFIG_FILE, LOG_FILE, PATH_INSIDE, Started
+from oar_lxc.container import (
+    CONFIG_FILE,
+    FROZEN,
+    LOG_FILE,
+    PATH_INSIDE,
+    RUNNING,
+    STOPPED,
+    Started,
+    not_running,
+)
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError
 from oar_lxc.job import Job
 from oar_lxc.layout import JobLayout
@@ -137,13 +146,17 @@ class FakeRuntime:
         self.node = node
         self.broken = dict(broken or {})
         self.immortal = list(immortal)
+        self.stubborn: list[str] = []
 
     def names(self) -> list[str]:
         with os.scandir(self.directory) as entries:
             return sorted(x.name for x in entries if (Path(x.path) / CONFIG_FILE).is_file())
 
     def state(self, name: str) -> str:
-        return "RUNNING" if self.init_pid(name) > 0 else "STOPPED"
+        pid = self.init_pid(name)
+        if pid <= 0:
+            return STOPPED
+        return FROZEN if _state_of(pid) == "T" else RUNNING
 
     def init_pid(self, name: str) -> int:
         try:
@@ -179,17 +192,40 @@ class FakeRuntime:
         pids = {name: pid for name in mortal if (pid := self.init_pid(name)) > 0}
         for pid in pids.values():
             _kill_and_reap(pid)
-        return [name for name in names if self.state(name) != "STOPPED"]
+        return [name for name in names if self.state(name) != STOPPED]
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
-        return self.kill(names, timeout)
+        pids = {name: pid for name in names if (pid := self.init_pid(name)) > 0}
+        for name, pid in pids.items():
+            if name not in self.immortal and name not in self.stubborn:
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)
+        for name, pid in pids.items():
+            if name not in self.immortal and name not in self.stubborn:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+                wait_until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
+        return [name for name in names if self.state(name) != STOPPED]
+
+    def freeze(self, name: str) -> None:
+        self._signal(name, signal.SIGSTOP, "T", "LXC could not freeze it")
+
+    def unfreeze(self, name: str) -> None:
+        self._signal(name, signal.SIGCONT, "S", "LXC could not thaw it")
+
+    def _signal(self, name: str, number: int, state: str, why: str) -> None:
+        pid = self.init_pid(name)
+        if pid <= 0:
+            raise ContainerError(name, self.node, why)
+        os.kill(pid, number)
+        wait_until(lambda: _state_of(pid) == state)
 
     def log_tail(self, name: str) -> list[str]:
         return list(self.broken.get(name, ()))
 
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
-        if self.state(name) != "RUNNING":
-            raise ContainerError(name, self.node, f"it is {self.state(name)}, not RUNNING")
+        if self.state(name) != RUNNING:
+            raise ContainerError(name, self.node, not_running(self.state(name)))
         pid = os.fork()
         if pid == 0:
             try:
@@ -208,6 +244,15 @@ class FakeRuntime:
         """Kill whatever a test left."""
         self.immortal = []
         self.kill(self.running(), 5)
+
+
+def _state_of(pid: int) -> str:
+    """Return the kernel's letter for what a process does: T where it was stopped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+    return stat.rpartition(")")[2].split()[0]
 
 
 def _kill_and_reap(pid: int) -> None:

@@ -45,6 +45,13 @@ class Containers:
         return os.waitstatus_to_exitcode(self.wait(pid)), *written
 
 
+def _wait_boot(containers: Containers, *names: str) -> None:
+    """Wait until inits listen to signals; one that has only just started does not yet."""
+    script = "! test -d /run/systemd/system || test -S /run/systemd/private"
+    for name in names:
+        assert wait_until(lambda name=name: containers.run(name, "sh", "-c", script)[0] == 0)  # type: ignore[misc]
+
+
 class RuntimeContract:
     """Inherit it and give it a fixture ``containers``."""
 
@@ -138,3 +145,40 @@ class RuntimeContract:
         containers.run("a", "true")
         containers.runtime.kill(["a"], 10)
         assert sorted(p.name for p in Path("/proc/self/fd").iterdir()) == before
+
+    def test_asked_to_end_all_of_them_stop(self, containers: Containers) -> None:
+        pids = [containers.runtime.start(name).init_pid for name in ("a", "b")]
+        _wait_boot(containers, "a", "b")
+        assert containers.runtime.shutdown(["a", "b"], 20) == []
+        assert [containers.runtime.state(name) for name in ("a", "b")] == ["STOPPED", "STOPPED"]
+        assert wait_until(lambda: not any(alive(pid) for pid in pids))
+
+    def test_asking_what_does_not_run_is_success(self, containers: Containers) -> None:
+        assert containers.runtime.shutdown(["a"], 10) == []
+
+    def test_a_stopped_container_starts_again(self, containers: Containers) -> None:
+        containers.runtime.start("a")
+        containers.runtime.kill(["a"], 10)
+        assert alive(containers.runtime.start("a").init_pid)
+        assert containers.runtime.state("a") == "RUNNING"
+
+    def test_a_frozen_container_is_frozen_until_it_is_thawed(self, containers: Containers) -> None:
+        pid = containers.runtime.start("a").init_pid
+        containers.runtime.freeze("a")
+        assert containers.runtime.state("a") == "FROZEN"
+        with pytest.raises(ContainerError, match="it is FROZEN, not RUNNING: thaw it with"):
+            containers.run("a", "true")
+        containers.runtime.unfreeze("a")
+        assert containers.runtime.state("a") == "RUNNING"
+        assert containers.runtime.init_pid("a") == pid
+        assert containers.run("a", "true")[0] == 0
+
+    def test_a_frozen_container_is_thawed_to_end(self, containers: Containers) -> None:
+        containers.runtime.start("a")
+        _wait_boot(containers, "a")
+        containers.runtime.freeze("a")
+        assert containers.runtime.shutdown(["a"], 20) == []
+
+    def test_what_does_not_run_cannot_be_frozen(self, containers: Containers) -> None:
+        with pytest.raises(ContainerError, match="a on node node1: LXC could not freeze it"):
+            containers.runtime.freeze("a")

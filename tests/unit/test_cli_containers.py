@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli import containers as cli_containers
 from oar_lxc.cli import main as cli_main
+from oar_lxc.cli import reach
 from oar_lxc.cli.main import cli
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.keys import CLIENT, HOST
@@ -48,7 +48,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRemo
         assert job_id in (None, 42)
         return remote
 
-    monkeypatch.setattr(cli_containers, "find_remote", find)
+    monkeypatch.setattr(reach, "find_remote", find)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SEEN", str(tmp_path))
     yield remote
@@ -137,14 +137,6 @@ def test_a_command_that_a_signal_ended_has_the_status_that_shells_give_it(
 ) -> None:
     oarsh(tmp_path, "kill -TERM $$")
     assert invoke(cli, "exec", "42/vm1", "--", "true") == 143
-
-
-def test_a_missing_command_is_named(
-    remote: FakeRemote, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    oarsh(tmp_path, "exit 127")
-    assert invoke(cli, "exec", "42/vm1", "--", "no-such") == 127
-    assert capfd.readouterr().err == "oar-lxc: no-such: no such command in vm1\n"
 
 
 def test_a_commands_streams_are_passed_through(

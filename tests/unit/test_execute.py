@@ -149,7 +149,7 @@ def test_a_container_that_does_not_run_fails_and_the_others_run(runtime: FakeRun
     assert events[0] == {
         "event": "failed",
         "container": "stopped",
-        "reason": "it is STOPPED, not RUNNING",
+        "reason": "it is STOPPED, not RUNNING: start it with `oar-lxc start`",
         "log": [],
     }
     assert statuses(events) == {"vm2": 0}

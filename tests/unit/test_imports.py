@@ -41,8 +41,8 @@ MAY_USE = {
 # Too slow for a hook, or not there on a machine that is being cleaned up.
 NOT_ON_THE_NODE_SIDE = {"ClusterShell", "click", "lxc", "pyroute2", "rich", "structlog"}
 
-# Starts programs that the user talks to, which oar_lxc.run is not for.
-HANDS_TERMINAL_OVER = {"cli/containers.py"}
+# Start programs whose streams are the user's or a copy's, which oar_lxc.run is not for.
+HANDS_TERMINAL_OVER = {"cli/enter.py", "cli/reach.py", "cli/tarpipe.py"}
 
 MODULES = sorted(
     path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"

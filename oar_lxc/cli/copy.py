@@ -1,0 +1,133 @@
+"""``oar-lxc cp``: copy files into containers, out of them, and from one to another."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import click
+
+from oar_lxc.cli.look import size
+from oar_lxc.cli.reach import doorway, find_running
+from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, Door
+from oar_lxc.copying import (
+    LocalSource,
+    LocalTarget,
+    Place,
+    Source,
+    Target,
+    parse_place,
+    transfer,
+)
+from oar_lxc.errors import UsageError
+
+PROGRESS_AFTER = 2.0  # seconds
+PROGRESS_EVERY = 0.5
+
+
+@click.command()
+@click.option("-r", "-R", "-a", "recursive", is_flag=True, help="As with cp; it always is.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("destination")
+def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
+    """Copy files and directories: JOB/CONTAINER:PATH, or CONTAINER:PATH in a job, on either side.
+
+    Into DESTINATION where it is a directory, else to that name. SOURCE/. is what is in a
+    directory. Modes, times and links are kept; what comes into a container is root's, what comes
+    out is yours. Paths in a container are relative to root's home. A local name with a colon is
+    written ./NAME.
+
+    \b
+    Examples:
+      oar-lxc cp data.csv 42/vm1:
+      oar-lxc cp -r src 42/vm1:/srv
+      oar-lxc cp 42/vm1:/root/result .
+      oar-lxc cp 42/vm1:/etc/hosts 42/vm2:/tmp/hosts
+    """
+    places = [parse_place(text) for text in sources]
+    to = parse_place(destination)
+    if not to.container and not any(place.container for place in places):
+        raise UsageError(
+            f"neither {places[0]} nor {to} is in a container: write JOB/CONTAINER:PATH, or "
+            "CONTAINER:PATH in a job"
+        )
+    complaints = 0
+
+    def complain(sentence: str, *, lost: bool = True) -> None:
+        nonlocal complaints
+        complaints += lost
+        progress.clear()
+        click.echo(f"oar-lxc: {sentence}", err=True)
+
+    progress = Progress()
+    doors: dict[str, Door] = {}
+    for place in (*places, to):
+        if place.container and place.container not in doors:
+            doors[place.container] = _door(place)
+    with progress:
+        for place in places:
+            with ExitStack() as stack:
+                if place.container:
+                    door = doors[place.container]
+                    source: Source
+                    source = ContainerSource(place, door, complain)
+                else:
+                    source = LocalSource(place.path, complain)
+                target: Target
+                if to.container:
+                    target = ContainerTarget(to, doors[to.container], len(places) > 1, complain)
+                else:
+                    target = LocalTarget(to.path, len(places) > 1, complain)
+                stack.callback(target.close)
+                transfer(source, target, complain, progress.add)
+                source.close()
+                target.finish()
+    if complaints:
+        sys.exit(1)
+
+
+def _door(place: Place) -> Door:
+    remote, found = find_running(place.container)
+
+    def door(argv: Sequence[str]) -> list[str]:
+        return doorway(remote, found.node, "attach", found.name, *argv)
+
+    return door
+
+
+class Progress:
+    """A line on a terminal that tells how far a long copy is."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._begin = time.monotonic()
+        self._next = self._begin + PROGRESS_AFTER
+        self._bytes = 0
+        self._shown = False
+
+    def __enter__(self) -> Progress:
+        """Begin to count."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the line."""
+        self.clear()
+
+    def add(self, number: int) -> None:
+        """Count bytes."""
+        self._bytes += number
+        now = time.monotonic()
+        if now < self._next or not self._terminal:
+            return
+        self._next = now + PROGRESS_EVERY
+        rate = size(int(self._bytes / (now - self._begin)))
+        click.echo(f"\r\033[K{size(self._bytes)} copied, {rate}/s", nl=False, err=True)
+        self._shown = True
+
+    def clear(self) -> None:
+        """Make room for another line."""
+        if self._shown:
+            click.echo("\r\033[K", nl=False, err=True)
+            self._shown = False

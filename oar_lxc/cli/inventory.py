@@ -1,0 +1,95 @@
+"""``oar-lxc inventory``: the containers of a job as Ansible knows hosts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from oar_lxc.cli import reach
+from oar_lxc.cli.reach import complete_job
+from oar_lxc.cli.sshconfig import write_files
+from oar_lxc.errors import OarLxcError
+from oar_lxc.layout import check_job_id
+from oar_lxc.lookup import FoundContainer
+from oar_lxc.remote import Remote, raise_first
+from oar_lxc.sshconfig import SshFiles, host_name
+
+RESERVED = {"all", "ungrouped", "localhost"}
+
+
+@click.command()
+@click.argument("job", required=False, shell_complete=complete_job)
+def inventory(job: str | None) -> None:
+    """Print an Ansible inventory of the containers of JOB, by the groups of its spec.
+
+    Ansible reaches them through the files that `oar-lxc ssh-config` writes, which this command
+    writes too. Hosts are called CONTAINER.JOB.
+
+    \b
+    Examples:
+      oar-lxc inventory 42 > job.yml
+      ansible -i job.yml all -m ping
+      ansible-playbook -i job.yml -l web site.yml
+    """
+    remote = reach.remote_of(None if job is None else check_job_id(job))
+    files, containers = write_files(remote)
+    click.echo(render(remote.job_id, files, containers, find_groups(remote, containers)), nl=False)
+
+
+def find_groups(remote: Remote, containers: Sequence[FoundContainer]) -> dict[str, str]:
+    """Return the group of each container, by its name."""
+    groups: dict[str, str] = {}
+
+    def take(node: str, event: dict[str, Any]) -> None:
+        groups[event["container"]] = event["group"]
+
+    names = [container.name for container in containers]
+    failures: list[OarLxcError] = list(remote.call("show", {"containers": names}, take))
+    raise_first(failures)
+    return groups
+
+
+def render(
+    job_id: int,
+    files: SshFiles,
+    containers: Sequence[FoundContainer],
+    groups: Mapping[str, str],
+) -> str:
+    """Return the text of the inventory, in YAML.
+
+    Every scalar is written as JSON has it, which YAML reads as the same.
+    """
+    by_group: dict[str, list[FoundContainer]] = {}
+    for container in containers:
+        by_group.setdefault(group_name(groups.get(container.name, "")), []).append(container)
+    common = f"-F {shlex.quote(str(files.config))}"
+    lines = [
+        f"# Containers of OAR job {job_id}",
+        "all:",
+        "  vars:",
+        '    ansible_user: "root"',
+        f"    ansible_ssh_common_args: {json.dumps(common)}",
+        "  children:" if by_group else "  children: {}",
+    ]
+    for group, members in by_group.items():
+        lines += [f"    {group}:", "      hosts:"]
+        for container in members:
+            lines += [
+                f"        {host_name(container.name, job_id)}:",
+                f"          oar_lxc_node: {json.dumps(container.node)}",
+                f"          oar_lxc_address: {json.dumps(container.address)}",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def group_name(group: str) -> str:
+    """Return a group's name as Ansible takes it: letters, digits and ``_``, none of its own."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", group)
+    if not name or name in RESERVED or not name[0].isalpha():
+        return f"group_{name}"
+    return name

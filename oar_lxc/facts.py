@@ -1,0 +1,172 @@
+"""What a node knows of one container: its own record, the kernel's word, its cgroups."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from oar_lxc.container import CONFIG_FILE, Runtime, read_description
+from oar_lxc.layout import JobLayout
+from oar_lxc.published import PublishedJob
+
+TIMES_FILE = "times.json"
+# Version 1's word for "no limit" is the highest multiple of a page, which depends on the page.
+UNLIMITED = 1 << 62
+LISTEN = "0A"  # include/net/tcp_states.h
+
+
+def show_container(
+    layout: JobLayout, published: PublishedJob, runtime: Runtime, name: str
+) -> dict[str, Any]:
+    """Return what can be known of a container now.
+
+    What cannot be read is left out: a container may end while it is looked at.
+
+    Returns:
+        ``state``, ``node``, ``address``, ``group``, ``image``, ``cores``, ``pid``, ``ports``
+        (those of the node that lead into it) and the times of :func:`read_times`; where it runs
+        also ``cpus``, ``started`` (seconds since the epoch), ``processes``, ``processes_limit``,
+        ``memory`` and ``memory_limit`` (bytes; 0: no limit of its own), ``oom_kills``,
+        ``cpu_seconds`` and ``listens`` (TCP ports that something in it listens at).
+    """
+    record = read_description(layout.containers / name)
+    pid = max(runtime.init_pid(name), 0)
+    facts: dict[str, Any] = {
+        "state": runtime.state(name),
+        "node": published.node,
+        "address": configured_address(layout, name),
+        "group": str(record.get("group") or re.sub(r"[0-9]+$", "", name)),
+        "image": str(record.get("image") or ""),
+        "cores": record.get("cores") or 0,
+        "ports": record.get("ports") or [],
+        "pid": pid,
+        **read_times(layout, name),
+    }
+    if pid:
+        facts["cpus"] = _status(pid, "Cpus_allowed_list")
+        facts["started"] = _started(pid)
+        facts["listens"] = _listening(pid)
+        facts.update(_usage(published.cgroups, name))
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def init_facts(pid: int) -> dict[str, Any]:
+    """Return what the kernel says of a container's init: id, CPUs it may use, cgroup."""
+    facts: dict[str, Any] = {"pid": max(pid, 0), "cpus": "", "cgroup": ""}
+    if pid <= 0:
+        return facts
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("Cpus_allowed_list:"):
+                facts["cpus"] = line.partition(":")[2].strip()
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "cpuset" in controllers.split(",") or not facts["cgroup"]:
+                facts["cgroup"] = path
+    return facts
+
+
+def write_times(layout: JobLayout, name: str, times: Mapping[str, float]) -> None:
+    """Keep when a container was launched and how long it took, for :func:`read_times`."""
+    (layout.containers / name / TIMES_FILE).write_text(json.dumps(times) + "\n")
+
+
+def read_times(layout: JobLayout, name: str) -> dict[str, float]:
+    """Return ``launched`` (seconds since the epoch), ``start_seconds``, ``ready_seconds``."""
+    try:
+        times = json.loads((layout.containers / name / TIMES_FILE).read_text())
+        return {str(key): float(value) for key, value in times.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def configured_address(layout: JobLayout, name: str) -> str:
+    """Return the address in a container's configuration, empty where there is none."""
+    with suppress(OSError):
+        for line in (layout.containers / name / CONFIG_FILE).read_text().splitlines():
+            key, _, value = line.partition("=")
+            if key.strip() == "lxc.net.0.ipv4.address":
+                return value.strip().partition("/")[0]
+    return ""
+
+
+def _status(pid: int, key: str) -> str | None:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def _started(pid: int) -> float | None:
+    """Return when a process was started, in seconds since the epoch."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), field 22
+    except (OSError, ValueError, IndexError):
+        return None
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return round(boot + ticks / os.sysconf("SC_CLK_TCK"), 2)
+
+
+def _usage(groups: Sequence[str], name: str) -> dict[str, Any]:
+    """Return what a container uses, from the files of its cgroups, version 1 or 2."""
+    facts: dict[str, Any] = {}
+    for group in groups:
+        own = Path(group) / f"lxc.payload.{name}"
+        for file, key in (
+            ("memory.usage_in_bytes", "memory"),
+            ("memory.current", "memory"),
+            ("memory.limit_in_bytes", "memory_limit"),
+            ("memory.max", "memory_limit"),
+            ("pids.current", "processes"),
+            ("pids.max", "processes_limit"),
+        ):
+            with suppress(OSError, ValueError):
+                text = (own / file).read_text().strip()
+                number = 0 if text == "max" else int(text)
+                facts[key] = 0 if number >= UNLIMITED else number
+        with suppress(OSError, ValueError):
+            seconds = int((own / "cpuacct.usage").read_text()) / 1e9
+            facts["cpu_seconds"] = round(seconds, 2)
+        for file in ("memory.oom_control", "memory.events"):
+            kills = _oom_kills(own / file)
+            if kills is not None:
+                facts["oom_kills"] = kills
+    return facts
+
+
+def _oom_kills(path: Path) -> int | None:
+    """Return how many processes the kernel killed for want of memory in a cgroup.
+
+    Version 1 counts them in the cgroup of the process alone; version 2 in all above as well.
+    """
+    total = None
+    below = path.name == "memory.oom_control"
+    with suppress(OSError, ValueError):
+        for file in path.parent.rglob(path.name) if below else (path,):
+            for line in file.read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    total = (total or 0) + int(value)
+    return total
+
+
+def _listening(pid: int) -> list[int] | None:
+    """Return the TCP ports that something in a process's network listens at."""
+    ports: set[int] = set()
+    read = False
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError, ValueError, IndexError):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                words = line.split()
+                if words[3] == LISTEN:
+                    ports.add(int(words[1].rpartition(":")[2], 16))
+            read = True
+    return sorted(ports) if read else None
