@@ -10,7 +10,7 @@ from pathlib import Path
 from oar_lxc.layout import JobLayout
 from oar_lxc.run import run
 from tests import kernel
-from tests.integration.conftest import containers_of, left_of_containers, published
+from tests.integration.conftest import left_of_containers, published
 from tests.integration.test_home import write_spec
 from tests.integration.test_session import start_program
 from tests.pretend import PretendJob
@@ -153,25 +153,38 @@ def test_a_key_of_the_users_opens_a_container(job: PretendJob, tmp_path: Path) -
     assert key.with_suffix(".pub").read_text().split()[1] in out, err
 
 
+UNIT = """[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/bash -c "hostname > /dev/tcp/{gateway}/{port}"
+"""
+
+
 def test_a_checkpoint_halts_containers_in_order(job: PretendJob) -> None:
-    process, pids = start_program(
-        job,
-        "session.wait_ready('boot'); session.run(['sh', '-c', "
-        "'printf \"[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/bin/true\\n"
-        'ExecStop=/bin/sh -c \\"touch /data/$(hostname)\\"\\n" '
-        "> /run/systemd/system/last.service; systemctl start last']); print(1, flush=True); "
-        "session.wait()",
-    )
-    uppers = [containers_of(job) / name for name in ("vm1", "vm2")]
-    assert process.stdout is not None
-    assert process.stdout.readline() == "1\n"
-    begun = time.monotonic()
-    process.send_signal(signal.SIGUSR2)
+    gateway = published(job).gateway.partition("/")[0]
+    with socket.create_server((gateway, 0)) as server:
+        unit = UNIT.format(gateway=gateway, port=server.getsockname()[1])
+        start = "cat > /run/systemd/system/last.service; systemctl start last"
+        process, pids = start_program(
+            job,
+            f"session.wait_ready('boot'); session.run(['sh', '-c', {start!r}], stdin={unit!r}); "
+            "print(1, flush=True); session.wait()",
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        process.send_signal(signal.SIGUSR2)
+        said = set()
+        server.settimeout(15)
+        for _ in pids:
+            peer, _ = server.accept()
+            with peer:
+                said.add(peer.recv(100))
     process.communicate(timeout=40)
+    assert said == {b"vm1\n", b"vm2\n"}  # their services were stopped before they were
     assert process.returncode == 128 + signal.SIGUSR2
     assert all(kernel.is_dead(pid) for pid in pids)
-    assert time.monotonic() - begun < 20
-    assert not any(path.exists() for path in uppers)
+    assert left_of_containers(job) == []
 
 
 def test_what_befalls_a_container_is_told_while_the_job_waits(job: PretendJob) -> None:
