@@ -1,0 +1,99 @@
+"""A spec file on a real OAR: what is planned is what comes up, and what befalls it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import ENDED, Cluster, SubmittedJob
+
+SPEC = """
+wait = "ssh"
+
+[[group]]
+name = "db"
+total = 1
+memory = "200M"
+
+[[group]]
+name = "web"
+per_node = 1
+provision = "setup.sh"
+environment = { STAGE = "test" }
+"""
+SETUP = '#!/bin/bash\necho "$STAGE $OAR_JOB_ID" > /root/made\n'
+
+
+def write(cluster: Cluster, name: str, text: str) -> None:
+    """Write a file into alice's home."""
+    cluster.frontend("sh", "-c", f"cat > {name} <<'END'\n{text}END\n")
+
+
+@pytest.fixture(scope="module")
+def job(cluster: Cluster) -> Iterator[SubmittedJob]:
+    """Return a job with the containers of the spec, which none of these tests may end."""
+    write(cluster, "groups.toml", SPEC)
+    write(cluster, "setup.sh", SETUP)
+    job = cluster.submit(
+        "./jobscripts/lxc_job.py --spec groups.toml", "nodes=2/core=1,walltime=0:9:0"
+    )
+    try:
+        job.wait_output("connect from the frontend:")
+        ids = cluster.first_ids(job)
+        yield job
+        assert job.state not in ENDED
+    finally:
+        job.delete()
+        job.wait_end()
+    cluster.assert_nothing_left(job, ids)
+
+
+def inside(job: SubmittedJob, name: str, line: str, *, check: bool = True) -> str:
+    """Run a shell line in a container; return what it wrote."""
+    argv = ("oar-lxc", "exec", f"{job.id}/{name}", "--", "sh", "-c", line)
+    return job.cluster.frontend(*argv, check=check).stdout.strip()
+
+
+def test_what_is_planned_is_what_comes_up(cluster: Cluster, job: SubmittedJob) -> None:
+    arguments = ("groups.toml", "--job", str(job.id), "--json")
+    planned = json.loads(cluster.frontend("oar-lxc", "plan", *arguments).stdout)
+    listed = json.loads(cluster.frontend("oar-lxc", "list", str(job.id), "--json").stdout)
+    assert {(c["name"], c["node"], c["address"].partition("/")[0]) for c in planned} == {
+        (c["name"], c["node"], c["address"]) for c in listed
+    }
+    assert sorted(c["name"] for c in planned) == ["db1", "web1", "web2"]
+
+
+def test_each_was_provisioned_with_its_variables(job: SubmittedJob) -> None:
+    for name in ("web1", "web2"):
+        assert inside(job, name, "cat /root/made") == f"test {job.id}"
+    assert inside(job, "db1", "ls /root") == ""
+
+
+def test_containers_of_both_nodes_reach_each_other_by_name_and_key(job: SubmittedJob) -> None:
+    line = "for name in $(cat $OAR_LXC_NODEFILE); do ssh -o BatchMode=yes $name hostname; done"
+    assert inside(job, "web2", line).split() == ["db1", "web1", "web2"]
+    line = f"su alice -c '{line}'"
+    assert inside(job, "web1", line).split() == ["db1", "web1", "web2"]
+
+
+def test_memory_that_is_full_is_told_in_the_jobs_output(job: SubmittedJob) -> None:
+    inside(job, "db1", "tail /dev/zero", check=False)
+    job.wait_output("db1 on node1: out-of-memory", 20)
+    assert inside(job, "db1", "echo alive") == "alive"
+
+
+def test_a_job_that_does_not_run_cannot_be_planned_for(cluster: Cluster) -> None:
+    result = cluster.frontend("oar-lxc", "plan", "groups.toml", "--job", "999999", check=False)
+    assert (result.status, result.stdout) == (2, "")
+    assert "OAR knows no job 999999" in result.stderr
+
+
+def test_a_spec_that_asks_too_much_is_refused_before_it_is_submitted(cluster: Cluster) -> None:
+    write(cluster, "big.toml", '[[group]]\nname = "big"\ncores = 9\n')
+    argv = ("oar-lxc", "plan", "big.toml", "--nodes", "2", "--cores", "4")
+    result = cluster.frontend(*argv, check=False)
+    assert result.status == 2
+    assert "group big: container big1 would be given core number 9 of node1" in result.stderr
