@@ -16,6 +16,7 @@ SERVER = (
     "oar-user-pgsql",
     "taktuk",
     "openssh-client",
+    "zstd",
 )
 FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth", "zstd")
 NODE = (
