@@ -46,7 +46,7 @@ def route_to_nodes(text: str) -> Route:
     if not nodes:
         raise UsageError("there are no nodes to push to")
     home = pwd.getpwnam(OAR).pw_dir
-    before = ["runuser", "-u", OAR, "--", "env", f"HOME={home}", "-C", home]
+    before = ["runuser", "-u", OAR, "--", "env", "-C", home, f"HOME={home}"]
     return Route(nodes, ssh(), ["oardodo", *COMMAND], before)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oar_lxc.errors import ImageError
+from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.make import one_sentence
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.receive import CHUNK, PRESENT, Header, header_of
@@ -80,6 +80,7 @@ def push(
 
     Raises:
         ImageError: the image cannot be read, or TakTuk is missing.
+        CommandError: TakTuk failed as a whole.
     """
     need("taktuk", "taktuk")
     record = store.record(name)
@@ -164,6 +165,8 @@ def _broadcast(
     environ = {**os.environ, **(route.environ or {})}
     told = run(argv, env=environ, timeout=TIMEOUT, check=False)
     payload.unlink()
+    if told.status != 0 and not told.stdout:
+        raise CommandError(["taktuk"], told.status, told.stderr)
     return _sorted(told.stdout + told.stderr, route.nodes)
 
 

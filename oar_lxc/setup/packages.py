@@ -18,7 +18,7 @@ SERVER = (
     "openssh-client",
     "zstd",
 )
-FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth", "zstd")
+FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth", "taktuk", "zstd")
 NODE = (
     "oar-node",
     "openssh-server",
