@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -217,6 +218,65 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
         if not force:
             _refuse_in_use(parsed, store.record(parsed).digest)
         store.remove(parsed)
+
+
+@image.command()
+@click.argument("name")
+@click.option("--nodes", default="", metavar="A,B", help="To these; to all nodes by default.")
+@click.option("--job", metavar="JOB", help="To the nodes of this job of yours.")
+@_store
+@_json
+def push(name: str, nodes: str, job: str | None, directory: Path | None, as_json: bool) -> None:
+    """Distribute the image NAME[:TAG] to nodes that share no store.
+
+    On the OAR server as root: a public image of this machine, to all nodes or to --nodes. With
+    --job: an image of your own, to where that job's containers find it, which only makes a
+    difference where the nodes have not your home. TakTuk sends it along a tree; each node checks
+    it chunk by chunk. A push that was interrupted goes on where it was.
+
+    \b
+    Examples:
+      oar-lxc image push debian-12:2
+      oar-lxc image push debian-12:2 --nodes node7,node8
+      oar-lxc image push mine --job 42
+    """
+    from oar_lxc.cli.pushing import route_to_job, route_to_nodes, scratch_for
+    from oar_lxc.image.push import push, to_json
+
+    store, parsed = _find(name, directory, writable=True)
+    route = route_to_job(job) if job else route_to_nodes(nodes)
+    with raising_signals(), Meter(f"pushing {parsed}") as meter, scratch_for(route) as scratch:
+        pushed = push(store, parsed, route, scratch, meter.say)
+    if as_json:
+        click.echo(to_json(pushed))
+    else:
+        for node in pushed.present:
+            click.echo(f"{node}: had it")
+        for node in pushed.done:
+            click.echo(f"{node}: has it now")
+    if pushed.failed:
+        whys = "\n".join(f"{node}: {why}" for node, why in pushed.failed.items())
+        raise ImageError(f"image {parsed} was not pushed to {len(pushed.failed)} nodes:\n{whys}")
+
+
+@image.command(hidden=True)
+@click.option("--offer", "only_offer", is_flag=True)
+@click.option("--job")
+def receive(only_offer: bool, job: str | None) -> None:
+    """Take an image from standard input, as `push` sends it; for `push` alone."""
+    from oar_lxc.image.provide import PUSHED
+    from oar_lxc.image.receive import offer, read_header, receive
+
+    if job:
+        store = Store(JobLayout(check_job_id(job)).private / PUSHED, archives=True)
+    else:
+        store = Store(_configured())
+    stream = sys.stdin.buffer
+    header = read_header(stream)
+    if only_offer:
+        click.echo(offer(store, header))
+    else:
+        receive(store, header, stream)
 
 
 def _refuse_in_use(name: ImageName, digest: str) -> None:

@@ -35,6 +35,9 @@ def import_image(
     source: str,
     progress: Progress = _quiet,
     say: Say = lambda text: None,
+    *,
+    expected: str = "",
+    origin: str = "",
 ) -> Record:
     """Make an image of an archive, a directory, squashfs or an image of OCI or Docker.
 
@@ -44,6 +47,8 @@ def import_image(
         source: see :func:`oar_lxc.image.sources.open_source`.
         progress: is told how far it is.
         say: is told what is worth knowing of the image.
+        expected: the digest that it must have, where that is known.
+        origin: what its record says of the source, where that is not where it is read from.
 
     Raises:
         ImageError: it cannot be; nothing of it is left.
@@ -53,7 +58,9 @@ def import_image(
         scratch = half / "scratch"
         scratch.mkdir()
         with open_source(source, scratch) as stream:
-            return publish_stream(store, half, name, stream, source, progress, say)
+            return publish_stream(
+                store, half, name, stream, origin or source, progress, say, expected=expected
+            )
 
 
 def publish_stream(
@@ -64,6 +71,8 @@ def publish_stream(
     source: str,
     progress: Progress = _quiet,
     say: Say = lambda text: None,
+    *,
+    expected: str = "",
 ) -> Record:
     """Take an image from a stream into a half-made directory, and publish it.
 
@@ -82,6 +91,8 @@ def publish_stream(
     if not any(path in manifest.entries for path in (b"sbin/init", b"usr/sbin/init")):
         say(f"image {name} has no /sbin/init: containers of it do not boot")
     record = Record.of(name, manifest, source)
+    if expected and record.digest != expected:
+        raise ImageError(f"its digest is {record.digest}, it should be {expected}")
     remove_tree(half / "scratch")
     store.publish(half, record)
     return record

@@ -18,7 +18,7 @@ SYSTEMD_HALT = "SIGRTMIN+3"  # systemd(1), SIGNALS
 BUSYBOX_HALT = "SIGUSR2"  # busybox's init: power off
 OTHER_HALT = "SIGPWR"  # what LXC sends by default, and sysvinit knows
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SIGNAL = re.compile(r"SIG[A-Z0-9]+(\+[0-9]+)?")
 
 
@@ -85,7 +85,7 @@ class Record:
         if not isinstance(data, dict):
             raise ImageError(f"{path} is no record of an image: import {name} anew")
         known = {
-            "digest": _DIGEST,
+            "digest": DIGEST,
             "created": re.compile(r"[0-9T:+-]{0,40}"),
             "source": re.compile(r"[^\n]{0,4096}"),
             "halt_signal": _SIGNAL,

@@ -25,7 +25,7 @@ def command_on(node: str, arguments: Sequence[str], *, here: bool = True) -> lis
         here: whether this machine may be the node.
     """
     line = f"[ ! -x {NODE_COMMAND} ] || {shlex.join(['oardodo', NODE_COMMAND, *arguments])}"
-    return ["sh", "-c", line] if here and _is_here(node) else [*_ssh(), node, line]
+    return ["sh", "-c", line] if here and _is_here(node) else [*ssh(), node, line]
 
 
 def _is_here(node: str) -> bool:
@@ -33,7 +33,7 @@ def _is_here(node: str) -> bool:
     return node == host or node.partition(".")[0] == host
 
 
-def _ssh() -> list[str]:
+def ssh() -> list[str]:
     """Return OAR's ssh command (OPENSSH_CMD), without questions to anyone."""
     try:
         match = re.search(r'^OPENSSH_CMD="(.*)"', OAR_CONF.read_text(), re.MULTILINE)

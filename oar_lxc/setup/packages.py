@@ -16,8 +16,9 @@ SERVER = (
     "oar-user-pgsql",
     "taktuk",
     "openssh-client",
+    "zstd",
 )
-FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth", "zstd")
+FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth", "taktuk", "zstd")
 NODE = (
     "oar-node",
     "openssh-server",

@@ -1,0 +1,201 @@
+"""Push an image to many nodes: TakTuk broadcasts it along a tree, every node checks what comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from oar_lxc.errors import CommandError, ImageError
+from oar_lxc.image.make import one_sentence
+from oar_lxc.image.names import ImageName
+from oar_lxc.image.receive import CHUNK, PRESENT, Header, header_of
+from oar_lxc.image.sources import TAR, need
+from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
+from oar_lxc.run import run, running
+
+TIMEOUT = 3600.0  # seconds for all nodes together
+# One line each, with the node's name as it was given.
+_FORMATS = {
+    "output": "out $host $line\\n",
+    "error": "err $host $line\\n",
+    "status": "status $host $line\\n",
+    "connector": "err $peer $line\\n",
+    "state": "",
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    """How to run something on the nodes.
+
+    Attributes:
+        nodes: their names.
+        connector: the command that runs one on a node, as ssh does.
+        command: the words that run ``oar-lxc image receive`` there.
+        before: what TakTuk itself is run by.
+        environ: variables that the connector needs.
+    """
+
+    nodes: Sequence[str]
+    connector: Sequence[str]
+    command: Sequence[str]
+    before: Sequence[str] = ()
+    environ: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a push.
+
+    Attributes:
+        present: nodes that had the image before.
+        done: nodes that have it now.
+        failed: why others have not.
+    """
+
+    present: tuple[str, ...]
+    done: tuple[str, ...]
+    failed: Mapping[str, str]
+
+
+def push(
+    store: Store,
+    name: ImageName,
+    route: Route,
+    scratch: Path,
+    say: Callable[[str], None] = lambda text: None,
+) -> Pushed:
+    """Push an image to nodes.
+
+    Args:
+        store: where it is.
+        name: the image.
+        route: the nodes and the way to them.
+        scratch: a directory that who runs TakTuk may read.
+        say: is told what is done.
+
+    Raises:
+        ImageError: the image cannot be read, or TakTuk is missing.
+        CommandError: TakTuk failed as a whole.
+    """
+    need("taktuk", "taktuk")
+    record = store.record(name)
+    if not record.digest:
+        raise ImageError(f"image {name} in {store.root} has no digest: import it anew")
+    archive = _packed(store, name, scratch)
+    header = header_of(archive, str(name), record.digest, record.source)
+    offered, failed = _broadcast(route, scratch, header, None, ["--offer"])
+    have = {node: lines[-1] for node, lines in offered.items() if lines}
+    present = tuple(node for node, answer in have.items() if answer == PRESENT)
+    wanted = {n: int(answer) for n, answer in have.items() if answer.isdigit()}
+    for node in route.nodes:
+        if node not in have:
+            failed.setdefault(node, "it did not answer")
+    done: tuple[str, ...] = ()
+    if wanted:
+        first = min(min(wanted.values()), len(header.chunks))
+        left = header.size - first * CHUNK
+        say(f"pushing {left / 1e6:.0f} MB of image {name} to {len(wanted)} nodes")
+        header = replace(header, first=first)
+        answers, wrong = _broadcast(
+            replace(route, nodes=tuple(wanted)), scratch, header, archive, []
+        )
+        failed.update(wrong)
+        done = tuple(node for node in wanted if node in answers)
+    return Pushed(present, done, failed)
+
+
+def _packed(store: Store, name: ImageName, scratch: Path) -> Path:
+    """Return an archive of an image; the same each time, so that a push can go on later."""
+    directory = store.directory(name)
+    archive = scratch / ARCHIVE
+    if not (directory / ROOTFS).is_dir():
+        shutil.copyfile(directory / ARCHIVE, archive)
+        return archive
+    tar = [*TAR, "--format=pax", "--pax-option=delete=atime,delete=ctime"]
+    with one_sentence(f"image {name}", store), archive.open("xb") as file:
+        source = [*tar, "-C", str(directory / ROOTFS), "-cf", "-", "."]
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        try:
+            with running(source, stdin=nothing) as packer:
+                pack = [need("zstd", "zstd"), "-q", "-c", "-T0"]
+                with running(pack, stdin=packer.stdout, stdout=file.fileno()) as zstd:
+                    zstd.finish()
+                packer.finish()
+        finally:
+            os.close(nothing)
+    return archive
+
+
+def _broadcast(
+    route: Route, scratch: Path, header: Header, archive: Path | None, options: Sequence[str]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Run the receiver on all nodes, and give it a header and perhaps what follows.
+
+    Returns:
+        What nodes wrote where all went well; and why it did not on others.
+    """
+    payload = scratch / "payload"
+    with payload.open("wb") as file:
+        file.write(header.to_line())
+        if archive:
+            with archive.open("rb") as source:
+                source.seek(header.first * CHUNK)
+                shutil.copyfileobj(source, file, CHUNK)
+    payload.chmod(0o644)
+    # Names that a shell could take for more were refused long before.
+    command = " ".join([*route.command, *options])
+    formats = [word for k, v in _FORMATS.items() for word in ("-o", f'{k}="{v}"' if v else k)]
+    argv = [
+        *route.before,
+        "taktuk",
+        "-s",
+        "-c",
+        " ".join(route.connector),
+        *formats,
+        *(word for node in route.nodes for word in ("-m", node)),
+        *("broadcast", "exec", "[", command, "]", ";"),
+        *("broadcast", "input", "file", "[", str(payload), "]", ";"),
+        *("broadcast", "input", "close"),
+    ]
+    environ = {**os.environ, **(route.environ or {})}
+    told = run(argv, env=environ, timeout=TIMEOUT, check=False)
+    payload.unlink()
+    if told.status != 0 and not told.stdout:
+        raise CommandError(["taktuk"], told.status, told.stderr)
+    return _sorted(told.stdout + told.stderr, route.nodes)
+
+
+def _sorted(text: str, nodes: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    output: dict[str, list[str]] = {}
+    errors: dict[str, str] = {}
+    ended: dict[str, str] = {}
+    for line in text.splitlines():
+        kind, _, rest = line.partition(" ")
+        node, _, said = rest.partition(" ")
+        if node not in nodes:
+            continue
+        if kind == "out":
+            output.setdefault(node, []).append(said)
+        elif kind == "err" and said.strip():
+            errors[node] = said.removeprefix("oar-lxc: ")
+        elif kind == "status":
+            ended[node] = said
+    good = {node: output.get(node, []) for node, status in ended.items() if status == "0"}
+    bad = {
+        node: errors.get(node, "it could not be reached" if node not in ended else "it failed")
+        for node in nodes
+        if node not in good
+    }
+    return good, bad
+
+
+def to_json(pushed: Pushed) -> str:
+    """Return what became of a push as JSON."""
+    return json.dumps(
+        {"present": pushed.present, "done": pushed.done, "failed": dict(pushed.failed)}, indent=1
+    )

@@ -1,0 +1,111 @@
+"""Images on a cluster: a user's own, in jobs of that user, and pushed ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import Cluster
+
+SCRIPT = "./jobscripts/lxc_job.py"
+ARCHIVE = "/root/small.tar.zst"
+
+
+@pytest.fixture(scope="module")
+def small(cluster: Cluster) -> Iterator[bytes]:
+    """Return an archive with the system of the recipe busybox."""
+    cluster.on("node1", "oar-lxc", "image", "build", "busybox", "--store", "/root/built")
+    cluster.on("node1", "tar", "--zstd", "-C", "/root/built/busybox/rootfs", "-cf", ARCHIVE, ".")
+    pid = cluster.sandbox.machine("node1").pid
+    with open(f"/proc/{pid}/root{ARCHIVE}", "rb") as file:  # noqa: PTH123
+        data = file.read()
+    yield data
+    cluster.on("node1", "rm", "-rf", "/root/built", ARCHIVE)
+
+
+@pytest.fixture(scope="module")
+def own(cluster: Cluster, small: bytes) -> Iterator[str]:
+    """Let alice import an image of her own on the frontend."""
+    machine = cluster.sandbox.machine("frontend")
+    machine.write("/home/alice/small.tar.zst", small)
+    cluster.frontend("oar-lxc", "image", "import", "own:1", "small.tar.zst")
+    yield "own:1"
+    cluster.frontend("oar-lxc", "image", "rm", "own:1")
+    cluster.frontend("rm", "small.tar.zst")
+
+
+def test_a_job_uses_an_image_of_its_user(cluster: Cluster, own: str) -> None:
+    """On both nodes, unpacked there; ssh answers; what a job sees is listed."""
+    command = f"{SCRIPT} --image {own} --per-node 2 --wait ssh"
+    job = cluster.submit(command, "nodes=2,walltime=0:10:0")
+    job.wait_output("connect from the frontend:")
+    ids = cluster.first_ids(job)
+    for name in ("vm1", "vm4"):
+        done = cluster.frontend("oar-lxc", "ssh", f"{job.id}/{name}", "hostname")
+        assert done.stdout.strip() == name
+    # Root has unpacked nothing: the files are of the job's ids.
+    directory = f"/var/lib/oar-lxc/jobs/{job.id}/containers/.images"
+    owners = cluster.on("node1", "sh", "-c", f"stat -c %u {directory}/*/rootfs/bin/busybox").stdout
+    assert owners.split() == [str(ids["node1"])]
+    job.delete()
+    job.wait_end()
+    cluster.assert_nothing_left(job, ids)
+
+
+def test_an_image_is_its_users_alone(cluster: Cluster, own: str) -> None:
+    job = cluster.submit(f"{SCRIPT} --image {own} -- true", user="bob")
+    job.wait_end()
+    assert f"image {own} does not exist on this node; images here: " in job.output("stderr")
+    listed = cluster.frontend("oar-lxc", "image", "list", "--json", user="bob").stdout
+    assert json.loads(listed) == []
+
+
+def test_a_public_image_is_pushed_to_all_nodes(cluster: Cluster, small: bytes) -> None:
+    """From the server, checked there, and used by a job; a second push has nothing to do."""
+    server = cluster.sandbox.machine("server")
+    server.write(ARCHIVE, small)
+    try:
+        cluster.on("server", "oar-lxc", "image", "import", "pushed:2", ARCHIVE)
+        digest = json.loads(cluster.on("server", "oar-lxc", "image", "list", "--json").stdout)
+        done = cluster.on("server", "oar-lxc", "image", "push", "pushed:2", "--json")
+        assert sorted(json.loads(done.stdout)["done"]) == list(cluster.nodes)
+        again = cluster.on("server", "oar-lxc", "image", "push", "pushed:2", "--json")
+        assert sorted(json.loads(again.stdout)["present"]) == list(cluster.nodes)
+        for node in cluster.nodes:
+            told = cluster.on(node, "oar-lxc", "image", "verify", "pushed:2").stdout
+            assert told == f"pushed:2 {digest[0]['digest']} ok\n"
+        job = cluster.submit(f"{SCRIPT} --image pushed:2 -- hostname", "nodes=2,walltime=0:5:0")
+        job.wait_end()
+        found = re.findall(r"^(vm\d): vm\d$", job.output(), re.M)
+        assert sorted(found) == ["vm1", "vm2"], job.output("stderr")
+        lost = cluster.on(
+            "server", "oar-lxc", "image", "push", "pushed:2", "--nodes", "nosuch", check=False
+        )
+        assert lost.status != 0
+        assert "nosuch: " in lost.stderr
+    finally:
+        cluster.on("node1", "oar-lxc", "image", "rm", "pushed:2", "--force", check=False)
+        cluster.on("server", "oar-lxc", "image", "rm", "pushed:2", check=False)
+        cluster.on("server", "rm", "-f", ARCHIVE)
+
+
+def test_an_own_image_is_pushed_to_the_nodes_of_a_job(cluster: Cluster, own: str) -> None:
+    job = cluster.submit(SCRIPT, "nodes=2,walltime=0:10:0")
+    job.wait_output("connect from the frontend:")
+    ids = cluster.first_ids(job)
+    cluster.frontend("oar-lxc", "image", "push", own, "--job", str(job.id))
+    for node in cluster.nodes:
+        path = f"/var/lib/oar-lxc/jobs/{job.id}/private/images/own@1/rootfs.tar.zst"
+        assert cluster.on(node, "stat", "-c", "%U", path).stdout.strip() == "alice"
+    job.delete()
+    job.wait_end()
+    cluster.assert_nothing_left(job, ids)
+
+
+def test_users_push_no_public_image(cluster: Cluster, own: str) -> None:
+    refused = cluster.frontend("oar-lxc", "image", "push", own, check=False)
+    assert refused.status != 0
+    assert "pushed by root on the OAR server" in refused.stderr
