@@ -75,8 +75,11 @@ class Source(Protocol):
     def members(self) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
         """Yield each, with the content of a regular file, which is read before the next."""
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Wait for its end; CopyError where it failed."""
+
+    def close(self) -> None:
+        """Give it up, where it is not at its end."""
 
 
 class Target(Protocol):
@@ -127,8 +130,11 @@ class LocalSource:
         """Yield what there is, each directory before what is in it."""
         yield from self._walk(self._root, self.name)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to give up."""
 
     def _walk(self, path: str, name: str) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
         try:

@@ -164,7 +164,8 @@ def _wait(pid: int) -> int:
             _send(pid, number)
 
     for number in FORWARDED:
-        signal.signal(number, forward)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, forward)
     return _wait_or_hang_up(pid)
 
 

@@ -153,8 +153,8 @@ def known_jobs(home: Path) -> list[int]:
 
 def is_included(home: Path) -> bool:
     """Whether ssh's configuration reads the files of all jobs."""
-    with suppress(OSError, UnicodeDecodeError):
-        text = (home / "config").read_text()
+    with suppress(OSError):
+        text = (home / "config").read_text("utf-8", "surrogateescape")
         return any(line.split() == INCLUDE.split() for line in text.splitlines())
     return False
 

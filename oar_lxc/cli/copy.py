@@ -75,6 +75,7 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
                     source = ContainerSource(place, door, complain)
                 else:
                     source = LocalSource(place.path, complain)
+                stack.callback(source.close)
                 target: Target
                 if to.container:
                     target = ContainerTarget(to, doors[to.container], len(places) > 1, complain)
@@ -82,7 +83,7 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
                     target = LocalTarget(to.path, len(places) > 1, complain)
                 stack.callback(target.close)
                 transfer(source, target, complain, progress.add)
-                source.close()
+                source.finish()
                 target.finish()
     if complaints:
         sys.exit(1)

@@ -76,7 +76,8 @@ def show(container: str, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=1))
         return
     for key, value in describe(facts):
-        click.echo(f"{key + ':':<12} {value}")
+        if value:
+            click.echo(f"{key + ':':<14} {value}")
 
 
 def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,10 +11,10 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
@@ -32,6 +32,7 @@ from oar_lxc.lookup import (
 from oar_lxc.remote import Remote, oarsh_environ
 from oar_lxc.run import run
 
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 COMPLETION_TIMEOUT = 5.0  # seconds; somebody waits at a prompt
 
 
@@ -178,18 +179,23 @@ def forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
     def forward(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)
 
-    handlers: Mapping[int, object] = {
-        signal.SIGINT: signal.SIG_IGN,
-        signal.SIGQUIT: signal.SIG_IGN,
-        signal.SIGTERM: forward,
-        signal.SIGHUP: forward,
-    }
-    before = {n: signal.signal(n, h) for n, h in handlers.items()}  # type: ignore[arg-type]
+    handlers: dict[int, Handler] = dict.fromkeys((signal.SIGTERM, signal.SIGHUP), forward)
+    handlers |= dict.fromkeys((signal.SIGINT, signal.SIGQUIT), signal.SIG_IGN)
+    before = _handle(handlers)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _handle(handlers: Mapping[int, Handler]) -> dict[int, Handler]:
+    """Set handlers, but none for what is ignored already; return those before."""
+    before: dict[int, Handler] = {}
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    return before
 
 
 def _leashed(argv: Sequence[str]) -> int:
@@ -201,11 +207,12 @@ def _leashed(argv: Sequence[str]) -> int:
     master, slave = pty.openpty()
 
     def take_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup is for us: it goes on while we do
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
     process = subprocess.Popen(list(argv), start_new_session=True, preexec_fn=take_terminal)
     os.close(slave)
-    before = {n: signal.signal(n, _leave) for n in (signal.SIGTERM, signal.SIGHUP)}
+    before = _handle({signal.SIGTERM: _leave, signal.SIGHUP: _leave})
     try:
         child = os.pidfd_open(process.pid)
         poll = select.poll()

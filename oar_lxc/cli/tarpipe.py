@@ -81,6 +81,15 @@ class _Process:
         """Return what it said with where that was: ``42/vm1:/a: No such file or directory``."""
         return f"{self.place.container}:{'' if line.startswith('/') else ' '}{line}"
 
+    def close(self) -> None:
+        """End a tar that is not at its end: what it has read is no whole archive."""
+        if self._said.closed:
+            return
+        with suppress(OSError):  # oarsh is not ours to kill; the pipes' end does it as well
+            self.process.kill()
+        with suppress(CopyError):
+            self.wait(_ignore)
+
     def said(self) -> list[str]:
         """Return the lines that it wrote to its standard error."""
         self._said.seek(0)
@@ -133,13 +142,13 @@ class ContainerSource(_Process):
                 for member in archive:
                     yield member, archive.extractfile(member) if member.isreg() else None
         except (tarfile.TarError, RecursionError, MemoryError, ValueError, OverflowError) as error:
-            self.close()  # where tar said why, that is the reason
+            self.finish()  # where tar said why, that is the reason
             why = "what it sends is no archive, or was cut off"
             raise CopyError(f"{self.place}: {why}") from error
         for _ in iter(lambda: pipe.read(CHUNK), b""):
             pass  # what fills the last record
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Wait for tar.
 
         Raises:
@@ -164,6 +173,23 @@ class _Whole:
         while len(data) < size and (more := self._pipe.read(size - len(data))):
             data += more
         return bytes(data)
+
+
+class _Writer:
+    """A pipe that takes all that is written, and counts it as a file would."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe, self._written = pipe, 0
+
+    def write(self, data: bytes) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[self._pipe.write(left) :]
+        self._written += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._written
 
 
 class ContainerTarget(_Process):
@@ -196,11 +222,9 @@ class ContainerTarget(_Process):
         self.into, self.over = answer == "into", answer == "over"
         self.name = "." if self.into else name
         # What both GNU tar and busybox read, however long a name is.
-        self._archive = tarfile.TarFile.open(  # finish() closes it
-            fileobj=_end(self.process.stdin),
-            mode="w|",
-            format=tarfile.GNU_FORMAT,
-            bufsize=1 << 16,
+        pipe: Any = _Writer(_end(self.process.stdin))  # tarfile's types want more than it uses
+        self._archive = tarfile.TarFile(
+            fileobj=pipe, mode="w", format=tarfile.GNU_FORMAT, copybufsize=CHUNK
         )
 
     def add(self, member: tarfile.TarInfo, content: Readable | None) -> None:
@@ -227,12 +251,3 @@ class ContainerTarget(_Process):
         except BrokenPipeError:
             pass  # it says why
         self.wait(self._complain)
-
-    def close(self) -> None:
-        """End a tar that still reads: what it has is no whole archive."""
-        if self._said.closed:
-            return
-        with suppress(OSError):  # oarsh is not ours to kill; the pipes' end does it as well
-            self.process.kill()
-        with suppress(CopyError):
-            self.wait(_ignore)

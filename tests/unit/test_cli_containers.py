@@ -1,10 +1,11 @@
-"""``oar-lxc list|exec|shell|ssh``, with fake nodes and an oarsh and an ssh of our own."""
+"""The commands that reach containers, with fake nodes and an oarsh and an ssh of our own."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
+import signal
 import stat
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,19 @@ import pytest
 
 from oar_lxc.cli import main as cli_main
 from oar_lxc.cli import reach
+from oar_lxc.cli.look import describe, size
 from oar_lxc.cli.main import cli
-from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.keys import CLIENT, HOST
-from tests.unit.fakes import FakeNode, FakeRemote, add_program, invoke, recorded, recorder
+from tests.unit.fakes import (
+    FakeNode,
+    FakeRemote,
+    add_program,
+    invoke,
+    recorded,
+    recorder,
+    wait_until,
+)
 
 SSH = """
 # Look at the files while they are there.
@@ -187,6 +197,129 @@ def test_a_mistake_is_one_sentence_after_the_programs_name(
 def test_outside_of_a_job_a_name_alone_is_no_target(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OarLxcError, match="this is not an OAR job: name the job"):
         cli.main(["list"], standalone_mode=False)
+
+
+def test_show_is_lines_for_people_and_json_for_programs(
+    remote: FakeRemote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(cli, "show", "42/vm1") == 0
+    lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["container:"], lines["state:"], lines["node:"]) == ("42/vm1", "RUNNING", "node1")
+    assert invoke(cli, "show", "42/vm2", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["name"], shown["job"], shown["state"]) == ("vm2", 42, "STOPPED")
+
+
+def test_what_a_container_uses_is_told_with_its_limits() -> None:
+    facts = {"job": 42, "name": "vm1", "state": "RUNNING", "node": "n", "address": "a"}
+    facts |= {"group": "vm", "image": "i", "pid": 7, "cpus": "0-1", "cores": 2, "ports": []}
+    facts |= {"memory": 1 << 20, "memory_limit": 512 << 20, "processes": 5, "processes_limit": 0}
+    lines = dict(describe(facts))
+    assert lines["memory"] == "1.0 MiB of 512.0 MiB"
+    assert lines["processes"] == "5, no limit of its own"
+    assert lines["CPUs"] == "0-1, 2 reserved for it"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 50, "1024.0 TiB")]
+)
+def test_a_size_is_written_in_units_of_1024(number: int, text: str) -> None:
+    assert size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("targets", "stopped"),
+    [(["42/vm1"], ["vm1"]), (["42/"], ["vm1", "vm2"]), (["vm2", "vm1"], ["vm1", "vm2"])],
+)
+def test_stop_and_start_tell_what_has_become_of_each(
+    running: FakeRemote,
+    capsys: pytest.CaptureFixture[str],
+    targets: list[str],
+    stopped: list[str],
+) -> None:
+    assert invoke(cli, "stop", *targets) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(" on ")[0] for line in said] == stopped
+    assert all(line.endswith(" is stopped") for line in said)
+    assert running.running() == [name for name in ("vm1", "vm2") if name not in stopped]
+    assert invoke(cli, "start", *targets) == 0
+    assert all(line.endswith(" runs") for line in capsys.readouterr().out.splitlines())
+    assert running.running() == ["vm1", "vm2"]
+
+
+def test_one_that_fails_is_told_and_the_others_are_done(
+    running: FakeRemote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.by_name["node1"].runtime.immortal = ["vm1"]
+    with pytest.raises(ContainerError, match="vm1 on node node1: it still ran 10 s after SIGKILL"):
+        invoke(cli, "stop", "--kill", "42/")
+    assert capsys.readouterr().out == "vm2 on node2 is stopped\n"
+    running.by_name["node1"].runtime.immortal = []
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        (["42/vm9", "42/vm1"], "vm9: job 42 has no such container; it has: vm1, vm2"),
+        (["42/vm1", "43/vm1"], "containers of one job at a time, not of 42, 43"),
+        (["42/../vm1"], "job id '42/..' is not a number"),
+        (["/"], "job id '' is not a number"),
+        (["42/VM1"], "'42/VM1' names no container"),
+    ],
+)
+def test_what_is_no_container_stops_none(
+    running: FakeRemote, targets: list[str], sentence: str
+) -> None:
+    with pytest.raises(OarLxcError, match=sentence):
+        invoke(cli, "stop", *targets)
+    assert running.running() == ["vm1", "vm2"]
+
+
+def test_a_frozen_container_is_told_with_what_thaws_it(running: FakeRemote) -> None:
+    assert invoke(cli, "freeze", "42/vm1") == 0
+    for command in (["exec", "42/vm1", "--", "true"], ["logs", "42/vm1"], ["shell", "42/vm1"]):
+        with pytest.raises(ContainerError, match="FROZEN, not RUNNING: thaw it with `oar-lxc un"):
+            invoke(cli, *command)
+    assert invoke(cli, "unfreeze", "42/vm1") == 0
+
+
+def test_logs_reads_the_journal_in_the_container(running: FakeRemote, tmp_path: Path) -> None:
+    oarsh(tmp_path)
+    assert invoke(cli, "logs", "-n", "5", "-f", "42/vm1") == 0
+    (call,) = recorded(tmp_path / "oarsh")
+    words = shlex.split(call[1])
+    assert words[3:6] == ["42", "attach", "vm1"]
+    assert words[-3:] == ["--follow", "--lines", "5"]
+
+
+def test_logs_of_lxc_are_read_on_the_node_also_of_a_stopped_one(
+    remote: FakeRemote, tmp_path: Path
+) -> None:
+    oarsh(tmp_path)
+    assert invoke(cli, "logs", "--lxc", "42/vm2") == 0
+    (call,) = recorded(tmp_path / "oarsh")
+    assert shlex.split(call[1])[3:] == ["42", "log", "vm2", "+1"]
+
+
+def test_a_console_needs_a_terminal(remote: FakeRemote) -> None:
+    with pytest.raises(UsageError, match="a console needs a terminal"):
+        invoke(cli, "console", "42/vm1")
+
+
+def test_oarsh_ends_with_us_though_it_is_anothers(remote: FakeRemote, tmp_path: Path) -> None:
+    """It hangs on a terminal of ours, which the kernel takes away."""
+    wait = "sleep 5 & wait"  # a shell handles no signal while it waits otherwise
+    oarsh(tmp_path, f'trap "echo > {tmp_path}/hup; exit" HUP; echo > {tmp_path}/up; {wait}')
+    pid = os.fork()
+    if pid == 0:
+        try:
+            invoke(cli, "exec", "42/vm1", "--", "true")
+        finally:
+            os._exit(0)
+    assert wait_until((tmp_path / "up").exists)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert wait_until((tmp_path / "hup").exists)
 
 
 @pytest.fixture
