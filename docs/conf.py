@@ -44,7 +44,7 @@ def _write_reference() -> None:
         for key, sentence, default in documented(kind):
             shown = "" if default in (None, (), {}) else f" Default: ``{_toml(default)}``."
             text += f"``{key}``\n   {sentence}{shown}\n\n"
-        (directory / f"{kind.__name__.lower()}.inc").write_text(text)
+        (directory / f"{kind.__name__.lower()}.inc").write_text(text.rstrip("\n") + "\n")
 
 
 def _toml(value: object) -> str:

@@ -32,7 +32,6 @@ from oar_lxc.create import (
 from oar_lxc.errors import (
     CommandError,
     ContainerError,
-    NodeNotPreparedError,
     OarLxcError,
     UsageError,
 )
@@ -44,19 +43,20 @@ from oar_lxc.facts import (
     show_container,
     write_times,
 )
+from oar_lxc.here import open_job
 from oar_lxc.image.provide import provide
 from oar_lxc.job import Job
 from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.plan import Plan, PlannedContainer
 from oar_lxc.ports import close_ports, open_ports
-from oar_lxc.published import PublishedJob, read_published
+from oar_lxc.published import PublishedJob
 from oar_lxc.spec import BOOT, RUNNING
+from oar_lxc.timeline import note, noted, read_timeline
 from oar_lxc.watch import watch
 
 Emit = Callable[[dict[str, Any]], None]
 KILL_TIMEOUT = 10.0
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Agent:
@@ -99,6 +99,7 @@ class Agent:
             "destroy": self._destroy,
             "keys": self._keys,
             "show": self._show,
+            "timeline": self._timeline,
         }
         if operation in control.OPERATIONS:
             return self._control().run(operation, request)
@@ -113,33 +114,36 @@ class Agent:
         share = plan.on(self._published.node)
         enter_cgroups(self._published.cgroups)
         begin = time.time()
-        images = self._images({planned.image for planned in share})
+        with noted(self._layout, "image", 0):
+            images = self._images({planned.image for planned in share})
         with self._locked():
             self._refuse_existing(share)
             failed = False
             try:
                 hosts = {c.name: c.ip for c in plan.containers}
-                create_containers(
-                    self._layout,
-                    self._published,
-                    share,
-                    images=images,
-                    hosts=hosts,
-                    keys=request["keys"],
-                    session=request["session"],
-                    cores=reserved_cores(request, self._published.node),
-                    variables=request["variables"],
-                    nodefile=plan.nodefile(),
-                )
+                with noted(self._layout, "create", len(share)):
+                    create_containers(
+                        self._layout,
+                        self._published,
+                        share,
+                        images=images,
+                        hosts=hosts,
+                        keys=request["keys"],
+                        session=request["session"],
+                        cores=reserved_cores(request, self._published.node),
+                        variables=request["variables"],
+                        nodefile=plan.nodefile(),
+                    )
                 if self._abandoned():
                     raise OarLxcError("whoever asked for the launch is gone")
-                for event in self._start([planned.name for planned in share]):
-                    if event["event"] == "started":
-                        times = {"launched": begin, "start_seconds": event["seconds"]}
-                        write_times(self._layout, event["container"], times)
-                    else:
-                        failed = True
-                    self._emit(event)
+                with noted(self._layout, "start", len(share)):
+                    for event in self._start([planned.name for planned in share]):
+                        if event["event"] == "started":
+                            times = {"launched": begin, "start_seconds": event["seconds"]}
+                            write_times(self._layout, event["container"], times)
+                        else:
+                            failed = True
+                        self._emit(event)
                 if failed:
                     self._undo(share)
                     return
@@ -200,9 +204,11 @@ class Agent:
         """Provision containers that have just started, and wait until they are ready."""
         scripted = [planned for planned in share if planned.provision]
         if scripted:
-            booted = self._wait(scripted, BOOT, timeout)
+            with noted(self._layout, "boot", len(scripted)):
+                booted = self._wait(scripted, BOOT, timeout)
             booted_ones = [planned for planned in scripted if planned.name in booted]
-            good = provision(self._runtime, booted_ones, self._emit, self._abandoned)
+            with noted(self._layout, "provision", len(booted_ones)):
+                good = provision(self._runtime, booted_ones, self._emit, self._abandoned)
             failed = {planned.name for planned in scripted} - set(good)
             share = [planned for planned in share if planned.name not in failed]
         self._wait_ready(share, what, timeout)
@@ -225,7 +231,8 @@ class Agent:
                 event = {"event": "ready", "container": name, "seconds": seconds}
             self._emit(event)
 
-        wait_ready(self._runtime, share, what, timeout, emit, self._abandoned)
+        with noted(self._layout, "ready", len(share)):
+            wait_ready(self._runtime, share, what, timeout, emit, self._abandoned)
 
     def _list(self, request: Mapping[str, Any]) -> None:
         """Tell each container's state and what the kernel knows of it."""
@@ -264,6 +271,7 @@ class Agent:
 
     def _destroy(self, request: Mapping[str, Any]) -> None:
         """Kill and remove containers of this node: those of a session, or all."""
+        begin, start = time.time(), time.monotonic()
         with self._locked():
             close_ports(self._layout, request["session"])
             names = containers_of(self._layout, request["session"])
@@ -273,6 +281,8 @@ class Agent:
             left = self._runtime.kill(names, KILL_TIMEOUT)
             gone = [name for name in names if name not in left]
             remove_containers(self._layout, self._published, gone)
+        if names:
+            note(self._layout, "destroy", begin, time.monotonic() - start, len(gone))
         for name in gone:
             self._emit({"event": "gone", "container": name})
         for name in left:
@@ -300,6 +310,11 @@ class Agent:
         keys = JobKeys(self._layout.private)
         with suppress(FileNotFoundError):
             self._emit({"event": "keys", **keys.to_client_data()})
+
+    def _timeline(self, request: Mapping[str, Any]) -> None:
+        """Tell what each phase of the job's containers took on this node."""
+        for fact in read_timeline(self._layout, self._published):
+            self._emit({"event": "phase", **fact})
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -341,23 +356,6 @@ def _nobody_reads() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0))
-
-
-def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
-    """Return what this node has for a job of the calling user.
-
-    Raises:
-        NodeNotPreparedError: the root side did not prepare this node for this user's job.
-    """
-    layout = JobLayout(job_id)
-    published = read_published(layout.published, job_id, os.uname().nodename)
-    user = pwd.getpwuid(os.getuid()).pw_name
-    if published.user != user:
-        raise NodeNotPreparedError(f"job {job_id} belongs to {published.user}, not to {user}")
-    # Where LXC keeps its locks: by default in the home, which outlives the job.
-    os.environ["XDG_RUNTIME_DIR"] = str(layout.private)
-    os.environ["PATH"] = PATH  # what is run here are the system's programs, not the user's
-    return layout, published
 
 
 def _request(line: str) -> dict[str, Any]:

@@ -26,12 +26,12 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from oar_lxc.agent import open_job
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import LOG_FILE, RUNNING, LxcRuntime, environment_inside, not_running
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.execute import NOT_EXECUTED
 from oar_lxc.facts import configured_address
+from oar_lxc.here import open_job
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.published import PublishedJob
 from oar_lxc.readiness import SSH_PORT

@@ -41,6 +41,8 @@ class PublishedJob:
         in_cpuset: whether OAR confines the job to its own CPUs.
         trees: the directories of the administrator's that containers may have parts of, such as
             /home; where the job has each.
+        prepared: what its preparation took: seconds by step, ``all`` of them, and its ``begin``
+            in seconds since the epoch.
     """
 
     job_id: int
@@ -59,6 +61,7 @@ class PublishedJob:
     pool: str = str(POOL)
     in_cpuset: bool = True
     trees: Mapping[str, str] = field(default_factory=dict)
+    prepared: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ids(self) -> IdMap:

@@ -25,14 +25,16 @@ class NodeLog:
     Args:
         path: the file to append to.
         bound: keys that every line carries.
+        seconds: what each step took so far, by its name.
     """
 
     path: Path = LOG
     bound: dict[str, object] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def bind(self, **keys: object) -> NodeLog:
         """Return a log whose lines carry these keys too."""
-        return NodeLog(self.path, {**self.bound, **keys})
+        return NodeLog(self.path, {**self.bound, **keys}, self.seconds)
 
     def write(self, event: str, level: str = "info", **keys: object) -> None:
         """Append one line; a log that cannot be written never stops the work."""
@@ -59,7 +61,8 @@ class NodeLog:
             seconds = round(time.monotonic() - start, 4)
             self.write("step failed", "error", step=step, seconds=seconds, error=str(error))
             raise
-        self.write("step done", step=step, seconds=round(time.monotonic() - start, 4))
+        self.seconds[step] = round(time.monotonic() - start, 4)
+        self.write("step done", step=step, seconds=self.seconds[step])
 
 
 def say(text: str) -> None:

@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -80,12 +80,17 @@ class Preparation:
     def _run(
         self, account: pwd.struct_passwd, network: JobNetwork, log: NodeLog, deadline: float
     ) -> PublishedJob:
+        begin, start = time.time(), time.monotonic()
         # A part of the time is kept for the undo.
         end = time.monotonic() + (deadline - time.monotonic()) * (1 - UNDO)
         try:
             with log.step("record"):
                 record = self._record(network, end)
-            return self._make(record, account, network, log, end)
+            published = self._make(record, account, network, log, end)
+            took = {"begin": round(begin, 4), "all": round(time.monotonic() - start, 4)}
+            published = replace(published, prepared={**log.seconds, **took})
+            write_atomic(self.layout.published, published.to_json(), 0o644)
+            return published
         except Refusal as refusal:
             return self._refuse(account, str(refusal), log, deadline)
         except OSError as error:
@@ -182,7 +187,7 @@ class Preparation:
                 links.create(layout, network, self.node, rest(end))
         if time.monotonic() > end:
             raise OarLxcError("it took too long: the node is slow, or its lock was held")
-        published = PublishedJob(
+        return PublishedJob(
             job_id=layout.job_id,
             user=self.user,
             node=self.node,
@@ -199,8 +204,6 @@ class Preparation:
             in_cpuset=bool(self.oar_cgroup),
             trees=trees,
         )
-        write_atomic(layout.published, published.to_json(), 0o644)
-        return published
 
     def _mount_images(self, id_map: IdMap) -> None:
         try:

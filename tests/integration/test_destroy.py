@@ -23,7 +23,7 @@ from tests.pretend import CGROUPS, CONTROLLERS, PYTHON, PretendJob, checkout
 # Puts itself into the delegated cgroups, as the agent does, then runs what it is given.
 ENTER = """
 import os, sys
-from oar_lxc.agent import open_job
+from oar_lxc.here import open_job
 from oar_lxc.cgroups import enter_cgroups
 enter_cgroups(open_job(int(sys.argv[1]))[1].cgroups)
 os.execvp(sys.argv[2], sys.argv[2:])

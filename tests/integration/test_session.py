@@ -431,3 +431,13 @@ def test_what_a_user_puts_beside_the_containers_is_no_obstacle(job: PretendJob) 
     assert "vm1: vm1\n" in done.stdout
     assert "not destroyed" not in done.stdout
     assert not (containers_of(job) / "vm1").exists()
+
+
+def test_the_timeline_tells_what_each_phase_took(running: Running) -> None:
+    phases = json.loads(running.cli("timeline", "--json").stdout)
+    assert [phase["phase"] for phase in phases] == ["prepare", "image", "create", "start", "ready"]
+    prepare, *rest = phases
+    assert {"ids", "images", "cgroups", "links"} <= set(prepare["steps"])
+    for before, after in zip(phases, rest, strict=False):
+        assert before["begin"] + before["seconds"] <= after["begin"] + 0.01
+    assert all(phase["seconds"] > 0 for phase in phases)

@@ -9,14 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oar_lxc import agent as agent_module
-from oar_lxc import readiness
-from oar_lxc.agent import Agent, open_job
+from oar_lxc import here, readiness
+from oar_lxc.agent import Agent
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.errors import (
     ContainerError,
@@ -25,12 +25,14 @@ from oar_lxc.errors import (
     OarLxcError,
     UsageError,
 )
+from oar_lxc.here import open_job
 from oar_lxc.job import Job
 from oar_lxc.keys import CLIENT, HOST
 from oar_lxc.layout import JobLayout
 from oar_lxc.plan import make_plan
 from oar_lxc.published import REFUSED, PublishedJob
 from oar_lxc.spec import Group
+from oar_lxc.timeline import timeline_file
 from tests.unit.fakes import (
     IMAGE,
     KEYS,
@@ -306,7 +308,7 @@ def test_an_interrupted_launch_is_undone(node: FakeNode, monkeypatch: pytest.Mon
 def _publish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str, state: str = "ready"
 ) -> None:
-    monkeypatch.setattr(agent_module, "JobLayout", lambda job_id: JobLayout(job_id, tmp_path))
+    monkeypatch.setattr(here, "JobLayout", lambda job_id: JobLayout(job_id, tmp_path))
     layout = JobLayout(42, tmp_path)
     layout.directory.mkdir(parents=True)
     published = PublishedJob(42, user, "node1", ("node1",), state, "all id ranges are in use")
@@ -367,3 +369,27 @@ def test_a_failure_is_an_event_and_a_status(
     assert done.stderr == ""
     assert '{"event": "error", "reason": "' in done.stdout
     assert reason in done.stdout
+
+
+def test_the_timeline_has_each_phase_in_order(node: FakeNode) -> None:
+    node.published = replace(node.published, prepared={"begin": 5.0, "all": 0.1, "ids": 0.02})
+    node.run("launch", request(2))
+    node.run("destroy", {"session": "s1"})
+    events = node.run("timeline", {})
+    assert [(e["event"], e["phase"], e["containers"]) for e in events] == [
+        ("phase", "prepare", 0),
+        ("phase", "image", 0),
+        ("phase", "create", 2),
+        ("phase", "start", 2),
+        ("phase", "destroy", 2),
+    ]
+    assert (events[0]["begin"], events[0]["seconds"]) == (5.0, 0.1)
+    assert events[0]["steps"] == {"ids": 0.02}
+    assert all(e["seconds"] >= 0 for e in events)
+    begins = [e["begin"] for e in events]
+    assert begins == sorted(begins)
+
+
+def test_a_timeline_that_users_spoiled_is_what_can_be_read_of_it(node: FakeNode) -> None:
+    timeline_file(node.layout).write_text('[]\n{"phase": "x"}\n{"phase": "start"\nno\n')
+    assert node.run("timeline", {}) == []

@@ -19,6 +19,7 @@ from oar_lxc.cli.look import describe, size
 from oar_lxc.cli.main import cli
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.keys import CLIENT, HOST
+from oar_lxc.timeline import note
 from tests.unit.fakes import (
     FakeNode,
     FakeRemote,
@@ -86,6 +87,26 @@ def test_a_list_is_a_table_for_people(
     pid = remote.by_name["node1"].runtime.init_pid("vm1")
     assert first.split()[:5] == ["vm1", "node1", "RUNNING", "100.65.80.3", str(pid)]
     assert second.split() == ["vm2", "node2", "STOPPED", "100.65.80.3", "-", "-"]
+
+
+def test_a_timeline_is_a_table_for_people_and_json_for_programs(
+    remote: FakeRemote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note(remote.by_name["node2"].layout, "start", 9.0, 0.25, 3)
+    note(remote.by_name["node1"].layout, "create", 8.0, 1.5, 2)
+    assert invoke(cli, "timeline", "42") == 0
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["NODE", "PHASE", "BEGIN", "SECONDS", "CONTAINERS"]
+    assert first.split()[:2] + first.split()[3:] == ["node1", "create", "1.500", "2"]
+    assert second.split()[:2] + second.split()[3:] == ["node2", "start", "0.250", "3"]
+    assert invoke(cli, "timeline", "42", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[1] == {
+        "node": "node2",
+        "phase": "start",
+        "begin": 9.0,
+        "seconds": 0.25,
+        "containers": 3,
+    }
 
 
 def test_a_list_is_json_for_programs(

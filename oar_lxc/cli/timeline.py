@@ -1,0 +1,76 @@
+"""``oar-lxc timeline``: where the time of a job's containers went."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from oar_lxc.cli import reach
+from oar_lxc.cli.reach import complete_job
+from oar_lxc.layout import check_job_id
+from oar_lxc.remote import Remote, raise_first
+
+
+@click.command()
+@click.argument("job", required=False, shell_complete=complete_job)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
+@click.option("--steps", is_flag=True, help="Also what each step of the preparation took.")
+def timeline(job: str | None, as_json: bool, steps: bool) -> None:
+    """Tell how many seconds each phase took on each node of a job: of JOB, or of this job.
+
+    \b
+    prepare     root's work before the job script starts
+    image       unpacking a user's own images; public ones are there already
+    create      directories, configurations and limits of containers
+    start       from the first start to the last RUNNING
+    boot        until those with a provision script had booted
+    provision   running those scripts
+    ready       from there until all are what `wait` asks for, such as ssh
+    destroy     killing and removing them
+
+    \b
+    Examples:
+      oar-lxc timeline            inside a job
+      oar-lxc timeline 42         on a frontend
+      oar-lxc timeline 42 --json
+    """
+    remote = reach.remote_of(None if job is None else check_job_id(job))
+    phases = find_phases(remote)
+    if as_json:
+        click.echo(json.dumps(phases, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("NODE", "PHASE", "BEGIN", "SECONDS", "CONTAINERS"):
+        right = title in ("SECONDS", "CONTAINERS")
+        table.add_column(title, no_wrap=True, justify="right" if right else "left")
+    for phase in phases:
+        begin = time.strftime("%H:%M:%S", time.localtime(phase["begin"]))
+        count = str(phase["containers"] or "-")
+        seconds = f"{phase['seconds']:.3f}"
+        table.add_row(phase["node"], phase["phase"], begin, seconds, count)
+        for step, took in phase.get("steps", {}).items() if steps else ():
+            table.add_row("", f"  {step}", "", f"{took:.3f}", "")
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+def find_phases(remote: Remote) -> list[dict[str, Any]]:
+    """Return what each phase took, node by node; see :func:`oar_lxc.timeline.read_timeline`.
+
+    Raises:
+        NodeError: a node did not answer.
+    """
+    found: list[dict[str, Any]] = []
+
+    def take(node: str, event: dict[str, Any]) -> None:
+        if event.pop("event") == "phase":
+            found.append({"node": node, **event})
+
+    raise_first(remote.call("timeline", {}, take))
+    order = {node: number for number, node in enumerate(remote.nodes)}
+    return sorted(found, key=lambda phase: (order.get(phase["node"], 0), phase["begin"]))
