@@ -73,6 +73,7 @@ def create_containers(
     layers = layers_of(session)
     configs = {}
     limits_of = {planned.name: share.limits(planned) for planned in containers}
+    halts = {name: halt_signal(rootfs) for name, rootfs in images.items()}
     for planned in containers:
         rootfs = images[planned.image]
         binds = binds_of(published, planned, home, rootfs)
@@ -87,7 +88,7 @@ def create_containers(
             limits,
             binds,
             lxcfs=lxcfs,
-            halt=halt_signal(rootfs),
+            halt=halts[planned.image],
         )
     skeleton = Skeleton(
         hosts, keys, account, published.ids, _resolver(), variables or {}, nodefile, _timezone()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
-from oar_lxc.run import run
+from oar_lxc.run import running
 
 CLIENT = "id_ed25519"
 HOST = "host_ed25519"
+KEYGEN = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "")
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class JobKeys:
     def _make(self, lock_file: Path, comment: str) -> JobKeys:
         with lock_file.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # scripts of one job may start at the same time
-            for name in (CLIENT, HOST):
-                if not (self.directory / name).exists():
-                    path = str(self.directory / name)
-                    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
+            with ExitStack() as stack:
+                making = [
+                    stack.enter_context(running([*KEYGEN, "-C", comment, "-f", str(path)]))
+                    for path in (self.directory / CLIENT, self.directory / HOST)
+                    if not path.exists()
+                ]
+                for program in making:
+                    program.finish()
         return self
 
     def to_data(self) -> dict[str, str]:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.forward import Forward
 from oar_lxc.layout import JobLayout
 from oar_lxc.plan import PlannedContainer
 
@@ -25,9 +24,11 @@ def open_ports(layout: JobLayout, session: str, share: Sequence[PlannedContainer
     Raises:
         OarLxcError: a port cannot be opened; none is then.
     """
-    forwards = [Forward(p.node, c.ip, p.container) for c in share for p in c.ports]
-    if not forwards:
+    if not any(c.ports for c in share):
         return
+    from oar_lxc.forward import Forward  # whose asyncio takes long to import
+
+    forwards = [Forward(p.node, c.ip, p.container) for c in share for p in c.ports]
     out_r, out_w = os.pipe()
     argv = [sys.executable, "-m", "oar_lxc.forward", *map(str, forwards)]
     null = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)]

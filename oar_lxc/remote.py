@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from ClusterShell.Event import EventHandler
-from ClusterShell.NodeSet import NodeSet
-from ClusterShell.Task import task_self
-
-from oar_lxc.errors import NodeError, OarLxcError
+from oar_lxc.errors import CommandError, NodeError, OarLxcError
 from oar_lxc.layout import JobLayout
+from oar_lxc.run import running
 
 OnEvent = Callable[[str, dict[str, Any]], None]
+Request = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 
 class Remote:
@@ -45,7 +43,7 @@ class Remote:
     def call(
         self,
         operation: str,
-        request: Mapping[str, Any],
+        request: Request,
         on_event: OnEvent,
         nodes: Sequence[str] | None = None,
     ) -> list[NodeError]:
@@ -53,7 +51,8 @@ class Remote:
 
         Args:
             operation: see :class:`oar_lxc.agent.Agent`.
-            request: what every agent reads.
+            request: what every agent reads, or a function that returns it, which is called while
+                this node's agent comes up.
             on_event: is given the node's name and each event as it comes.
             nodes: which nodes; all of the job by default.
 
@@ -62,28 +61,31 @@ class Remote:
         """
         wanted = self.nodes if nodes is None else tuple(nodes)
         argv = [self._python, "-m", "oar_lxc.agent", str(self.job_id), operation]
-        payload = json.dumps(request).encode() + b"\n"
-        handler = _Handler(on_event)
-        task = task_self()
-        task.set_default("stderr", True)
-        task.set_info("ssh_path", "oarsh")
+        answers = _Answers(on_event)
         os.environ.update(oarsh_environ(self.job_id))
         far = [node for node in wanted if node != self.local]
-        workers = []
-        if self.local in wanted:
-            workers.append(task.shell(shlex.join(argv), handler=handler, key=self.local))
-        if far:
-            nodeset = NodeSet.fromlist(far)
-            workers.append(task.shell(shlex.join(argv), nodes=nodeset, handler=handler))
-        for worker in workers:
-            worker.write(payload)
-            worker.set_write_eof()
-        try:
-            task.run()
-        except BaseException:
-            task.abort(kill=True)
-            raise
-        return [error for node in wanted if (error := handler.failure(node))]
+        with ExitStack() as stack:
+            agent = None
+            if self.local in wanted:
+                try:
+                    agent = stack.enter_context(running(argv))
+                except CommandError as failed:
+                    answers.end(self.local, failed.status, failed.stderr)
+            payload = json.dumps(request() if callable(request) else request).encode() + b"\n"
+            if agent:
+                agent.feed(payload)
+            if far:
+                from oar_lxc.fanout import run_everywhere  # takes long to import
+
+                here = (self.local, agent.stdout) if agent else None
+                run_everywhere(argv, far, payload, answers.take, answers.end, here)
+            elif agent:
+                with os.fdopen(agent.stdout, "rb", closefd=False) as lines:
+                    for line in lines:
+                        answers.take(self.local, "stdout", line.rstrip(b"\n"))
+            if agent:
+                answers.end(self.local, agent.wait(), agent.said())
+        return [error for node in wanted if (error := answers.failure(node))]
 
 
 def oarsh_environ(job_id: int) -> dict[str, str]:
@@ -99,7 +101,7 @@ def oarsh_environ(job_id: int) -> dict[str, str]:
     return environ
 
 
-class _Handler(EventHandler):  # type: ignore[misc]  # ClusterShell has no types
+class _Answers:
     """Turns lines of agents into events, and ends into failures."""
 
     def __init__(self, on_event: OnEvent) -> None:
@@ -109,10 +111,10 @@ class _Handler(EventHandler):  # type: ignore[misc]  # ClusterShell has no types
         self._stderr: dict[str, list[str]] = {}
         self._status: dict[str, int] = {}
 
-    def ev_read(self, worker: Any, node: str, sname: str, msg: bytes) -> None:
+    def take(self, node: str, stream: str, line: bytes) -> None:
         """Take one line that a node wrote."""
-        text = msg.decode("utf-8", "surrogateescape")
-        if sname == "stderr":
+        text = line.decode("utf-8", "surrogateescape")
+        if stream == "stderr":
             self._stderr.setdefault(node, []).append(text)
             return
         try:
@@ -128,9 +130,10 @@ class _Handler(EventHandler):  # type: ignore[misc]  # ClusterShell has no types
         else:
             self._on_event(node, event)
 
-    def ev_hup(self, worker: Any, node: str, rc: int) -> None:
-        """Take the exit status of a node's agent."""
-        self._status[node] = rc
+    def end(self, node: str, status: int, said: str = "") -> None:
+        """Take the exit status of a node's agent, and what it wrote to its standard error."""
+        self._status[node] = status
+        self._stderr.setdefault(node, []).extend(said.splitlines())
 
     def failure(self, node: str) -> NodeError | None:
         """Return why a node failed, None where it did not."""

@@ -119,11 +119,9 @@ class Program:
         stdout: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        import tempfile  # takes time that hooks, which never come here, need not pay
-
         self.argv = tuple(argv)
         # In a file, not a pipe: nobody reads while the program runs.
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # close() closes it
+        self._stderr = os.fdopen(os.memfd_create("stderr"), "w+b")
         try:
             self._process = subprocess.Popen(
                 argv,
@@ -143,6 +141,18 @@ class Program:
             if fd != NONE:
                 with suppress(OSError):  # the user has many pipes already
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+
+    def feed(self, data: bytes) -> None:
+        """Write all that it is to read, unless it has ended, and close the pipe."""
+        if self._process.stdin:
+            with suppress(BrokenPipeError):
+                while data:
+                    data = data[os.write(self.stdin, data) :]
+            self._process.stdin.close()
+
+    def wait(self) -> int:
+        """Wait for its end; return its exit status, the negative signal where one ended it."""
+        return self._process.wait()
 
     def finish(self, timeout: float = 600) -> None:
         """Close what it reads and wait for its end.

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +39,6 @@ from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.remote import Remote, raise_first
 from oar_lxc.signals import Checkpoint, deferred_signals, raising_signals
 from oar_lxc.spec import SSH, TIMEOUT, Group, Spec, as_spec
-from oar_lxc.sshconfig import forget_ended
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class Session:
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        self._token = secrets.token_hex(8)  # tells this session's containers from others'
+        self._token = os.urandom(8).hex()  # tells this session's containers from others'
         asked = as_spec(spec)
         self.spec: Spec = replace(
             asked,
@@ -186,6 +184,8 @@ class Session:
 
     def _finish(self, grace: float = 0) -> None:
         try:
+            from oar_lxc.sshconfig import forget_ended  # a launch need not wait for it
+
             with deferred_signals():
                 self.stop(grace)
                 forget_ended(self.layout)
@@ -196,7 +196,6 @@ class Session:
         if not self.published.in_cpuset:
             # What OAR does not find at the job's end, the root side does.
             enter_cgroups(self.published.cgroups)
-        keys = JobKeys.make(self.layout, f"oar job {self.job.id}")
         planned = {c.name: c for c in self.plan.containers}
         failures: list[ContainerError | NodeError] = []
 
@@ -210,15 +209,18 @@ class Session:
                 self._set_ready(event)
             self._on_progress(node, event)
 
-        request = {
-            "plan": self.plan.to_data(),
-            "keys": keys.to_data(),
-            "cores": dict(self.job.cores),
-            "session": self._token,
-            "variables": self.job.variables(),
-            "wait": self.spec.wait,
-            "timeout": self.spec.timeout,
-        }
+        def request() -> dict[str, Any]:
+            keys = JobKeys.make(self.layout, f"oar job {self.job.id}")
+            return {
+                "plan": self.plan.to_data(),
+                "keys": keys.to_data(),
+                "cores": dict(self.job.cores),
+                "session": self._token,
+                "variables": self.job.variables(),
+                "wait": self.spec.wait,
+                "timeout": self.spec.timeout,
+            }
+
         failures += self._remote.call("launch", request, take)
         if failures:
             self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}

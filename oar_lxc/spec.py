@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from oar_lxc.errors import ImageError, SpecError
-from oar_lxc.image import check_name
+from oar_lxc.image.names import check_name
 
 DEFAULT_IMAGE = "debian-12"
 RUNNING = "running"

@@ -36,6 +36,8 @@ def checkout() -> Path:
     copy.chmod(0o755)
     for name in ("oar_lxc", "jobscripts", "hooks"):
         shutil.copytree(SOURCE / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    # As the Debian package does: users could not write what Python compiles.
+    run([PYTHON, "-m", "compileall", "-q", str(copy / "oar_lxc")])
     run(["chmod", "-R", "a+rX", str(copy)])
     return copy
 

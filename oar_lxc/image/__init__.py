@@ -5,10 +5,15 @@ are inside a container; each job sees it through a read-only mount that shifts t
 images of their own as archives in their homes.
 """
 
-from oar_lxc.image.building import build, fingerprint
-from oar_lxc.image.names import ImageName, check_name, image_directory
-from oar_lxc.image.recipes import RECIPES
-from oar_lxc.image.store import ARCHIVE, DIRECTORY, ROOTFS, Store, find_image, list_images
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oar_lxc.image.building import build, fingerprint
+    from oar_lxc.image.names import ImageName, check_name, image_directory
+    from oar_lxc.image.recipes import RECIPES
+    from oar_lxc.image.store import ARCHIVE, DIRECTORY, ROOTFS, Store, find_image, list_images
 
 __all__ = [
     "ARCHIVE",
@@ -24,3 +29,20 @@ __all__ = [
     "image_directory",
     "list_images",
 ]
+
+_HOMES = {
+    "building": ("build", "fingerprint"),
+    "names": ("ImageName", "check_name", "image_directory"),
+    "recipes": ("RECIPES",),
+    "store": ("ARCHIVE", "DIRECTORY", "ROOTFS", "Store", "find_image", "list_images"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: a launch needs few of them, and hooks less."""
+    for module, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
+
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.make import UNPACK, one_sentence, pump
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.record import RECORD, Record
-from oar_lxc.image.sources import open_source
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.layout import JobLayout
 from oar_lxc.run import run
@@ -120,6 +118,10 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
 def _unpack_into(
     half: Path, store: Store, name: ImageName, record: Record, inside: Inside
 ) -> None:
+    # Which take time to import, that launches of public images need not pay.
+    from oar_lxc.image.make import UNPACK, one_sentence, pump
+    from oar_lxc.image.sources import open_source
+
     _make_directory(half)
     archive = store.directory(name) / ARCHIVE
     rootfs = str(half / ROOTFS)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oar_lxc.errors import ImageError
-from oar_lxc.image.manifest import Manifest
 from oar_lxc.image.names import ImageName
-from oar_lxc.image.tarstream import SYMLINK
+
+if TYPE_CHECKING:  # which launches need not import
+    from oar_lxc.image.manifest import Manifest
 
 RECORD = "image.json"
 SYSTEMD_HALT = "SIGRTMIN+3"  # systemd(1), SIGNALS
@@ -50,7 +52,7 @@ class Record:
     @classmethod
     def of(cls, name: ImageName, manifest: Manifest, source: str) -> Record:
         """Return the record of an image that is being made."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         return cls(
             name.name,
             name.tag,
@@ -105,6 +107,8 @@ class Record:
 
 def halt_signal_of(manifest: Manifest) -> str:
     """Return the signal that an image's init takes for the wish to shut down."""
+    from oar_lxc.image.tarstream import SYMLINK
+
     for path in (b"sbin/init", b"usr/sbin/init"):
         entry = manifest.entries.get(path)
         if entry and entry.kind == SYMLINK:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -117,7 +116,7 @@ class Store:
         self._make_root()
         with self._locked():
             self._sweep()
-            half = Path(tempfile.mkdtemp(prefix=_HALF, dir=self.root))
+            half = _make_directory(self.root)
             mine = _lock(half / _LOCK)
         try:
             yield half
@@ -154,7 +153,7 @@ class Store:
         """
         self.require(name)
         with self._locked():
-            trash = Path(tempfile.mkdtemp(prefix=_HALF, dir=self.root))
+            trash = _make_directory(self.root)
             os.rename(self.directory(name), trash / name.directory)
             _sync_directory(self.root)
         remove_tree(trash)
@@ -314,3 +313,10 @@ def find_image(name: str, directory: Path = DIRECTORY) -> Path:
         return rootfs
     known = ", ".join(list_images(directory)) or "none"
     raise ImageError(f"image {name} does not exist on this node; images here: {known}")
+
+
+def _make_directory(parent: Path) -> Path:
+    """Make a directory for what is half made, or half removed."""
+    import tempfile  # takes time that launches, which never come here, need not pay
+
+    return Path(tempfile.mkdtemp(prefix=_HALF, dir=parent))

@@ -36,6 +36,7 @@ from oar_lxc.job import Job
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import JobNetwork
 from oar_lxc.published import READY, PublishedJob
+from oar_lxc.remote import Request
 
 IMAGE = "debian-12"
 KEYS = {
@@ -344,11 +345,12 @@ class FakeRemote:
     def call(
         self,
         operation: str,
-        request: Mapping[str, Any],
+        request: Request,
         on_event: Callable[[str, dict[str, Any]], None],
         nodes: Sequence[str] | None = None,
     ) -> list[NodeError]:
         failures = []
+        text = json.dumps(request() if callable(request) else request)
         for name in self.nodes if nodes is None else nodes:
             if name in self.unreachable:
                 failures.append(
@@ -361,7 +363,7 @@ class FakeRemote:
                 on_event(name, json.loads(json.dumps(event)))
 
             try:
-                node.agent(emit).run(operation, json.loads(json.dumps(request)))
+                node.agent(emit).run(operation, json.loads(text))
             except OarLxcError as error:
                 failures.append(NodeError(name, str(error)))
         return failures
