@@ -51,12 +51,14 @@ from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.plan import Plan, PlannedContainer
 from oar_lxc.ports import close_ports, open_ports
 from oar_lxc.published import PublishedJob
+from oar_lxc.remote import HEARTBEAT
 from oar_lxc.spec import BOOT, RUNNING
 from oar_lxc.timeline import note, noted, read_timeline
 from oar_lxc.watch import watch
 
 Emit = Callable[[dict[str, Any]], None]
 KILL_TIMEOUT = 10.0
+HEARTBEAT_SECONDS = 1.0
 
 
 class Agent:
@@ -351,11 +353,25 @@ def _emit_line(event: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _nobody_reads() -> bool:
-    """Whether the reader of standard output is gone."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0))
+class _Reader:
+    """Who reads standard output, as seen from here.
+
+    Args:
+        heartbeat: whether it is to be written to every second, for what is between to notice.
+    """
+
+    def __init__(self, heartbeat: bool) -> None:
+        self._due = time.monotonic() + HEARTBEAT_SECONDS if heartbeat else float("inf")
+
+    def is_gone(self) -> bool:
+        """Whether nobody reads any more."""
+        if time.monotonic() > self._due:
+            self._due = time.monotonic() + HEARTBEAT_SECONDS
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0))
 
 
 def _request(line: str) -> dict[str, Any]:
@@ -376,7 +392,8 @@ def main() -> None:
         request = _request(sys.stdin.readline())
         layout, published = open_job(check_job_id(sys.argv[1]))
         runtime = LxcRuntime(layout.containers, published.node)
-        Agent(layout, published, runtime, _emit_line, _nobody_reads).run(sys.argv[2], request)
+        abandoned = _Reader(bool(request.get(HEARTBEAT))).is_gone
+        Agent(layout, published, runtime, _emit_line, abandoned).run(sys.argv[2], request)
         _emit_line({"event": "done"})
     except OarLxcError as error:
         _emit_line({"event": "error", "reason": str(error)})

@@ -12,14 +12,20 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from oar_lxc.errors import CommandError, NodeError, OarLxcError
 from oar_lxc.layout import JobLayout
-from oar_lxc.run import running
+from oar_lxc.run import read_lines, running
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 Request = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+
+
+# A key of a request: its reader is to write something every second. What is between them, oarsh,
+# ends where that cannot be handed on.
+HEARTBEAT = "heartbeat"
 
 
 class Remote:
@@ -65,27 +71,33 @@ class Remote:
         os.environ.update(oarsh_environ(self.job_id))
         far = [node for node in wanted if node != self.local]
         with ExitStack() as stack:
-            agent = None
+            agent = fanout = None
+            readers: dict[int, Callable[[bytes], None]] = {}
             if self.local in wanted:
                 try:
                     agent = stack.enter_context(running(argv))
+                    readers[agent.stdout] = partial(answers.take, self.local, "stdout")
                 except CommandError as failed:
                     answers.end(self.local, failed.status, failed.stderr)
-            payload = json.dumps(request() if callable(request) else request).encode() + b"\n"
-            if agent:
-                agent.feed(payload)
             if far:
-                from oar_lxc.fanout import run_everywhere  # takes long to import
-
-                here = (self.local, agent.stdout) if agent else None
-                run_everywhere(argv, far, payload, answers.take, answers.end, here)
-            elif agent:
-                with os.fdopen(agent.stdout, "rb", closefd=False) as lines:
-                    for line in lines:
-                        answers.take(self.local, "stdout", line.rstrip(b"\n"))
+                fanout = stack.enter_context(running([sys.executable, "-m", "oar_lxc.fanout"]))
+                readers[fanout.stdout] = answers.take_far
+            asked = request() if callable(request) else request
+            if agent:
+                agent.feed(_line(asked))
+            if fanout:
+                text = json.dumps({**asked, HEARTBEAT: True}) + "\n"
+                fanout.feed(_line({"nodes": far, "argv": argv, "input": text}))
+            read_lines(readers)
             if agent:
                 answers.end(self.local, agent.wait(), agent.said())
+            if fanout and fanout.wait() != 0:
+                raise OarLxcError(f"the way to {', '.join(far)} failed: {fanout.said()}")
         return [error for node in wanted if (error := answers.failure(node))]
+
+
+def _line(request: Mapping[str, Any]) -> bytes:
+    return json.dumps(request).encode() + b"\n"
 
 
 def oarsh_environ(job_id: int) -> dict[str, str]:
@@ -114,6 +126,8 @@ class _Answers:
     def take(self, node: str, stream: str, line: bytes) -> None:
         """Take one line that a node wrote."""
         text = line.decode("utf-8", "surrogateescape")
+        if not text:
+            return  # a heartbeat
         if stream == "stderr":
             self._stderr.setdefault(node, []).append(text)
             return
@@ -129,6 +143,14 @@ class _Answers:
             self._reason[node] = event["reason"]
         else:
             self._on_event(node, event)
+
+    def take_far(self, line: bytes) -> None:
+        """Take one line of :mod:`oar_lxc.fanout`."""
+        node, what, content = json.loads(line)
+        if what == "end":
+            self.end(node, content)
+        else:
+            self.take(node, what, content.encode("utf-8", "surrogateescape"))
 
     def end(self, node: str, status: int, said: str = "") -> None:
         """Take the exit status of a node's agent, and what it wrote to its standard error."""

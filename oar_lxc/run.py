@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import selectors
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -185,6 +186,28 @@ class Program:
             if pipe:
                 with suppress(OSError):
                     pipe.close()
+
+
+def read_lines(readers: Mapping[int, Callable[[bytes], object]]) -> None:
+    """Read lines from several pipes at once until all have ended.
+
+    Args:
+        readers: what is given each line of a pipe, without its newline.
+    """
+    rests = dict.fromkeys(readers, b"")
+    with selectors.DefaultSelector() as selector:
+        for fd in readers:
+            selector.register(fd, selectors.EVENT_READ)
+        while rests:
+            for key, _ in selector.select():
+                data = os.read(key.fd, PIPE_SIZE)
+                *lines, rests[key.fd] = (rests[key.fd] + data).split(b"\n")
+                for line in lines:
+                    readers[key.fd](line)
+                if not data:
+                    selector.unregister(key.fd)
+                    if rest := rests.pop(key.fd):
+                        readers[key.fd](rest)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from oar_lxc.errors import NodeError, UsageError
-from oar_lxc.remote import Remote, raise_first
+from oar_lxc.remote import HEARTBEAT, Remote, raise_first
 from tests.unit.fakes import add_program
 
 # oarsh OPTIONS NODE COMMAND: the agent learns the node's name from the environment.
@@ -61,9 +61,9 @@ def test_every_node_gets_the_request_and_its_events_come_back(tmp_path: Path, ca
     events, errors = call(way, request)
     assert errors == []
     assert [(node, event["node"]) for node, event in events] == [("node1", ""), ("node2", "node2")]
-    for _, event in events:
+    for node, event in events:
         assert event["argv"] == "-m oar_lxc.agent 42 list"
-        assert event["request"] == request
+        assert event["request"] == (request if node == "node1" else {**request, HEARTBEAT: True})
 
 
 def test_other_nodes_are_reached_by_oarsh_with_the_jobs_id_and_this_one_is_not(
@@ -209,3 +209,20 @@ def test_the_first_error_is_raised_where_there_is_one() -> None:
     raise_first([])
     with pytest.raises(UsageError, match="a"):
         raise_first([UsageError("a"), UsageError("b")])
+
+
+def test_a_call_can_be_left_although_oarsh_cannot_be_killed(tmp_path: Path, calls: Path) -> None:
+    # As the real one, which runs as another user; it ends when it cannot pass on what it hears.
+    heard = tmp_path / "heard"
+    body = f'setsid sh -c "while echo; do sleep 0.05; done; touch {heard}" & sleep 600'
+    add_program(tmp_path / "bin", "oarsh", body)
+    way = remote(tmp_path, ECHO, "node1", "node2", local="node2")
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError))
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError):
+        call(way)
+    assert time.monotonic() - begin < 10
+    while not heard.exists() and time.monotonic() - begin < 20:
+        time.sleep(0.01)
+    assert heard.exists()
