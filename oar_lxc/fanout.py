@@ -1,6 +1,6 @@
 """Run a program on many nodes at once, through oarsh: ``python3 -m oar_lxc.fanout <ORDER``.
 
-The order is one line of JSON: ``nodes``, ``argv``, and ``input``, what each program reads. For each
+The order is one line of JSON: ``nodes``, ``argv``, and ``input``, what each reads. For each
 line that one of them writes a line is written, a JSON list of node, ``stdout`` or ``stderr``, and
 text; and one of node, ``end`` and exit status when it has ended.
 
