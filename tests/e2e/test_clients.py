@@ -15,6 +15,9 @@ from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
 SCRIPT = "./jobscripts/lxc_job.py"
 # What the other end of some clients needs in a container; most need nothing.
 PACKAGES = ("python3", "rsync", "openmpi-bin")
+# What the tests make in the home, where nothing of ours may be for other tests.
+LEFTOVERS = (".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed")
+LEFTOVERS += ("in", "out", "tree", "sent", "back")
 INSTALL = f"""\
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update && apt-get -qy install --no-install-recommends {" ".join(PACKAGES)}
@@ -60,7 +63,7 @@ def job(cluster: Cluster) -> Iterator[SubmittedJob]:
         cluster.frontend(*install, timeout=300)
         yield job
     finally:
-        cluster.frontend("sh", "-c", "rm -rf .ssh/config .ansible job.yml", check=False)
+        cluster.frontend("rm", "-rf", *LEFTOVERS)
         job.delete()
         job.wait_end()
 
