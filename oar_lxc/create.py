@@ -25,7 +25,7 @@ from oar_lxc.errors import CommandError
 from oar_lxc.image.provide import halt_signal
 from oar_lxc.layout import JobLayout
 from oar_lxc.limits import Share
-from oar_lxc.lxcconfig import LXCFS, UPPER, WORK, render
+from oar_lxc.lxcconfig import LXCFS, ONLINE_FILE, UPPER, WORK, render
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
 from oar_lxc.run import run
@@ -87,6 +87,7 @@ def create_containers(
             layer,
             limits,
             binds,
+            cpus=share.cpus_of(limits),
             lxcfs=lxcfs,
             halt=halts[planned.image],
         )
@@ -103,6 +104,7 @@ def create_containers(
             description = describe(planned, session, skeleton.environment(planned))
             (half / DESCRIPTION_FILE).write_text(json.dumps(description) + "\n")
             (half / CONFIG_FILE).write_text(config)
+            (half / ONLINE_FILE).write_text(share.cpus_of(limits_of[planned.name]) + "\n")
             half.rename(layout.containers / planned.name)
             make_walls(published.cgroups, planned.name, limits_of[planned.name])
         except BaseException:

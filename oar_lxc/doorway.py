@@ -6,7 +6,7 @@
     Runs a command, or a shell, as the container's root; on a terminal where all its streams are
     one, with pipes and files as they are otherwise. Its status is the command's.
 ``console``
-    Opens the container's console, which has to have somebody who logs in there.
+    Opens the container's first terminal, with root logged in, who stays when it is left.
 ``log LINES [follow]``
     Prints the end of LXC's own log.
 ``connect``
@@ -44,20 +44,31 @@ FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 GRACE = 5.0  # seconds between SIGHUP and SIGKILL for a command whose caller is gone
 
-# Getty is masked in images, as nobody looks at most consoles: it is started when somebody does.
-# A drop-in below /run is gone at the container's next boot.
+# Nobody looks at most consoles: there is a getty only once somebody does. It is on a terminal that
+# LXC's client reads itself, not on /dev/console: that one passes through LXC's monitor, which with
+# its clients' comings and goings now and then ends, and the container with it (LXC 5.0.2).
+CONSOLE = "1"
 _GETTY = """\
-stty -F /dev/console rows $1 cols $2 2>/dev/null
-command -v systemctl >/dev/null || exit 0
-unit=/run/systemd/system/console-getty.service.d
-mkdir -p $unit
-cat > $unit/oar-lxc.conf <<'END'
+stty -F /dev/tty1 rows $1 cols $2 2>/dev/null
+[ -d /run/systemd/system ] || { echo "init is not systemd" >&2; exit 1; }
+cat > /run/systemd/system/oar-lxc-console.service <<'END'
+[Unit]
+Description=Console for oar-lxc
 [Service]
-ExecStart=
-ExecStart=-/sbin/agetty --noclear --autologin root --keep-baud console 115200,38400,9600 $TERM
+Type=idle
+ExecStart=-/sbin/agetty --noclear --noissue --autologin root tty1 $TERM
+StandardInput=tty
+StandardOutput=tty
+TTYPath=/dev/tty1
+UtmpIdentifier=tty1
+IgnoreSIGPIPE=no
+SendSIGHUP=yes
+KillMode=process
+Restart=always
+RestartSec=0
 END
-systemctl daemon-reload
-systemctl start console-getty.service
+systemctl is-active --quiet oar-lxc-console.service ||
+    { systemctl daemon-reload && systemctl start oar-lxc-console.service; }
 """
 
 
@@ -218,7 +229,7 @@ def _default_signals() -> None:
 
 
 def console(layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, name: str) -> None:
-    """Become lxc-console on the container's console.
+    """Become lxc-console on the container's first terminal.
 
     Raises:
         UsageError: there is no terminal.
@@ -239,7 +250,7 @@ def console(layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, nam
         raise ContainerError(name, published.node, f"nobody can log in at its console: {why}")
     sys.stderr.write(f"console of {name}; leave it with Ctrl-a q, enter Ctrl-a as Ctrl-a Ctrl-a\n")
     sys.stderr.flush()
-    argv = ["lxc-console", "-q", "-P", str(layout.containers), "-n", name, "-t", "0"]
+    argv = ["lxc-console", "-q", "-P", str(layout.containers), "-n", name, "-t", CONSOLE]
     _default_signals()
     os.execvp(argv[0], argv)  # noqa: S606  # the terminal is its from here on
 

@@ -119,7 +119,7 @@ def _usage(groups: Sequence[str], name: str) -> dict[str, Any]:
     """Return what a container uses, from the files of its cgroups, version 1 or 2."""
     facts: dict[str, Any] = {}
     for group in groups:
-        own = Path(group) / f"lxc.payload.{name}"
+        own = Path(group) / name  # above what the container itself may change
         for file, key in (
             ("memory.usage_in_bytes", "memory"),
             ("memory.current", "memory"),

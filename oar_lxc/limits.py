@@ -64,6 +64,10 @@ class Share:
             quota = planned.cores * self.threads
         return Limits(cpus, quota, planned.memory, self.swap, planned.processes)
 
+    def cpus_of(self, limits: Limits) -> str:
+        """Return the CPUs that a container may use; empty where no cpuset confines it."""
+        return limits.cpus or (write_cpus(self.cpus) if self.in_cpuset else "")
+
     def part(self, first: int, count: int) -> Sequence[int]:
         """Return the CPUs of some of the job's cores: as many for each, at least one."""
         total, cores = len(self.cpus), max(self.cores, 1)

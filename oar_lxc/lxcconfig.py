@@ -30,7 +30,7 @@ lxc.hook.version = 1
 lxc.hook.pre-mount = /bin/rm -rf {directory}/{work}/work/incompat
 lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
 lxc.autodev = 1
-lxc.tty.max = 0
+lxc.tty.max = 1
 lxc.pty.max = 1024
 lxc.apparmor.profile = unconfined
 lxc.net.0.type = veth
@@ -56,8 +56,11 @@ LXCFS_FILES = (
     "proc/stat",
     "proc/swaps",
     "proc/uptime",
-    "sys/devices/system/cpu/online",
 )
+# lxcfs numbers CPUs anew, from 0. Who compares with the CPUs that the kernel allows, as hwloc and
+# with it every mpirun does, then finds none at all: where there is a cpuset, we write this one.
+ONLINE = "sys/devices/system/cpu/online"
+ONLINE_FILE = "cpus"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def render(
     limits: Limits,
     binds: Sequence[Bind] = (),
     *,
+    cpus: str = "",
     lxcfs: bool = False,
     halt: str = "SIGRTMIN+3",
 ) -> str:
@@ -118,6 +122,8 @@ def render(
         layer: the directory with the files of its group.
         limits: what it may use.
         binds: what it sees of the node.
+        cpus: the CPUs that its cpuset allows, as its file :data:`ONLINE_FILE` has them; empty
+            where there is no cpuset, and no such file.
         lxcfs: whether lxcfs tells it its share.
         halt: the signal that its init takes for the wish to shut down; systemd's by default.
     """
@@ -150,6 +156,11 @@ def render(
     ]
     if lxcfs:
         lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
+    if cpus:
+        own = layout.containers / planned.name / ONLINE_FILE
+        lines.append(_entry(own, Path(ONLINE), "bind,ro,optional"))
+    elif lxcfs:
+        lines.append(_entry(LXCFS / ONLINE, Path(ONLINE), "bind,optional"))
     return text + "".join(f"{line}\n" for line in lines)
 
 

@@ -69,10 +69,10 @@ def shell(container: str) -> None:
 @click.command()
 @click.argument("container", shell_complete=complete_container)
 def console(container: str) -> None:
-    """Open the console of CONTAINER, as on its own screen and keyboard.
+    """Open the console of CONTAINER, as on its own screen and keyboard, with root logged in.
 
-    What the system writes there is seen, and root is logged in. Leave it with Ctrl-a q; whoever
-    is logged in stays so, and is there when the console is opened again.
+    Leave it with Ctrl-a q: what runs there runs on, and is there when the console is opened
+    again, from anywhere.
 
     \b
     Examples:

@@ -68,6 +68,13 @@ def doors(bobs: int, mine: int) -> list[tuple[str, list[str], str]]:
         ("destroy", [*agent, str(bobs), "destroy"], '{"session": null}'),
         ("exec", [*agent, str(bobs), "exec"], '{"containers": null, "argv": ["id"]}'),
         ("launch", [*agent, str(bobs), "launch"], '{"plan": {}, "keys": {}, "session": "x"}'),
+        *(
+            (name, [*agent, str(bobs), name], '{"containers": null, "timeout": 0}')
+            for name in ("start", "stop", "restart", "freeze", "unfreeze")
+        ),
+        ("show", [*agent, str(bobs), "show"], '{"containers": ["vm1"]}'),
+        ("log", [*doorway, str(bobs), "log", "vm1", "+1"], ""),
+        ("console", [*doorway, str(bobs), "console", "vm1"], ""),
         ("attach", [*doorway, str(bobs), "attach", "vm1", "id"], ""),
         ("connect", [*doorway, str(bobs), "connect", "vm1"], ""),
         ("attach elsewhere", [*doorway, str(bobs), "attach", f"../../{mine}/containers/vm1"], ""),

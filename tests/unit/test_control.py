@@ -177,8 +177,8 @@ def test_a_damaged_record_is_no_obstacle(node: FakeNode, text: str) -> None:
 
 
 def test_a_running_container_is_shown_by_its_cgroups(node: FakeNode) -> None:
-    payload = node.cgroup / "lxc.payload.vm1"
-    (payload / "init.scope").mkdir(parents=True)
+    payload = node.cgroup / "vm1"
+    (payload / "lxc/init.scope").mkdir(parents=True)
     for name, text in {
         "memory.usage_in_bytes": "1048576",
         "memory.limit_in_bytes": "9223372036854771712",
@@ -186,7 +186,7 @@ def test_a_running_container_is_shown_by_its_cgroups(node: FakeNode) -> None:
         "pids.max": "100",
         "cpuacct.usage": "1500000000",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1",
-        "init.scope/memory.oom_control": "oom_kill 2",
+        "lxc/init.scope/memory.oom_control": "oom_kill 2",
     }.items():
         (payload / name).write_text(text + "\n")
     shown = show(node, "vm1")
@@ -198,11 +198,11 @@ def test_a_running_container_is_shown_by_its_cgroups(node: FakeNode) -> None:
 
 
 def test_cgroups_of_version_2_are_read_too(node: FakeNode) -> None:
-    payload = node.cgroup / "lxc.payload.vm1"
-    (payload / "init.scope").mkdir(parents=True)
+    payload = node.cgroup / "vm1"
+    (payload / "lxc/init.scope").mkdir(parents=True)
     (payload / "memory.max").write_text("max\n")
     (payload / "memory.current").write_text("42\n")
     (payload / "memory.events").write_text("oom 5\noom_kill 4\n")
-    (payload / "init.scope/memory.events").write_text("oom_kill 4\n")  # counted above already
+    (payload / "lxc/init.scope/memory.events").write_text("oom_kill 4\n")  # counted above already
     shown = show(node, "vm1")
     assert (shown["memory"], shown["memory_limit"], shown["oom_kills"]) == (42, 0, 4)
