@@ -16,10 +16,9 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 try:
-    from oar_lxc import Group, OarLxcError, Session, Spec, read_spec
+    from oar_lxc import Group, OarLxcError, Progress, Session, Spec, read_spec
 except ImportError:
     sys.exit(f"lxc_job.py: oar-lxc is not installed on {os.uname().nodename}")
 
@@ -50,12 +49,6 @@ def make_spec(options: argparse.Namespace) -> Spec:
     return replace(spec, wait=options.wait) if options.wait else spec
 
 
-def progress(node: str, event: dict[str, Any]) -> None:
-    """Tell of each container that comes up, and of what befalls it."""
-    if event["event"] in ("started", "provisioned", "ready", "out-of-memory", "stopped"):
-        print(f"{event['container']} on {node}: {event['event']}", flush=True)
-
-
 def show(name: str, stream: str, text: str) -> None:
     """Print what a container wrote, its name in front of each line."""
     out = sys.stdout if stream == "stdout" else sys.stderr
@@ -82,7 +75,7 @@ def main() -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # commands may write any bytes
     options = parse(sys.argv[1:])
-    with Session(make_spec(options), on_progress=progress) as session:
+    with Progress() as progress, Session(make_spec(options), on_progress=progress) as session:
         if not session.published.in_cpuset:
             print("OAR's cpuset is off: this job's CPUs and memory are not kept from other jobs.")
         if options.command:

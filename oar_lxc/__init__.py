@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from oar_lxc.errors import OarLxcError
     from oar_lxc.job import Job
+    from oar_lxc.progress import Progress
     from oar_lxc.session import ContainerHandle, Outcome, Session
     from oar_lxc.spec import Group, Mount, Port, Spec
     from oar_lxc.specfile import read_spec
@@ -27,6 +28,7 @@ __all__ = [
     "OarLxcError",
     "Outcome",
     "Port",
+    "Progress",
     "Session",
     "Spec",
     "__version__",
@@ -41,6 +43,7 @@ _HOMES = {
     "OarLxcError": "oar_lxc.errors",
     "Outcome": "oar_lxc.session",
     "Port": "oar_lxc.spec",
+    "Progress": "oar_lxc.progress",
     "Session": "oar_lxc.session",
     "Spec": "oar_lxc.spec",
     "read_spec": "oar_lxc.specfile",

@@ -106,7 +106,10 @@ class Session:
         wait: when the containers count as launched, instead of the spec's word (see
             :attr:`oar_lxc.spec.Spec.wait`).
         timeout: seconds that this may take, instead of the spec's.
-        on_progress: is told of each container that starts or is ready (node, event).
+        on_progress: is given node and event for all that becomes of containers, such as a
+            :class:`~oar_lxc.progress.Progress`. An event has keys ``event`` (``planned``,
+            ``started``, ``reached``, ``provisioned``, ``ready``, ``failed``; see also
+            :meth:`wait`) and ``container``.
 
     Raises:
         JobEnvironmentError: this is no job (see :meth:`oar_lxc.job.Job.from_environ`).
@@ -208,6 +211,10 @@ class Session:
             elif event["event"] == "ready":
                 self._set_ready(event)
             self._on_progress(node, event)
+
+        for container in self.plan.containers:
+            event = {"event": "planned", "container": container.name, "wait": self.spec.wait}
+            self._on_progress(container.node, event)
 
         def request() -> dict[str, Any]:
             keys = JobKeys.make(self.layout, f"oar job {self.job.id}")

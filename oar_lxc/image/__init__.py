@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oar_lxc.image.building import build, fingerprint
+    from oar_lxc.image.building import build, build_image
     from oar_lxc.image.names import ImageName, check_name, image_directory
-    from oar_lxc.image.recipes import RECIPES
+    from oar_lxc.image.recipes import RECIPES, recipe_for
     from oar_lxc.image.store import ARCHIVE, DIRECTORY, ROOTFS, Store, find_image, list_images
 
 __all__ = [
@@ -23,17 +23,18 @@ __all__ = [
     "ImageName",
     "Store",
     "build",
+    "build_image",
     "check_name",
     "find_image",
-    "fingerprint",
     "image_directory",
     "list_images",
+    "recipe_for",
 ]
 
 _HOMES = {
-    "building": ("build", "fingerprint"),
+    "building": ("build", "build_image"),
     "names": ("ImageName", "check_name", "image_directory"),
-    "recipes": ("RECIPES",),
+    "recipes": ("RECIPES", "recipe_for"),
     "store": ("ARCHIVE", "DIRECTORY", "ROOTFS", "Store", "find_image", "list_images"),
 }
 

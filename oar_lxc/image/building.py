@@ -12,7 +12,7 @@ from oar_lxc.apt import host_sources
 from oar_lxc.contain import contained
 from oar_lxc.image.make import one_sentence, publish_stream
 from oar_lxc.image.names import ImageName
-from oar_lxc.image.recipes import HERE, RECIPES, Recipe, recipe_for
+from oar_lxc.image.recipes import HERE, Recipe, recipe_for
 from oar_lxc.image.record import Record
 from oar_lxc.image.sources import need, open_program
 from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
@@ -70,11 +70,6 @@ def build_image(store: Store, name: ImageName, recipe: Recipe, say: Say | None =
             )
     say(f"built image {name} in {time.monotonic() - start:.0f} s")
     return record
-
-
-def fingerprint(name: str) -> str:
-    """Return a text that changes whenever :func:`build` would make another image of the name."""
-    return RECIPES[name].fingerprint
 
 
 def mmdebstrap(recipe: Recipe, sources: Path, *, root: bool = True) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,6 +93,16 @@ class Sandbox:
                 self._remove()
             self.state.claim()
             self._up(settings)
+
+    def add_image(self, name: str, packages: Sequence[str] = ()) -> None:
+        """Give the nodes another image, unless they have one of the name.
+
+        Args:
+            name: ``NAME`` or ``NAME:TAG``, by the ready recipe NAME.
+            packages: what is installed in it besides.
+        """
+        made = self.cache.container_image(name, packages)
+        _share_tree(made, self.state.images / made.name)
 
     def down(self, purge: bool = False) -> None:
         """Remove the sandbox from the host, and look that nothing of it is left.

@@ -139,14 +139,22 @@ class Cache:
         key = digest("layer", base.parent.name, role, *names)
         return self._entry(f"layer-{role}", key, f"packages of role {role}", make) / "rootfs"
 
-    def container_image(self, name: str) -> Path:
-        """Return the directory of an image for containers, as nodes have it."""
+    def container_image(self, name: str, packages: Sequence[str] = ()) -> Path:
+        """Return the directory of an image for containers, as nodes have it.
+
+        Args:
+            name: ``NAME`` or ``NAME:TAG``, by the ready recipe NAME.
+            packages: what is installed besides.
+        """
+        parsed = image.ImageName.parse(name)
+        recipe = image.recipe_for(parsed.name).with_packages(tuple(packages))
 
         def make(half: Path) -> None:
-            image.build(name, half)
+            image.build_image(image.Store(half), parsed, recipe)
 
-        key = digest("image", name, image.fingerprint(name), *host_sources(SUITE))
-        return self._entry(f"image-{name}", key, f"image {name} of the containers", make) / name
+        key = digest("image", name, recipe.fingerprint, *host_sources(SUITE))
+        kind, what = f"image-{parsed.directory}", f"image {name} of the containers"
+        return self._entry(kind, key, what, make) / parsed.directory
 
     def _entry(self, kind: str, key: str, what: str, make: Callable[[Path], None]) -> Path:
         final = self.root / f"{kind}-{key}"

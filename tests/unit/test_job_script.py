@@ -18,13 +18,15 @@ from oar_lxc.job import Job
 from tests.unit.fakes import FakeRemote, prepared_nodes
 
 SCRIPT = Path(__file__).parents[2] / "jobscripts/lxc_job.py"
-LINES = SCRIPT.read_text().splitlines()
+SCRIPTS = sorted(SCRIPT.parent.glob("*.py"))
 JOB = Job(42, "alice", {"node1": 1, "node2": 2})
 
 
-def run(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    environ: dict[str, str], *arguments: str, script: Path = SCRIPT
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
+        [sys.executable, str(script), *arguments],
         env={"PATH": os.environ["PATH"], **environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -34,35 +36,48 @@ def run(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess
     )
 
 
-def test_it_is_an_example_to_copy() -> None:
-    assert LINES[0] == "#!/usr/bin/env python3"
-    assert os.access(SCRIPT, os.X_OK)
-    assert len(LINES) < 110
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_it_is_an_example_to_copy(script: Path) -> None:
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env python3"
+    assert os.access(script, os.X_OK)
+    assert len(lines) < 110
 
 
-def test_oarsub_reads_what_it_asks_for() -> None:
-    # The regular expressions of OAR::Sub::scan_script in OAR 2.5.9; one unknown line, and oarsub
-    # refuses the submission.
-    known = {
-        "type": r"^#OAR\s+(-t|--type)\s*(.+)\s*$",
-        "name": r"^#OAR\s+(-n|--name)\s*(.+)\s*$",
-        "resource": r"^#OAR\s+(-l|--resource)\s*(.+)\s*$",
-    }
+# The regular expressions of OAR::Sub::scan_script in OAR 2.5.9; one unknown line, and oarsub
+# refuses the submission.
+KNOWN = {
+    "type": r"^#OAR\s+(-t|--type)\s*(.+)\s*$",
+    "name": r"^#OAR\s+(-n|--name)\s*(.+)\s*$",
+    "resource": r"^#OAR\s+(-l|--resource)\s*(.+)\s*$",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_oarsub_reads_what_it_asks_for(script: Path) -> None:
     found = {}
-    for line in LINES[1:]:
+    for line in script.read_text().splitlines()[1:]:
         if re.match(r"^#OAR\s+", line):
-            matches = {key: m[2] for key, rule in known.items() if (m := re.match(rule, line))}
+            matches = {key: m[2] for key, rule in KNOWN.items() if (m := re.match(rule, line))}
             assert len(matches) == 1, line
             found.update(matches)
-    assert found == {
-        "type": "lxc",
-        "name": "lxc",
-        "resource": "nodes=2/core=1,walltime=1:00:00",
-    }
+    name = {"lxc_job": "lxc"}.get(script.stem, script.stem)
+    assert re.fullmatch(r"nodes=[12]/core=[12],walltime=[0-9:]+", found.pop("resource"))
+    assert found == {"type": "lxc", "name": name}
 
 
-def test_no_line_is_nearly_one_that_oarsub_reads() -> None:
-    assert not [line for line in LINES if re.match(r"^\s*#\s+OAR\b|^\s+#OAR\b", line)]
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_no_line_is_nearly_one_that_oarsub_reads(script: Path) -> None:
+    lines = script.read_text().splitlines()
+    assert not [line for line in lines if re.match(r"^\s*#\s+OAR\b|^\s+#OAR\b", line)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_outside_of_a_job_each_is_one_sentence(script: Path) -> None:
+    done = run({}, script=script)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{script.name}: this is not an OAR job (OAR_JOB_ID is not set)")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture
@@ -74,15 +89,6 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "OAR_NODEFILE": str(tmp_path / "nodes"),
         "OAR_USER": "alice",
     }
-
-
-def test_outside_of_a_job_it_is_one_sentence() -> None:
-    done = run({})
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        "lxc_job.py: this is not an OAR job (OAR_JOB_ID is not set): submit it with "
-        "`oarsub -S ./jobscripts/lxc_job.py`\n"
-    )
 
 
 @pytest.mark.parametrize(

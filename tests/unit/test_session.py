@@ -83,7 +83,9 @@ def test_progress_is_told_as_it_comes(remote: FakeRemote) -> None:
         told.append((node, event["container"], event["event"]))
 
     with Session(job=JOB, on_progress=tell):
-        assert told == [("node1", "vm1", "started"), ("node2", "vm2", "started")]
+        pass
+    assert told[:2] == [("node1", "vm1", "planned"), ("node2", "vm2", "planned")]
+    assert sorted(told[2:4]) == [("node1", "vm1", "started"), ("node2", "vm2", "started")]
 
 
 def test_an_exception_in_the_block_comes_out_and_nothing_is_left(remote: FakeRemote) -> None:
