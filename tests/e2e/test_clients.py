@@ -16,7 +16,7 @@ SCRIPT = "./jobscripts/lxc_job.py"
 # What the other end of some clients needs in a container; most need nothing.
 PACKAGES = ("python3", "rsync", "openmpi-bin")
 # What the tests make in the home, where nothing of ours may be for other tests.
-LEFTOVERS = (".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed")
+LEFTOVERS: tuple[str, ...] = (".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed")
 LEFTOVERS += ("in", "out", "tree", "sent", "back")
 INSTALL = f"""\
 export DEBIAN_FRONTEND=noninteractive
