@@ -16,8 +16,8 @@ SCRIPT = "./jobscripts/lxc_job.py"
 # What the other end of some clients needs in a container; most need nothing.
 PACKAGES = ("python3", "rsync", "openmpi-bin")
 # What the tests make in the home, where nothing of ours may be for other tests.
-LEFTOVERS = (".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed")
-LEFTOVERS += ("in", "out", "tree", "sent", "back")
+LEFTOVERS = [".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed"]
+LEFTOVERS += ["in", "out", "tree", "sent", "back"]
 INSTALL = f"""\
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update && apt-get -qy install --no-install-recommends {" ".join(PACKAGES)}
