@@ -275,12 +275,14 @@ def test_the_journal_is_printed_and_followed(job: SubmittedJob) -> None:
     target = f"{job.id}/vm1"
     oar(job, "exec", target, "--", "logger", "-t", "test", "first line")
     assert "first line" in oar(job, "logs", "-n", "20", target).stdout
-    shell(
-        job,
-        f"(timeout 6 oar-lxc logs -f -n 1 {target} > followed; true) & sleep 3;"
-        f" oar-lxc exec {target} -- logger -t test second line; wait",
+    line = (
+        'wait_for() { for i in $(seq 150); do grep -q "$1" followed && return; sleep 0.2; done;'
+        " return 1; }; : > followed;"
+        f"oar-lxc logs -f -n 1 {target} > followed & wait_for . &&"
+        f"oar-lxc exec {target} -- logger -t test second line && wait_for 'second line'; found=$?;"
+        "kill $!; wait; exit $found"
     )
-    assert "second line" in shell(job, "cat followed").stdout
+    shell(job, line)
     assert oar(job, "logs", "--lxc", target, check=False).status == 0
 
 
