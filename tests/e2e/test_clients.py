@@ -16,8 +16,8 @@ SCRIPT = "./jobscripts/lxc_job.py"
 # What the other end of some clients needs in a container; most need nothing.
 PACKAGES = ("python3", "rsync", "openmpi-bin")
 # What the tests make in the home, where nothing of ours may be for other tests.
-LEFTOVERS: tuple[str, ...] = (".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed")
-LEFTOVERS += ("in", "out", "tree", "sent", "back")
+LEFTOVERS = [".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed"]
+LEFTOVERS += ["in", "out", "tree", "sent", "back"]
 INSTALL = f"""\
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update && apt-get -qy install --no-install-recommends {" ".join(PACKAGES)}
@@ -275,12 +275,14 @@ def test_the_journal_is_printed_and_followed(job: SubmittedJob) -> None:
     target = f"{job.id}/vm1"
     oar(job, "exec", target, "--", "logger", "-t", "test", "first line")
     assert "first line" in oar(job, "logs", "-n", "20", target).stdout
-    shell(
-        job,
-        f"(timeout 6 oar-lxc logs -f -n 1 {target} > followed; true) & sleep 3;"
-        f" oar-lxc exec {target} -- logger -t test second line; wait",
+    line = (
+        'wait_for() { for i in $(seq 150); do grep -q "$1" followed && return; sleep 0.2; done;'
+        " return 1; }; : > followed;"
+        f"oar-lxc logs -f -n 1 {target} > followed & wait_for . &&"
+        f"oar-lxc exec {target} -- logger -t test second line && wait_for 'second line'; found=$?;"
+        "kill $!; wait; exit $found"
     )
-    assert "second line" in shell(job, "cat followed").stdout
+    shell(job, line)
     assert oar(job, "logs", "--lxc", target, check=False).status == 0
 
 

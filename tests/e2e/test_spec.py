@@ -81,7 +81,7 @@ def test_containers_of_both_nodes_reach_each_other_by_name_and_key(job: Submitte
 
 def test_memory_that_is_full_is_told_in_the_jobs_output(job: SubmittedJob) -> None:
     inside(job, "db1", "tail /dev/zero", check=False)
-    job.wait_output("db1 on node1: out-of-memory", 20)
+    job.wait_output("db1 on node1: its memory was full, 1 process was killed", 20)
     assert inside(job, "db1", "echo alive") == "alive"
 
 
