@@ -76,8 +76,8 @@ soak: need-root setup venv ## Run JOBS=200 jobs with faults at random, by SEED=1
 	$(BIN)/python -m tests.matrix.soak --jobs $(JOBS) --seed $(SEED)
 
 .PHONY: bench
-bench: need-root setup venv ## Measure, and print a table (root)
-	$(BIN)/python -m tests.bench
+bench: need-root setup venv ## Measure, and print a table; BENCH=row for one (root)
+	$(BIN)/python -m tests.bench $(BENCH) $(BENCH_OPTIONS)
 
 .PHONY: docs
 docs: venv ## Build the documentation in docs/_build/html, and run its examples

@@ -14,6 +14,7 @@ from pathlib import Path
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.ranges import COUNT
 
+CHUNK = 1 << 16
 # Fields of /proc/PID/stat, counted from the state (proc(5)).
 _STATE, _PARENT, _THREADS, _START = 0, 1, 17, 19
 
@@ -33,33 +34,43 @@ def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
     ours, oars = cgroups.ours(), cgroups.oars()
     found: set[int] = set()
     unknown: set[int] = set()
+    namespace = os.readlink("/proc/self/ns/user")
     for pid in pids():
         try:
-            paths = _cgroups_of(pid)
+            # A node has hundreds of processes of others, of which only this is looked at.
+            where = _cgroups_of(pid)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 unknown.add(pid)
-            paths = set()
-        inside = _is_below(paths, ours)
-        if inside or (_is_below(paths, oars) and owner(pid) == uid) or _has_ids(pid, first_id):
+            where = ""
+        inside = _is_below(where, ours)
+        if (
+            inside
+            or (_is_below(where, oars) and owner(pid) == uid)
+            or _has_ids(pid, first_id, namespace)
+        ):
             found.add(pid)
     if unknown:
         found |= cgroups.processes() & unknown
     return {pid for pid in found - ancestry() if not is_zombie(pid)}
 
 
-def _cgroups_of(pid: int) -> set[str]:
-    """Return the cgroups of a process, as /proc tells them: those of its threads may differ."""
-    found = set()
+def _cgroups_of(pid: int) -> str:
+    """Return what /proc tells of the cgroups of a process: those of its threads may differ."""
+    texts = []
     for task in os.listdir(f"/proc/{pid}/task"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            text = os.fsdecode(Path(f"/proc/{pid}/task/{task}/cgroup").read_bytes())
-            found |= {line.split(":", 2)[2] for line in text.split("\n") if line.count(":") > 1}
-    return found
+            texts.append(_read(f"/proc/{pid}/task/{task}/cgroup"))
+    return os.fsdecode(b"\n".join(texts))
 
 
-def _is_below(paths: Collection[str], roots: Collection[str]) -> bool:
-    return any(path == root or path.startswith(f"{root}/") for path in paths for root in roots)
+def _is_below(text: str, roots: Collection[str]) -> bool:
+    """Whether one of the cgroups in a text of /proc is one of some roots, or below one."""
+    near = [root for root in roots if root in text]  # for most texts there is none
+    if not near:
+        return False
+    paths = [line.split(":", 2)[2] for line in text.split("\n") if line.count(":") > 1]
+    return any(path == root or path.startswith(f"{root}/") for path in paths for root in near)
 
 
 def is_restless(cgroups: JobCgroups, uid: int) -> bool:
@@ -67,16 +78,22 @@ def is_restless(cgroups: JobCgroups, uid: int) -> bool:
     return any(owner(pid) in (-1, uid) for pid in cgroups.freezable())
 
 
-def _has_ids(pid: int, first_id: int) -> bool:
-    """Whether a process has ids of a range, or can take them by its user namespace."""
+def _has_ids(pid: int, first_id: int, namespace: str) -> bool:
+    """Whether a process has ids of a range, or can take them by its user namespace.
+
+    Args:
+        pid: the process.
+        first_id: first id of the range; 0 where there is none.
+        namespace: our own user namespace.
+    """
     if not first_id:
         return False
     with suppress(OSError):
-        if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
-            maps = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("uid_map", "gid_map")]
+        if os.readlink(f"/proc/{pid}/ns/user") != namespace:
+            maps = [_read(f"/proc/{pid}/{name}") for name in ("uid_map", "gid_map")]
             starts = [int(line.split()[1]) for text in maps for line in text.splitlines()]
             return any(first_id <= start < first_id + COUNT for start in starts)
-        ids = _fields(Path(f"/proc/{pid}/status"), b"Uid:")
+        ids = _fields(f"/proc/{pid}/status", b"Uid:")
         return any(first_id <= int(one) < first_id + COUNT for one in ids)
     return False
 
@@ -128,21 +145,32 @@ def pids() -> Iterator[int]:
 
 def owner(pid: int) -> int:
     """Return the user id a process runs under, -1 where it is gone."""
-    return status_of(Path(f"/proc/{pid}/status"), b"Uid:")
+    return status_of(f"/proc/{pid}/status", b"Uid:")
 
 
-def status_of(path: Path, key: bytes) -> int:
+def status_of(path: str, key: bytes) -> int:
     """Return the first number of a line of a process's or thread's status; -1 where it is gone."""
     fields = _fields(path, key)
     return int(fields[0]) if fields else -1
 
 
-def _fields(path: Path, key: bytes) -> list[bytes]:
+def _fields(path: str, key: bytes) -> list[bytes]:
     with suppress(FileNotFoundError, ProcessLookupError):
-        for line in path.read_bytes().split(b"\n"):
-            if line.startswith(key):
-                return line.split()[1:]
+        _, found, rest = _read(path).partition(b"\n" + key)
+        return rest.partition(b"\n")[0].split() if found else []
     return []
+
+
+def _read(path: str) -> bytes:
+    """Read a file of /proc whole; pathlib takes longer than the kernel for so small ones."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, CHUNK):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
 
 
 def is_zombie(pid: int) -> bool:
@@ -183,7 +211,7 @@ def ancestry() -> set[int]:
 def _stat(pid: int) -> list[bytes]:
     """Return the fields of a process from its state on, none where it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = _read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return []
     return stat[stat.rfind(b")") + 2 :].split()

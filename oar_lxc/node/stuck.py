@@ -32,7 +32,7 @@ def tracers(stuck: Collection[int], uid: int, first_id: int) -> set[int]:
     for pid in stuck:
         with suppress(FileNotFoundError, ProcessLookupError):
             for task in os.listdir(f"/proc/{pid}/task"):
-                found.add(status_of(Path(f"/proc/{pid}/task/{task}/status"), b"TracerPid:"))
+                found.add(status_of(f"/proc/{pid}/task/{task}/status", b"TracerPid:"))
     return {x for x in found if x > 0 and _is_of(owner(x), uid, first_id)} - ancestry()
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from oar_lxc.run import run
+from tests.bench.figures import Figure
 from tests.bench.timing import Spread
 from tests.pretend import PretendJob, ordinary_user
 
@@ -19,8 +20,9 @@ JOB = """$VAR1 = {'job_id' => 4242,'user' => 'alice','name' => 'alice_4242',
 """
 
 
-def measure(rounds: int) -> dict[str, tuple[Spread, Spread]]:
-    """Return the seconds of each hook, and of the same kind of hook that only exits."""
+def measure(rounds: int, *, short: bool = False) -> list[Figure]:
+    """Measure each hook, beside the same kind of hook that only exits."""
+    rounds = 2 if short else rounds * 8
     with tempfile.TemporaryDirectory() as name:
         nothing = Path(name) / "nothing"
         nothing.write_text("#!/bin/sh\nexit 0\n")
@@ -34,7 +36,7 @@ def measure(rounds: int) -> dict[str, tuple[Spread, Spread]]:
             "stanza, init": (["perl", "-", "init"], ["perl", "-", "init"], stanza, site),
             "stanza, clean": (["perl", "-", "clean"], ["perl", "-", "clean"], stanza, site),
         }
-        found = {}
+        found = []
         for title, (ours, peer, our_input, peer_input) in pairs.items():
             times: tuple[list[float], list[float]] = ([], [])
             for _ in range(rounds):
@@ -44,16 +46,27 @@ def measure(rounds: int) -> dict[str, tuple[Spread, Spread]]:
                 ):
                     begin = time.monotonic()
                     run(argv, input=text)
-                    into.append(time.monotonic() - begin)
-            found[title] = (Spread(tuple(times[0])), Spread(tuple(times[1])))
+                    into.append((time.monotonic() - begin) * 1000)
+            found.append(
+                Figure(
+                    "hooks",
+                    f"{title}, job without containers",
+                    "ms",
+                    Spread(tuple(times[0])),
+                    "exit 0",
+                    Spread(tuple(times[1])),
+                    "<= 5 ms more",
+                )
+            )
     return found
 
 
-def measure_empty(rounds: int) -> dict[str, Spread]:
-    """Return the seconds of prepare, and of destroy where nothing was started, on one node.
+def measure_empty(rounds: int, *, short: bool = False) -> list[Figure]:
+    """Measure prepare, and of destroy where nothing was started, on one node.
 
     That is what every job pays where the prologue prepares nodes, which sees no types.
     """
+    rounds = 1 if short else rounds * 3
     times: dict[str, list[float]] = {"prepare": [], "destroy": []}
     with ordinary_user() as user:
         job = PretendJob(EMPTY_JOB, user)
@@ -63,8 +76,12 @@ def measure_empty(rounds: int) -> dict[str, Spread]:
                 for title, act in (("prepare", job.prepare), ("destroy", job.destroy)):
                     begin = time.monotonic()
                     act()
-                    times[title].append(time.monotonic() - begin)
+                    times[title].append((time.monotonic() - begin) * 1000)
         finally:
             job.destroy()
             job.remove_cgroups()
-    return {title: Spread(tuple(values)) for title, values in times.items()}
+    targets = {"prepare": "<= 150 ms", "destroy": "<= 100 ms"}
+    return [
+        Figure("empty", f"{title} of an empty job", "ms", Spread(tuple(values)), "", None, limit)
+        for (title, values), limit in zip(times.items(), targets.values(), strict=True)
+    ]

@@ -57,8 +57,8 @@ def test_every_trace_is_left(
     process = spawn(["sleep", "60"])
     lxc = node / "cgroup/oar/alice_42/lxc"
     lxc.mkdir(parents=True)
-    inside = {process.pid: {"/oar/alice_42/lxc/deep"}}
-    monkeypatch.setattr(processes, "_cgroups_of", lambda pid: inside.get(pid, set()))
+    inside = {process.pid: "4:cpuset:/oar/alice_42/lxc/deep\n"}
+    monkeypatch.setattr(processes, "_cgroups_of", lambda pid: inside.get(pid, ""))
     (node / "jobs/42").mkdir()
     (node / "records/42.json").touch()
     (node / "net/olb42/brif/vethX").mkdir(parents=True)

@@ -31,14 +31,14 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobCgroups:
     return JobCgroups(42, "alice", "/oar/alice_42")
 
 
-def where(tmp_path: Path, pid: int) -> set[str]:
-    """Return the cgroups that a process was put into."""
+def where(tmp_path: Path, pid: int) -> str:
+    """Return what /proc would tell of the cgroups that a process was put into."""
     found = tmp_path.glob("oar/**/cgroup.procs")
-    return {
-        f"/{path.parent.relative_to(tmp_path)}"
+    return "".join(
+        f"4:cpuset:/{path.parent.relative_to(tmp_path)}\n"
         for path in found
         if str(pid) in path.read_text().split()
-    }
+    )
 
 
 def put(tmp_path: Path, path: str, *members: int) -> None:
