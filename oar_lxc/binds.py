@@ -34,7 +34,7 @@ def binds_of(
 def _binds(
     published: PublishedJob, planned: PlannedContainer, home: str, rootfs: Path
 ) -> Iterator[Bind]:
-    where = f"container {planned.name} on node {published.node}"
+    where = f"group {planned.group}"
     if planned.home:
         yield _bind(published, Mount(home, home, writable=True), f"{where}: home", rootfs)
     for mount in planned.mounts:

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from oar_lxc.container import Runtime
 from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.readiness import Ended
 from oar_lxc.spec import BOOT
 
 _RETRY = 0.1  # seconds between two tries in one container
@@ -38,6 +39,7 @@ def wait_inside(
         names: those that are waited for.
         what: :data:`~oar_lxc.spec.BOOT`, or a command for the container's shell.
         timeout: seconds for all together; those that are not yielded by then are late.
+            One that has ended is not waited for.
         abandoned: whether nobody waits any more.
 
     Raises:
@@ -47,8 +49,13 @@ def wait_inside(
     end = time.monotonic() + timeout
     due = dict.fromkeys(names, 0.0)
     running: dict[str, int] = {}
+    ended = Ended(lambda name: runtime.init_pid(name) > 0)
     try:
         while (due or running) and (now := time.monotonic()) < end:
+            for name in ended.among([*due, *running]):
+                due.pop(name, None)
+                if name in running:
+                    _end(running.pop(name))
             for name in [name for name, when in due.items() if when <= now]:
                 del due[name]
                 pid = _begin(runtime, name, argv)
@@ -69,10 +76,14 @@ def wait_inside(
             time.sleep(_POLL)
     finally:
         for pid in running.values():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            _end(pid)
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
 def _begin(runtime: Runtime, name: str, argv: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from oar_lxc.spec import BOOT, RUNNING, SSH
 
 Emit = Callable[[dict[str, Any]], None]
 Abandoned = Callable[[], bool]
+LITTLE = 64 << 20  # bytes of memory in which a system hardly boots
 TAIL = 20  # lines of what a container said that go into an error
 _JOURNAL_TIMEOUT = 5.0
 _JOURNAL = f"""\
@@ -58,8 +59,8 @@ def wait_ready(
         del left[name]
         reached.append(name)
         emit({"event": "reached", "container": name, "what": what})
-    for name in left:
-        emit(failed_event(_late(runtime, name, what, timeout)))
+    for planned in left.values():
+        emit(failed_event(_late(runtime, planned, what, timeout)))
     return reached
 
 
@@ -73,7 +74,8 @@ def _reached(
     if what == RUNNING:
         yield from (planned.name for planned in share)
     elif what == SSH:
-        yield from wait_ssh({planned.name: planned.ip for planned in share}, timeout)
+        addresses = {planned.name: planned.ip for planned in share}
+        yield from wait_ssh(addresses, timeout, lambda name: runtime.init_pid(name) > 0)
     else:
         names = [planned.name for planned in share]
         yield from wait_inside(runtime, names, what, timeout, abandoned)
@@ -123,20 +125,28 @@ def _run_scripts(
             status = event["status"]
             why = f"did not end within {seconds:g} s" if status == 124 else f"ended with {status}"
             reason = f"its provision script {why}"
+            if status in (126, 127) and name in first_lines:
+                reason += f"; does the image have what {first_lines[name]!r} needs?"
             emit(failed_event(ContainerError(name, "", reason, said.get(name, []))))
         elif event["event"] == "exit":
             emit({"event": "provisioned", "container": name})
 
-    names = [planned.name for planned in group]
+    first_lines = {planned.name: planned.provision.splitlines()[0] for planned in group}
+    names = list(first_lines)
     execute(runtime, names, [f"/{PROVISION}"], b"", seconds, take, abandoned)
     return failed
 
 
-def _late(runtime: Runtime, name: str, what: str, timeout: float) -> ContainerError:
+def _late(
+    runtime: Runtime, planned: PlannedContainer, what: str, timeout: float
+) -> ContainerError:
     """Return why a container is late, with the end of its journal or of LXC's log."""
+    name = planned.name
     state = runtime.state(name)
     if state != "RUNNING":
         reason = f"it is {state} and not ready: its init has ended"
+        if 0 < planned.memory < LITTLE:
+            reason += f"; {planned.memory / (1 << 20):g}M of memory may be too little for it"
         return ContainerError(name, "", reason, runtime.log_tail(name))
     reason = {
         SSH: f"sshd did not answer within {timeout:g} s",

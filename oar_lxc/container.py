@@ -25,6 +25,7 @@ from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.run import running
 
 MOST_AT_ONCE = 16  # containers that are started at one time on a node
+_NOISE = "Failed to allocate new network namespace id"  # in every rootless container's log
 LOG_TAIL = 8  # lines of LXC's log that go into an error
 LOG_FILE = "lxc.log"
 CONFIG_FILE = "config"
@@ -232,7 +233,7 @@ class LxcRuntime:
         except OSError:
             return []
         lines = [re.sub(r"^(\S+ )?\S+ \d{14}\.\d+ ", "", x) for x in text.splitlines()]
-        return lines[-LOG_TAIL:]
+        return [line for line in lines if _NOISE not in line][-LOG_TAIL:]
 
     def _container(self, name: str) -> Any:
         try:

@@ -6,22 +6,51 @@ import errno
 import selectors
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 SSH_PORT = 22
 _RETRY = 0.02  # seconds between two tries of one container
 _TRY = 1.0  # seconds that one connection may take
+_LOOK = 1.0  # seconds between two looks whether containers still run
+
+Alive = Callable[[str], bool]
 
 
-def wait_ssh(addresses: Mapping[str, str], timeout: float) -> Iterator[str]:
+class Ended:
+    """Tells which containers have ended, so that nobody waits for them.
+
+    Args:
+        alive: whether a container runs.
+    """
+
+    def __init__(self, alive: Alive) -> None:
+        self._alive = alive
+        self._next = time.monotonic() + _LOOK
+        self._suspects: set[str] = set()
+
+    def among(self, names: Iterable[str]) -> set[str]:
+        """Return those that did not run at two looks in a row: a reboot is shorter."""
+        now = time.monotonic()
+        if now < self._next:
+            return set()
+        self._next = now + _LOOK
+        before, self._suspects = self._suspects, {n for n in names if not self._alive(n)}
+        return before & self._suspects
+
+
+def wait_ssh(
+    addresses: Mapping[str, str], timeout: float, alive: Alive = lambda name: True
+) -> Iterator[str]:
     """Yield the name of each container when its sshd has sent its greeting.
 
     Args:
         addresses: IPv4 address by name.
         timeout: seconds for all together; those that are not yielded by then did not answer.
+        alive: whether a container runs; those that do not are not waited for.
     """
     end = time.monotonic() + timeout
+    ended = Ended(alive)
     due = dict.fromkeys(addresses, 0.0)  # when each is tried next
     open_since: dict[str, float] = {}
     sockets: dict[str, socket.socket] = {}
@@ -37,6 +66,10 @@ def wait_ssh(addresses: Mapping[str, str], timeout: float) -> Iterator[str]:
         try:
             while (due or sockets) and time.monotonic() < end:
                 now = time.monotonic()
+                for name in ended.among([*due, *sockets]):
+                    due.pop(name, None)
+                    if name in sockets:
+                        drop(name, again=False)
                 for name in [name for name, when in due.items() if when <= now]:
                     del due[name]
                     sockets[name] = _connect(addresses[name])

@@ -20,6 +20,12 @@ TIMEOUT = 120.0
 MAX_TIMEOUT = 86400.0
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 LEAST_MEMORY = 4 << 20  # less does not even hold an init
+KERNEL = ("/dev", "/proc", "/run", "/sys")  # made when a container starts
+SYSTEM = (
+    *KERNEL,
+    *("/bin", "/etc", "/lib", "/lib64", "/sbin", "/usr", "/var"),
+    *("/usr/bin", "/usr/lib", "/usr/sbin"),
+)
 _PATH = re.compile(r"/[^\x00-\x1f]*")
 _KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\n]*)?")
 
@@ -60,6 +66,11 @@ class Mount:
             raise SpecError(
                 f"mount {text!r} is not SOURCE[:TARGET][:rw] with absolute paths without '..', "
                 "such as '/home/alice/data:/data'"
+            )
+        target = paths[1].rstrip("/")
+        if target in SYSTEM or target.startswith(tuple(f"{path}/" for path in KERNEL)):
+            raise SpecError(
+                f"mount {text!r} would hide the container's own {target}: choose another target"
             )
         return cls(paths[0], paths[1], writable)
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import click
 from oar_lxc.cli.progress import Meter
 from oar_lxc.config import read_config
 from oar_lxc.errors import ImageError, UsageError
-from oar_lxc.image.building import build_image
+from oar_lxc.image.building import Workshop, build_image
 from oar_lxc.image.make import import_image, verify
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import RECIPES, recipe_for
@@ -53,7 +54,7 @@ def image() -> None:
     Examples:
       oar-lxc image list
       oar-lxc image import mine:2 ./rootfs.tar.xz
-      oar-lxc image build work --packages gcc,make
+      oar-lxc image build debian-12:work --packages gcc,make
     """
 
 
@@ -170,8 +171,9 @@ def build(
     if suite:
         chosen = replace(chosen, suite=suite)
     store = _writable(directory, parsed, archive)
+    workshop = _workshop(name)
     with raising_signals(), Meter(f"building {parsed}") as meter:
-        record = build_image(store, parsed, chosen, meter.say)
+        record = build_image(store, parsed, chosen, meter.say, workshop)
     click.echo(f"{parsed} {record.digest}")
 
 
@@ -181,6 +183,8 @@ def build(
 def verify_(names: tuple[str, ...], directory: Path | None) -> None:
     """Read images to their end and compare them with their digests; all of them by default.
 
+    Root verifies public images, on a node; users their own.
+
     \b
     Examples:
       oar-lxc image verify
@@ -188,8 +192,13 @@ def verify_(names: tuple[str, ...], directory: Path | None) -> None:
     """
     if names:
         wanted = [_find(name, directory) for name in names]
+        for store, parsed in wanted:
+            if os.geteuid() != 0 and directory is None and _whose(store) == PUBLIC:
+                raise UsageError(f"image {parsed} is public: only root may read all of it")
     else:
         wanted = [(store, ImageName(r.name, r.tag)) for r, _, store in _all(directory)]
+        if os.geteuid() != 0 and directory is None:
+            wanted = [(store, name) for store, name in wanted if _whose(store) == OWN]
     failures = []
     for store, parsed in wanted:
         try:
@@ -213,10 +222,11 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
     Examples:
       oar-lxc image rm mine:1
     """
-    for name in names:
-        store, parsed = _find(name, directory, writable=True)
+    found = [_find(name, directory, writable=True) for name in names]
+    for store, parsed in found:
         if not force:
             _refuse_in_use(parsed, store.record(parsed).digest)
+    for store, parsed in found:
         store.remove(parsed)
 
 
@@ -298,6 +308,23 @@ def _refuse_in_use(name: ImageName, digest: str) -> None:
         )
 
 
+def _workshop(name: str) -> Workshop | None:
+    """Return where a user builds: in a job, with its ids."""
+    if os.geteuid() == 0:
+        return None
+    job = os.environ.get("OAR_JOB_ID", "")
+    if not job:
+        raise UsageError(
+            "users build images inside a job of type lxc: oarsub -t lxc -l "
+            f'nodes=1,walltime=0:30:00 "oar-lxc image build {name} …"'
+        )
+    from oar_lxc.create import in_user_namespace_argv
+    from oar_lxc.here import open_job  # it loads much that no other command here needs
+
+    layout, published = open_job(check_job_id(job))
+    return Workshop(layout.containers, partial(in_user_namespace_argv, published))
+
+
 def _public() -> Store:
     """Return the public images as this process can see them: inside a job, by the job's mount."""
     job = os.environ.get("OAR_JOB_ID", "")
@@ -334,30 +361,32 @@ def _find(text: str, directory: Path | None, *, writable: bool = False) -> tuple
     parsed = ImageName.parse(text)
     stores = _stores(directory)
     if writable:
-        stores = stores[-1:]  # the public ones are not a user's to change
+        *others, own = stores
+        if not own.has(parsed) and any(_has(store, parsed) for store in others):
+            raise UsageError(f"image {parsed} is public: only the administrator may remove it")
+        stores = [own]
     for store in stores:
-        try:
-            if store.has(parsed):
-                return store, parsed
-        except OSError:
-            continue
+        if _has(store, parsed):
+            return store, parsed
     stores[-1].require(parsed)
     raise UsageError(f"image {parsed} is not there")
+
+
+def _has(store: Store, name: ImageName) -> bool:
+    try:
+        return store.has(name)
+    except OSError:  # a store that the caller may not look into
+        return False
 
 
 def _writable(directory: Path | None, name: ImageName, archive: bool) -> Store:
     """Return the store in which the caller makes images."""
     *others, own = _stores(directory)
-    for store in others:
-        try:
-            taken = store.has(name)
-        except OSError:
-            continue
-        if taken:
-            raise ImageError(
-                f"image {name} is the name of a public image, which jobs would get instead: give "
-                "another name or tag"
-            )
+    if any(_has(store, name) for store in others):
+        raise ImageError(
+            f"image {name} is the name of a public image, which jobs would get instead: give "
+            "another name or tag"
+        )
     return Store(own.root, archives=archive or own.archives)
 
 

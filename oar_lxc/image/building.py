@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from oar_lxc.apt import host_sources
-from oar_lxc.contain import contained
+from oar_lxc.contain import contained, mortal
 from oar_lxc.image.make import one_sentence, publish_stream
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import HERE, Recipe, recipe_for
@@ -18,6 +21,20 @@ from oar_lxc.image.sources import need, open_program
 from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
 
 Say = Callable[[str], None]
+SBIN = "/usr/sbin:/sbin"  # which users do not have on their PATH
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where a user builds, with the ids of a job: they cannot enter the user's home.
+
+    Attributes:
+        directory: a directory of the job that root of the ids may enter by its group.
+        inside: returns the command that runs another as root of the ids.
+    """
+
+    directory: Path
+    inside: Callable[[Sequence[str]], list[str]]
 
 
 def build(name: str, directory: Path = DIRECTORY, say: Say | None = None) -> Path:
@@ -43,8 +60,21 @@ def build(name: str, directory: Path = DIRECTORY, say: Say | None = None) -> Pat
     return store.directory(parsed) / ROOTFS
 
 
-def build_image(store: Store, name: ImageName, recipe: Recipe, say: Say | None = None) -> Record:
+def build_image(
+    store: Store,
+    name: ImageName,
+    recipe: Recipe,
+    say: Say | None = None,
+    workshop: Workshop | None = None,
+) -> Record:
     """Build an image by a recipe and publish it whole.
+
+    Args:
+        store: where it is to be.
+        name: what it is to be called.
+        recipe: what is built.
+        say: is told what is done, a line at a time.
+        workshop: where those who are not root build.
 
     Raises:
         ImageError: it cannot be; nothing is left of the attempt.
@@ -54,16 +84,25 @@ def build_image(store: Store, name: ImageName, recipe: Recipe, say: Say | None =
     need("mmdebstrap", "mmdebstrap")
     say(f"building image {name} from packages of {recipe.suite}")
     start = time.monotonic()
-    with one_sentence(f"image {name}", store), store.half() as half:
+    with ExitStack() as stack:
+        stack.enter_context(one_sentence(f"image {name}", store))
+        half = stack.enter_context(store.half())
         scratch = half / "scratch"
         scratch.mkdir()
         sources = scratch / "sources.list"
         lines = recipe.sources or host_sources(recipe.suite)
         sources.write_text("\n".join(lines) + "\n")
-        env = {**os.environ, "TMPDIR": str(scratch)}
-        root = os.geteuid() == 0
-        command = mmdebstrap(recipe, sources, root=root)
-        command = contained(command) if root else command
+        work = scratch
+        command = contained(mmdebstrap(recipe, sources), own_tmp=workshop is not None)
+        if workshop is not None:
+            command = mortal(workshop.inside(command))
+            made = TemporaryDirectory(
+                prefix=".build-", dir=workshop.directory, ignore_cleanup_errors=True
+            )
+            work = Path(stack.enter_context(made))
+            work.chmod(0o770)  # its group is that of root inside
+        path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
+        env = {**os.environ, "PATH": path, "TMPDIR": str(work)}
         with open_program(command, env=env) as stream:
             record = publish_stream(
                 store, half, name, stream, f"packages of {recipe.suite}", say=say
@@ -72,7 +111,7 @@ def build_image(store: Store, name: ImageName, recipe: Recipe, say: Say | None =
     return record
 
 
-def mmdebstrap(recipe: Recipe, sources: Path, *, root: bool = True) -> list[str]:
+def mmdebstrap(recipe: Recipe, sources: Path) -> list[str]:
     """Return the command that builds a recipe's system and writes it as a tar archive."""
     script = f'chroot "$1" sh -eu -c {shlex.quote(recipe.script)}'
     # Where packages are unpacked only, mmdebstrap has no later moment.
@@ -80,8 +119,7 @@ def mmdebstrap(recipe: Recipe, sources: Path, *, root: bool = True) -> list[str]
     return [
         "mmdebstrap",
         f"--variant={recipe.variant}",
-        # Without root's rights it takes the ids that a job has on a node.
-        f"--mode={'root' if root else 'unshare'}",
+        "--mode=root",
         "--format=tar",
         # Containers get their devices when they start.
         "--skip=output/dev",

@@ -198,8 +198,12 @@ def one_sentence(source: str, store: Store) -> Iterator[None]:
     try:
         yield
     except CommandError as error:
-        lines = error.stderr.strip().splitlines() or ["it said nothing"]
-        full = [line for line in lines if "No space left" in line or "quota exceeded" in line]
+        said = error.stderr.strip().splitlines() or ["it said nothing"]
+        # mmdebstrap and apt put a letter before each line, and errors after much else.
+        lines = [line[2:].strip() for line in said if line.startswith("E:")] or said
+        # zstd says first that it reads standard input.
+        lines = [line.removeprefix("/*stdin*\\").strip(" :") for line in lines]
+        full = [line for line in said if "No space left" in line or "quota exceeded" in line]
         where = f" into {store.root}" if full else ""
         raise ImageError(f"{source}{where}: {(full or lines)[0]}") from error
     except ImageError as error:

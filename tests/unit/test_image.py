@@ -11,7 +11,7 @@ import pytest
 
 from oar_lxc.cli import images as cli_images
 from oar_lxc.cli.images import image
-from oar_lxc.errors import ImageError
+from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image import building as build_module
 from oar_lxc.image import make
 from oar_lxc.image.make import import_image, verify
@@ -45,7 +45,7 @@ def mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     log = tmp_path / "calls"
     (tmp_path / "built.tar").write_bytes(system())
     add_program(tmp_path / "bin", "mmdebstrap", recorder(log, f"cat {tmp_path}/built.tar"))
-    monkeypatch.setattr(build_module, "contained", list)
+    monkeypatch.setattr(build_module, "contained", lambda argv, **own_tmp: list(argv))
     # What the machine's apt is asked takes long.
     monkeypatch.setattr(build_module, "host_sources", lambda suite: [f"deb http://x {suite} main"])
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -238,8 +238,10 @@ def test_a_build_is_mmdebstraps_archive(store: Store, mmdebstrap: Path) -> None:
 
 
 def test_a_build_that_fails_leaves_nothing(store: Store, mmdebstrap: Path, tmp_path: Path) -> None:
-    add_program(tmp_path / "bin", "mmdebstrap", "echo E: no mirror >&2; exit 25")
-    with pytest.raises(ImageError, match=r"^image debian-12: E: no mirror$"):
+    add_program(
+        tmp_path / "bin", "mmdebstrap", "echo I: begin >&2; echo E: no mirror >&2; exit 25"
+    )
+    with pytest.raises(ImageError, match=r"^image debian-12: no mirror$"):
         built(store)
     assert os.listdir(store.root) == [".lock"]
 
@@ -341,13 +343,22 @@ def test_that_there_are_no_images_is_told_on_standard_error(
     assert "no images" in told.err
 
 
+def test_users_are_told_where_to_build(home: Path) -> None:
+    """Only a job has the ids that it takes."""
+    with pytest.raises(UsageError, match=r'oarsub -t lxc .*"oar-lxc image build lab:1'):
+        invoke(image, "build", "lab:1", "--recipe", "busybox")
+
+
 def test_the_command_builds(
-    home: Path, mmdebstrap: Path, capsys: pytest.CaptureFixture[str]
+    home: Path,
+    mmdebstrap: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(cli_images, "_workshop", lambda name: None)
     arguments = ["build", "lab:1", "--recipe", "busybox", "--packages", "gcc,make"]
     assert invoke(image, *arguments, "--suite", "trixie") == 0
     assert capsys.readouterr().out.startswith("lab:1 sha256:")
     call = recorded(mmdebstrap)[0]
     assert "--include=busybox-static,dropbear-bin,gcc,make" in call
     assert call[-3:-1] == ["trixie", "-"]
-    assert "--mode=unshare" in call

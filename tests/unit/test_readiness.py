@@ -110,3 +110,18 @@ def test_no_time_means_no_answer() -> None:
 
 def test_nobody_to_wait_for_is_over_at_once() -> None:
     assert list(wait_ssh({}, 30)) == []
+
+
+def test_nobody_waits_for_one_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "_LOOK", 0.02)
+    begin = time.monotonic()
+    assert list(wait_ssh({"vm1": "127.0.0.9"}, 30, lambda name: False)) == []
+    assert time.monotonic() - begin < 10
+
+
+def test_one_that_is_away_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "_LOOK", 0.0)
+    states = iter([False, True, False, True, False, False])
+    ended = readiness.Ended(lambda name: next(states))
+    found = [ended.among(["vm1"]) for _ in range(6)]
+    assert found == [set()] * 5 + [{"vm1"}]

@@ -67,6 +67,7 @@ RECIPES = {
             "iputils-ping",
             "ca-certificates",
             "procps",
+            "rsync",
         ),
     ),
     "busybox": Recipe(
