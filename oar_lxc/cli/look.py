@@ -99,7 +99,7 @@ def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "memory" in facts:
         lines.append(("memory", size(facts["memory"]) + _of(facts.get("memory_limit"), size)))
     if "oom_kills" in facts:
-        lines.append(("out of memory", f"{facts['oom_kills']} processes killed"))
+        lines.append(("out of memory", f"{facts['oom_kills']} times a process was killed"))
     if "processes" in facts:
         lines.append(
             ("processes", f"{facts['processes']}{_of(facts.get('processes_limit'), str)}")
