@@ -19,6 +19,11 @@ SETUPS = {
 }
 
 
+# The image of the example for MPI, and what it tells to install in it.
+MPI_IMAGE = "debian-12:mpi"
+MPI_PACKAGES = ("openmpi-bin", "python3-mpi4py")
+
+
 def bring_up(sandbox: Sandbox, setup: str) -> Cluster:
     """Bring the cluster into a set-up, with the nodes that it has."""
     sandbox.up(replace(sandbox.state.settings() or Settings(), **SETUPS[setup]))
@@ -43,3 +48,10 @@ def any_setup(request: pytest.FixtureRequest, sandbox: Sandbox) -> Cluster:
 def cluster(sandbox: Sandbox) -> Cluster:
     """Return the cluster in the set-up that is advised: the stanza, the cpuset on."""
     return bring_up(sandbox, "stanza")
+
+
+@pytest.fixture(scope="session")
+def mpi_image(sandbox: Sandbox) -> str:
+    """Let the nodes have the image of the example for MPI, with rsync; return its name."""
+    sandbox.add_image(MPI_IMAGE, (*MPI_PACKAGES, "rsync"))
+    return MPI_IMAGE

@@ -13,15 +13,9 @@ from oar_lxc.run import Result
 from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
 
 SCRIPT = "./jobscripts/lxc_job.py"
-# What the other end of some clients needs in a container; most need nothing.
-PACKAGES = ("python3", "rsync", "openmpi-bin")
 # What the tests make in the home, where nothing of ours may be for other tests.
 LEFTOVERS = [".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed"]
 LEFTOVERS += ["in", "out", "tree", "sent", "back"]
-INSTALL = f"""\
-export DEBIAN_FRONTEND=noninteractive
-apt-get -q update && apt-get -qy install --no-install-recommends {" ".join(PACKAGES)}
-"""
 # Runs a command on a terminal of 33 lines and 101 columns, types a line when it is ready, and
 # changes the size; prints what was written.
 TERMINAL = r"""
@@ -53,14 +47,15 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 @pytest.fixture(scope="module")
-def job(cluster: Cluster) -> Iterator[SubmittedJob]:
-    """Return a job with a container on each of two nodes, which plain ssh reaches."""
-    job = cluster.submit(SCRIPT)
+def job(cluster: Cluster, mpi_image: str) -> Iterator[SubmittedJob]:
+    """Return a job with a container on each of two nodes, which plain ssh reaches.
+
+    Its image has what the other end of some clients needs: Python, rsync, mpirun.
+    """
+    job = cluster.submit(f"{SCRIPT} --image {mpi_image}")
     try:
         job.wait_output("connect from the frontend:")
         assert len(oar(job, "ssh-config", str(job.id), "--install").stdout.split()) == 2
-        install = ["clush", "-S", "-w", f"vm[1-2].{job.id}", INSTALL]
-        cluster.frontend(*install, timeout=300)
         yield job
     finally:
         cluster.frontend("rm", "-rf", *LEFTOVERS)

@@ -7,9 +7,7 @@ import re
 import pytest
 
 from tests.e2e.cluster import Cluster, SubmittedJob
-
-MPI_IMAGE = "debian-12:mpi"
-MPI_PACKAGES = ("openmpi-bin", "python3-mpi4py")
+from tests.e2e.conftest import MPI_IMAGE, MPI_PACKAGES
 
 
 def submit(cluster: Cluster, command: str) -> SubmittedJob:
@@ -48,12 +46,6 @@ def test_the_status_of_the_command_is_the_jobs(cluster: Cluster) -> None:
     job = submit(cluster, "per_core.py false")
     job.wait_end()
     assert job.facts()["exit_code"].startswith(str(1 << 8))
-
-
-@pytest.fixture(scope="module")
-def mpi_image(cluster: Cluster) -> None:
-    """Let the nodes have the image that the example asks for."""
-    cluster.sandbox.add_image(MPI_IMAGE, MPI_PACKAGES)
 
 
 @pytest.mark.usefixtures("mpi_image")
