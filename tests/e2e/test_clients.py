@@ -11,6 +11,7 @@ import pytest
 
 from oar_lxc.run import Result
 from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
+from tests.e2e.conftest import MPI_IMAGE
 
 SCRIPT = "./jobscripts/lxc_job.py"
 # What the tests make in the home, where nothing of ours may be for other tests.
@@ -256,7 +257,7 @@ def test_a_hostile_container_writes_nowhere_else(job: SubmittedJob) -> None:
 
 def test_what_a_container_is_and_uses_is_shown(job: SubmittedJob) -> None:
     shown = json.loads(oar(job, "show", f"{job.id}/vm2", "--json").stdout)
-    assert (shown["name"], shown["state"], shown["image"]) == ("vm2", "RUNNING", "debian-12")
+    assert (shown["name"], shown["state"], shown["image"]) == ("vm2", "RUNNING", MPI_IMAGE)
     assert (shown["group"], shown["node"]) == ("vm", job.cluster.nodes[1])
     assert 22 in shown["listens"]
     assert shown["processes"] > 1
