@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
 
 SCRIPT = "./jobscripts/lxc_job.py"
 ARCHIVE = "/root/small.tar.zst"
@@ -110,3 +110,48 @@ def test_users_push_no_public_image(cluster: Cluster, own: str) -> None:
     refused = cluster.frontend("oar-lxc", "image", "push", own, check=False)
     assert refused.status != 0
     assert "pushed by root on the OAR server" in refused.stderr
+
+
+def test_a_user_builds_an_image_in_a_job(cluster: Cluster) -> None:
+    """With the job's ids, which cannot enter her home; and uses it in the same job."""
+    script = (
+        "set -e; oar-lxc image build built:1 --recipe busybox;"
+        f" {SCRIPT} --image built:1 --wait ssh -- hostname"
+    )
+    cluster.frontend("sh", "-c", f"printf '#!/bin/sh\\n{script}\\n' > build.sh; chmod +x build.sh")
+    try:
+        job = cluster.submit("./build.sh", "nodes=1,walltime=0:10:0")
+        job.wait_end()
+        assert "vm1: vm1\n" in job.output(), job.output("stderr")
+        owners = ("find", ".local/share/oar-lxc", "!", "-user", "alice")
+        assert cluster.frontend(*owners).stdout == ""
+        cluster.assert_nothing_left(job, dict.fromkeys(cluster.nodes, 0))
+    finally:
+        cluster.frontend("oar-lxc", "image", "rm", "built:1", check=False)
+        cluster.frontend("rm", "-f", "build.sh")
+
+
+def test_a_build_that_is_cut_off_leaves_nothing(cluster: Cluster) -> None:
+    """apt keeps files in /tmp; those of a build are the build's alone."""
+    command = "oar-lxc image build debian-12:cut --packages gcc"
+    job = cluster.submit(command, "nodes=1,walltime=0:10:0")
+    (ids,) = wait_until("the build unpacks", lambda: unpacking(cluster, job), 90)
+    job.delete()
+    job.wait_end()
+    left = cluster.on(ids[0], "find", "/tmp", "-uid", f"+{ids[1] - 1}").stdout
+    assert left == ""
+    cluster.assert_nothing_left(job, {ids[0]: ids[1]})
+    assert "cut" not in cluster.frontend("oar-lxc", "image", "list").stdout
+
+
+def unpacking(cluster: Cluster, job: SubmittedJob) -> list[tuple[str, int]]:
+    """Return node and first id of a job in which dpkg runs with the ids of the job."""
+    found = []
+    for node in cluster.nodes:
+        path = f"/var/lib/oar-lxc/jobs/{job.id}/job.json"
+        text = cluster.on(node, "cat", path, check=False).stdout
+        if text:
+            first = json.loads(text)["first_id"]
+            if cluster.on(node, "pgrep", "-u", str(first), "dpkg", check=False).stdout:
+                found.append((node, first))
+    return found
