@@ -8,22 +8,14 @@ from pathlib import Path
 
 from oar_lxc.run import run
 
-# Apt leaves files in /tmp where it is killed.
-_OWN_TMP = ("sh", "-c", 'mount -t tmpfs tmpfs /tmp && exec "$@"', "sh")
 
-
-def contained(argv: Sequence[str], *, own_tmp: bool = False) -> list[str]:
+def contained(argv: Sequence[str]) -> list[str]:
     """Return a command that runs another in mount and process namespaces of its own.
 
     What it mounts is never seen on the host, and all its processes end with the caller, also
     where the caller is killed.
-
-    Args:
-        argv: the command.
-        own_tmp: give it a /tmp of its own, which is gone with it.
     """
-    own = _OWN_TMP if own_tmp else ()
-    return [*mortal(["unshare", "--mount-proc", "--pid", "--fork", "--kill-child"]), *own, *argv]
+    return [*mortal(["unshare", "--mount-proc", "--pid", "--fork", "--kill-child"]), *argv]
 
 
 def mortal(argv: Sequence[str]) -> list[str]:

@@ -93,7 +93,7 @@ def build_image(
         lines = recipe.sources or host_sources(recipe.suite)
         sources.write_text("\n".join(lines) + "\n")
         work = scratch
-        command = contained(mmdebstrap(recipe, sources), own_tmp=workshop is not None)
+        command = contained(mmdebstrap(recipe, sources))
         if workshop is not None:
             command = mortal(workshop.inside(command))
             made = TemporaryDirectory(
