@@ -25,7 +25,12 @@ from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.run import running
 
 MOST_AT_ONCE = 16  # containers that are started at one time on a node
-_NOISE = "Failed to allocate new network namespace id"  # in every rootless container's log
+# In the log of every rootless container, and no reason for anything.
+_NOISE = (
+    "Failed to allocate new network namespace id",
+    "No security context received",
+    'Unsupported config key "lxc.seccomp"',
+)
 LOG_TAIL = 8  # lines of LXC's log that go into an error
 LOG_FILE = "lxc.log"
 CONFIG_FILE = "config"
@@ -233,7 +238,7 @@ class LxcRuntime:
         except OSError:
             return []
         lines = [re.sub(r"^(\S+ )?\S+ \d{14}\.\d+ ", "", x) for x in text.splitlines()]
-        return [line for line in lines if _NOISE not in line][-LOG_TAIL:]
+        return [x for x in lines if not any(noise in x for noise in _NOISE)][-LOG_TAIL:]
 
     def _container(self, name: str) -> Any:
         try:
