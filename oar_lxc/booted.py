@@ -16,9 +16,10 @@ from oar_lxc.spec import BOOT
 _RETRY = 0.1  # seconds between two tries in one container
 _POLL = 0.01
 # systemd tells when the queue of its boot is empty; "degraded" has booted too, with a unit that
-# failed. Another init is told to have booted when it runs.
+# failed. Another init is told to have booted when it runs. What is asked is which init the image
+# has: process 1 is not called systemd from its first moment on.
 _BOOTED = """\
-[ "$(cat /proc/1/comm)" = systemd ] || exit 0
+case "$(readlink -f /sbin/init)" in */systemd) ;; *) exit 0 ;; esac
 [ -d /run/systemd/system ] || exit 1
 case "$(systemctl is-system-running --wait 2>/dev/null)" in running|degraded) exit 0 ;; esac
 exit 1
