@@ -21,13 +21,15 @@ PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
 
 # "volatile": what is thrown away with the job need not be synced to disk when it is unmounted. The
 # kernel leaves a mark then; after a reboot inside it refuses the mount unless the mark is removed.
+# LXC writes "exec" before a hook: with a redirection alone the shell goes on, and runs no program
+# where there is no mark yet, as at every first start.
 # "userxattr": all that overlay may use in a user namespace to mark what was removed.
 _CONFIG = """\
 lxc.uts.name = {name}
 lxc.rootfs.path = overlay:{layer}:{rootfs}:{directory}/{upper}
 lxc.rootfs.options = volatile,userxattr
 lxc.hook.version = 1
-lxc.hook.pre-mount = /bin/rm -rf {directory}/{work}/work/incompat
+lxc.hook.pre-mount = </dev/null; [ ! -d {mark} ] || rm -rf {mark}
 lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
 lxc.autodev = 1
 lxc.tty.max = 1
@@ -133,7 +135,7 @@ def render(
         layer=layer,
         directory=layout.containers / planned.name,
         upper=UPPER,
-        work=WORK,
+        mark=layout.containers / planned.name / WORK / "work/incompat",
         bridge=published.bridge,
         mtu=MTU,
         hardware=hardware_address(planned.ip),
