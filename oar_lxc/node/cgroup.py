@@ -26,6 +26,7 @@ CONTROLLERS = frozenset(
 )
 OWN = "oar-lxc"
 INNER = "lxc"
+NO_DIRECTORY_BELOW = 2  # links of a directory: its name and its "."
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,9 @@ def walk(
                 above.append((name, pending))
                 name, pending = child, []
                 enter(here)
-                if len(above) >= depth:
+                # A directory's links tell how many are in it; most cgroups have dozens of files and
+                # no cgroup below.
+                if len(above) >= depth or os.fstat(here).st_nlink == NO_DIRECTORY_BELOW:
                     continue
                 with suppress(FileNotFoundError), os.scandir(here) as entries:
                     pending = [x.name for x in entries if x.is_dir(follow_symlinks=False)]
