@@ -303,8 +303,8 @@ def walk(
                 above.append((name, pending))
                 name, pending = child, []
                 enter(here)
-                # A directory's links tell how many are in it; most cgroups have dozens of files and
-                # no cgroup below.
+                # A directory's links tell how many are in it; most cgroups have dozens of files,
+                # and no cgroup below.
                 if len(above) >= depth or os.fstat(here).st_nlink == NO_DIRECTORY_BELOW:
                     continue
                 with suppress(FileNotFoundError), os.scandir(here) as entries:
