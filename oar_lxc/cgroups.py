@@ -59,23 +59,25 @@ def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
         )
 
 
-def remove_walls(paths: Sequence[str], name: str, wait: float = 1.0) -> None:
-    """Remove the cgroups of a stopped container; the job's end removes what is left.
+def remove_walls(paths: Sequence[str], names: Sequence[str], wait: float = 1.0) -> None:
+    """Remove the cgroups of stopped containers; the job's end removes what is left.
 
     Args:
         paths: the job's delegated cgroups.
-        name: the container.
+        names: the containers.
         wait: seconds for processes that have only just died.
     """
     end = time.monotonic() + wait
-    for wall in _walls(paths, name):
-        while wall.is_dir():
+    left = [wall for name in names for wall in _walls(paths, name) if wall.is_dir()]
+    while left:
+        for wall in left:
             for where, _, _ in os.walk(wall, topdown=False):
                 with suppress(OSError):
                     Path(where).rmdir()
-            if time.monotonic() > end:
-                break
-            time.sleep(0.002)
+        left = [wall for wall in left if wall.is_dir()]
+        if not left or time.monotonic() > end:
+            return
+        time.sleep(0.002)
 
 
 def thaw(paths: Sequence[str], name: str) -> None:

@@ -171,8 +171,7 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
         with suppress(CommandError):  # what it leaves, the next one tells of
             in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])
         run(["rm", "-rf", "--", *map(str, going + layers)])
-    for name in names:
-        remove_walls(published.cgroups, name)
+    remove_walls(published.cgroups, names)
 
 
 def in_user_namespace(

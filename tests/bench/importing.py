@@ -21,7 +21,19 @@ def measure(rounds: int, *, short: bool = False) -> list[Figure]:
     ours, theirs = [], []
     with tempfile.TemporaryDirectory(prefix="oar-lxc-bench-", dir="/var/lib") as place:
         archive = Path(place) / "image.tar"
-        run(["tar", "-C", str(rootfs), "--numeric-owner", "--xattrs", "-cf", str(archive), "."])
+        run(
+            [
+                "tar",
+                "-C",
+                str(rootfs),
+                "--numeric-owner",
+                "--xattrs",
+                "--exclude=./dev/*",
+                "-cf",
+                str(archive),
+                ".",
+            ]
+        )
         size = archive.stat().st_size / 1e6
         store, plain = Path(place) / "store", Path(place) / "plain"
         run(["sync", "-f", place])
