@@ -145,8 +145,10 @@ def runc(rootfs: Path, place: Path, count: int) -> str:
 def podman(rootfs: Path, place: Path, count: int) -> str:
     """Return the script for podman: an overlay on the image for each."""
     options = f"--root {place}/root --runroot {place}/run --cgroup-manager cgroupfs"
+    options += " --runtime runc"  # crun refuses hybrid cgroups
     names = " ".join(f"oarlxcbench{number}" for number in range(count))
-    create = f"podman {options} run -d --network none --ulimit host --name $n"
+    create = f"podman {options} run -d --network none --name $n"
+    create += " --ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
     create += f" --rootfs {rootfs}:O /bin/sleep {SLEEP}"
     return (
         f"for n in {names}; do {create}; done\n"
