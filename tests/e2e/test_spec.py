@@ -1,4 +1,4 @@
-"""A spec file on a real OAR: what is planned is what comes up, and what befalls it is told."""
+"""A spec file on a real OAR: what comes up, what it gets of its node, and what befalls it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from tests.e2e.cluster import ENDED, Cluster, SubmittedJob
 
 SPEC = """
 wait = "ssh"
+
+[[group]]
+name = "vm"
+per_node = 1
+cores = 1
+memory = "160M"
+processes = 150
+home = true
 
 [[group]]
 name = "db"
@@ -51,8 +59,8 @@ def job(cluster: Cluster) -> Iterator[SubmittedJob]:
 
 
 def inside(job: SubmittedJob, name: str, line: str, *, check: bool = True) -> str:
-    """Run a shell line in a container; return what it wrote."""
-    argv = ("oar-lxc", "exec", f"{job.id}/{name}", "--", "sh", "-c", line)
+    """Run a shell line in a container; return what it wrote, on both streams."""
+    argv = ("oar-lxc", "exec", f"{job.id}/{name}", "--", "sh", "-c", f"({line}) 2>&1")
     return job.cluster.frontend(*argv, check=check).stdout.strip()
 
 
@@ -63,7 +71,7 @@ def test_what_is_planned_is_what_comes_up(cluster: Cluster, job: SubmittedJob) -
     assert {(c["name"], c["node"], c["address"].partition("/")[0]) for c in planned} == {
         (c["name"], c["node"], c["address"]) for c in listed
     }
-    assert sorted(c["name"] for c in planned) == ["db1", "web1", "web2"]
+    assert sorted(c["name"] for c in planned) == ["db1", "vm1", "vm2", "web1", "web2"]
 
 
 def test_each_was_provisioned_with_its_variables(job: SubmittedJob) -> None:
@@ -72,11 +80,40 @@ def test_each_was_provisioned_with_its_variables(job: SubmittedJob) -> None:
     assert inside(job, "db1", "ls /root") == ""
 
 
+@pytest.mark.parametrize("name", ["vm1", "vm2"])
+def test_a_container_is_told_its_share(job: SubmittedJob, name: str) -> None:
+    """By what people type: nproc, free and uptime; lxcfs runs on a node that is a container."""
+    assert inside(job, name, "nproc; grep -c ^processor /proc/cpuinfo") == "1\n1"
+    assert inside(job, name, "free -m").splitlines()[1].split()[1] == "160"
+    node = float(job.cluster.on(job.cluster.nodes[0], "cat", "/proc/uptime").stdout.split()[0])
+    assert float(inside(job, name, "cut -d ' ' -f 1 /proc/uptime")) < node
+
+
+def test_a_fork_bomb_and_a_memory_hog_stay_inside(job: SubmittedJob) -> None:
+    bomb = "bomb() { bomb | bomb & }; bomb; sleep 1"
+    assert "Cannot fork" in inside(job, "vm1", bomb, check=False)
+    assert "Killed" in inside(job, "vm2", "sh -c 'tail /dev/zero; true'", check=False)
+    assert inside(job, "vm2", "echo well") == "well"
+
+
+def test_the_home_is_the_users_on_frontend_and_in_containers(job: SubmittedJob) -> None:
+    become = "setpriv --reuid=alice --regid=alice --init-groups"
+    inside(job, "vm1", f"{become} sh -c 'echo inside > /home/alice/of-vm1'")
+    look = ("stat", "-c", "%U %G", "of-vm1")
+    assert job.cluster.frontend(*look).stdout == "alice alice\n"
+    assert inside(job, "vm2", "cat /home/alice/of-vm1; id -un 2001") == "inside\nalice"
+    refused = inside(job, "vm2", "touch /home/alice/of-root", check=False)
+    assert "Value too large" in refused
+    job.cluster.frontend("rm", "of-vm1")
+
+
 def test_containers_of_both_nodes_reach_each_other_by_name_and_key(job: SubmittedJob) -> None:
-    line = "for name in $(cat $OAR_LXC_NODEFILE); do ssh -o BatchMode=yes $name hostname; done"
-    assert inside(job, "web2", line).split() == ["db1", "web1", "web2"]
-    line = f"su alice -c '{line}'"
-    assert inside(job, "web1", line).split() == ["db1", "web1", "web2"]
+    ssh = "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes"
+    line = f"for name in $(cat $OAR_LXC_NODEFILE); do {ssh} $name hostname; done"
+    everyone = ["db1", "vm1", "vm2", "web1", "web2"]
+    assert sorted(inside(job, "web2", line).split()) == everyone
+    become = "setpriv --reuid=alice --regid=alice --init-groups env HOME=/home/alice"
+    assert sorted(inside(job, "web1", f"{become} sh -c '{line}'").split()) == everyone
 
 
 def test_memory_that_is_full_is_told_in_the_jobs_output(job: SubmittedJob) -> None:
