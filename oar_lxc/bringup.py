@@ -80,7 +80,7 @@ def _reached(
         yield from (planned.name for planned in share)
     elif what == SSH:
         addresses = {planned.name: planned.ip for planned in share}
-        yield from wait_ssh(addresses, timeout, lambda name: runtime.init_pid(name) > 0)
+        yield from wait_ssh(addresses, timeout, lambda name: runtime.init_pid(name) > 0, abandoned)
     else:
         names = [planned.name for planned in share]
         yield from wait_inside(runtime, names, what, timeout, abandoned)
