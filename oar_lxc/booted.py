@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from oar_lxc.container import Runtime
 from oar_lxc.errors import ContainerError, OarLxcError
-from oar_lxc.readiness import Ended
+from oar_lxc.readiness import ABANDONED, Ended
 from oar_lxc.spec import BOOT
 
 _RETRY = 0.1  # seconds between two tries in one container
@@ -73,7 +73,7 @@ def wait_inside(
                     else:
                         due[name] = now + _RETRY
             if abandoned():
-                raise OarLxcError("whoever waits for the containers is gone")
+                raise OarLxcError(ABANDONED)
             time.sleep(_POLL)
     finally:
         for pid in running.values():

@@ -59,8 +59,13 @@ def wait_ready(
         del left[name]
         reached.append(name)
         emit({"event": "reached", "container": name, "what": what})
-    for planned in left.values():
-        emit(failed_event(_late(runtime, planned, what, timeout)))
+    states = {name: runtime.state(name) for name in left}
+    running = [name for name, state in states.items() if state == "RUNNING"]
+    journals = journal_tails(runtime, running, abandoned)
+    for name, planned in left.items():
+        log = journals.get(name) or runtime.log_tail(name)
+        why = _why_late(planned, states[name], what, timeout)
+        emit(failed_event(ContainerError(name, "", why, log)))
     return reached
 
 
@@ -75,7 +80,7 @@ def _reached(
         yield from (planned.name for planned in share)
     elif what == SSH:
         addresses = {planned.name: planned.ip for planned in share}
-        yield from wait_ssh(addresses, timeout, lambda name: runtime.init_pid(name) > 0)
+        yield from wait_ssh(addresses, timeout, lambda name: runtime.init_pid(name) > 0, abandoned)
     else:
         names = [planned.name for planned in share]
         yield from wait_inside(runtime, names, what, timeout, abandoned)
@@ -137,31 +142,30 @@ def _run_scripts(
     return failed
 
 
-def _late(
-    runtime: Runtime, planned: PlannedContainer, what: str, timeout: float
-) -> ContainerError:
-    """Return why a container is late, with the end of its journal or of LXC's log."""
-    name = planned.name
-    state = runtime.state(name)
+def _why_late(planned: PlannedContainer, state: str, what: str, timeout: float) -> str:
     if state != "RUNNING":
         reason = f"it is {state} and not ready: its init has ended"
         if 0 < planned.memory < LITTLE:
             reason += f"; {planned.memory / (1 << 20):g}M of memory may be too little for it"
-        return ContainerError(name, "", reason, runtime.log_tail(name))
-    reason = {
+        return reason
+    return {
         SSH: f"sshd did not answer within {timeout:g} s",
         BOOT: f"it had not booted after {timeout:g} s",
     }.get(what, f"`{what}` did not succeed within {timeout:g} s")
-    return ContainerError(name, "", reason, journal_tail(runtime, name) or runtime.log_tail(name))
 
 
-def journal_tail(runtime: Runtime, name: str) -> list[str]:
-    """Return the last lines of a container's journal; none where it does not answer."""
-    lines: list[str] = []
+def journal_tails(
+    runtime: Runtime, names: Sequence[str], abandoned: Abandoned = lambda: False
+) -> dict[str, list[str]]:
+    """Return the last lines of containers' journals; nothing of one that does not answer."""
+    said: dict[str, list[str]] = {}
 
     def take(event: dict[str, Any]) -> None:
         if event["event"] == "output" and event["stream"] == "stdout":
-            lines.extend(event["data"].splitlines())
+            lines = said.setdefault(event["container"], [])
+            lines += event["data"].splitlines()
+            del lines[:-TAIL]
 
-    execute(runtime, [name], ["/bin/sh", "-c", _JOURNAL], b"", _JOURNAL_TIMEOUT, take)
-    return lines[-TAIL:]
+    argv = ["/bin/sh", "-c", _JOURNAL]
+    execute(runtime, names, argv, b"", _JOURNAL_TIMEOUT, take, abandoned)
+    return said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+
+MOST_SHOWN = 3  # containers that an error of many tells of one by one
 
 
 class OarLxcError(Exception):
@@ -103,17 +105,28 @@ class FailuresError(OarLxcError):
 
 
 def _grouped(failures: Sequence[ContainerError | NodeError]) -> list[str]:
-    """Return one text for each failure; nodes that failed for one reason share one."""
-    texts: dict[str, list[str]] = {}
+    """Return a text for each failure, but one for all that have one reason.
+
+    Of containers the first are told one by one, with what their logs say.
+    """
+    containers = [failure for failure in failures if isinstance(failure, ContainerError)]
+    texts = list(dict.fromkeys(str(failure) for failure in containers[:MOST_SHOWN]))
+    more: dict[str, dict[str, None]] = {}
+    nodes: dict[str, dict[str, None]] = {}
+    for one in containers[MOST_SHOWN:]:
+        more.setdefault(one.reason, {})[one.container] = None
     for failure in failures:
         if isinstance(failure, NodeError):
-            texts.setdefault(failure.reason, []).append(failure.node)
-        else:
-            texts[str(failure)] = []
-    return [
-        f"node{'s' if len(nodes) > 1 else ''} {', '.join(nodes)}: {text}" if nodes else text
-        for text, nodes in texts.items()
-    ]
+            nodes.setdefault(failure.reason, {})[failure.node] = None
+    for reason, names in more.items():
+        texts.append(f"{len(names)} more container{_s(names)}, {', '.join(names)}: {reason}")
+    for reason, names in nodes.items():
+        texts.append(f"node{_s(names)} {', '.join(names)}: {reason}")
+    return texts
+
+
+def _s(several: Sized) -> str:
+    return "s" if len(several) > 1 else ""
 
 
 class LaunchError(FailuresError):

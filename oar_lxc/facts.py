@@ -13,6 +13,7 @@ from typing import Any
 
 from oar_lxc.container import CONFIG_FILE, Runtime, read_description
 from oar_lxc.layout import JobLayout
+from oar_lxc.limits import oom_kills
 from oar_lxc.published import PublishedJob
 
 TIMES_FILE = "times.json"
@@ -52,6 +53,7 @@ def show_container(
         facts["cpus"] = _status(pid, "Cpus_allowed_list")
         facts["started"] = _started(pid)
         facts["listens"] = _listening(pid)
+        facts["oom_kills"] = oom_kills(published.cgroups, name)
         facts.update(_usage(published.cgroups, name))
     return {key: value for key, value in facts.items() if value is not None}
 
@@ -61,10 +63,8 @@ def init_facts(pid: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"pid": max(pid, 0), "cpus": "", "cgroup": ""}
     if pid <= 0:
         return facts
+    facts["cpus"] = _status(pid, "Cpus_allowed_list") or ""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("Cpus_allowed_list:"):
-                facts["cpus"] = line.partition(":")[2].strip()
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if "cpuset" in controllers.split(",") or not facts["cgroup"]:
@@ -135,27 +135,7 @@ def _usage(groups: Sequence[str], name: str) -> dict[str, Any]:
         with suppress(OSError, ValueError):
             seconds = int((own / "cpuacct.usage").read_text()) / 1e9
             facts["cpu_seconds"] = round(seconds, 2)
-        for file in ("memory.oom_control", "memory.events"):
-            kills = _oom_kills(own / file)
-            if kills is not None:
-                facts["oom_kills"] = kills
     return facts
-
-
-def _oom_kills(path: Path) -> int | None:
-    """Return how many processes the kernel killed for want of memory in a cgroup.
-
-    Version 1 counts them in the cgroup of the process alone; version 2 in all above as well.
-    """
-    total = None
-    below = path.name == "memory.oom_control"
-    with suppress(OSError, ValueError):
-        for file in path.parent.rglob(path.name) if below else (path,):
-            for line in file.read_text().splitlines():
-                key, _, value = line.partition(" ")
-                if key == "oom_kill":
-                    total = (total or 0) + int(value)
-    return total
 
 
 def _listening(pid: int) -> list[int] | None:

@@ -118,21 +118,31 @@ def _allowed(cgroups: Iterable[str]) -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def oom_kills(cgroups: Iterable[str], name: str) -> int:
+def oom_kills(cgroups: Iterable[str], name: str) -> int | None:
     """Return how many processes of a container were killed as its memory was full.
 
-    A service of the container has a cgroup of its own and is counted while that exists.
+    Version 1 counts them in the cgroup of the process alone: a service of the container is counted
+    while its cgroup exists. Version 2 counts them in all above as well.
 
     Args:
         cgroups: the job's delegated cgroups, as published.
         name: the container.
+
+    Returns:
+        The number; None where the kernel tells none.
     """
-    total = 0
+    found: list[int] = []
     for path in cgroups:
-        for where, _, files in os.walk(Path(path) / name):
-            if "memory.oom_control" in files:
-                with suppress(OSError):
-                    text = (Path(where) / "memory.oom_control").read_text()
-                    match = re.search(r"^oom_kill ([0-9]+)$", text, re.MULTILINE)
-                    total += int(match[1]) if match else 0
-    return total
+        own = Path(path) / name
+        if (own / "memory.oom_control").exists():  # else nothing below has one
+            for where, _, _ in os.walk(own):
+                found += _oom_kills(Path(where) / "memory.oom_control")
+        else:
+            found += _oom_kills(own / "memory.events")
+    return sum(found) if found else None
+
+
+def _oom_kills(file: Path) -> list[int]:
+    with suppress(OSError):
+        return [int(n) for n in re.findall(r"^oom_kill ([0-9]+)$", file.read_text(), re.MULTILINE)]
+    return []

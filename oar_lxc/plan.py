@@ -126,7 +126,7 @@ def make_plan(spec: Spec | Group, job: Job, pool: IPv4Network = POOL) -> Plan:
         network.container_address((group.total or 1) - 1)  # before as many are spread
     for node, group in _layout(spec, job):
         numbers[group.name] += 1
-        cores = 1 if group.per_core else group.cores or 0
+        cores = _own_cores(group)
         address = network.container_address(len(containers))
         containers.append(
             PlannedContainer(
@@ -157,31 +157,44 @@ def make_plan(spec: Spec | Group, job: Job, pool: IPv4Network = POOL) -> Plan:
 
 def _layout(spec: Spec, job: Job) -> Iterator[tuple[str, Group]]:
     """Yield node and group of each container, node by node and there group by group."""
-    totals = {group.name: _spread(group, spec, job) for group in spec.groups if group.total}
-    for node, cores in job.cores.items():
+    counts = {group.name: _fixed(group, job) for group in spec.groups if not group.total}
+    taken = Counter(
+        {
+            node: sum(counts[g.name][node] * _own_cores(g) for g in spec.groups if not g.total)
+            for node in job.nodes
+        }
+    )
+    for group in spec.groups:
+        if group.total:
+            counts[group.name] = _spread(group, job, taken)
+    for node in job.nodes:
         for group in spec.groups:
-            if group.total:
-                count = totals[group.name][node]
-            elif group.per_core:
-                count = cores
-            else:
-                count = group.per_node or 1
-            for _ in range(count):
+            for _ in range(counts[group.name][node]):
                 yield node, group
 
 
-def _spread(group: Group, spec: Spec, job: Job) -> Counter[str]:
+def _fixed(group: Group, job: Job) -> Counter[str]:
+    """Return how many of a group's containers each node gets, where the spec says that itself."""
+    if group.per_core:
+        return Counter(job.cores)
+    return Counter(dict.fromkeys(job.nodes, group.per_node or 1))
+
+
+def _own_cores(group: Group) -> int:
+    return 1 if group.per_core else group.cores or 0
+
+
+def _spread(group: Group, job: Job, taken: Counter[str]) -> Counter[str]:
     """Return how many of a group's containers each node gets: those with most room first.
 
     Room is what is left of the node's cores for containers that have cores for themselves, and
     cores for each container otherwise.
+
+    Args:
+        group: a group with a total.
+        job: where it goes.
+        taken: cores that are taken already, by node; those of the group are added.
     """
-    taken = dict.fromkeys(job.nodes, 0)
-    for other in spec.groups:
-        if not other.total:
-            for node, cores in job.cores.items():
-                count = cores if other.per_core else other.per_node or 1
-                taken[node] += count * (1 if other.per_core else other.cores or 0)
     counts: Counter[str] = Counter()
     for _ in range(group.total or 0):
         if group.cores:

@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
+from oar_lxc.errors import OarLxcError
+
 SSH_PORT = 22
 _RETRY = 0.02  # seconds between two tries of one container
 _TRY = 1.0  # seconds that one connection may take
 _LOOK = 1.0  # seconds between two looks whether containers still run
 
+ABANDONED = "whoever waits for the containers is gone"
 Alive = Callable[[str], bool]
 
 
@@ -40,7 +43,10 @@ class Ended:
 
 
 def wait_ssh(
-    addresses: Mapping[str, str], timeout: float, alive: Alive = lambda name: True
+    addresses: Mapping[str, str],
+    timeout: float,
+    alive: Alive = lambda name: True,
+    abandoned: Callable[[], bool] = lambda: False,
 ) -> Iterator[str]:
     """Yield the name of each container when its sshd has sent its greeting.
 
@@ -48,6 +54,10 @@ def wait_ssh(
         addresses: IPv4 address by name.
         timeout: seconds for all together; those that are not yielded by then did not answer.
         alive: whether a container runs; those that do not are not waited for.
+        abandoned: whether nobody waits any more.
+
+    Raises:
+        OarLxcError: it was abandoned.
     """
     end = time.monotonic() + timeout
     ended = Ended(alive)
@@ -85,6 +95,8 @@ def wait_ssh(
                     drop(name, again=not answered)
                     if answered:
                         yield name
+                if abandoned():
+                    raise OarLxcError(ABANDONED)
         finally:
             for open_socket in sockets.values():
                 open_socket.close()

@@ -29,12 +29,12 @@ def watch(
         emit: is given the events.
         abandoned: whether nobody listens.
     """
-    kills = {name: oom_kills(cgroups, name) for name in names}
+    kills = {name: oom_kills(cgroups, name) or 0 for name in names}
     running = {name for name in names if runtime.init_pid(name) > 0}
     while not abandoned():
         time.sleep(max(INTERVAL, EACH * len(names)))
         for name in names:
-            killed = oom_kills(cgroups, name)
+            killed = oom_kills(cgroups, name) or 0
             if killed > kills[name]:
                 more = killed - kills[name]
                 emit({"event": "out-of-memory", "container": name, "killed": more})
@@ -42,4 +42,4 @@ def watch(
             runs = runtime.init_pid(name) > 0
             if name in running and not runs:
                 emit({"event": "stopped", "container": name})
-            running = running | {name} if runs else running - {name}
+            (running.add if runs else running.discard)(name)

@@ -50,6 +50,18 @@ def test_a_launch_error_tells_every_failure() -> None:
     assert "node node2: no route" in str(error)
 
 
+def test_an_error_of_many_containers_shows_the_logs_of_few() -> None:
+    log = [f"line {number}" for number in range(20)]
+    late = [ContainerError(f"vm{n}", "node1", "it is late", log) for n in range(1, 101)]
+    other = ContainerError("db1", "node2", "it is broken", log)
+    lines = str(LaunchError([*late, other, NodeError("node3", "no route")])).splitlines()
+    assert len(lines) == 1 + 3 * 21 + 3
+    assert lines[1:3] == ["container vm1 on node node1: it is late", "    line 0"]
+    assert lines[-3].startswith("97 more containers, vm4, vm5, ")
+    assert lines[-3].endswith(", vm100: it is late")
+    assert lines[-2:] == ["1 more container, db1: it is broken", "node node3: no route"]
+
+
 def test_a_commands_error_says_what_ran_how_it_ended_and_what_it_said() -> None:
     assert str(EXAMPLES[4]) == "ip link ended with status 2: no device"
     assert str(EXAMPLES[5]) == "ip did not end within 1.5 s and was killed"

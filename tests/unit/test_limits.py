@@ -85,4 +85,11 @@ def test_kills_are_counted_in_all_that_a_container_has(tmp_path: Path) -> None:
         text = f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n"
         (directory / "memory.oom_control").write_text(text)
     assert oom_kills([str(tmp_path), "/nonexistent"], "vm1") == 3
-    assert oom_kills([str(tmp_path)], "vm2") == 0
+    assert oom_kills([str(tmp_path)], "vm2") is None
+
+
+def test_version_2_counts_kills_from_below_itself(tmp_path: Path) -> None:
+    for name, kills in (("vm1", 3), ("vm1/system.slice", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "memory.events").write_text(f"oom 9\noom_kill {kills}\n")
+    assert oom_kills([str(tmp_path)], "vm1") == 3

@@ -146,6 +146,16 @@ def test_a_total_goes_where_most_room_is() -> None:
     assert [c.node for c in make_plan(spec, job).containers if c.group == "b"] == ["node2"] * 2
 
 
+def test_totals_leave_room_for_each_other() -> None:
+    job = Job(42, "alice", {"node1": 2, "node2": 2})
+    spec = Spec((Group(name="a", total=1, cores=2), Group(name="b", total=2, cores=1)))
+    assert [(c.name, c.node, c.first_core) for c in make_plan(spec, job).containers] == [
+        ("a1", "node1", 0),
+        ("b1", "node2", 0),
+        ("b2", "node2", 1),
+    ]
+
+
 @pytest.mark.parametrize("total", [2045, 10**12])
 def test_a_total_beyond_all_addresses_is_refused_at_once(total: int) -> None:
     with pytest.raises(SpecError, match="ask for fewer containers"):

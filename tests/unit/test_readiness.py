@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from oar_lxc import readiness
+from oar_lxc.errors import OarLxcError
 from oar_lxc.readiness import wait_ssh
 
 Serve = Callable[[str, Callable[[socket.socket], None]], None]
@@ -125,3 +126,10 @@ def test_one_that_is_away_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyP
     ended = readiness.Ended(lambda name: next(states))
     found = [ended.among(["vm1"]) for _ in range(6)]
     assert found == [set()] * 5 + [{"vm1"}]
+
+
+def test_a_wait_that_nobody_waits_for_ends() -> None:
+    begin = time.monotonic()
+    with pytest.raises(OarLxcError, match="whoever waits for the containers is gone"):
+        list(wait_ssh({"vm1": "127.0.0.9"}, 30, abandoned=lambda: True))
+    assert time.monotonic() - begin < 10
