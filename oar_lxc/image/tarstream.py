@@ -184,6 +184,9 @@ def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes
     )
     if extended:
         _apply(member, extended)
+    # Whoever unpacks ends a name there: it would be another name than the one that was checked.
+    if any(b"\0" in text for text in (path, target, *member.xattrs)):
+        raise DamagedError(f"member {os.fsdecode(path)!r} has a byte 0 in a name")
     if kind != FILE and member.size:
         if kind != HARD_LINK:
             raise DamagedError(f"member {os.fsdecode(path)} is no file and has content")
