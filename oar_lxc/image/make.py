@@ -13,9 +13,9 @@ from oar_lxc.image.manifest import Manifest, read_tree
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.pipeline import ingest
 from oar_lxc.image.record import Record
-from oar_lxc.image.sources import Stream, need, open_source
+from oar_lxc.image.sources import Stream, need, open_source, said_by
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store, remove_tree
-from oar_lxc.image.tarstream import TruncatedError
+from oar_lxc.image.tarstream import DamagedError, TruncatedError
 from oar_lxc.run import running
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
@@ -198,14 +198,14 @@ def one_sentence(source: str, store: Store) -> Iterator[None]:
     try:
         yield
     except CommandError as error:
-        said = error.stderr.strip().splitlines() or ["it said nothing"]
+        said = said_by(error)
         # mmdebstrap and apt put a letter before each line, and errors after much else.
         lines = [line[2:].strip() for line in said if line.startswith("E:")] or said
-        # zstd says first that it reads standard input.
-        lines = [line.removeprefix("/*stdin*\\").strip(" :") for line in lines]
         full = [line for line in said if "No space left" in line or "quota exceeded" in line]
         where = f" into {store.root}" if full else ""
         raise ImageError(f"{source}{where}: {(full or lines)[0]}") from error
+    except DamagedError as error:
+        raise ImageError(f"{source} is damaged or cut short ({error})") from error
     except ImageError as error:
         text = str(error)
         if source in text or str(store.root) in text or "is not installed" in text:

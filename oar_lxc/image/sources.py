@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.errors import ImageError
-from oar_lxc.image.tarstream import Reader, members, padding
+from oar_lxc.errors import CommandError, ImageError
+from oar_lxc.image.tarstream import DamagedError, Reader, members, padding
 from oar_lxc.run import Program, run, running
 
 _MAGIC = (
@@ -40,21 +40,38 @@ class Stream:
     Attributes:
         fd: where to read it.
         size: how many bytes the source has, 0 where unknown.
-        programs: what makes it; the first that fails tells why.
+        program: what makes it; None where it is a file.
+        unpacks: whether that only unpacks a file: where it fails, the file is to blame.
     """
 
     fd: int
     size: int
-    programs: tuple[Program, ...] = ()
+    program: Program | None = None
+    unpacks: bool = False
 
     def finish(self) -> None:
         """Wait for what makes it.
 
         Raises:
-            CommandError: one of the programs failed.
+            DamagedError: it cannot unpack the file.
+            CommandError: it failed.
         """
-        for program in self.programs:
-            program.finish()
+        try:
+            if self.program is not None:
+                self.program.finish()
+        except CommandError as error:
+            if not self.unpacks or error.status < 0:
+                raise
+            words = said_by(error)[0]
+            name = error.argv[0]
+            raise DamagedError(words if words.startswith(name) else f"{name}: {words}") from error
+
+
+def said_by(error: CommandError) -> list[str]:
+    """Return what a program said that failed, a line at least."""
+    lines = error.stderr.strip().splitlines() or ["it said nothing"]
+    # zstd says first that it reads standard input.
+    return [line.removeprefix("/*stdin*\\").strip(" :") for line in lines]
 
 
 @contextmanager
@@ -88,7 +105,7 @@ def open_source(source: str, scratch: Path) -> Iterator[Stream]:
             raise ImageError(f"{source}: {error.strerror}") from error
         if magic.startswith(_SQUASHFS):
             argv = [need("sqfs2tar", "squashfs-tools-ng"), "--", str(path)]
-            yield stack.enter_context(open_program(argv))
+            yield stack.enter_context(open_program(argv, unpacks=True))
             return
         size = path.stat().st_size
         for start, (name, package) in _MAGIC:
@@ -101,7 +118,7 @@ def open_source(source: str, scratch: Path) -> Iterator[Stream]:
         if transport:
             yield stack.enter_context(_oci(f"{transport}:{path}", scratch))
         elif argv:
-            yield stack.enter_context(open_program(argv, file.fileno(), size))
+            yield stack.enter_context(open_program(argv, file.fileno(), size, unpacks=True))
         else:
             yield Stream(file.fileno(), size)
 
@@ -112,6 +129,8 @@ def open_program(
     stdin: int | None = None,
     size: int = 0,
     env: Mapping[str, str] | None = None,
+    *,
+    unpacks: bool = False,
 ) -> Iterator[Stream]:
     """Open what a program writes.
 
@@ -120,11 +139,12 @@ def open_program(
         stdin: what it reads; nothing where None.
         size: how many bytes it reads, 0 where unknown.
         env: its environment, the caller's where None.
+        unpacks: whether it only unpacks what it reads.
     """
     nothing = os.open(os.devnull, os.O_RDONLY) if stdin is None else -1
     try:
         with running(argv, stdin=nothing if stdin is None else stdin, env=env) as program:
-            yield Stream(program.stdout, size, (program,))
+            yield Stream(program.stdout, size, program, unpacks)
     finally:
         if nothing >= 0:
             os.close(nothing)

@@ -34,12 +34,12 @@ _OCTAL_8, _OCTAL_12 = 8**7 - 1, 8**11 - 1
 _USTAR = b"ustar\0" + b"00" + bytes(32 + 32) + b"0000000\0" + b"0000000\0" + bytes(155 + 12)
 
 
-class TruncatedError(ImageError):
-    """An archive ends in the middle."""
-
-
 class DamagedError(ImageError):
-    """What is read is no tar archive, or a member's header is damaged."""
+    """What is read is not as it was written; the message says where that was seen."""
+
+
+class TruncatedError(DamagedError):
+    """An archive ends in the middle."""
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Reader:
             while have < size:
                 more = memoryview(os.read(self._fd, CHUNK))
                 if not more:
-                    raise TruncatedError("it ends in the middle: it is truncated")
+                    raise TruncatedError("it ends in the middle")
                 parts.append(more)
                 have += len(more)
             self._chunk = memoryview(b"".join(parts)) if len(parts) > 2 or parts[0] else parts[1]
@@ -126,7 +126,8 @@ def members(reader: Reader) -> Iterator[Member]:
 
     Raises:
         TruncatedError: it ends before its end is marked.
-        DamagedError: it is no archive, or of a kind that cannot be read.
+        DamagedError: a header is no header.
+        ImageError: it is no archive, or of a kind that cannot be read.
     """
     general: dict[bytes, bytes] = {}
     while True:
@@ -136,13 +137,16 @@ def members(reader: Reader) -> Iterator[Member]:
             header = bytes(reader.take(BLOCK))
             if not header.strip(b"\0"):
                 return
-            _check(header)
+            if not _is_whole(header):
+                if reader.done == BLOCK:
+                    raise ImageError("it is no tar archive")
+                raise DamagedError("the checksum of a header is wrong")
             kind = header[156:157]
             if kind not in b"xgLKV":
                 break
             size = _number(header[124:136])
             if size > _MOST_EXTENDED:
-                raise DamagedError(f"an extended header has {size} bytes: it is damaged")
+                raise DamagedError(f"an extended header has {size} bytes")
             data = b"".join(reader.stream(size))
             reader.take(padding(size))
             if kind == b"x":
@@ -165,7 +169,7 @@ def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes
         # Archives of before POSIX tell directories by the slash.
         kind = DIRECTORY if path.endswith(b"/") and kind == b"\0" else FILE
     if kind not in _KINDS or any(key.startswith(b"GNU.sparse") for key in extended):
-        raise DamagedError(
+        raise ImageError(
             f"member {os.fsdecode(path)} is sparse or of another kind that cannot be read: pack "
             "it anew without --sparse"
         )
@@ -184,11 +188,14 @@ def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes
     )
     if extended:
         _apply(member, extended)
+    # Whoever unpacks ends a name there: it would be another name than the one that was checked.
+    if any(b"\0" in text for text in (path, target, *member.xattrs)):
+        raise ImageError(f"member {os.fsdecode(path)!r} has a byte 0 in a name")
     if kind != FILE and member.size:
         if kind != HARD_LINK:
             raise DamagedError(f"member {os.fsdecode(path)} is no file and has content")
         # POSIX lets a hard link carry the content once more; nobody writes that today.
-        raise DamagedError(f"hard link {os.fsdecode(path)} has content of its own")
+        raise ImageError(f"hard link {os.fsdecode(path)} has content of its own")
     return member
 
 
@@ -209,15 +216,13 @@ def _apply(member: Member, extended: dict[bytes, bytes]) -> None:
             member.xattrs[name] = value
 
 
-def _check(header: bytes) -> None:
-    """Refuse a header whose checksum is wrong.
-
-    Raises:
-        DamagedError: it is.
-    """
-    told = _number(header[148:156])
-    if sum(header) - sum(header[148:156]) + 8 * 0x20 != told:
-        raise DamagedError("it is no tar archive, or it is damaged")
+def _is_whole(header: bytes) -> bool:
+    """Whether the checksum of a header is right."""
+    try:
+        told = _number(header[148:156])
+    except DamagedError:
+        return False
+    return sum(header) - sum(header[148:156]) + 8 * 0x20 == told
 
 
 def _number(text: bytes) -> int:
@@ -228,7 +233,7 @@ def _number(text: bytes) -> int:
     try:
         return int(text.split(b"\0", 1)[0].strip() or b"0", 8)
     except ValueError as error:
-        raise DamagedError("a header has a number that is none: it is damaged") from error
+        raise DamagedError("a header has a number that is none") from error
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
@@ -241,7 +246,7 @@ def _records(data: bytes) -> dict[bytes, bytes]:
         record = data[at : at + size]
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if not blank or not equals or len(record) < size or record[-1:] != b"\n":
-            raise DamagedError("an extended header is damaged")
+            raise DamagedError("an extended header cannot be read")
         found[key] = value
         at += size
     return found
@@ -277,7 +282,7 @@ def _block(
     path: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, kind: bytes, target: bytes
 ) -> bytes:
     if max(uid, gid) > _OCTAL_8:
-        raise DamagedError(f"owner {uid}:{gid} of {os.fsdecode(path)} is out of range")
+        raise ImageError(f"owner {uid}:{gid} of {os.fsdecode(path)} is out of range")
     front = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
         path.ljust(100, b"\0"),
         mode,

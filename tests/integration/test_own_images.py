@@ -127,7 +127,7 @@ def test_an_archive_that_was_changed_is_not_used(
         message = "was changed: its digest is sha256:"
     elif kind == "cut":
         os.truncate(directory / "rootfs.tar.zst", 100_000)
-        message = "image own:1: "
+        message = "image own:1 is damaged or cut short (zstd: "
     else:
         run(
             ["tar", "--zstd", "-C", "/etc", "-cf", str(directory / "rootfs.tar.zst"), "./hostname"]

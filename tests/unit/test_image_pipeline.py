@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import ImageError
+from oar_lxc.image.make import import_image
 from oar_lxc.image.manifest import Manifest, read_tree
+from oar_lxc.image.names import ImageName
 from oar_lxc.image.pipeline import ingest
 from oar_lxc.image.record import BUSYBOX_HALT, OTHER_HALT, SYSTEMD_HALT, halt_signal_of
+from oar_lxc.image.store import Store
 from oar_lxc.run import run
 from tests.unit.archives import archive, file_of, member, system
 from tests.unit.strategies import quick
@@ -31,6 +34,11 @@ def take(data: bytes, complete: bool = False) -> tuple[Manifest, bytes]:
     finally:
         os.close(source)
         os.close(output)
+
+
+def long(name: str, kind: bytes = REG, **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
+    """Return a member that has its name in an extended header, where it may have any bytes."""
+    return member("short", kind, pax_headers={"path": name}, **fields)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,10 @@ def take(data: bytes, complete: bool = False) -> tuple[Manifest, bytes]:
         ([member("h", HARD, linkname="h")], "hard link h leads to h"),
         ([member("d", DIR), member("h", HARD, linkname="d")], "hard link h leads to d"),
         ([member(".", LINK, linkname="x")], "is the root and no directory"),
+        ([long("x\0b", LINK, linkname="/etc")], r"member 'x\x00b' has a byte 0 in a name"),
+        ([member("a", LINK, pax_headers={"linkpath": "b\0/.."})], "has a byte 0 in a name"),
+        ([member("h", HARD, pax_headers={"linkpath": "a\0"})], "has a byte 0 in a name"),
+        ([member("a", pax_headers={"SCHILY.xattr.user.a\0": "v"})], "has a byte 0 in a name"),
         ([member("a", uid=65536)], "member a belongs to 65536:0"),
         ([member("a", gid=4_000_000)], "member a belongs to 0:4000000"),
         ([], "nothing in it"),
@@ -83,11 +95,25 @@ def test_what_was_refused_is_not_handed_on() -> None:
     os.close(output)
 
 
+def test_a_name_that_ends_early_for_tar_lets_nothing_out(tmp_path: Path) -> None:
+    """Tar takes `x\\0b` for `x`: there would be a link where a directory was checked."""
+    made = [member("x", DIR), long("x\0b", LINK, linkname=str(tmp_path)), member("x/evil")]
+    for entry, _ in made:
+        entry.uid, entry.gid = os.getuid(), os.getgid()
+    path = tmp_path / "evil.tar"
+    path.write_bytes(archive(made))
+    with pytest.raises(ImageError, match="byte 0"):
+        import_image(Store(tmp_path / "store"), ImageName("evil"), str(path))
+    assert sorted(os.listdir(tmp_path)) == ["evil.tar", "store"]
+
+
 names = st.sampled_from(
-    ["a", "b", "a/b", "a/b/c", "./a", "..", "/x", "a//b", ".", "a/./b", "b/../a"]
+    ["a", "b", "a/b", "a/b/c", "./a", "..", "/x", "a//b", ".", "a/./b", "b/../a", "a\0b"]
 )
 kinds = st.sampled_from([DIR, LINK, HARD, REG])
-targets = st.sampled_from(["/", "..", "a", "b", "../b", "a/b", "/etc", "../../x", "./a"])
+targets = st.sampled_from(
+    ["/", "..", "a", "b", "../b", "a/b", "/etc", "../../x", "./a", "a\0b", "b\0/../.."]
+)
 hostile_members = st.lists(st.tuples(names, kinds, targets), max_size=8)
 
 
@@ -96,7 +122,12 @@ hostile_members = st.lists(st.tuples(names, kinds, targets), max_size=8)
 def test_whatever_goes_through_unpacks_below_its_directory_to_what_was_hashed(
     tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, bytes, str]]
 ) -> None:
-    made = [member(n, k, linkname=t, uid=os.getuid(), gid=os.getgid()) for n, k, t in members]
+    owner = {"uid": os.getuid(), "gid": os.getgid()}
+    # Where names have any bytes.
+    made = [
+        member("short", k, linkname="t", pax_headers={"path": n, "linkpath": t}, **owner)
+        for n, k, t in members
+    ]
     try:
         manifest, data = take(archive(made))
     except ImageError:
