@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli.images import _refuse_in_use
+from oar_lxc.cli.stores import refuse_in_use
 from oar_lxc.errors import ImageError
 from oar_lxc.image.building import build
 from oar_lxc.image.make import import_image
@@ -147,8 +147,8 @@ def test_an_image_in_use_stays(job: PretendJob, imported: str) -> None:
         assert refused.status != 0
         assert "image own:1 is in use on this machine, by container vm1" in refused.stderr
         # Root sees it by the mounts; the public image of that name is another one.
-        with pytest.raises(ImageError, match="is in use on this machine, by process"):
-            _refuse_in_use(OWN, imported)
+        with pytest.raises(ImageError, match=f"by job {job.id} of {job.user}: end it, or"):
+            refuse_in_use(OWN, imported)
         assert cli(job, "rm", str(OWN), "--force").status == 0
         assert running.inside("vm1", "echo still there") == "still there"
     finally:
@@ -157,11 +157,13 @@ def test_an_image_in_use_stays(job: PretendJob, imported: str) -> None:
 
 def test_a_public_image_in_use_stays(job: PretendJob) -> None:
     name = ImageName("debian-12")
-    _refuse_in_use(ImageName("other"), "")
+    refuse_in_use(ImageName("other"), "")
     running = start_script(job)
     try:
-        with pytest.raises(ImageError, match="image debian-12 is in use on this machine"):
-            _refuse_in_use(name, "")
+        with pytest.raises(
+            ImageError, match=f"image debian-12 is in use on this machine, by job {job.id} of "
+        ):
+            refuse_in_use(name, "")
     finally:
         close(running.process)
 
