@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from oar_lxc.facts import (
 from oar_lxc.here import open_job
 from oar_lxc.image.provide import provide
 from oar_lxc.job import Job
+from oar_lxc.jobimages import tell_images
 from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.plan import Plan, PlannedContainer
@@ -92,7 +94,7 @@ class Agent:
         Raises:
             OarLxcError: it failed as a whole; what fails of single containers is an event.
         """
-        operations = {
+        operations: dict[str, Callable[[Mapping[str, Any]], None]] = {
             "launch": self._launch,
             "ready": self._ready,
             "list": self._list,
@@ -102,6 +104,7 @@ class Agent:
             "keys": self._keys,
             "show": self._show,
             "timeline": self._timeline,
+            "images": partial(tell_images, self._layout, self._emit),
         }
         if operation in control.OPERATIONS:
             return self._control().run(operation, request)

@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
+from oar_lxc.cli import reach
 from oar_lxc.cli.progress import Meter
+from oar_lxc.cli.reach import complete_job
 from oar_lxc.cli.stores import (
     configured,
     every,
@@ -28,7 +30,8 @@ from oar_lxc.image.building import Workshop, build_image
 from oar_lxc.image.make import import_image, verify
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import RECIPES, recipe_for
-from oar_lxc.jobimages import OWN, PUBLIC, facts_of
+from oar_lxc.image.store import Store
+from oar_lxc.jobimages import OWN, PUBLIC, facts_of, images_of
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.signals import raising_signals
 
@@ -64,32 +67,71 @@ def image() -> None:
 
 
 @image.command("list")
+@click.option(
+    "--job",
+    metavar="JOB",
+    shell_complete=complete_job,
+    help="As the nodes of this job of yours have them.",
+)
 @_store
 @_json
-def list_(directory: Path | None, as_json: bool) -> None:
+def list_(job: str | None, directory: Path | None, as_json: bool) -> None:
     """List the images that jobs can use: public ones and the caller's own.
 
-    Public images are on nodes: users see them from inside a job.
+    Public images are on nodes: users see them from inside a job, or with --job from a frontend.
 
     \b
     Examples:
       oar-lxc image list
+      oar-lxc image list --job 42
       oar-lxc image list --json
     """
-    found = [facts_of(record, whose(store), store) for record, store in every(directory)]
+    if job and directory:
+        raise UsageError("--job or --store, not both")
+    found = (
+        _of_job(job)
+        if job
+        else [facts_of(record, whose(store), store) for record, store in every(directory)]
+    )
     if as_json:
         click.echo(json.dumps(found, indent=1))
     elif found:
-        titles = ["IMAGE", "WHOSE", "SIZE", "CREATED", "DIGEST"]
+        titles = ["IMAGE", "WHOSE", "SIZE", "CREATED", "DIGEST", *(["NODES"] if job else [])]
         print_table(titles, [_row(one) for one in found], right=("SIZE",))
-    if not found:
-        where = directory or "this machine"
-        click.echo(f"no images on {where}: public ones are on nodes, look inside a job", err=True)
+    if hint := _hint(job, directory, found):
+        click.echo(hint, err=True)
+
+
+def _hint(job: str | None, directory: Path | None, found: list[dict[str, Any]]) -> str:
+    """Return where there are more images than were found; empty where the list has them all."""
+    if job or directory:
+        return "" if found else f"no images {f'in {directory}' if directory else 'on its nodes'}"
+    if os.geteuid() == 0:
+        return "" if found else "no images here: `oar-lxc image build` or `import` makes one"
+    if PUBLIC in {one["whose"] for one in found}:
+        return ""
+    return (
+        f"{'' if found else 'no images here; '}public images are on nodes: run this in a job, or "
+        "name one of yours that runs, as in `oar-lxc image list --job 42`"
+    )
+
+
+def _of_job(job: str) -> list[dict[str, Any]]:
+    """Return the images that the nodes of a job have, and the caller's own."""
+    found = images_of(reach.remote_of(check_job_id(job)))
+    store = Store.private()
+    own = [facts_of(store.record(name), OWN, store) for name in store.names()]
+    return [*found, *({**one, "nodes": []} for one in own)]
 
 
 def _row(facts: dict[str, Any]) -> list[str]:
     size, created, digest = facts["size"], facts["created"][:10], facts["digest"][7:19]
-    return [facts["image"], facts["whose"], f"{size / 1e6:.1f} MB", created, digest]
+    row = [facts["image"], facts["whose"], f"{size / 1e6:.1f} MB", created, digest]
+    if "nodes" in facts:
+        from ClusterShell.NodeSet import NodeSet  # which only this needs
+
+        row.append(str(NodeSet.fromlist(facts["nodes"])) or "at home")
+    return row
 
 
 @image.command()
@@ -237,7 +279,9 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
 @image.command()
 @click.argument("name")
 @click.option("--nodes", default="", metavar="A,B", help="To these; to all nodes by default.")
-@click.option("--job", metavar="JOB", help="To the nodes of this job of yours.")
+@click.option(
+    "--job", metavar="JOB", shell_complete=complete_job, help="To the nodes of this job of yours."
+)
 @_store
 @_json
 def push(name: str, nodes: str, job: str | None, directory: Path | None, as_json: bool) -> None:

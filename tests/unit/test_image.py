@@ -406,7 +406,20 @@ def test_that_there_are_no_images_is_told_on_standard_error(
     assert invoke(image, "list") == 0
     told = capsys.readouterr()
     assert told.out == ""
-    assert "no images" in told.err
+    assert told.err.startswith("no images here; public images are on nodes: ")
+    assert "`oar-lxc image list --job 42`" in told.err
+
+
+def test_root_is_told_how_to_make_the_first_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cli_stores, "configured", lambda: Store(tmp_path))
+    assert invoke(image, "list") == 0
+    told = "no images here: `oar-lxc image build` or `import` makes one\n"
+    assert capsys.readouterr() == ("", told)
+    assert invoke(image, "list", "--store", str(tmp_path)) == 0
+    assert capsys.readouterr() == ("", f"no images in {tmp_path}\n")
 
 
 def test_the_store_of_a_user_goes_with_the_last_image(home: Path, source: str) -> None:
