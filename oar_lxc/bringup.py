@@ -12,7 +12,7 @@ from oar_lxc.execute import execute, failed_event
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.readiness import wait_ssh
 from oar_lxc.skeleton import PROVISION
-from oar_lxc.spec import BOOT, RUNNING, SSH
+from oar_lxc.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
 
 Emit = Callable[[dict[str, Any]], None]
 Abandoned = Callable[[], bool]
@@ -147,11 +147,17 @@ def _why_late(planned: PlannedContainer, state: str, what: str, timeout: float) 
         reason = f"it is {state} and not ready: its init has ended"
         if 0 < planned.memory < LITTLE:
             reason += f"; {planned.memory / (1 << 20):g}M of memory may be too little for it"
-        return reason
-    return {
-        SSH: f"sshd did not answer within {timeout:g} s",
-        BOOT: f"it had not booted after {timeout:g} s",
-    }.get(what, f"`{what}` did not succeed within {timeout:g} s")
+    else:
+        reason = {
+            SSH: f"sshd did not answer within {timeout:g} s",
+            BOOT: f"it had not booted after {timeout:g} s",
+        }.get(what, f"`{what}` did not succeed within {timeout:g} s")
+    if 0 < planned.processes < SYSTEMD_PROCESSES:
+        reason += (
+            f"; processes is {planned.processes}, which may be too few for it: systemd, sshd and "
+            f"a login take {SYSTEMD_PROCESSES}"
+        )
+    return reason
 
 
 def journal_tails(

@@ -215,6 +215,7 @@ class LxcRuntime:
         container = self._container(name)
         if container.state != RUNNING:
             raise ContainerError(name, self._node, not_running(container.state))
+        written = log_size(self._directory / name)
         pid = container.attach(
             _lead_group if own_group else _run_command,
             list(argv),
@@ -226,6 +227,8 @@ class LxcRuntime:
             initial_cwd="/root",
         )
         if pid <= 0:
+            if full := why_full(self._directory / name, written):
+                raise ContainerError(name, self._node, full)
             raise ContainerError(
                 name, self._node, "LXC could not attach to it", self.log_tail(name)
             )
@@ -246,6 +249,34 @@ class LxcRuntime:
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error
+
+
+def log_size(directory: Path) -> int:
+    """Return how much there is in LXC's log for a container, for :func:`why_full`."""
+    with suppress(OSError):
+        return (directory / LOG_FILE).stat().st_size
+    return 0
+
+
+def why_full(directory: Path, written: int) -> str:
+    """Return why no command can be run in a container, where its limit of processes is the reason.
+
+    Args:
+        directory: the container's.
+        written: how much there was in LXC's log before the command was tried.
+    """
+    with suppress(OSError):
+        with (directory / LOG_FILE).open("rb") as log:
+            log.seek(written)
+            if b"Resource temporarily unavailable - Failed to clone" not in log.read(1 << 16):
+                return ""
+        limit = read_description(directory).get("processes")
+        if type(limit) is int and limit > 0:
+            return (
+                f"processes is {limit}, which leaves no room for a command: end some inside, or "
+                "give its group more"
+            )
+    return ""
 
 
 def halt_signal(directory: Path) -> int:

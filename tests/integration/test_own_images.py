@@ -22,7 +22,9 @@ from oar_lxc.layout import STATE, JobLayout
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.prepare import Preparation
 from oar_lxc.run import Result, run
+from oar_lxc.spec import LEAST_PROCESSES
 from tests.integration.conftest import containers_of, first_id_of_record, published
+from tests.integration.test_home import write_spec
 from tests.integration.test_session import Running, close, start_script
 from tests.pretend import PYTHON, PretendJob, checkout
 
@@ -243,6 +245,31 @@ def test_a_small_container_sends_files_and_halts_at_its_signal(
         while Path(f"/proc/{pid}").exists():
             assert time.monotonic() < end, shlex.quote(Path(f"/proc/{pid}/stat").read_text())
             time.sleep(0.05)
+    finally:
+        close(running.process)
+
+
+def test_the_least_of_processes_holds_one_login(job: PretendJob, imported: str) -> None:
+    """What has no room for a command says so, with and without a terminal."""
+    group = f'name = "vm"\nimage = "{OWN}"\nprocesses = {LEAST_PROCESSES}'
+    spec = write_spec(job, f'wait = "ssh"\n[[group]]\n{group}\n')
+    running = start_script(job, "--spec", spec)
+    try:
+        assert running.cli("ssh", "vm1", "hostname").stdout == "vm1\n"
+        assert running.inside("vm1", "echo in") == "in"
+        line = "echo up; exec sleep 60"
+        program = [PYTHON, "-m", "oar_lxc.cli.main"]
+        held = job.start([*program, "exec", "vm1", "--", "sh", "-c", line])
+        try:
+            assert held.stdout is not None
+            assert held.stdout.readline() == "up\n"
+            full = "processes is 4, which leaves no room for a command: end some inside, or give"
+            assert full in running.cli("exec", "vm1", "--", "id").stderr
+            shell = " ".join([*program, "shell", "vm1"])
+            assert full in job.run(["script", "-qec", shell, "/dev/null"]).stdout
+        finally:
+            held.terminate()
+            held.communicate()
     finally:
         close(running.process)
 

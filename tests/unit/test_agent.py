@@ -281,6 +281,15 @@ def test_a_container_is_ready_when_its_sshd_answers(
     assert failed["reason"] == "sshd did not answer within 0.2 s"
 
 
+def test_a_late_container_with_few_processes_is_told_how_many_it_takes(node: FakeNode) -> None:
+    node.run("launch", request(1))
+    for number, hint in ((8, "; processes is 8, which may be too few for it: "), (10, "")):
+        wanted = {**request(1, processes=number), "wait": "false", "timeout": 0.2}
+        (failed,) = node.run("ready", wanted)
+        assert failed["reason"].startswith(f"`false` did not succeed within 0.2 s{hint}")
+        assert ("processes" in failed["reason"]) == bool(hint)
+
+
 def test_keys_are_told_where_they_are(node: FakeNode) -> None:
     assert node.run("keys", {}) == []
     (node.layout.private / CLIENT).write_text("PRIVATE")
