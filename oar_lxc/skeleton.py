@@ -18,10 +18,13 @@ from pathlib import Path, PurePosixPath
 
 from oar_lxc import rootpath
 from oar_lxc.idmap import IdMap
+from oar_lxc.keys import in_dropbear_form
 from oar_lxc.lxcconfig import UPPER, WORK
 from oar_lxc.plan import PlannedContainer
 
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+DROPBEAR = "usr/sbin/dropbear"
+DROPBEAR_KEY = "etc/dropbear/dropbear_ed25519_host_key"
 SSHD = "etc/ssh/sshd_config.d/oar-lxc.conf"
 AUTHORIZED = "etc/ssh/authorized_keys.d"
 CLIENT_CONFIG = "etc/ssh/ssh_config.d/oar-lxc.conf"
@@ -126,6 +129,8 @@ class Skeleton:
         upper.file("etc/resolv.conf", self.resolver)
         upper.file(HOST_KEY, self.keys["host"], 0o600)
         upper.file(f"{HOST_KEY}.pub", self.keys["host_public"])
+        if rootpath.is_program(upper.rootfs, f"/{DROPBEAR}"):
+            upper.file(DROPBEAR_KEY, in_dropbear_form(self.keys["host"]), 0o600)
         authorized = "".join(
             key.rstrip("\n") + "\n" for key in (self.keys["authorized"], *planned.ssh_keys)
         )
@@ -254,13 +259,13 @@ class Upper:
         self._now = int(time.time())
 
     def file(
-        self, path: str, text: str, mode: int = 0o644, owner: tuple[int, int] = (0, 0)
+        self, path: str, content: str | bytes, mode: int = 0o644, owner: tuple[int, int] = (0, 0)
     ) -> None:
         """Add a file; a link of the image of that name is replaced, not followed."""
         where = PurePosixPath(path)
         parent = rootpath.resolve(self.rootfs, str(where.parent))
         self._make(parent)
-        data = text.encode("utf-8", "surrogateescape")
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
         info = self._info(f"{parent.rstrip('/')}/{where.name}", mode, owner)
         info.size = len(data)
         self._tar.addfile(info, io.BytesIO(data))
