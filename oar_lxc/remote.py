@@ -56,7 +56,7 @@ class Remote:
         """Run one operation of the agent on nodes at once and wait for all.
 
         Args:
-            operation: see :class:`oar_lxc.agent.Agent`.
+            operation: see :data:`oar_lxc.agent.OPERATIONS`.
             request: what every agent reads, or a function that returns it, which is called while
                 this node's agent comes up.
             on_event: is given the node's name and each event as it comes.

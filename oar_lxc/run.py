@@ -146,10 +146,14 @@ class Program:
     def feed(self, data: bytes) -> None:
         """Write all that it is to read, unless it has ended, and close the pipe."""
         if self._process.stdin:
-            with suppress(BrokenPipeError):
-                while data:
-                    data = data[os.write(self.stdin, data) :]
+            self.send(data)
             self._process.stdin.close()
+
+    def send(self, data: bytes) -> None:
+        """Write a part of what it is to read, unless it has ended."""
+        with suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self.stdin, data) :]
 
     def wait(self) -> int:
         """Wait for its end; return its exit status, the negative signal where one ended it."""

@@ -12,7 +12,7 @@ import re
 import stat
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -101,7 +101,11 @@ class Skeleton:
         }
 
     def archive(
-        self, layers: str, containers: Sequence[PlannedContainer], images: Mapping[str, Path]
+        self,
+        layers: str,
+        containers: Sequence[PlannedContainer],
+        images: Mapping[str, Path],
+        filled: Collection[str] = (),
     ) -> bytes:
         """Return a tar archive of the layers of groups and the upper directories of containers.
 
@@ -109,8 +113,9 @@ class Skeleton:
             layers: the directory of the layers in it; each has the name of its group.
             containers: those of this node.
             images: the root directory of each image, by its name.
+            filled: groups that have their layer already.
         """
-        groups = {planned.group: planned for planned in containers}
+        groups = {planned.group: planned for planned in containers if planned.group not in filled}
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for group, planned in groups.items():
