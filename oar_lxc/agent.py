@@ -39,6 +39,7 @@ OPERATIONS = {
     "show": "telling:tell_all",
     "keys": "telling:tell_keys",
     "timeline": "telling:tell_timeline",
+    "images": "jobimages:tell_images",
 }
 
 

@@ -204,15 +204,8 @@ def verify(store: Store, name: ImageName, progress: Progress = _quiet) -> Record
     Raises:
         ImageError: it is not what was published, or has no digest.
     """
-    record = store.record(name)
-    if not record.digest:
-        raise ImageError(f"image {name} in {store.root} has no digest: import it anew")
-    found = read_manifest(store, name, progress).digest()
-    if found != record.digest:
-        raise ImageError(
-            f"image {name} in {store.root} was changed: its digest is {found}, it was published "
-            f"with {record.digest}; remove it and import it anew"
-        )
+    record = store.identified(name)
+    store.refuse_changed(record, read_manifest(store, name, progress).digest())
     return record
 
 

@@ -34,8 +34,9 @@ def own(cluster: Cluster, small: bytes) -> Iterator[str]:
     cluster.frontend("oar-lxc", "image", "import", "own:1", "small.tar.zst")
     yield "own:1"
     cluster.frontend("oar-lxc", "image", "rm", "own:1")
-    # The store stays when it is empty; other tests look for what jobs leave in the home.
-    cluster.frontend("rm", "-r", "small.tar.zst", ".local/share/oar-lxc")
+    cluster.frontend("rm", "small.tar.zst")
+    # Other tests look for what jobs leave in the home.
+    assert cluster.frontend("ls", ".local/share").stdout == ""
 
 
 def test_a_job_uses_an_image_of_its_user(cluster: Cluster, own: str) -> None:
@@ -94,13 +95,20 @@ def test_a_public_image_is_pushed_to_all_nodes(cluster: Cluster, small: bytes) -
 
 
 def test_an_own_image_is_pushed_to_the_nodes_of_a_job(cluster: Cluster, own: str) -> None:
+    """And the frontend lists what they have, before and after."""
     job = cluster.submit(SCRIPT, "nodes=2,walltime=0:10:0")
     job.wait_output("connect from the frontend:")
     ids = cluster.first_ids(job)
+    before = listed(cluster, job)
+    assert before["debian-12", "public"] == [list(cluster.nodes)]
+    assert before[own, "own"] == [[]]
     cluster.frontend("oar-lxc", "image", "push", own, "--job", str(job.id))
     for node in cluster.nodes:
         path = f"/var/lib/oar-lxc/jobs/{job.id}/private/images/own@1/rootfs.tar.zst"
         assert cluster.on(node, "stat", "-c", "%U", path).stdout.strip() == "alice"
+    assert listed(cluster, job) == before | {(own, "own"): [list(cluster.nodes), []]}
+    table = cluster.frontend("oar-lxc", "image", "list", "--job", str(job.id)).stdout
+    assert re.search(r"^debian-12 +public .* node\[1-2\]$", table, re.MULTILINE), table
     job.delete()
     job.wait_end()
     cluster.assert_nothing_left(job, ids)
@@ -141,6 +149,15 @@ def test_a_build_that_is_cut_off_leaves_nothing(cluster: Cluster) -> None:
     assert left == ""
     cluster.assert_nothing_left(job, {ids[0]: ids[1]})
     assert "cut" not in cluster.frontend("oar-lxc", "image", "list").stdout
+
+
+def listed(cluster: Cluster, job: SubmittedJob) -> dict[tuple[str, str], list[list[str]]]:
+    """Return the nodes that have each image, by its name and whose it is, as a frontend does."""
+    text = cluster.frontend("oar-lxc", "image", "list", "--job", str(job.id), "--json").stdout
+    found: dict[tuple[str, str], list[list[str]]] = {}
+    for one in json.loads(text):
+        found.setdefault((one["image"], one["whose"]), []).append(one["nodes"])
+    return found
 
 
 def building(cluster: Cluster, job: SubmittedJob) -> list[tuple[str, int]]:
