@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
 
@@ -119,6 +120,7 @@ class Program:
         stdin: int | None = None,
         stdout: int | None = None,
         env: Mapping[str, str] | None = None,
+        instead: Callable[[], NoReturn] | None = None,
     ) -> None:
         self.argv = tuple(argv)
         # In a file, not a pipe: nobody reads while the program runs.
@@ -132,6 +134,7 @@ class Program:
                 env=env,
                 start_new_session=True,
                 bufsize=0,
+                preexec_fn=instead,
             )
         except OSError as error:
             self._stderr.close()
@@ -221,6 +224,7 @@ def running(
     stdin: int | None = None,
     stdout: int | None = None,
     env: Mapping[str, str] | None = None,
+    instead: Callable[[], NoReturn] | None = None,
 ) -> Iterator[Program]:
     """Run a program beside the block, which feeds it or reads from it; at the end it is gone.
 
@@ -231,11 +235,13 @@ def running(
         stdin: what it reads; a pipe where None.
         stdout: where it writes; a pipe where None.
         env: its environment, the caller's where None.
+        instead: what a fork of this process does in the place of the program; see
+            :func:`oar_lxc.forked.become`.
 
     Raises:
         CommandError: the program cannot be executed (status 127).
     """
-    program = Program(argv, stdin=stdin, stdout=stdout, env=env)
+    program = Program(argv, stdin=stdin, stdout=stdout, env=env, instead=instead)
     try:
         yield program
     finally:
