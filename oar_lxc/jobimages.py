@@ -6,14 +6,14 @@ known without asking any node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from oar_lxc.image.provide import pushed_store
 from oar_lxc.image.record import Record
 from oar_lxc.image.store import Store
-from oar_lxc.layout import JobLayout
+from oar_lxc.onnode import OnNode
 from oar_lxc.remote import Remote, raise_first
 
 PUBLIC, OWN = "public", "own"
@@ -29,19 +29,16 @@ def facts_of(record: Record, whose: str, store: Store) -> dict[str, Any]:
     }
 
 
-def tell_images(
-    layout: JobLayout, emit: Callable[[dict[str, Any]], None], request: Mapping[str, Any]
-) -> None:
-    """Tell the images that a job has on this node: an operation of :class:`oar_lxc.agent.Agent`.
+def tell_images(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Tell the images that a job has on this node, by events ``image``: an operation of the agent.
 
     Args:
-        layout: the job's names.
-        emit: is given an event ``image`` for each.
+        node: this node.
         request: nothing is read from it.
     """
-    for whose, store in ((PUBLIC, Store(layout.images)), (OWN, pushed_store(layout))):
+    for whose, store in ((PUBLIC, Store(node.layout.images)), (OWN, pushed_store(node.layout))):
         for name in store.names():
-            emit({"event": "image", **facts_of(store.record(name), whose, store)})
+            node.emit({"event": "image", **facts_of(store.record(name), whose, store)})
 
 
 def images_of(remote: Remote) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from oar_lxc.errors import CommandError, NodeError, OarLxcError
+from oar_lxc.forked import become, may_fork
 from oar_lxc.layout import JobLayout
 from oar_lxc.run import read_lines, running
 
@@ -56,7 +57,7 @@ class Remote:
         """Run one operation of the agent on nodes at once and wait for all.
 
         Args:
-            operation: see :class:`oar_lxc.agent.Agent`.
+            operation: see :data:`oar_lxc.agent.OPERATIONS`.
             request: what every agent reads, or a function that returns it, which is called while
                 this node's agent comes up.
             on_event: is given the node's name and each event as it comes.
@@ -74,8 +75,11 @@ class Remote:
             agent = fanout = None
             readers: dict[int, Callable[[bytes], None]] = {}
             if self.local in wanted:
+                fork = may_fork() and self._python == sys.executable
                 try:
-                    agent = stack.enter_context(running(argv))
+                    agent = stack.enter_context(
+                        running(argv, instead=partial(_become_agent, argv) if fork else None)
+                    )
                     readers[agent.stdout] = partial(answers.take, self.local, "stdout")
                 except CommandError as failed:
                     answers.end(self.local, failed.status, failed.stderr)
@@ -94,6 +98,15 @@ class Remote:
             if fanout and fanout.wait() != 0:
                 raise OarLxcError(f"the way to {', '.join(far)} failed: {fanout.said()}")
         return [error for node in wanted if (error := answers.failure(node))]
+
+
+def _become_agent(argv: Sequence[str]) -> NoReturn:
+    def main() -> None:
+        from oar_lxc import agent
+
+        agent.main()
+
+    become(main, argv[2:])
 
 
 def _line(request: Mapping[str, Any]) -> bytes:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
 
@@ -119,6 +120,7 @@ class Program:
         stdin: int | None = None,
         stdout: int | None = None,
         env: Mapping[str, str] | None = None,
+        instead: Callable[[], NoReturn] | None = None,
     ) -> None:
         self.argv = tuple(argv)
         # In a file, not a pipe: nobody reads while the program runs.
@@ -132,6 +134,7 @@ class Program:
                 env=env,
                 start_new_session=True,
                 bufsize=0,
+                preexec_fn=instead,
             )
         except OSError as error:
             self._stderr.close()
@@ -146,10 +149,14 @@ class Program:
     def feed(self, data: bytes) -> None:
         """Write all that it is to read, unless it has ended, and close the pipe."""
         if self._process.stdin:
-            with suppress(BrokenPipeError):
-                while data:
-                    data = data[os.write(self.stdin, data) :]
+            self.send(data)
             self._process.stdin.close()
+
+    def send(self, data: bytes) -> None:
+        """Write a part of what it is to read, unless it has ended."""
+        with suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self.stdin, data) :]
 
     def wait(self) -> int:
         """Wait for its end; return its exit status, the negative signal where one ended it."""
@@ -217,6 +224,7 @@ def running(
     stdin: int | None = None,
     stdout: int | None = None,
     env: Mapping[str, str] | None = None,
+    instead: Callable[[], NoReturn] | None = None,
 ) -> Iterator[Program]:
     """Run a program beside the block, which feeds it or reads from it; at the end it is gone.
 
@@ -227,11 +235,13 @@ def running(
         stdin: what it reads; a pipe where None.
         stdout: where it writes; a pipe where None.
         env: its environment, the caller's where None.
+        instead: what a fork of this process does in the place of the program; see
+            :func:`oar_lxc.forked.become`.
 
     Raises:
         CommandError: the program cannot be executed (status 127).
     """
-    program = Program(argv, stdin=stdin, stdout=stdout, env=env)
+    program = Program(argv, stdin=stdin, stdout=stdout, env=env, instead=instead)
     try:
         yield program
     finally:
