@@ -94,6 +94,7 @@ def _measure(engine: Engine, rootfs: Path, count: int) -> tuple[float, float]:
     """Run an engine's script of bash in a cgroup of its own; return its seconds and CPU's."""
     GROUP.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="oar-lxc-bench-", dir="/var/lib") as name:
+        Path(name).chmod(0o755)  # the containers' root passes through
         copy = Path(name) / "rootfs"
         run(["cp", "-a", str(rootfs), str(copy)])
         _shift(copy)
