@@ -16,7 +16,7 @@ from oar_lxc.node.allocation import find_range
 from oar_lxc.node.beside import beside
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.files import half_written, job_locked, locked, rest
-from oar_lxc.node.leftovers import Leftovers, find_leftovers
+from oar_lxc.node.leftovers import Leftovers, find_leftovers, running
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import remove_oar_files
 from oar_lxc.node.processes import Handles, is_restless, job_processes
@@ -94,9 +94,12 @@ class Destruction:
             beside(lambda: self._remove_tree(log, end)),
         ):
             step(log, "cgroups", lambda: self._remove_cgroups(cgroups, end))
-        with log.step("verify"):
             within = replace(cgroups, deadline=deadline)
-            left = find_leftovers(layout, within, self.uid, first_id, inert=False)
+            processes = running(within, self.uid, first_id)
+        with log.step("verify"):
+            left = find_leftovers(
+                layout, within, self.uid, first_id, inert=False, processes=processes
+            )
         if not left:
             half_written(layout.record).unlink(missing_ok=True)
             layout.record.unlink(missing_ok=True)

@@ -93,17 +93,18 @@ def job_processes(
     unknown: set[int] = set()
     namespace = os.readlink("/proc/self/ns/user")
     for pid in pids():
+        threads = _threads(pid)  # most are the kernel's own, and are not looked at further
+        if not threads:
+            continue
         if handles:
             handles.hold(pid)
-        threads = _threads(pid)
         try:
-            # A node has hundreds of processes of others, of which only this is looked at.
-            where = _cgroups_of(pid, threads) if threads else ""
+            where = _cgroups_of(pid, threads)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 unknown.add(pid)
             where = ""
-        if threads and (
+        if (
             _is_below(where, ours)
             or (_is_below(where, oars) and owner(pid) == uid)
             or _has_ids(pid, first_id, namespace)
@@ -127,11 +128,11 @@ def _threads(pid: int) -> int:
 def _cgroups_of(pid: int, threads: int) -> str:
     """Return what /proc tells of the cgroups of a process: those of its threads may differ."""
     if threads == 1:
-        return os.fsdecode(_read(f"/proc/{pid}/cgroup"))
+        return os.fsdecode(_read_record(f"/proc/{pid}/cgroup"))
     texts = []
     for task in os.listdir(f"/proc/{pid}/task"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            texts.append(_read(f"/proc/{pid}/task/{task}/cgroup"))
+            texts.append(_read_record(f"/proc/{pid}/task/{task}/cgroup"))
     return os.fsdecode(b"\n".join(texts))
 
 
@@ -190,9 +191,18 @@ def status_of(path: str, key: bytes) -> int:
 
 def _fields(path: str, key: bytes) -> list[bytes]:
     with suppress(FileNotFoundError, ProcessLookupError):
-        _, found, rest = _read(path).partition(b"\n" + key)
+        _, found, rest = _read_record(path).partition(b"\n" + key)
         return rest.partition(b"\n")[0].split() if found else []
     return []
+
+
+def _read_record(path: str) -> bytes:
+    """Read a file of /proc that the kernel makes in one piece, as most are of one process."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, CHUNK)
+    finally:
+        os.close(fd)
 
 
 def _read(path: str) -> bytes:
@@ -249,7 +259,7 @@ def ancestry() -> set[int]:
 def _stat(pid: int) -> list[bytes]:
     """Return the fields of a process from its state on, none where it is gone."""
     try:
-        stat = _read(f"/proc/{pid}/stat")
+        stat = _read_record(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return []
     return stat[stat.rfind(b")") + 2 :].split()
