@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # type checkers know the name; to import it takes a hook longer than this
 if TYPE_CHECKING:
+    from typing import Any
+
     from oar_lxc.errors import OarLxcError
     from oar_lxc.job import Job
     from oar_lxc.progress import Progress

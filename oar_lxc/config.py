@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from ipaddress import IPv4Network
 from pathlib import Path, PurePath
 
@@ -57,10 +55,16 @@ def read_config(path: Path = CONFIG) -> Config:
         ConfigError: not TOML, an unknown key, or a value that is not allowed.
     """
     try:
-        data = tomllib.loads(path.read_text())
+        text = path.read_text()
     except FileNotFoundError:
         return Config()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    import tomllib  # takes long for a hook, and most nodes have no such file
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
     _refuse_unknown(path, data, TABLES, "")
     for table in data:
@@ -129,6 +133,8 @@ def _store(path: Path, text: object) -> Path:
 def _refuse_unknown(path: Path, table: Iterable[str], known: Collection[str], prefix: str) -> None:
     for key in table:
         if key not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(key, known, 1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
             raise ConfigError(f"{path}: unknown key {prefix}{key}{hint}")

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from oar_lxc.run import Result, run
+from oar_lxc.setup.deb import OAR_LXC_NODE
 
 SOURCE = Path(__file__).resolve().parent.parent
 CGROUPS = Path("/sys/fs/cgroup")
@@ -36,6 +37,8 @@ def checkout() -> Path:
     copy.chmod(0o755)
     for name in ("oar_lxc", "jobscripts", "hooks"):
         shutil.copytree(SOURCE / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = copy / "oar-lxc-node"
+    command.write_text(OAR_LXC_NODE.replace("/usr/lib/python3/dist-packages", str(copy)))
     # As the Debian package does: users could not write what Python compiles.
     run([PYTHON, "-m", "compileall", "-q", str(copy / "oar_lxc")])
     run(["chmod", "-R", "a+rX", str(copy)])
@@ -106,10 +109,9 @@ class PretendJob:
 
     def node_side(self, command: str, *arguments: str, check: bool = True) -> Result:
         """Run ``oar-lxc-node`` of this checkout for the job."""
-        argv = [PYTHON, "-m", "oar_lxc.node.main", command]
+        argv = [PYTHON, "-IS", str(checkout() / "oar-lxc-node"), command]
         argv += ["--job", str(self.id), "--user", self.user, "--cgroup", self.cgroup]
-        environ = {**os.environ, "PYTHONPATH": str(checkout())}
-        return run([*argv, *arguments], env=environ, check=check)
+        return run([*argv, *arguments], check=check)
 
     def prepare(self) -> Result:
         """Prepare this machine for the job."""

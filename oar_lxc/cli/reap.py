@@ -12,8 +12,8 @@ import click
 
 from oar_lxc.errors import UsageError
 from oar_lxc.node import main as node_main
-from oar_lxc.node.reap import GRACE
 from oar_lxc.node.reaper import FAILED
+from oar_lxc.node.record import GRACE
 from oar_lxc.node.sweep import sweep
 
 OAR = "oar"

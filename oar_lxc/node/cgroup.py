@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -191,7 +192,7 @@ class JobCgroups:
     def forbid_forks(self) -> None:
         """Let nothing in the job's cgroups start a process; the limit counts for all below."""
         for root in self.roots():
-            walk(root, lambda fd: _write(fd, "pids.max", "0"), depth=1)
+            walk(root, _forbid_forks, depth=1)
 
     def thaw(self) -> None:
         """Thaw what is frozen, as that does not die; also OAR's cgroup of a suspended job."""
@@ -231,7 +232,7 @@ class JobCgroups:
         for hierarchy in hierarchies():
             if hierarchy.unified:
                 for root in self._roots(hierarchy):
-                    walk(root, lambda fd: _write(fd, "cgroup.kill", "1"), depth=1)
+                    walk(root, _kill, depth=1)
 
     def remove(self) -> bool:
         """Remove our cgroups of the job, deepest first.
@@ -241,25 +242,22 @@ class JobCgroups:
         """
         done = True
 
-        def remove_one(parent: int, name: str) -> None:
+        def leave(parent: int, name: str) -> None:
             nonlocal done
-            try:
-                os.rmdir(name, dir_fd=parent)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
-                    raise
-                done = False
+            done = _remove(parent, name) and done
 
-        for root in self.roots():
-            walk(root, leave=remove_one, deadline=self.deadline)
+        # The kernel goes on with a removed one while it is looked for the next, and what it then
+        # has to do for these holds up the removal of all others.
+        last = {"cpuset", "memory"}
+        for hierarchy in sorted(hierarchies(), key=lambda h: not last.isdisjoint(h.names)):
+            for root in self._roots(hierarchy):
+                walk(root, _remove, leave, deadline=self.deadline)
         return done
 
 
 def walk(
     root: Path,
-    enter: Callable[[int], object] = lambda fd: None,
+    enter: Callable[[int, str], bool | None] = lambda parent, name: None,
     leave: Callable[[int, str], object] = lambda parent, name: None,
     *,
     depth: float = float("inf"),
@@ -273,8 +271,9 @@ def walk(
 
     Args:
         root: the cgroup; one that does not exist has nothing below it.
-        enter: is given each cgroup as an open directory, before those below it.
-        leave: is given the open directory of its parent and its name, after those below it.
+        enter: is given the open directory of each cgroup's parent and the cgroup's name, before
+            those below it; where it returns True, the cgroup is gone.
+        leave: is given the same after those below it.
         depth: how many levels are visited; 1 is the cgroup alone.
         deadline: monotonic time.
 
@@ -292,30 +291,38 @@ def walk(
         while pending or above:
             if time.monotonic() > deadline:
                 raise TooLateError(f"the time was over before all below {root} was seen")
-            if pending:
-                child = pending.pop()
-                try:
-                    fd = os.open(child, flags, dir_fd=here)
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-                os.close(here)
-                here = fd
-                above.append((name, pending))
-                name, pending = child, []
-                enter(here)
-                # A directory's links tell how many are in it; most cgroups have dozens of files,
-                # and no cgroup below.
-                if len(above) >= depth or os.fstat(here).st_nlink == NO_DIRECTORY_BELOW:
-                    continue
-                with suppress(FileNotFoundError), os.scandir(here) as entries:
-                    pending = [x.name for x in entries if x.is_dir(follow_symlinks=False)]
-            else:
+            if not pending:
                 fd = os.open("..", flags, dir_fd=here)
                 os.close(here)
                 here = fd
                 left = name
                 name, pending = above.pop()
                 leave(here, left)
+                continue
+            child = pending.pop()
+            if enter(here, child):
+                continue
+            try:
+                status = os.stat(child, dir_fd=here, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                continue
+            # A directory's links tell how many are in it. Most cgroups have none below, and dozens
+            # of files: they are not opened.
+            if len(above) + 1 >= depth or status.st_nlink == NO_DIRECTORY_BELOW:
+                leave(here, child)
+                continue
+            try:
+                fd = os.open(child, flags, dir_fd=here)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            os.close(here)
+            here = fd
+            above.append((name, pending))
+            name, pending = child, []
+            with suppress(FileNotFoundError), os.scandir(here) as entries:
+                pending = [x.name for x in entries if x.is_dir(follow_symlinks=False)]
     finally:
         os.close(here)
 
@@ -323,9 +330,9 @@ def walk(
 def _processes_below(root: Path, deadline: float) -> set[int]:
     found: set[int] = set()
 
-    def read(fd: int) -> None:
+    def read(parent: int, name: str) -> None:
         with suppress(OSError):  # a cgroup that is being removed
-            procs = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+            procs = os.open(f"{name}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=parent)
             with os.fdopen(procs) as file:
                 found.update(int(word) for word in file.read().split() if word != "0")
 
@@ -333,9 +340,30 @@ def _processes_below(root: Path, deadline: float) -> set[int]:
     return found
 
 
-def _thaw(fd: int) -> None:
-    _write(fd, "freezer.state", "THAWED")
-    _write(fd, "cgroup.freeze", "0")
+def _remove(parent: int, name: str) -> bool:
+    """Remove a cgroup; return whether it is gone, which no other is that has one below."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
+
+
+def _forbid_forks(parent: int, name: str) -> None:
+    _write(parent, f"{name}/pids.max", "0")
+
+
+def _kill(parent: int, name: str) -> None:
+    _write(parent, f"{name}/cgroup.kill", "1")
+
+
+def _thaw(parent: int, name: str) -> None:
+    _write(parent, f"{name}/freezer.state", "THAWED")
+    _write(parent, f"{name}/cgroup.freeze", "0")
 
 
 def _fill_cpuset(path: Path) -> None:

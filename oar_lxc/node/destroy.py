@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
 from oar_lxc.node.allocation import find_range
+from oar_lxc.node.beside import beside
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.files import half_written, job_locked, locked, rest
-from oar_lxc.node.leftovers import Leftovers, find_leftovers
+from oar_lxc.node.leftovers import Leftovers, find_leftovers, running
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import remove_oar_files
-from oar_lxc.node.processes import is_restless, job_processes, kill
+from oar_lxc.node.processes import Handles, is_restless, job_processes
 from oar_lxc.node.record import Record, read_record, this_boot
 from oar_lxc.node.stuck import dead_lxcfs, fuse_servers, tracers
 from oar_lxc.node.trash import discard
 
 LXCFS_PATIENCE = 4.0  # seconds that lxcfs has for an answer, which takes it milliseconds
+MOMENT = 0.01  # seconds
 VERIFY = 0.1  # the part of the time that is kept for reading back what is left
 
 
@@ -74,26 +78,28 @@ class Destruction:
         first_id = find_range(layout, self.user, self.uid, record)
         oar_cgroup = self.oar_cgroup or (record.oar_cgroup if record else "")
         cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
-        killed = 0
-
-        def kill_all() -> None:
-            nonlocal killed
-            killed += self._kill(cgroups, first_id, end)
-
         step = self._step
+        killed: set[int] = set()
         step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup))
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
         # A lock that somebody keeps must not keep the processes alive, that somebody perhaps.
-        step(log, "processes", kill_all)
-        step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
-        step(log, "stragglers", kill_all)  # nobody can take the job's ids any more
-        step(log, "cgroups", lambda: self._remove_cgroups(cgroups, end))
-        step(log, "links", lambda: links.remove(layout, rest(end)))
-        step(log, "mounts", lambda: mounts.unmount_under(layout.directory))
-        step(log, "files", lambda: self._remove_files(log, end))
-        with log.step("verify"):
+        with beside(
+            lambda: step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
+        ) as done:
+            kill = partial(self._kill, cgroups, first_id, end, done)
+            step(log, "processes", lambda: killed.update(kill()))
+        # Nothing of the job runs any more. Links take most of their time in waiting.
+        with (
+            beside(lambda: step(log, "links", lambda: links.remove(layout, rest(end)))),
+            beside(lambda: self._remove_tree(log, end)),
+        ):
+            step(log, "cgroups", lambda: self._remove_cgroups(cgroups, end))
             within = replace(cgroups, deadline=deadline)
-            left = find_leftovers(layout, within, self.uid, first_id, inert=False)
+            processes = running(within, self.uid, first_id)
+        with log.step("verify"):
+            left = find_leftovers(
+                layout, within, self.uid, first_id, inert=False, processes=processes
+            )
         if not left:
             half_written(layout.record).unlink(missing_ok=True)
             layout.record.unlink(missing_ok=True)
@@ -101,7 +107,7 @@ class Destruction:
             "destroyed",
             "error" if left else "info",
             layer=self.layer,
-            killed=killed,
+            killed=len(killed),
             left=str(left),
             seconds=round(time.monotonic() - start, 4),
         )
@@ -127,34 +133,58 @@ class Destruction:
         with locked(timeout):
             ids.revoke(self.layout, first_id)
 
-    def _kill(self, cgroups: JobCgroups, first_id: int, end: float) -> int:
+    def _kill(
+        self, cgroups: JobCgroups, first_id: int, end: float, revoked: threading.Event
+    ) -> set[int]:
+        """Kill until none is found once nobody can take the job's ids any more; return whom."""
         killed: set[int] = set()
         late = time.monotonic() + min(LXCFS_PATIENCE, (end - time.monotonic()) / 2)
 
-        def find() -> set[int]:
-            found = job_processes(cgroups, self.uid, first_id)
-            stuck = found & killed
-            holders = (tracers, fuse_servers)
-            found = found.union(*(find(stuck, self.uid, first_id) for find in holders))
+        def find(handles: Handles) -> set[int]:
+            found = job_processes(cgroups, self.uid, first_id, handles)
+            if stuck := found & killed:
+                for pid in holders(stuck):
+                    handles.hold(pid)
+                found |= holders(stuck)
+            return found
+
+        def holders(stuck: set[int]) -> set[int]:
+            found = tracers(stuck, self.uid, first_id) | fuse_servers(stuck, self.uid, first_id)
             return found | dead_lxcfs(stuck) if time.monotonic() > late else found
 
         cgroups.forbid_forks()
+        revoked.wait(MOMENT)  # mostly it takes no longer, and one look less is needed
+        thawed = False
         while time.monotonic() < end:
+            last = revoked.is_set()
             cgroups.kill_unified()
-            cgroups.thaw()
-            found = kill(find, min(1.0, end - time.monotonic()))
-            if not found and is_restless(cgroups, self.uid):
-                with cgroups.frozen():
-                    found = kill(find, 0)
-            if not found:
-                break
+            with Handles() as handles:
+                found = find(handles)
+                handles.kill(found)
+                if not found and is_restless(cgroups, self.uid):
+                    with cgroups.frozen():
+                        found = find(handles)
+                        handles.kill(found)
+                if found or not thawed:
+                    cgroups.thaw()  # what is frozen dies only now
+                    thawed = True
+                handles.wait(min(1.0, end - time.monotonic()))
             killed |= found
-        return len(killed)
+            if not found:
+                if last:
+                    break
+                revoked.wait(rest(end))
+        return killed
 
     def _remove_cgroups(self, cgroups: JobCgroups, end: float) -> None:
         # A cgroup stays busy for a moment after its last process died.
         while not cgroups.remove() and time.monotonic() < end:
             time.sleep(0.002)
+
+    def _remove_tree(self, log: NodeLog, end: float) -> None:
+        step = self._step
+        step(log, "mounts", lambda: mounts.unmount_under(self.layout.directory))
+        step(log, "files", lambda: self._remove_files(log, end))
 
     def _remove_files(self, log: NodeLog, end: float) -> None:
         if mounts.mounts_under(self.layout.directory):

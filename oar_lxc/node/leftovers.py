@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 
 from oar_lxc.errors import TooLateError
@@ -48,7 +49,13 @@ class Leftovers:
 
 
 def find_leftovers(
-    layout: JobLayout, cgroups: JobCgroups, uid: int, first_id: int, *, inert: bool = True
+    layout: JobLayout,
+    cgroups: JobCgroups,
+    uid: int,
+    first_id: int,
+    *,
+    inert: bool = True,
+    processes: Collection[int] | None = None,
 ) -> Leftovers:
     """Look for everything that a job may have on this node.
 
@@ -58,16 +65,15 @@ def find_leftovers(
         uid: its user; -1 where the user is not known here.
         first_id: first id of its range; 0 where it had none.
         inert: whether the record counts, and what is in the trash.
+        processes: what :func:`running` has found, where it was asked already.
     """
     paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
     if cgroups.whole:
         paths += oar_files(layout.job_id, cgroups.user)
-    try:
-        processes = sorted(job_processes(cgroups, uid, first_id))
-    except TooLateError:
-        processes = []  # only cgroups can be so many, and those are told
+    if processes is None:
+        processes = running(cgroups, uid, first_id)
     return Leftovers(
-        processes=processes,
+        processes=sorted(processes),
         cgroups=[str(path) for path in cgroups.roots()],
         mounts=[str(point) for point in mounts.mounts_under(layout.directory)],
         links=links.job_links(layout),
@@ -78,3 +84,11 @@ def find_leftovers(
             for line in lines
         ],
     )
+
+
+def running(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
+    """Look for the processes of a job alone, which takes longest; arguments as above."""
+    try:
+        return job_processes(cgroups, uid, first_id)
+    except TooLateError:
+        return set()  # only cgroups can be so many, and those are told

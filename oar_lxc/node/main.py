@@ -20,7 +20,7 @@ from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup
 from oar_lxc.node.log import NodeLog, say
-from oar_lxc.node.reap import GRACE
+from oar_lxc.node.record import GRACE
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 DONE = 0

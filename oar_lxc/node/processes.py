@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,17 +16,74 @@ from oar_lxc.node.ranges import COUNT
 
 CHUNK = 1 << 16
 # Fields of /proc/PID/stat, counted from the state (proc(5)).
-_STATE, _PARENT, _THREADS, _START = 0, 1, 17, 19
+_STATE, _PARENT, _FLAGS, _THREADS, _START = 0, 1, 6, 17, 19
+_PF_KTHREAD = 0x00200000  # linux/sched.h: a flag of the kernel's own
 
 
-def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
+class Handles:
+    """Handles of processes, by which they are killed (pidfd_open(2)).
+
+    A number may belong to another process by the time it is used. A handle does not: what is
+    seen of a process while its handle is open is true of the process that the handle is of.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[int, int] = {}
+        self._poll = select.poll()
+        self._dying: set[int] = set()
+
+    def __enter__(self) -> Handles:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pid in list(self._open):
+            self.drop(pid)
+
+    def hold(self, pid: int) -> None:
+        """Open a process's handle; it is closed at the end of the block."""
+        if pid not in self._open:
+            with suppress(OSError):  # it is gone, or there are too many: it is the next round's
+                self._open[pid] = os.pidfd_open(pid)
+
+    def drop(self, pid: int) -> None:
+        """Close a process's handle, where it is open."""
+        if (handle := self._open.pop(pid, None)) is not None:
+            os.close(handle)
+
+    def kill(self, pids: Collection[int]) -> None:
+        """Send SIGKILL to those of some processes whose handles are open."""
+        for handle in [self._open[pid] for pid in pids if pid in self._open]:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            self._poll.register(handle, select.POLLIN)
+            self._dying.add(handle)
+
+    def wait(self, seconds: float) -> None:
+        """Wait up to some seconds until all that were killed are dead: also if still zombies."""
+        end = time.monotonic() + seconds
+        while self._dying and (rest := end - time.monotonic()) > 0:
+            for handle, _ in self._poll.poll(rest * 1000):
+                self._poll.unregister(handle)
+                self._dying.remove(handle)
+
+
+def job_processes(
+    cgroups: JobCgroups, uid: int, first_id: int, handles: Handles | None = None
+) -> set[int]:
     """Return the processes that belong to a job and must die with it.
 
     Those are: all in our cgroups of the job; of those in OAR's cgroup of the job, the user's (the
     hooks that OAR runs there are not); and all, wherever, that run under the job's id range or
-    could, as their user namespace has it. Zombies are dead already.
+    could, as their user namespace has it. Zombies are dead already, and what the kernel runs for
+    itself is nobody's.
 
     Each process is asked where it is: a user can make more cgroups than there is time to look in.
+
+    Args:
+        cgroups: the job's cgroups.
+        uid: the job's user; -1 where the user is not known.
+        first_id: first id of the job's range; 0 where it had none.
+        handles: holds those that are found, since before they were looked at.
 
     Raises:
         TooLateError: the deadline of the cgroups has passed.
@@ -36,31 +93,46 @@ def job_processes(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
     unknown: set[int] = set()
     namespace = os.readlink("/proc/self/ns/user")
     for pid in pids():
+        threads = _threads(pid)  # most are the kernel's own, and are not looked at further
+        if not threads:
+            continue
+        if handles:
+            handles.hold(pid)
         try:
-            # A node has hundreds of processes of others, of which only this is looked at.
-            where = _cgroups_of(pid)
+            where = _cgroups_of(pid, threads)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 unknown.add(pid)
             where = ""
-        inside = _is_below(where, ours)
         if (
-            inside
+            _is_below(where, ours)
             or (_is_below(where, oars) and owner(pid) == uid)
             or _has_ids(pid, first_id, namespace)
         ):
             found.add(pid)
+        elif handles and pid not in unknown:
+            handles.drop(pid)
     if unknown:
         found |= cgroups.processes() & unknown
-    return {pid for pid in found - ancestry() if not is_zombie(pid)}
+    return found - ancestry()
 
 
-def _cgroups_of(pid: int) -> str:
+def _threads(pid: int) -> int:
+    """Return how many threads a process has; 0 where it is dead, or the kernel's own."""
+    fields = _stat(pid)
+    if not fields or int(fields[_FLAGS]) & _PF_KTHREAD or _is_dead(fields):
+        return 0
+    return int(fields[_THREADS])
+
+
+def _cgroups_of(pid: int, threads: int) -> str:
     """Return what /proc tells of the cgroups of a process: those of its threads may differ."""
+    if threads == 1:
+        return os.fsdecode(_read_record(f"/proc/{pid}/cgroup"))
     texts = []
     for task in os.listdir(f"/proc/{pid}/task"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            texts.append(_read(f"/proc/{pid}/task/{task}/cgroup"))
+            texts.append(_read_record(f"/proc/{pid}/task/{task}/cgroup"))
     return os.fsdecode(b"\n".join(texts))
 
 
@@ -98,43 +170,6 @@ def _has_ids(pid: int, first_id: int, namespace: str) -> bool:
     return False
 
 
-def kill(find: Callable[[], Collection[int]], wait: float) -> set[int]:
-    """Send SIGKILL to processes and wait up to ``wait`` seconds for them to be dead.
-
-    A number may belong to another process by the time it is used. A handle does not: what is
-    found again while its handle is open is the process that the handle is of.
-
-    Args:
-        find: finds the processes.
-        wait: seconds.
-
-    Returns:
-        Those that were found, also where they were gone before they could be killed.
-    """
-    handles: dict[int, int] = {}
-    poll = select.poll()
-    found = set(find())
-    try:
-        for pid in found:
-            with suppress(OSError):  # it is gone, or the next round's
-                handles[pid] = os.pidfd_open(pid)
-        certain = handles.keys() & set(find()) if handles else set()
-        for pid in certain:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handles[pid], signal.SIGKILL)
-            poll.register(handles[pid], select.POLLIN)
-        left = len(certain)
-        end = time.monotonic() + wait
-        while left and (rest := end - time.monotonic()) > 0:
-            for handle, _ in poll.poll(rest * 1000):
-                poll.unregister(handle)
-                left -= 1
-    finally:
-        for handle in handles.values():
-            os.close(handle)
-    return found
-
-
 def pids() -> Iterator[int]:
     """Yield the ids of all processes that this node's root sees."""
     with os.scandir("/proc") as entries:
@@ -156,9 +191,18 @@ def status_of(path: str, key: bytes) -> int:
 
 def _fields(path: str, key: bytes) -> list[bytes]:
     with suppress(FileNotFoundError, ProcessLookupError):
-        _, found, rest = _read(path).partition(b"\n" + key)
+        _, found, rest = _read_record(path).partition(b"\n" + key)
         return rest.partition(b"\n")[0].split() if found else []
     return []
+
+
+def _read_record(path: str) -> bytes:
+    """Read a file of /proc that the kernel makes in one piece, as most are of one process."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, CHUNK)
+    finally:
+        os.close(fd)
 
 
 def _read(path: str) -> bytes:
@@ -179,7 +223,11 @@ def is_zombie(pid: int) -> bool:
     One whose first thread has ended looks the same but for its other threads, which live.
     """
     fields = _stat(pid)
-    return not fields or (fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1)
+    return not fields or _is_dead(fields)
+
+
+def _is_dead(fields: list[bytes]) -> bool:
+    return fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
 
 
 def is_waiting(stat: Path) -> bool:
@@ -211,7 +259,7 @@ def ancestry() -> set[int]:
 def _stat(pid: int) -> list[bytes]:
     """Return the fields of a process from its state on, none where it is gone."""
     try:
-        stat = _read(f"/proc/{pid}/stat")
+        stat = _read_record(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return []
     return stat[stat.rfind(b")") + 2 :].split()

@@ -14,9 +14,7 @@ from oar_lxc.layout import MAX_JOB_ID, STATE, JobLayout
 from oar_lxc.node import ids
 from oar_lxc.node.cgroup import OWN, hierarchies
 from oar_lxc.node.links import NET
-from oar_lxc.node.record import Record, read_record, this_boot
-
-GRACE = 120.0  # seconds in which OAR and its hooks do the work, at a job's start and at its end
+from oar_lxc.node.record import GRACE, Record, read_record, this_boot
 
 
 @dataclass(frozen=True)

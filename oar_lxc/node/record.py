@@ -7,7 +7,6 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from oar_lxc.errors import UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_user
@@ -18,6 +17,7 @@ from oar_lxc.node.ranges import is_first_id
 from oar_lxc.regular import read_regular
 
 LONGEST = 1 << 16  # bytes of a record
+GRACE = 120.0  # seconds in which OAR and its hooks do the work, at a job's start and at its end
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -82,7 +82,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def _is_time(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(cast(float, value))
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
 
 
 def this_boot() -> str:

@@ -347,7 +347,7 @@ def test_a_mount_that_another_user_forged_at_the_jobs_directory_is_not_the_jobs(
 # Where a destroy can be cut off: before each of these has been done, in their order.
 STEPS = {
     "ids": "oar_lxc.node.ids.revoke",
-    "processes": "oar_lxc.node.destroy.kill",
+    "processes": "oar_lxc.node.processes.Handles.kill",
     "cgroups": "oar_lxc.node.cgroup.JobCgroups.remove",
     "links": "oar_lxc.node.links.remove",
     "mounts": "oar_lxc.node.mounts.unmount_under",

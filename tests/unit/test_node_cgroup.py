@@ -285,11 +285,28 @@ def test_a_walk_sees_parents_first_and_leaves_children_first(tmp_path: Path) -> 
     (tmp_path / "root/a/b").mkdir(parents=True)
     (tmp_path / "root/c").mkdir()
     entered: list[str] = []
-    walk(tmp_path / "root", lambda fd: entered.append(Path(f"/proc/self/fd/{fd}").readlink().name))
+    walk(tmp_path / "root", lambda parent, name: entered.append(name))
     assert entered.index("root") < entered.index("a") < entered.index("b")
     left = _below(tmp_path / "root")
     assert left.index("b") < left.index("a") < left.index("root")
     assert set(left) == set(entered) == {"root", "a", "b", "c"}
+
+
+def test_a_walk_passes_over_what_was_removed_when_it_was_entered(tmp_path: Path) -> None:
+    (tmp_path / "root/full/below").mkdir(parents=True)
+    (tmp_path / "root/empty").mkdir()
+    left: list[str] = []
+
+    def remove(parent: int, name: str) -> bool:
+        try:
+            os.rmdir(name, dir_fd=parent)
+        except OSError:
+            return False
+        return True
+
+    walk(tmp_path / "root", remove, lambda parent, name: left.append(name))
+    assert left == ["full", "root"]
+    assert os.listdir(tmp_path / "root") == ["full"]
 
 
 def test_a_walk_does_not_follow_links(tmp_path: Path) -> None:
@@ -312,11 +329,15 @@ def test_a_walk_goes_deeper_than_paths_and_open_files_can(
 ) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = os.listdir("/proc/self/fd")
-    entered: list[int] = []
+    entered: list[str] = []
     with deep_tree(tmp_path, name, depth) as root:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
         try:
-            walk(root, entered.append, lambda parent, name: os.rmdir(name, dir_fd=parent))
+            walk(
+                root,
+                lambda parent, name: entered.append(name),
+                lambda parent, name: os.rmdir(name, dir_fd=parent),
+            )
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert not root.exists()
@@ -327,16 +348,14 @@ def test_a_walk_goes_deeper_than_paths_and_open_files_can(
 def test_what_vanishes_during_a_walk_is_passed_over(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / "root" / name / "x").mkdir(parents=True)
-    seen: list[str] = []
+    left: list[str] = []
 
-    def remove_others(fd: int) -> None:
-        name = Path(f"/proc/self/fd/{fd}").readlink().name
-        seen.append(name)
+    def remove_others(parent: int, name: str) -> None:
         for other in set("abc") - {name} if name in "abc" else ():
             _remove(tmp_path / "root" / other)
 
-    walk(tmp_path / "root", remove_others)
-    assert len(set(seen) & set("abc")) == 1
+    walk(tmp_path / "root", remove_others, lambda parent, name: left.append(name))
+    assert len(set(left) & set("abc")) == 1
 
 
 def _remove(path: Path) -> None:

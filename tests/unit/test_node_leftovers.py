@@ -58,7 +58,7 @@ def test_every_trace_is_left(
     lxc = node / "cgroup/oar/alice_42/lxc"
     lxc.mkdir(parents=True)
     inside = {process.pid: "4:cpuset:/oar/alice_42/lxc/deep\n"}
-    monkeypatch.setattr(processes, "_cgroups_of", lambda pid: inside.get(pid, ""))
+    monkeypatch.setattr(processes, "_cgroups_of", lambda pid, threads: inside.get(pid, ""))
     (node / "jobs/42").mkdir()
     (node / "records/42.json").touch()
     (node / "net/olb42/brif/vethX").mkdir(parents=True)

@@ -14,7 +14,7 @@ import pytest
 
 from oar_lxc.node import cgroup, processes
 from oar_lxc.node.cgroup import Hierarchy, JobCgroups
-from oar_lxc.node.processes import is_zombie, job_processes, kill, owner, pids
+from oar_lxc.node.processes import Handles, is_zombie, job_processes, owner, pids
 from oar_lxc.node.ranges import COUNT
 from tests.unit.fakes import wait_until
 
@@ -27,7 +27,7 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobCgroups:
     """Return the cgroups of a job, made of plain directories."""
     (tmp_path / "oar/alice_42/lxc").mkdir(parents=True)
     monkeypatch.setattr(cgroup, "hierarchies", lambda: [Hierarchy(tmp_path, ("cpuset",), False)])
-    monkeypatch.setattr(processes, "_cgroups_of", lambda pid: where(tmp_path, pid))
+    monkeypatch.setattr(processes, "_cgroups_of", lambda pid, threads: where(tmp_path, pid))
     return JobCgroups(42, "alice", "/oar/alice_42")
 
 
@@ -39,6 +39,15 @@ def where(tmp_path: Path, pid: int) -> str:
         for path in found
         if str(pid) in path.read_text().split()
     )
+
+
+def kill(found: Sequence[int], seconds: float = 5) -> None:
+    """Kill processes as a destroy does."""
+    with Handles() as handles:
+        for pid in found:
+            handles.hold(pid)
+        handles.kill(found)
+        handles.wait(seconds)
 
 
 def put(tmp_path: Path, path: str, *members: int) -> None:
@@ -117,7 +126,7 @@ def test_processes_that_ignore_signals_are_killed_all_the_same(spawn: Spawn) -> 
     stubborn.stdout.readline()
     stopped = spawn(["sleep", "60"])
     os.kill(stopped.pid, signal.SIGSTOP)
-    kill(lambda: [stubborn.pid, stopped.pid], 5)
+    kill([stubborn.pid, stopped.pid])
     assert is_zombie(stubborn.pid)
     assert is_zombie(stopped.pid)
     stubborn.stdout.close()
@@ -127,22 +136,63 @@ def test_processes_that_ignore_signals_are_killed_all_the_same(spawn: Spawn) -> 
 def test_killing_returns_when_they_are_dead_and_not_later(spawn: Spawn) -> None:
     found = [spawn(["sleep", "60"]).pid for _ in range(20)]
     begin = time.monotonic()
-    kill(lambda: found, 30)
+    kill(found, 30)
     assert time.monotonic() - begin < 10
     assert all(is_zombie(pid) for pid in found)
+
+
+def test_only_what_is_held_is_killed(spawn: Spawn) -> None:
+    held, dropped, unheld = (spawn(["sleep", "60"]).pid for _ in range(3))
+    with Handles() as handles:
+        handles.hold(held)
+        handles.hold(dropped)
+        handles.drop(dropped)
+        handles.kill([held, dropped, unheld])
+        handles.wait(5)
+    assert [is_zombie(pid) for pid in (held, dropped, unheld)] == [True, False, False]
+
+
+def test_those_that_are_found_are_held_and_no_others(
+    cgroups: JobCgroups, tmp_path: Path, spawn: Spawn
+) -> None:
+    inside, outside = spawn(["sleep", "60"]), spawn(["sleep", "60"])
+    put(tmp_path, "oar/alice_42/lxc", inside.pid)
+    before = len(os.listdir("/proc/self/fd"))
+    with Handles() as handles:
+        found = job_processes(cgroups, -1, NOBODY, handles)
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        handles.kill([*found, outside.pid])
+        handles.wait(5)
+    assert is_zombie(inside.pid)
+    assert not is_zombie(outside.pid)
+
+
+def test_a_number_that_is_another_processs_by_now_is_not_killed(spawn: Spawn) -> None:
+    process = spawn(["true"])
+    with Handles() as handles:
+        handles.hold(process.pid)
+        process.wait()
+        handles.kill([process.pid])  # whoever has the number now, the handle is of the first
+        handles.wait(5)
+
+
+def test_what_the_kernel_runs_for_itself_is_nobodys(cgroups: JobCgroups, tmp_path: Path) -> None:
+    told = subprocess.run(["ps", "--ppid", "2", "-o", "pid="], stdout=subprocess.PIPE, check=True)
+    put(tmp_path, "oar/alice_42/lxc", *map(int, told.stdout.split()))
+    assert job_processes(cgroups, -1, NOBODY) == set()
 
 
 def test_what_is_gone_is_no_error() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    kill(lambda: [gone.pid, 2**22 + 1], 5)
-    kill(list, 5)
+    kill([gone.pid, 2**22 + 1])
+    kill([])
 
 
 def test_no_descriptor_is_left_open(spawn: Spawn) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     pid = spawn(["sleep", "60"]).pid
-    kill(lambda: [pid], 5)
+    kill([pid, pid])
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 

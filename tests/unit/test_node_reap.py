@@ -14,8 +14,8 @@ from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, reap
 from oar_lxc.node.cgroup import Hierarchy
 from oar_lxc.node.ranges import FIRST
-from oar_lxc.node.reap import GRACE, Finding, Judge
-from oar_lxc.node.record import Record, read_record, this_boot
+from oar_lxc.node.reap import Finding, Judge
+from oar_lxc.node.record import GRACE, Record, read_record, this_boot
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 OLD = time.time() - GRACE - 60

@@ -13,8 +13,9 @@ from oar_lxc.node import reaper
 from oar_lxc.node.destroy import Destruction
 from oar_lxc.node.leftovers import Leftovers
 from oar_lxc.node.log import NodeLog
-from oar_lxc.node.reap import GRACE, Finding, Judge
+from oar_lxc.node.reap import Finding, Judge
 from oar_lxc.node.reaper import Reaped, preview, reap
+from oar_lxc.node.record import GRACE
 from tests.unit.fakes import add_program, recorded
 
 FOUND = [
