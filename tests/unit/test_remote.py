@@ -1,4 +1,4 @@
-"""The way to agents on nodes: real ClusterShell, with an oarsh and agents of our own."""
+"""The way to agents on nodes: the real fan-out, with an oarsh and agents of our own."""
 
 from __future__ import annotations
 
