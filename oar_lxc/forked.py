@@ -37,6 +37,8 @@ def become(main: Callable[[], None], argv: Sequence[str]) -> NoReturn:
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)  # as an interpreter that starts does
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         sys.argv = list(argv)
         sys.stdin, sys.stdout, sys.stderr = (

@@ -108,7 +108,15 @@ def kill_group(group: int) -> None:
 class Program:
     """A program that runs beside the caller, with pipes to it.
 
+    Args:
+        argv: program and arguments; never a shell line.
+        stdin: what it reads; a pipe where None.
+        stdout: where it writes; a pipe where None.
+        env: its environment, the caller's where None.
+        one_of_many: it shares the caller's process group, and its pipes are of the usual size.
+
     Attributes:
+        pid: its process id.
         stdin: the pipe that it reads; :data:`NONE` where it reads something else.
         stdout: the pipe that it writes to; :data:`NONE` where it writes elsewhere.
     """
@@ -121,6 +129,7 @@ class Program:
         stdout: int | None = None,
         env: Mapping[str, str] | None = None,
         instead: Callable[[], NoReturn] | None = None,
+        one_of_many: bool = False,
     ) -> None:
         self.argv = tuple(argv)
         # In a file, not a pipe: nobody reads while the program runs.
@@ -132,17 +141,18 @@ class Program:
                 stdout=subprocess.PIPE if stdout is None else stdout,
                 stderr=self._stderr,
                 env=env,
-                start_new_session=True,
+                start_new_session=not one_of_many,
                 bufsize=0,
                 preexec_fn=instead,
             )
         except OSError as error:
             self._stderr.close()
             raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+        self.pid = self._process.pid
         self.stdin = self._process.stdin.fileno() if self._process.stdin else NONE
         self.stdout = self._process.stdout.fileno() if self._process.stdout else NONE
         for fd in (self.stdin, self.stdout):
-            if fd != NONE:
+            if fd != NONE and not one_of_many:
                 with suppress(OSError):  # the user has many pipes already
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
@@ -189,6 +199,10 @@ class Program:
             kill_group(self._process.pid)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(KILL_WAIT)
+        self.leave()
+
+    def leave(self) -> None:
+        """Close all that leads to it, and let it be."""
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             if pipe:
                 with suppress(OSError):

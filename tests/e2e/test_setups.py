@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
-from tests.e2e.cluster import Cluster, SubmittedJob
+from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
 
 SCRIPT = "./jobscripts/lxc_job.py"
 
@@ -85,6 +88,76 @@ def test_commands_run_from_the_frontend(running: SubmittedJob) -> None:
     result = cluster.frontend("oar-lxc", "exec", target, "--", "sh", "-c", script, check=False)
     assert (result.status, result.stdout) == (7, "out\n")
     assert "err" in result.stderr
+
+
+# What very many nodes are reached by, with few: one node reaches one, and that one the next.
+CHAIN = """
+import sys
+from oar_lxc import remote
+remote.WIDTH = 1
+from oar_lxc.lookup import find_remote
+from oar_lxc.session import run_in_containers
+way = find_remote(int(sys.argv[1]))
+argv = ["sh", "-c", f"hostname; sleep {sys.argv[2]}"]
+for outcome in run_in_containers(way, ["vm1", "vm2", "vm3", "vm4"], way.nodes, argv):
+    print(outcome.status, outcome.stdout, end="")
+"""
+
+
+def _parents(cluster: Cluster, node: str, end: str) -> set[str]:
+    """Return who started the processes of a node whose command lines end so, by process id."""
+    lines = cluster.on(node, "ps", "-eo", "ppid=,args=").stdout.splitlines()
+    return {line.split()[0] for line in lines if line.endswith(end)}
+
+
+def _leader(job: SubmittedJob) -> tuple[str, str] | None:
+    """Return the node that leads to another, and the process that does."""
+    for node in job.cluster.nodes:
+        parents = _parents(job.cluster, node, f"oar_lxc.agent {job.id} exec")
+        # The job script has a fan-out of its own there, which is not asked for the command.
+        fanouts = job.cluster.on(node, "pgrep", "-f", "oar_lxc[.]fanout$", check=False).stdout
+        if leaders := parents & set(fanouts.split()):
+            return node, leaders.pop()
+    return None
+
+
+@contextmanager
+def chain(job: SubmittedJob, seconds: int) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """Run a command through a chain of nodes; yield it, the first of them, and what leads on."""
+    frontend = job.cluster.sandbox.machine("frontend")
+    argv = frontend.command(["python3", "-c", CHAIN, str(job.id), str(seconds)], user=job.user)
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            node, pid = wait_until("a node leads to another", partial(_leader, job))
+            yield process, node, pid
+        finally:
+            process.kill()
+
+
+def test_nodes_are_reached_through_each_other(running: SubmittedJob) -> None:
+    """As very many are, in each set-up; oarsh gets from node to node."""
+    with chain(running, 5) as (process, _, _):
+        out, err = process.communicate(timeout=60)
+    assert (out, err) == ("0 vm1\n0 vm2\n0 vm3\n0 vm4\n", "")
+
+
+def test_nodes_behind_one_that_is_lost_are_told(running: SubmittedJob) -> None:
+    """The fan-out of a node that leads to another is killed: both are named, and all is well."""
+    cluster = running.cluster
+    on_node = {str(c["node"]): str(c["name"]) for c in containers(running)}
+    with chain(running, 60) as (process, node, pid):
+        # The command runs on both.
+        for each in on_node:
+            wait_until("the command runs", partial(_parents, cluster, each, " sleep 60"))
+        cluster.on(node, "kill", "-9", pid)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert f"node {node}: oarsh or the agent failed" in err
+    for name in on_node.values():
+        target = f"{running.id}/{name}"
+        assert cluster.frontend("oar-lxc", "exec", target, "--", "hostname").stdout.strip() == name
 
 
 def test_programs_that_want_a_terminal_get_one(running: SubmittedJob) -> None:

@@ -67,6 +67,18 @@ def test_nothing_of_what_the_process_was_for_goes_on(tmp_path: Path) -> None:
     assert (status, lines) == (-signal.SIGTERM, ["['0', '1', '2'] True"])
 
 
+def test_a_pipe_that_nobody_reads_is_an_error_not_the_end() -> None:
+    def main() -> None:
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            os.write(write, b"x")
+        except BrokenPipeError:
+            print("told")
+
+    assert outcome(main) == (0, ["told"], "")
+
+
 def test_a_process_with_threads_does_not_fork() -> None:
     assert may_fork()
     done = threading.Event()
