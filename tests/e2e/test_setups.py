@@ -4,24 +4,52 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.cluster import Cluster, SubmittedJob
+from tests.e2e.cluster import ENDED, Cluster, SubmittedJob
 
 SCRIPT = "./jobscripts/lxc_job.py"
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """Two jobs that run beside each other, on all cores that there are.
+
+    Attributes:
+        running: one whose containers are looked at.
+        expiring: one whose walltime is soon over.
+        ids: the first ids of the latter's ranges, by node.
+    """
+
+    running: SubmittedJob
+    expiring: SubmittedJob
+    ids: dict[str, int]
+
+
 @pytest.fixture(scope="package")
-def running(any_setup: Cluster) -> Iterator[SubmittedJob]:
-    """Return a job whose containers are up; it is deleted in the end."""
-    job = any_setup.submit(f"{SCRIPT} --per-node 2")
+def jobs(any_setup: Cluster) -> Iterator[Jobs]:
+    """Return the two jobs, with all their containers up."""
+    expiring = any_setup.submit(SCRIPT, "nodes=2/core=1,walltime=0:0:20")
+    running = any_setup.submit(f"{SCRIPT} --per-node 2")
     try:
-        job.wait_output("connect from the frontend:")
-        yield job
+        expiring.wait_output("connect from the frontend:")
+        ids = any_setup.first_ids(expiring)
+        running.wait_output("connect from the frontend:")
+        yield Jobs(running, expiring, ids)
     finally:
-        job.delete()
-        job.wait_end()
+        living = [job for job in (expiring, running) if job.state not in ENDED]
+        for job in living:
+            job.delete()
+        for job in living:
+            job.wait_end()
+
+
+@pytest.fixture(scope="package")
+def running(jobs: Jobs) -> SubmittedJob:
+    """Return the job that runs until it is deleted, by the test that comes last."""
+    return jobs.running
 
 
 def containers(job: SubmittedJob) -> list[dict[str, object]]:
@@ -141,15 +169,20 @@ def test_another_user_gets_nowhere(running: SubmittedJob) -> None:
         assert "belongs to alice" in result.stderr
 
 
-def test_oardel_leaves_nothing(any_setup: Cluster) -> None:
+def test_walltime_leaves_nothing(jobs: Jobs) -> None:
+    """A job that OAR ends at its walltime leaves nothing."""
+    assert jobs.expiring.wait_end(120) == "Error"
+    jobs.expiring.cluster.assert_nothing_left(jobs.expiring, jobs.ids)
+
+
+def test_oardel_leaves_nothing(running: SubmittedJob) -> None:
     """A running job is killed: nothing is left on any node, and OAR trusts them."""
-    job = any_setup.submit(SCRIPT)
-    job.wait_output("connect from the frontend:")
-    ids = any_setup.first_ids(job)
-    assert all(any_setup.left(node, job, first) for node, first in ids.items())
-    job.delete()
-    job.wait_end()
-    any_setup.assert_nothing_left(job, ids)
+    cluster = running.cluster
+    ids = cluster.first_ids(running)
+    assert all(cluster.left(node, running, first) for node, first in ids.items())
+    running.delete()
+    running.wait_end()
+    cluster.assert_nothing_left(running, ids)
 
 
 def test_a_command_runs_in_every_container(any_setup: Cluster) -> None:
@@ -160,15 +193,6 @@ def test_a_command_runs_in_every_container(any_setup: Cluster) -> None:
     assert job.wait_end() == "Terminated"
     for number in range(1, 5):
         assert f"vm{number}: vm{number}\n" in job.output()
-    any_setup.assert_nothing_left(job, ids)
-
-
-def test_walltime_leaves_nothing(any_setup: Cluster) -> None:
-    """A job that OAR ends at its walltime leaves nothing."""
-    job = any_setup.submit(SCRIPT, "nodes=2/core=1,walltime=0:0:20")
-    job.wait_output("connect from the frontend:")
-    ids = any_setup.first_ids(job)
-    assert job.wait_end(120) == "Error"
     any_setup.assert_nothing_left(job, ids)
 
 
