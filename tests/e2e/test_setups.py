@@ -48,7 +48,7 @@ def jobs(any_setup: Cluster) -> Iterator[Jobs]:
 
 @pytest.fixture(scope="package")
 def running(jobs: Jobs) -> SubmittedJob:
-    """Return the job that runs until it is deleted, by the test that comes last."""
+    """Return the job that runs until it is deleted, by the last test of those that look at it."""
     return jobs.running
 
 
@@ -169,12 +169,6 @@ def test_another_user_gets_nowhere(running: SubmittedJob) -> None:
         assert "belongs to alice" in result.stderr
 
 
-def test_walltime_leaves_nothing(jobs: Jobs) -> None:
-    """A job that OAR ends at its walltime leaves nothing."""
-    assert jobs.expiring.wait_end(120) == "Error"
-    jobs.expiring.cluster.assert_nothing_left(jobs.expiring, jobs.ids)
-
-
 def test_oardel_leaves_nothing(running: SubmittedJob) -> None:
     """A running job is killed: nothing is left on any node, and OAR trusts them."""
     cluster = running.cluster
@@ -204,3 +198,9 @@ def test_a_failing_script_leaves_nothing(any_setup: Cluster) -> None:
     job.wait_end()
     assert job.facts()["exit_code"].startswith("768")
     any_setup.assert_nothing_left(job, ids)
+
+
+def test_walltime_leaves_nothing(jobs: Jobs) -> None:
+    """A job that OAR ends at its walltime leaves nothing."""
+    assert jobs.expiring.wait_end(120) == "Error"
+    jobs.expiring.cluster.assert_nothing_left(jobs.expiring, jobs.ids)
