@@ -6,25 +6,53 @@ import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
-from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
+from tests.e2e.cluster import ENDED, Cluster, SubmittedJob, wait_until
 
 SCRIPT = "./jobscripts/lxc_job.py"
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """Two jobs that run beside each other, on all cores that there are.
+
+    Attributes:
+        running: one whose containers are looked at.
+        expiring: one whose walltime is soon over.
+        ids: the first ids of the latter's ranges, by node.
+    """
+
+    running: SubmittedJob
+    expiring: SubmittedJob
+    ids: dict[str, int]
+
+
 @pytest.fixture(scope="package")
-def running(any_setup: Cluster) -> Iterator[SubmittedJob]:
-    """Return a job whose containers are up; it is deleted in the end."""
-    job = any_setup.submit(f"{SCRIPT} --per-node 2")
+def jobs(any_setup: Cluster) -> Iterator[Jobs]:
+    """Return the two jobs, with all their containers up."""
+    expiring = any_setup.submit(SCRIPT, "nodes=2/core=1,walltime=0:0:20")
+    running = any_setup.submit(f"{SCRIPT} --per-node 2")
     try:
-        job.wait_output("connect from the frontend:")
-        yield job
+        expiring.wait_output("connect from the frontend:")
+        ids = any_setup.first_ids(expiring)
+        running.wait_output("connect from the frontend:")
+        yield Jobs(running, expiring, ids)
     finally:
-        job.delete()
-        job.wait_end()
+        living = [job for job in (expiring, running) if job.state not in ENDED]
+        for job in living:
+            job.delete()
+        for job in living:
+            job.wait_end()
+
+
+@pytest.fixture(scope="package")
+def running(jobs: Jobs) -> SubmittedJob:
+    """Return the job that runs until it is deleted, by the last test of those that look at it."""
+    return jobs.running
 
 
 def containers(job: SubmittedJob) -> list[dict[str, object]]:
@@ -214,15 +242,14 @@ def test_another_user_gets_nowhere(running: SubmittedJob) -> None:
         assert "belongs to alice" in result.stderr
 
 
-def test_oardel_leaves_nothing(any_setup: Cluster) -> None:
+def test_oardel_leaves_nothing(running: SubmittedJob) -> None:
     """A running job is killed: nothing is left on any node, and OAR trusts them."""
-    job = any_setup.submit(SCRIPT)
-    job.wait_output("connect from the frontend:")
-    ids = any_setup.first_ids(job)
-    assert all(any_setup.left(node, job, first) for node, first in ids.items())
-    job.delete()
-    job.wait_end()
-    any_setup.assert_nothing_left(job, ids)
+    cluster = running.cluster
+    ids = cluster.first_ids(running)
+    assert all(cluster.left(node, running, first) for node, first in ids.items())
+    running.delete()
+    running.wait_end()
+    cluster.assert_nothing_left(running, ids)
 
 
 def test_a_command_runs_in_every_container(any_setup: Cluster) -> None:
@@ -236,15 +263,6 @@ def test_a_command_runs_in_every_container(any_setup: Cluster) -> None:
     any_setup.assert_nothing_left(job, ids)
 
 
-def test_walltime_leaves_nothing(any_setup: Cluster) -> None:
-    """A job that OAR ends at its walltime leaves nothing."""
-    job = any_setup.submit(SCRIPT, "nodes=2/core=1,walltime=0:0:20")
-    job.wait_output("connect from the frontend:")
-    ids = any_setup.first_ids(job)
-    assert job.wait_end(120) == "Error"
-    any_setup.assert_nothing_left(job, ids)
-
-
 def test_a_failing_script_leaves_nothing(any_setup: Cluster) -> None:
     """The worst exit status of the command is the job's, and nothing is left."""
     job = any_setup.submit(f"{SCRIPT} -- sh -c 'sleep 2; exit 3'")
@@ -253,3 +271,9 @@ def test_a_failing_script_leaves_nothing(any_setup: Cluster) -> None:
     job.wait_end()
     assert job.facts()["exit_code"].startswith("768")
     any_setup.assert_nothing_left(job, ids)
+
+
+def test_walltime_leaves_nothing(jobs: Jobs) -> None:
+    """A job that OAR ends at its walltime leaves nothing."""
+    assert jobs.expiring.wait_end(120) == "Error"
+    jobs.expiring.cluster.assert_nothing_left(jobs.expiring, jobs.ids)
