@@ -21,7 +21,7 @@ from typing import Any
 
 from oar_lxc import control
 from oar_lxc.bringup import provision, wait_ready
-from oar_lxc.cgroups import enter_cgroups
+from oar_lxc.cgroups import enter_cgroups, thaw
 from oar_lxc.container import LxcRuntime, Runtime
 from oar_lxc.create import (
     containers_of,
@@ -193,7 +193,7 @@ class Agent:
     def _undo(self, share: Sequence[PlannedContainer]) -> None:
         with suppress(OSError, OarLxcError):
             names = [planned.name for planned in share]
-            self._runtime.kill(names, KILL_TIMEOUT)
+            self._runtime.kill(names, KILL_TIMEOUT, for_good=True)
             remove_containers(self._layout, self._published, names)
 
     def _ready(self, request: Mapping[str, Any]) -> None:
@@ -277,10 +277,10 @@ class Agent:
         with self._locked():
             close_ports(self._layout, request["session"])
             names = containers_of(self._layout, request["session"])
-            control.thaw(self._published, self._runtime, names)
+            thaw(self._published.cgroups, names)
             if request.get("grace"):
                 self._runtime.shutdown(names, request["grace"])
-            left = self._runtime.kill(names, KILL_TIMEOUT)
+            left = self._runtime.kill(names, KILL_TIMEOUT, for_good=True)
             gone = [name for name in names if name not in left]
             remove_containers(self._layout, self._published, gone)
         if names:

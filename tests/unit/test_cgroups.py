@@ -52,6 +52,6 @@ def test_what_is_frozen_is_thawed(paths: list[str]) -> None:
     states = [Path(paths[1]) / "vm1" / name for name in ("", "lxc.payload")]
     for state in states:
         (state / "freezer.state").write_text("FROZEN\n")
-    thaw(paths, "vm1")
-    thaw(paths, "vm2")
+    (Path(paths[1]) / "freezer.state").touch()
+    thaw(paths, ["vm1", "vm2"])
     assert [(state / "freezer.state").read_text() for state in states] == ["THAWED"] * 2
