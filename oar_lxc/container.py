@@ -88,8 +88,12 @@ class Runtime(Protocol):
         yields what became of each container as it does.
         """
 
-    def kill(self, names: Sequence[str], timeout: float) -> list[str]:
-        """Kill containers all at once; return those that still run after ``timeout`` seconds."""
+    def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
+        """Kill containers all at once; return those that still run after ``timeout`` seconds.
+
+        Those that are killed for good leave their cgroups to the caller, and cannot be started
+        before these are gone.
+        """
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
         """Ask the inits of containers, all at once, to end them; a frozen one is thawed for it.
@@ -196,18 +200,33 @@ class LxcRuntime:
     def _error(self, name: str, reason: str) -> ContainerError:
         return ContainerError(name, self._node, reason, self.log_tail(name))
 
-    def kill(self, names: Sequence[str], timeout: float) -> list[str]:
-        """Kill containers all at once and wait until LXC calls them STOPPED."""
+    def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
+        """Kill containers all at once and wait until LXC calls them STOPPED.
+
+        LXC's monitors take several times longer to clean up after their containers than these to
+        die. Those of containers that are killed for good die with them.
+        """
         end = time.monotonic() + timeout
-        left = list(names)
+        left = {name: self._container(name) for name in names}
         while True:
             # Each round again: a container that was just starting gets its init only now.
-            pids = [pid for name in left if (pid := self.init_pid(name)) > 0]
-            _kill(pids, end)
-            left = [name for name in left if self.state(name) != STOPPED]
+            inits = {name: pid for name, one in left.items() if (pid := one.init_pid) > 0}
+            monitors = [self._monitor(name, pid) for name, pid in inits.items() if for_good]
+            _kill([*filter(None, monitors), *inits.values()], end)
+            left = {name: one for name, one in left.items() if one.state != STOPPED}
             if not left or time.monotonic() > end:
-                return left
+                return list(left)
             time.sleep(0.005)
+
+    def _monitor(self, name: str, init_pid: int) -> int:
+        """Return the process id of a container's monitor, its init's parent; 0 without one."""
+        with suppress(OSError, ValueError):
+            stat = Path(f"/proc/{init_pid}/stat").read_bytes()
+            parent = int(stat[stat.rindex(b")") + 2 :].split()[1])
+            title = Path(f"/proc/{parent}/cmdline").read_bytes().rstrip(b"\0")
+            if title == b"[lxc monitor] " + os.fsencode(f"{self._directory} {name}"):
+                return parent
+        return 0
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
         """Send the halt signal of each container's configuration to its init, and wait."""

@@ -65,7 +65,7 @@ def destroy(node: OnNode, request: Mapping[str, Any]) -> None:
         thaw(node.published.cgroups, names)
         if request.get("grace"):
             node.runtime.shutdown(names, request["grace"])
-        left = node.runtime.kill(names, KILL_TIMEOUT)
+        left = node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
         gone = [name for name in names if name not in left]
         remove_containers(node.layout, node.published, gone)
     if names:

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from oar_lxc.beside import beside
 from oar_lxc.binds import binds_of
 from oar_lxc.capacity import check_memory, job_memory
 from oar_lxc.container import CONFIG_FILE, DESCRIPTION_FILE, read_description
@@ -29,7 +30,7 @@ from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
 from oar_lxc.run import run
 from oar_lxc.skeleton import Account, Skeleton
-from oar_lxc.walls import make_walls, remove_walls
+from oar_lxc.walls import divided, make_walls, remove_walls
 
 FIRST_BATCH = 4  # containers
 LARGEST_BATCH = 64
@@ -192,10 +193,18 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
     used = {_session(path) for path in layout.containers.iterdir() if path not in going}
     layers = [layout.containers / layers_of(session) for session in sessions - used - {""}]
     paths = [path / part for path in going for part in (UPPER, WORK)] + layers
-    if paths:
-        with suppress(CommandError):  # what it leaves, the next one tells of
-            in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])
-        run(["rm", "-rf", "--", *map(str, going + layers)])
+    with beside(lambda: _remove_cgroups(published, names)):
+        if paths:
+            with suppress(CommandError):  # what it leaves, the next one tells of
+                in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])
+            run(["rm", "-rf", "--", *map(str, going + layers)])
+
+
+def _remove_cgroups(published: PublishedJob, names: Sequence[str]) -> None:
+    if theirs := divided(published.cgroups, names):
+        with suppress(CommandError):  # the job's end removes what is left
+            below = ["-mindepth", "1", "-depth", "-type", "d", "-delete"]
+            in_user_namespace(published, ["find", *theirs, *below])
     remove_walls(published.cgroups, names)
 
 

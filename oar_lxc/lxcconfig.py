@@ -16,6 +16,7 @@ from oar_lxc.published import PublishedJob
 UPPER = "upper"
 WORK = "work"  # where LXC looks for it: beside the upper directory
 CGROUP = "lxc.payload"  # a container's own cgroup, inside the one that carries its limits
+MONITOR = "lxc.monitor"  # with a dot and the container's name: the cgroup of LXC's monitor
 PIVOT = "lxc.pivot"
 PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
 
@@ -148,7 +149,7 @@ def render(
     lines = [
         *published.ids.config_lines(),
         f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
-        f"lxc.cgroup.dir.monitor = lxc.monitor.{planned.name}",
+        f"lxc.cgroup.dir.monitor = {MONITOR}.{planned.name}",
         # Where LXC's monitor goes when the container ends, and where it starts it again from when
         # it was booted anew from inside: within the limits, too.
         f"lxc.cgroup.dir.monitor.pivot = {planned.name}/{PIVOT}",

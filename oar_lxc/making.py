@@ -132,7 +132,7 @@ def _refuse_existing(node: OnNode, share: Sequence[PlannedContainer]) -> None:
 def _undo(node: OnNode, share: Sequence[PlannedContainer]) -> None:
     with suppress(OSError, OarLxcError):
         names = [planned.name for planned in share]
-        node.runtime.kill(names, KILL_TIMEOUT)
+        node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
         remove_containers(node.layout, node.published, names)
 
 

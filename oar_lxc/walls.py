@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.lxcconfig import CGROUP, PIVOT, Limits, limit_files
+from oar_lxc.lxcconfig import CGROUP, MONITOR, PIVOT, Limits, limit_files
+
+NO_DIRECTORY_BELOW = 2  # links of a directory: its name and its "."
 
 
 def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
@@ -29,7 +31,7 @@ def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
         OarLxcError: the kernel refused.
     """
     left = dict(limit_files(limits))
-    for wall in _walls(paths, name):
+    for wall in [Path(path) / name for path in paths]:
         try:
             wall.mkdir(mode=0o755, exist_ok=True)
             for file in [file for file in left if (wall / file).exists()]:
@@ -45,6 +47,22 @@ def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
         )
 
 
+def divided(paths: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return cgroups in which containers' own systems made others: theirs alone to remove.
+
+    Args:
+        paths: the job's delegated cgroups.
+        names: the containers.
+    """
+    found = []
+    for name in names:
+        for inner in [place / CGROUP for path in paths for place in _places(path, name)]:
+            with suppress(FileNotFoundError):
+                if inner.stat().st_nlink > NO_DIRECTORY_BELOW:
+                    found.append(str(inner))
+    return found
+
+
 def remove_walls(paths: Sequence[str], names: Sequence[str], wait: float = 1.0) -> None:
     """Remove the cgroups of stopped containers; the job's end removes what is left.
 
@@ -54,33 +72,63 @@ def remove_walls(paths: Sequence[str], names: Sequence[str], wait: float = 1.0) 
         wait: seconds for processes that have only just died.
     """
     end = time.monotonic() + wait
-    left = [wall for name in names for wall in _walls(paths, name) if wall.is_dir()]
-    while left:
-        for wall in left:
-            for where, _, _ in os.walk(wall, topdown=False):
-                with suppress(OSError):
-                    Path(where).rmdir()
-        left = [wall for wall in left if wall.is_dir()]
-        if not left or time.monotonic() > end:
-            return
-        time.sleep(0.002)
+    going = [*names, *(f"{MONITOR}.{name}" for name in names)]
+    for path in paths:
+        parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            left = going
+            while left := [name for name in left if not _remove(parent, name)]:
+                if time.monotonic() > end:
+                    break
+                time.sleep(0.002)
+        finally:
+            os.close(parent)
 
 
-def thaw(paths: Sequence[str], names: Iterable[str]) -> None:
+def _remove(parent: int, name: str) -> bool:
+    """Remove a cgroup with all below it; return whether it is gone."""
+    for _ in range(2):
+        try:
+            os.rmdir(name, dir_fd=parent)
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError:  # mostly for what is below it, which goes first
+            for below in _below(parent, name):
+                _remove(parent, below)
+    return False
+
+
+def _below(parent: int, name: str) -> list[str]:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    except OSError:
+        return []
+    try:
+        with os.scandir(fd) as entries:
+            return [f"{name}/{x.name}" for x in entries if x.is_dir(follow_symlinks=False)]
+    finally:
+        os.close(fd)
+
+
+def thaw(paths: Sequence[str], names: Sequence[str]) -> None:
     """Thaw containers that were frozen, from inside too: what is frozen does not die.
 
     Args:
         paths: the job's delegated cgroups.
         names: the containers.
     """
-    freezers = [Path(path) for path in paths if (Path(path) / "freezer.state").exists()]
-    for wall in (freezer / name for freezer in freezers for name in names):
-        while wall.is_dir():
-            for cgroup in (wall, wall / CGROUP):
+    freezers = [path for path in paths if (Path(path) / "freezer.state").exists()]
+    for name in names:
+        for place in [place for path in freezers for place in _places(path, name)]:
+            for cgroup in (place, place / CGROUP):
                 with suppress(OSError):
                     (cgroup / "freezer.state").write_text("THAWED")
-            wall = wall / PIVOT / wall.name  # where it is since it was booted anew
 
 
-def _walls(paths: Sequence[str], name: str) -> Iterator[Path]:
-    return (Path(path) / name for path in paths)
+def _places(path: str, name: str) -> Iterator[Path]:
+    """Yield a container's own cgroups in a hierarchy, deeper each time it was booted anew."""
+    place = Path(path) / name
+    while place.is_dir():
+        yield place
+        place = place / PIVOT / name

@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from oar_lxc.beside import beside
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
 from oar_lxc.node.allocation import find_range
-from oar_lxc.node.beside import beside
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.files import half_written, job_locked, locked, rest
 from oar_lxc.node.leftovers import Leftovers, find_leftovers, running

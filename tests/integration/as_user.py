@@ -55,8 +55,8 @@ class UserRuntime:
         for names in batches:
             yield from map(self.start, names)
 
-    def kill(self, names: Sequence[str], timeout: float) -> list[str]:
-        return list(self._call("kill", list(names), timeout))
+    def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
+        return list(self._call("kill", list(names), timeout, for_good))
 
     def log_tail(self, name: str) -> list[str]:
         return list(self._call("log_tail", name))

@@ -195,7 +195,7 @@ class FakeRuntime:
         (self.inits / name).write_text(str(pid))
         return Started(name, pid, time.monotonic() - begin)
 
-    def kill(self, names: Sequence[str], timeout: float) -> list[str]:
+    def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         mortal = [name for name in names if name not in self.immortal]
         pids = {name: pid for name in mortal if (pid := self.init_pid(name)) > 0}
         for pid in pids.values():

@@ -99,6 +99,13 @@ class RuntimeContract:
         assert [containers.runtime.state(name) for name in ("a", "b")] == ["STOPPED", "STOPPED"]
         assert wait_until(lambda: not any(alive(pid) for pid in pids))
 
+    def test_killed_for_good_they_are_as_dead(self, containers: Containers) -> None:
+        pids = [containers.runtime.start(name).init_pid for name in ("a", "b")]
+        assert containers.runtime.kill(["a"], 10, for_good=True) == []
+        assert [containers.runtime.state(name) for name in ("a", "b")] == ["STOPPED", "RUNNING"]
+        assert wait_until(lambda: not alive(pids[0]))
+        assert alive(pids[1])
+
     def test_killing_one_leaves_the_others_running(self, containers: Containers) -> None:
         containers.runtime.start("a")
         pid = containers.runtime.start("b").init_pid

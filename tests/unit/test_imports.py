@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "oar_lxc"
 # The groups, by a module's first name below oar_lxc. What is not named is of the user side.
 DOMAIN = {
     "apt",
+    "beside",
     "config",
     "contain",
     "errors",

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from oar_lxc.node.beside import beside
+from oar_lxc.beside import beside
 
 
 def test_both_run_at_once_and_the_block_ends_after_both() -> None:
