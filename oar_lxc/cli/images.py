@@ -128,7 +128,7 @@ def _row(facts: dict[str, Any]) -> list[str]:
     size, created, digest = facts["size"], facts["created"][:10], facts["digest"][7:19]
     row = [facts["image"], facts["whose"], f"{size / 1e6:.1f} MB", created, digest]
     if "nodes" in facts:
-        row.append(", ".join(facts["nodes"]) or "at home")
+        row.append(",".join(facts["nodes"]) or "at home")
     return row
 
 
