@@ -30,7 +30,7 @@ from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
 from oar_lxc.run import run
 from oar_lxc.skeleton import Account, Skeleton
-from oar_lxc.walls import divided, make_walls, remove_walls
+from oar_lxc.walls import make_walls, remove_walls
 
 FIRST_BATCH = 4  # containers
 LARGEST_BATCH = 64
@@ -201,11 +201,12 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
 
 
 def _remove_cgroups(published: PublishedJob, names: Sequence[str]) -> None:
-    if theirs := divided(published.cgroups, names):
-        with suppress(CommandError):  # the job's end removes what is left
+    """Remove the cgroups of stopped containers; the job's end removes what is left."""
+    if left := remove_walls(published.cgroups, names, wait=0):
+        with suppress(CommandError):  # there may be more than is theirs
             below = ["-mindepth", "1", "-depth", "-type", "d", "-delete"]
-            in_user_namespace(published, ["find", *theirs, *below])
-    remove_walls(published.cgroups, names)
+            in_user_namespace(published, ["find", *left, *below])
+        remove_walls(published.cgroups, names)
 
 
 def in_user_namespace(
