@@ -253,7 +253,7 @@ def _podman(place: Path, count: int, more: str) -> str:
         #stop
         podman {options} rm -f -t 0 {names}
         ip link del cni-podman0
-        umount -R {place}/root/overlay
+        while umount -R {place}/root/overlay 2>/dev/null; do :; done
     """
 
 
