@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.lxcconfig import CGROUP, MONITOR, PIVOT, Limits, limit_files
-
-NO_DIRECTORY_BELOW = 2  # links of a directory: its name and its "."
+from oar_lxc.lxcconfig import MONITOR, Limits, limit_files
 
 
 def enter_cgroups(paths: Sequence[str]) -> None:
@@ -61,42 +59,35 @@ def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
         )
 
 
-def divided(paths: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return cgroups in which containers' own systems made others: theirs alone to remove.
-
-    Args:
-        paths: the job's delegated cgroups.
-        names: the containers.
-    """
-    found = []
-    for name in names:
-        for inner in [place / CGROUP for path in paths for place in _places(path, name)]:
-            with suppress(FileNotFoundError):
-                if inner.stat().st_nlink > NO_DIRECTORY_BELOW:
-                    found.append(str(inner))
-    return found
-
-
-def remove_walls(paths: Sequence[str], names: Sequence[str], wait: float = 1.0) -> None:
-    """Remove the cgroups of stopped containers; the job's end removes what is left.
+def remove_walls(paths: Sequence[str], names: Sequence[str], wait: float = 1.0) -> list[str]:
+    """Remove the cgroups of stopped containers, those of their monitors too.
 
     Args:
         paths: the job's delegated cgroups.
         names: the containers.
         wait: seconds for processes that have only just died.
+
+    Returns:
+        Those that are left, as what is below is the containers' root's; or busy.
     """
     end = time.monotonic() + wait
     going = [*names, *(f"{MONITOR}.{name}" for name in names)]
+    found = []
     for path in paths:
-        parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # the job has ended
+            continue
         try:
             left = going
             while left := [name for name in left if not _remove(parent, name)]:
                 if time.monotonic() > end:
                     break
                 time.sleep(0.002)
+            found += [f"{path}/{name}" for name in left]
         finally:
             os.close(parent)
+    return found
 
 
 def _remove(parent: int, name: str) -> bool:
@@ -132,17 +123,9 @@ def thaw(paths: Sequence[str], names: Sequence[str]) -> None:
         paths: the job's delegated cgroups.
         names: the containers.
     """
-    freezers = [path for path in paths if (Path(path) / "freezer.state").exists()]
-    for name in names:
-        for place in [place for path in freezers for place in _places(path, name)]:
-            for cgroup in (place, place / CGROUP):
-                with suppress(OSError):
-                    (cgroup / "freezer.state").write_text("THAWED")
-
-
-def _places(path: str, name: str) -> Iterator[Path]:
-    """Yield a container's own cgroups in a hierarchy, deeper each time it was booted anew."""
-    place = Path(path) / name
-    while place.is_dir():
-        yield place
-        place = place / PIVOT / name
+    for wall in [Path(path) / name for path in paths for name in names]:
+        if not (wall / "freezer.state").exists():
+            continue
+        for where, _, _ in os.walk(wall):
+            with suppress(OSError):
+                (Path(where) / "freezer.state").write_text("THAWED")

@@ -20,7 +20,7 @@ from typing import Any
 from oar_lxc.beside import beside
 from oar_lxc.binds import binds_of
 from oar_lxc.capacity import check_memory, job_memory
-from oar_lxc.cgroups import divided, make_walls, remove_walls
+from oar_lxc.cgroups import make_walls, remove_walls
 from oar_lxc.container import CONFIG_FILE, DESCRIPTION_FILE, read_description
 from oar_lxc.errors import CommandError
 from oar_lxc.image.provide import halt_signal
@@ -176,11 +176,12 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
 
 
 def _remove_cgroups(published: PublishedJob, names: Sequence[str]) -> None:
-    if theirs := divided(published.cgroups, names):
-        with suppress(CommandError):  # the job's end removes what is left
+    """Remove the cgroups of stopped containers; the job's end removes what is left."""
+    if left := remove_walls(published.cgroups, names, wait=0):
+        with suppress(CommandError):  # there may be more than is theirs
             below = ["-mindepth", "1", "-depth", "-type", "d", "-delete"]
-            in_user_namespace(published, ["find", *theirs, *below])
-    remove_walls(published.cgroups, names)
+            in_user_namespace(published, ["find", *left, *below])
+        remove_walls(published.cgroups, names)
 
 
 def in_user_namespace(

@@ -37,13 +37,15 @@ def test_without_limits_a_container_has_its_cgroups_too(paths: list[str]) -> Non
     make_walls(paths, "vm2", Limits())
     make_walls(paths, "vm2", Limits())
     assert all((Path(path) / "vm2").is_dir() for path in paths)
-    remove_walls(paths, ["vm2"])
-    remove_walls(paths, ["vm2"])
+    (Path(paths[1]) / "lxc.monitor.vm2").mkdir()
+    for _ in range(2):
+        assert remove_walls(paths, ["vm2"]) == []
+    assert not (Path(paths[1]) / "lxc.monitor.vm2").exists()
     assert not any((Path(path) / "vm2").exists() for path in paths)
 
 
 def test_what_is_inside_goes_too_and_what_stays_is_waited_for_no_longer(paths: list[str]) -> None:
-    remove_walls(paths, ["vm1"], wait=0.01)
+    assert remove_walls(paths, ["vm1"], wait=0.01) == [f"{paths[0]}/vm1"]
     assert not (Path(paths[1]) / "vm1").exists()
     assert (Path(paths[0]) / "vm1/pids.max").exists()  # plain files are in the way here
 
@@ -52,6 +54,5 @@ def test_what_is_frozen_is_thawed(paths: list[str]) -> None:
     states = [Path(paths[1]) / "vm1" / name for name in ("", "lxc.payload")]
     for state in states:
         (state / "freezer.state").write_text("FROZEN\n")
-    (Path(paths[1]) / "freezer.state").touch()
     thaw(paths, ["vm1", "vm2"])
     assert [(state / "freezer.state").read_text() for state in states] == ["THAWED"] * 2
