@@ -20,7 +20,7 @@ SUBMAKE := $(MAKE) --no-print-directory
 # LXC; the last is for the sandbox's machines.
 APT_PACKAGES := \
 	ca-certificates dpkg perl python3 python3-venv \
-	python3-click python3-clustershell python3-lxc python3-psutil python3-rich python3-structlog \
+	python3-click python3-lxc python3-psutil python3-rich python3-structlog \
 	iproute2 lxc lxcfs nftables openssh-client procps uidmap \
 	mmdebstrap libcap2-bin skopeo squashfs-tools squashfs-tools-ng umoci xz-utils zstd
 

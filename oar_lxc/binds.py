@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -26,42 +27,92 @@ def binds_of(
         rootfs: the root directory of the container's image.
 
     Raises:
-        SpecError: something does not exist, or the user may not read it or write to it.
+        SpecError: something does not exist, the user may not read it or write to it, or it cannot
+            be mounted where it is to be.
     """
-    return list(_binds(published, planned, home, rootfs))
+    binds = []
+    mounted = {Path("/"): rootfs}  # what is where in the container, later mounts last
+    for key, mount in _mounts(planned, home):
+        what = f"group {planned.group}: {key} {mount.source}"
+        bind = _bind(published, mount, what, rootfs)
+        _check_target(bind, mounted, f"{what}: its target {mount.target}")
+        mounted.pop(bind.target, None)
+        mounted[bind.target] = Path(os.path.realpath(mount.source))
+        binds.append(bind)
+    return binds
 
 
-def _binds(
-    published: PublishedJob, planned: PlannedContainer, home: str, rootfs: Path
-) -> Iterator[Bind]:
-    where = f"group {planned.group}"
+def _mounts(planned: PlannedContainer, home: str) -> Iterator[tuple[str, Mount]]:
     if planned.home:
-        yield _bind(published, Mount(home, home, writable=True), f"{where}: home", rootfs)
+        yield "home", Mount(home, home, writable=True)
     for mount in planned.mounts:
-        yield _bind(published, mount, f"{where}: mount", rootfs)
+        yield "mount", mount
 
 
 def _bind(published: PublishedJob, mount: Mount, what: str, rootfs: Path) -> Bind:
     source = Path(os.path.realpath(mount.source))
     if not source.exists():
-        raise SpecError(f"{what} {mount.source} does not exist")
+        raise SpecError(f"{what} does not exist")
     directory = source.is_dir()
     if not os.access(source, os.R_OK | (os.X_OK if directory else 0)):
-        raise SpecError(f"{what} {mount.source} cannot be read by {published.user}")
+        raise SpecError(f"{what} cannot be read by {published.user}")
     shown = _in_tree(source, published.trees)
     if mount.writable:
         if shown is None:
             trees = ", ".join(published.trees) or "none"
             raise SpecError(
-                f"{what} {mount.source} cannot be writable: it is not below a directory that the "
+                f"{what} cannot be writable: it is not below a directory that the "
                 f"administrator gives to containers ({trees}); mount it read-only"
             )
         if not os.access(source, os.W_OK):
-            raise SpecError(f"{what} {mount.source} cannot be written to by {published.user}")
+            raise SpecError(f"{what} cannot be written to by {published.user}")
     target = Path(rootpath.resolve(rootfs, mount.target))
     if target == Path("/"):
-        raise SpecError(f"{what} {mount.source}: its target {mount.target} is the root directory")
+        raise SpecError(f"{what}: its target {mount.target} is the root directory")
     return Bind(shown or source, target, mount.writable, directory)
+
+
+def _check_target(bind: Bind, mounted: Mapping[Path, Path], what: str) -> None:
+    """Refuse a target on which LXC could not mount, as its log alone would say.
+
+    What the container's root makes there is made in the image's layer above. In what is mounted
+    from the node it makes nothing: that is read-only, or belongs to ids that it is none of.
+
+    Args:
+        bind: what is to be mounted.
+        mounted: the directories of the node that the container has by then, by where it has them.
+        what: what errors begin with.
+    """
+    over = [path for path in mounted if bind.target.is_relative_to(path)][-1]
+    inside, here = over, mounted[over]
+    parts = bind.target.relative_to(over).parts
+    for number, part in enumerate(parts):
+        inside, here = inside / part, here / part
+        try:
+            mode = here.lstat().st_mode
+        except FileNotFoundError:
+            if over == Path("/"):
+                return
+            place = mounted[over].joinpath(*parts)
+            raise SpecError(
+                f"{what} cannot be made in what is mounted at {over}: make {place} on the node "
+                "first, or choose another target"
+            ) from None
+        except NotADirectoryError:
+            raise SpecError(
+                f"{what} is below {inside.parent}, which is a file: choose another target"
+            ) from None
+        except OSError:
+            return  # whoever may look there tells
+        if stat.S_ISLNK(mode):
+            raise SpecError(f"{what} leads over the link {inside}: choose another target")
+        last = number == len(parts) - 1
+        if last and stat.S_ISDIR(mode) != bind.directory:
+            kinds = ("a file", "a directory")
+            raise SpecError(
+                f"{what} is {kinds[not bind.directory]} in the container, and the source "
+                f"{kinds[bind.directory]}: choose another target"
+            )
 
 
 def _in_tree(source: Path, trees: Mapping[str, str]) -> Path | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from oar_lxc.booted import wait_inside
 from oar_lxc.container import Runtime
 from oar_lxc.errors import ContainerError
-from oar_lxc.execute import execute, failed_event
+from oar_lxc.execute import execute
+from oar_lxc.onnode import Emit, OnNode, failed_event
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.readiness import wait_ssh
 from oar_lxc.skeleton import PROVISION
-from oar_lxc.spec import BOOT, RUNNING, SSH
+from oar_lxc.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
+from oar_lxc.timeline import noted
+from oar_lxc.times import read_times, write_times
 
-Emit = Callable[[dict[str, Any]], None]
 Abandoned = Callable[[], bool]
 LITTLE = 64 << 20  # bytes of memory in which a system hardly boots
 TAIL = 20  # lines of what a container said that go into an error
@@ -29,6 +32,41 @@ for log in /var/log/messages /var/log/syslog; do
 done
 exit 0
 """
+
+
+def bring_up(node: OnNode, share: Sequence[PlannedContainer], what: str, timeout: float) -> None:
+    """Provision containers that have just started, and wait until they are ready."""
+    scripted = [planned for planned in share if planned.provision]
+    if scripted:
+        with noted(node.layout, "boot", len(scripted)):
+            booted = wait_ready(node.runtime, scripted, BOOT, timeout, node.emit, node.abandoned)
+        booted_ones = [planned for planned in scripted if planned.name in booted]
+        with noted(node.layout, "provision", len(booted_ones)):
+            good = provision(node.runtime, booted_ones, node.emit, node.abandoned)
+        failed = {planned.name for planned in scripted} - set(good)
+        share = [planned for planned in share if planned.name not in failed]
+    wait_until_ready(node, share, what, timeout)
+
+
+def wait_until_ready(
+    node: OnNode, share: Sequence[PlannedContainer], what: str, timeout: float
+) -> None:
+    """Wait until containers are ready; events ``reached`` and ``ready``, or ``failed``."""
+    if what == RUNNING:
+        return
+    times = read_times(node.layout)
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "reached":
+            name = event["container"]
+            launched = times.get(name, {}).get("launched", time.time())
+            seconds = round(time.time() - launched, 4)
+            write_times(node.layout, name, {"ready_seconds": seconds})
+            event = {"event": "ready", "container": name, "seconds": seconds}
+        node.emit(event)
+
+    with noted(node.layout, "ready", len(share)):
+        wait_ready(node.runtime, share, what, timeout, emit, node.abandoned)
 
 
 def wait_ready(
@@ -147,11 +185,17 @@ def _why_late(planned: PlannedContainer, state: str, what: str, timeout: float) 
         reason = f"it is {state} and not ready: its init has ended"
         if 0 < planned.memory < LITTLE:
             reason += f"; {planned.memory / (1 << 20):g}M of memory may be too little for it"
-        return reason
-    return {
-        SSH: f"sshd did not answer within {timeout:g} s",
-        BOOT: f"it had not booted after {timeout:g} s",
-    }.get(what, f"`{what}` did not succeed within {timeout:g} s")
+    else:
+        reason = {
+            SSH: f"sshd did not answer within {timeout:g} s",
+            BOOT: f"it had not booted after {timeout:g} s",
+        }.get(what, f"`{what}` did not succeed within {timeout:g} s")
+    if 0 < planned.processes < SYSTEMD_PROCESSES:
+        reason += (
+            f"; processes is {planned.processes}, which may be too few for it: systemd, sshd and "
+            f"a login take {SYSTEMD_PROCESSES}"
+        )
+    return reason
 
 
 def journal_tails(

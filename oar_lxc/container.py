@@ -15,15 +15,18 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from oar_lxc.errors import ContainerError, OarLxcError
-from oar_lxc.run import running
+from oar_lxc.run import Program, running
 
+KILL_TIMEOUT = 10.0  # seconds until what SIGKILL was sent to counts as immortal
+START_TIMEOUT = 60.0  # seconds that starts under way may take where all is given up
 MOST_AT_ONCE = 16  # containers that are started at one time on a node
 # In the log of every rootless container, and no reason for anything.
 _NOISE = (
@@ -57,6 +60,9 @@ class Started:
     seconds: float
 
 
+StartAll = Callable[[Iterable[Sequence[str]]], Iterator[Started | ContainerError]]
+
+
 class Runtime(Protocol):
     """What can be done to the containers of one directory.
 
@@ -75,8 +81,12 @@ class Runtime(Protocol):
     def start(self, name: str) -> Started:
         """Start a container; ContainerError with the end of LXC's log where that fails."""
 
-    def start_all(self, names: Sequence[str]) -> Iterator[Started | ContainerError]:
-        """Start containers, several at once; yield what became of each as it does."""
+    def starting(self) -> AbstractContextManager[StartAll]:
+        """Get ready to start containers; the block gets what does.
+
+        It is given batches of names, of which the next may be made while those of one start, and
+        yields what became of each container as it does.
+        """
 
     def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         """Kill containers all at once; return those that still run after ``timeout`` seconds.
@@ -135,29 +145,57 @@ class LxcRuntime:
 
     def start(self, name: str) -> Started:
         """Start a container and return when it is RUNNING."""
-        (one,) = self.start_all([name])
+        with self.starting() as start_all:
+            (one,) = start_all([[name]])
         if isinstance(one, ContainerError):
             raise one
         return one
 
-    def start_all(self, names: Sequence[str]) -> Iterator[Started | ContainerError]:
-        """Start containers, several at once; yield what became of each when it is RUNNING."""
+    @contextmanager
+    def starting(self) -> Iterator[StartAll]:
+        """Start what starts containers: it comes up while they are made."""
         at_once = 2 * len(os.sched_getaffinity(0))  # as LXC waits for the kernel now and then
         place = str(Path(_bindings().__file__).parent.parent)
         program = str(Path(__file__).with_name("starter.py"))
         options = [place, str(self._directory), str(min(at_once, MOST_AT_ONCE))]
-        argv = [sys.executable, "-I", "-S", program, *options, *names]
-        left = set(names)
-        with running(argv) as child, os.fdopen(child.stdout, closefd=False) as lines:
+        with running([sys.executable, "-I", "-S", program, *options]) as starter:
+            yield partial(self._start_all, starter)
+
+    def _start_all(
+        self, starter: Program, batches: Iterable[Sequence[str]]
+    ) -> Iterator[Started | ContainerError]:
+        left: set[str] = set()
+        try:
+            for names in batches:
+                left.update(names)
+                starter.send("".join(f"{name}\n" for name in names).encode())
+                yield from self._started(starter, left, wait=False)
+            starter.feed(b"")
+            yield from self._started(starter, left, wait=True)
+        finally:
+            # A start that is cut off in the middle leaves more to clean up than one that ends.
+            with suppress(OarLxcError):
+                starter.finish(START_TIMEOUT)
+        for name in sorted(left):
+            yield self._error(name, "it was not started: what starts containers was killed")
+
+    def _started(
+        self, starter: Program, left: set[str], *, wait: bool
+    ) -> Iterator[Started | ContainerError]:
+        """Yield what the starter has told: so far, or until its end."""
+        rest = b""
+        while rest or wait or select.select([starter.stdout], [], [], 0)[0]:
+            data = os.read(starter.stdout, 1 << 16)
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")  # a line that has begun is there at once
             for line in lines:
-                name, seconds, pid = line.split()
+                name, seconds, pid = line.decode().split()
                 left.discard(name)
                 if int(pid) > 0:
                     yield Started(name, int(pid), float(seconds))
                 else:
                     yield self._error(name, "LXC could not start it")
-        for name in sorted(left):
-            yield self._error(name, "it was not started: what starts containers was killed")
 
     def _error(self, name: str, reason: str) -> ContainerError:
         return ContainerError(name, self._node, reason, self.log_tail(name))
@@ -234,6 +272,7 @@ class LxcRuntime:
         container = self._container(name)
         if container.state != RUNNING:
             raise ContainerError(name, self._node, not_running(container.state))
+        written = log_size(self._directory / name)
         pid = container.attach(
             _lead_group if own_group else _run_command,
             list(argv),
@@ -245,6 +284,8 @@ class LxcRuntime:
             initial_cwd="/root",
         )
         if pid <= 0:
+            if full := why_full(self._directory / name, written):
+                raise ContainerError(name, self._node, full)
             raise ContainerError(
                 name, self._node, "LXC could not attach to it", self.log_tail(name)
             )
@@ -265,6 +306,34 @@ class LxcRuntime:
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error
+
+
+def log_size(directory: Path) -> int:
+    """Return how much there is in LXC's log for a container, for :func:`why_full`."""
+    with suppress(OSError):
+        return (directory / LOG_FILE).stat().st_size
+    return 0
+
+
+def why_full(directory: Path, written: int) -> str:
+    """Return why no command can be run in a container, where its limit of processes is the reason.
+
+    Args:
+        directory: the container's.
+        written: how much there was in LXC's log before the command was tried.
+    """
+    with suppress(OSError):
+        with (directory / LOG_FILE).open("rb") as log:
+            log.seek(written)
+            if b"Resource temporarily unavailable - Failed to clone" not in log.read(1 << 16):
+                return ""
+        limit = read_description(directory).get("processes")
+        if type(limit) is int and limit > 0:
+            return (
+                f"processes is {limit}, which leaves no room for a command: end some inside, or "
+                "give its group more"
+            )
+    return ""
 
 
 def halt_signal(directory: Path) -> int:

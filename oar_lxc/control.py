@@ -1,139 +1,150 @@
-"""Start, stop, freeze and look at containers of one node, one by one, while their job runs.
+"""Start, stop, freeze and destroy containers of one node while their job runs.
 
-These are operations of :class:`oar_lxc.agent.Agent`. What a container has become is an event
-``changed`` with ``state`` (LXC's word) and ``was``; where it could not be changed, ``failed``.
+These are operations of the agent. What a container has become is an event ``changed`` with
+``state`` (LXC's word), ``was`` and ``killed``; where it could not be changed, ``failed``. A
+request has ``containers``: names, or None for all of this node.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oar_lxc.cgroups import enter_cgroups
-from oar_lxc.container import FROZEN, RUNNING, STOPPED, Runtime
-from oar_lxc.errors import ContainerError, UsageError
-from oar_lxc.execute import failed_event
-from oar_lxc.published import PublishedJob
+from oar_lxc.container import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
+from oar_lxc.create import containers_of, remove_containers
+from oar_lxc.errors import ContainerError
+from oar_lxc.launching import start_containers
+from oar_lxc.onnode import OnNode, failed_event
+from oar_lxc.ports import close_ports
+from oar_lxc.timeline import note
+from oar_lxc.times import write_times
+from oar_lxc.walls import thaw
 
-KILL_TIMEOUT = 10.0
-OPERATIONS = ("start", "stop", "restart", "freeze", "unfreeze")
+
+def start(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Start those containers that are stopped."""
+    _start(node, _names(node, request))
 
 
-@dataclass(frozen=True)
-class Control:
-    """The containers of one job on one node.
+def stop(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Stop containers, orderly within ``timeout`` seconds of the request, or at once for 0."""
+    _stop(node, _names(node, request), request["timeout"])
+
+
+def restart(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Stop containers as :func:`stop` does, and start them again."""
+    _start(node, _stop(node, _names(node, request), request["timeout"], silent=True))
+
+
+def freeze(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Stop all processes of containers where they are."""
+    _freeze(node, _names(node, request), RUNNING, FROZEN)
+
+
+def unfreeze(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Let frozen containers run on."""
+    _freeze(node, _names(node, request), FROZEN, RUNNING)
+
+
+def destroy(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Kill and remove containers of this node: those of a session, or all.
+
+    Events: ``gone``, or ``failed`` where one does not die.
 
     Args:
-        published: what the root side says of the node.
-        runtime: the containers.
-        emit: is given every event.
-        start: starts containers at once and yields what became of each, as events ``started`` and
-            ``failed``.
-        locked: held while containers are started, so that no launch and no end comes between.
-        launched: is told of each container that was started again: name, when, seconds.
+        node: this node.
+        request: ``session``, whose containers, None for all; ``grace``, seconds that they get to
+            halt by themselves.
     """
+    begin, start = time.time(), time.monotonic()
+    with node.locked():
+        close_ports(node.layout, request["session"])
+        names = containers_of(node.layout, request["session"])
+        thaw(node.published.cgroups, names)
+        if request.get("grace"):
+            node.runtime.shutdown(names, request["grace"])
+        left = node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
+        gone = [name for name in names if name not in left]
+        remove_containers(node.layout, node.published, gone)
+    if names:
+        note(node.layout, "destroy", begin, time.monotonic() - start, len(gone))
+    for name in gone:
+        node.emit({"event": "gone", "container": name})
+    for name in left:
+        _tell_immortal(node, name)
 
-    published: PublishedJob
-    runtime: Runtime
-    emit: Callable[[dict[str, Any]], None]
-    start: Callable[[Sequence[str]], Iterator[dict[str, Any]]]
-    locked: Callable[[], AbstractContextManager[None]]
-    launched: Callable[[str, float, float], None]
 
-    def run(self, operation: str, request: Mapping[str, Any]) -> None:
-        """Carry out one operation of :data:`OPERATIONS`.
+def _names(node: OnNode, request: Mapping[str, Any]) -> list[str]:
+    """Return which containers are asked for; LXC finds their cgroups from now on."""
+    present = node.runtime.names()
+    wanted = request["containers"]
+    # LXC makes and finds cgroups below those that the caller is in.
+    enter_cgroups(node.published.cgroups)
+    return present if wanted is None else [name for name in wanted if name in present]
 
-        Args:
-            operation: which.
-            request: ``containers``, names, or None for all of this node; for those that stop,
-                ``timeout``: seconds that an orderly stop may take, 0 to kill at once.
 
-        Raises:
-            OarLxcError: it failed as a whole.
-        """
-        present = self.runtime.names()
-        wanted = request["containers"]
-        names = present if wanted is None else [name for name in wanted if name in present]
-        # LXC makes and finds cgroups below those that the caller is in.
-        enter_cgroups(self.published.cgroups)
-        if operation == "start":
-            self._start(names)
-        elif operation == "stop":
-            self._stop(names, request["timeout"])
-        elif operation == "restart":
-            gone = self._stop(names, request["timeout"], silent=True)
-            self._start(gone)
-        elif operation in ("freeze", "unfreeze"):
-            self._freeze(names, freeze=operation == "freeze")
-        else:
-            raise UsageError(f"operation {operation!r}; known: {', '.join(OPERATIONS)}")
-
-    def _start(self, names: Sequence[str]) -> None:
-        with self.locked():
-            states = {name: self.runtime.state(name) for name in names}
-            for name, state in states.items():
-                if state != STOPPED:
-                    self._tell(name, state, state)
-            begin = time.time()
-            stopped = [name for name, state in states.items() if state == STOPPED]
-            for event in self.start(stopped):
+def _start(node: OnNode, names: Sequence[str]) -> None:
+    with node.locked():
+        states = {name: node.runtime.state(name) for name in names}
+        for name, state in states.items():
+            if state != STOPPED:
+                _tell(node, name, state, state)
+        begin = time.time()
+        stopped = [name for name, state in states.items() if state == STOPPED]
+        with node.runtime.starting() as start_all:
+            for event in start_containers(start_all, [stopped]):
                 if event["event"] != "started":
-                    self.emit(event)
+                    node.emit(event)
                     continue
                 name = event["container"]
-                self.launched(name, begin, event["seconds"])
-                self._tell(name, RUNNING, STOPPED)
-
-    def _stop(self, names: Sequence[str], timeout: float, *, silent: bool = False) -> list[str]:
-        """Stop containers, orderly first; return those that are stopped."""
-        before = {name: self.runtime.state(name) for name in names}
-        left = [name for name, state in before.items() if state != STOPPED]
-        if timeout > 0:
-            left = self.runtime.shutdown(left, timeout)
-        killed = list(left)
-        thaw(self.published, self.runtime, left)
-        left = self.runtime.kill(left, KILL_TIMEOUT)
-        for name in left:
-            reason = f"it still ran {KILL_TIMEOUT:g} s after SIGKILL"
-            self.emit(failed_event(ContainerError(name, "", reason)))
-        gone = [name for name in names if name not in left]
-        for name in gone:
-            if not silent:
-                late = timeout > 0 and name in killed
-                self._tell(name, STOPPED, before[name], killed=late)
-        return gone
-
-    def _freeze(self, names: Sequence[str], *, freeze: bool) -> None:
-        before, after = (RUNNING, FROZEN) if freeze else (FROZEN, RUNNING)
-        for name in names:
-            state = self.runtime.state(name)
-            try:
-                if state == before:
-                    (self.runtime.freeze if freeze else self.runtime.unfreeze)(name)
-                elif state != after:
-                    raise ContainerError(name, "", f"it is {state}, not {before}")
-            except ContainerError as error:
-                self.emit(failed_event(error))
-                continue
-            self._tell(name, after, state)
-
-    def _tell(self, name: str, state: str, was: str, *, killed: bool = False) -> None:
-        event = {"event": "changed", "container": name, "state": state, "was": was}
-        self.emit({**event, "killed": killed})
+                times = {"launched": begin, "start_seconds": event["seconds"]}
+                write_times(node.layout, name, times)
+                _tell(node, name, RUNNING, STOPPED)
 
 
-def thaw(published: PublishedJob, runtime: Runtime, names: Sequence[str]) -> None:
-    """Thaw those of some containers that are frozen: what is frozen does not even die.
+def _stop(
+    node: OnNode, names: Sequence[str], timeout: float, *, silent: bool = False
+) -> list[str]:
+    """Stop containers, orderly first; return those that are stopped."""
+    before = {name: node.runtime.state(name) for name in names}
+    left = [name for name, state in before.items() if state != STOPPED]
+    if timeout > 0:
+        left = node.runtime.shutdown(left, timeout)
+    killed = list(left)
+    thaw(node.published.cgroups, left)
+    left = node.runtime.kill(left, KILL_TIMEOUT)
+    for name in left:
+        _tell_immortal(node, name)
+    gone = [name for name in names if name not in left]
+    for name in gone:
+        if not silent:
+            late = timeout > 0 and name in killed
+            _tell(node, name, STOPPED, before[name], killed=late)
+    return gone
 
-    Raises:
-        OarLxcError: this process may not enter the job's cgroups.
-        ContainerError: LXC could not thaw one.
-    """
-    frozen = [name for name in names if runtime.state(name) == FROZEN]
-    if frozen:
-        enter_cgroups(published.cgroups)
-    for name in frozen:
-        runtime.unfreeze(name)
+
+def _freeze(node: OnNode, names: Sequence[str], before: str, after: str) -> None:
+    change = node.runtime.freeze if after == FROZEN else node.runtime.unfreeze
+    for name in names:
+        state = node.runtime.state(name)
+        try:
+            if state == before:
+                change(name)
+            elif state != after:
+                raise ContainerError(name, "", f"it is {state}, not {before}")
+        except ContainerError as error:
+            node.emit(failed_event(error))
+            continue
+        _tell(node, name, after, state)
+
+
+def _tell(node: OnNode, name: str, state: str, was: str, *, killed: bool = False) -> None:
+    event = {"event": "changed", "container": name, "state": state, "was": was}
+    node.emit({**event, "killed": killed})
+
+
+def _tell_immortal(node: OnNode, name: str) -> None:
+    reason = f"it still ran {KILL_TIMEOUT:g} s after SIGKILL"
+    node.emit(failed_event(ContainerError(name, "", reason)))

@@ -113,7 +113,7 @@ class LocalSource:
     """Members of a local file or directory.
 
     Args:
-        path: what to copy; what a link points to is not.
+        path: what to copy: what it points to, where it is a link. Links below it stay links.
         complain: is given one sentence for each thing that is left out.
     """
 
@@ -122,9 +122,12 @@ class LocalSource:
         self._complain = complain
         self._seen: dict[tuple[int, int], str] = {}
         directory, self.name = split_path(path)
-        self._root = directory if self.name == "." else path.rstrip("/")
-        if not os.path.lexists(self._root):
-            raise CopyError(f"{path}: No such file or directory")
+        root = Path(directory if self.name == "." else path.rstrip("/"))
+        try:
+            root.stat()
+            self._root = str(root.resolve() if root.is_symlink() else root)
+        except OSError as error:
+            raise CopyError(f"{path}: {error.strerror}") from error
 
     def members(self) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
         """Yield what there is, each directory before what is in it."""
@@ -251,8 +254,12 @@ def transfer(
     for member, content in source.members():
         try:
             original = check_parts(member.name)
-            if source.name != "." and original[:1] != (source.name,):
+            top = () if source.name == "." else (source.name,)
+            if original[: len(top)] != top:
                 raise Refused(f"{member.name!r} was not asked for")
+            if member.issym() and original == top:
+                # In the place of a file it would lead the next copy there out of the target.
+                raise Refused(f"{member.name!r} is a link to {member.linkname!r}: not copied")
             if not (source.inside and target.inside):
                 member.uid = member.gid = 0
                 member.uname = member.gname = ""

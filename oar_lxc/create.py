@@ -11,7 +11,7 @@ import json
 import os
 import pwd
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Any
 from oar_lxc.beside import beside
 from oar_lxc.binds import binds_of
 from oar_lxc.capacity import check_memory, job_memory
-from oar_lxc.cgroups import make_walls, remove_walls
 from oar_lxc.container import CONFIG_FILE, DESCRIPTION_FILE, read_description
 from oar_lxc.errors import CommandError
 from oar_lxc.image.provide import halt_signal
@@ -31,6 +30,10 @@ from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
 from oar_lxc.run import run
 from oar_lxc.skeleton import Account, Skeleton
+from oar_lxc.walls import make_walls, remove_walls
+
+FIRST_BATCH = 4  # containers
+LARGEST_BATCH = 64
 
 
 def create_containers(
@@ -45,8 +48,10 @@ def create_containers(
     cores: int = 0,
     variables: Mapping[str, str] | None = None,
     nodefile: str = "",
-) -> None:
-    """Make the directories of containers, ready to be started.
+) -> Iterator[list[str]]:
+    """Make the directories of containers, and yield the names of those that can be started.
+
+    The first few are there at once; while they start, more are made.
 
     Args:
         layout: the job's names.
@@ -95,28 +100,48 @@ def create_containers(
     skeleton = Skeleton(
         hosts, keys, account, published.ids, _resolver(), variables or {}, nodefile, _timezone()
     )
-    for planned in containers:
-        config = configs[planned.name]
-        # Whole or not at all: what has the name of a container also says whose it is.
-        half = layout.containers / f".{planned.name}.{session}"
-        try:
-            half.mkdir()
-            os.chmod(half, 0o770)  # noqa: S103  # containers' root enters by the group
+    filled: set[str] = set()
+    for batch in _batches(containers):
+        for planned in batch:
             description = describe(planned, session, skeleton.environment(planned))
-            (half / DESCRIPTION_FILE).write_text(json.dumps(description) + "\n")
-            (half / CONFIG_FILE).write_text(config)
-            (half / ONLINE_FILE).write_text(share.cpus_of(limits_of[planned.name]) + "\n")
-            half.rename(layout.containers / planned.name)
+            texts = {
+                DESCRIPTION_FILE: json.dumps(description) + "\n",
+                CONFIG_FILE: configs[planned.name],
+                ONLINE_FILE: share.cpus_of(limits_of[planned.name]) + "\n",
+            }
+            _make_directory(layout.containers, planned.name, session, texts)
             make_walls(published.cgroups, planned.name, limits_of[planned.name])
-        except BaseException:
-            shutil.rmtree(half, ignore_errors=True)
-            raise
-    layer_directory = layout.containers / layers
-    layer_directory.mkdir(exist_ok=True)
-    os.chmod(layer_directory, 0o770)  # noqa: S103  # and no directory below inherits its group
-    archive = skeleton.archive(layers, containers, images)
-    unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
-    in_user_namespace(published, unpack, archive)
+        layer_directory = layout.containers / layers
+        layer_directory.mkdir(exist_ok=True)
+        os.chmod(layer_directory, 0o770)  # noqa: S103  # and no directory below inherits its group
+        archive = skeleton.archive(layers, batch, images, filled)
+        unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
+        in_user_namespace(published, unpack, archive)
+        filled |= {planned.group for planned in batch}
+        yield [planned.name for planned in batch]
+
+
+def _batches(containers: Sequence[PlannedContainer]) -> Iterator[Sequence[PlannedContainer]]:
+    """Yield a few, then more: one takes some four times as long to start as to make."""
+    size, begin = FIRST_BATCH, 0
+    while begin < len(containers):
+        yield containers[begin : begin + size]
+        begin += size
+        size = min(4 * size, LARGEST_BATCH)
+
+
+def _make_directory(containers: Path, name: str, session: str, texts: Mapping[str, str]) -> None:
+    """Make a container's directory with its files: whole or not at all, as it says whose it is."""
+    half = containers / f".{name}.{session}"
+    try:
+        half.mkdir()
+        os.chmod(half, 0o770)  # noqa: S103  # containers' root enters by the group
+        for file, text in texts.items():
+            (half / file).write_text(text)
+        half.rename(containers / name)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
 
 
 def layers_of(session: str) -> str:

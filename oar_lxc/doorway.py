@@ -27,7 +27,15 @@ from contextlib import suppress
 from types import FrameType
 
 from oar_lxc.cgroups import enter_cgroups
-from oar_lxc.container import LOG_FILE, RUNNING, LxcRuntime, environment_inside, not_running
+from oar_lxc.container import (
+    LOG_FILE,
+    RUNNING,
+    LxcRuntime,
+    environment_inside,
+    log_size,
+    not_running,
+    why_full,
+)
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.execute import NOT_EXECUTED
 from oar_lxc.facts import configured_address
@@ -102,7 +110,10 @@ def _main(arguments: list[str]) -> int:
         console(layout, published, runtime, name)
     argv = rest or list(SHELL)
     if all(os.isatty(fd) for fd in (0, 1)):
+        written = log_size(layout.containers / name)
         status = attach_terminal(layout, name, argv)
+        if status and (full := why_full(layout.containers / name, written)):
+            raise ContainerError(name, published.node, full)
     else:
         status = attach_streams(runtime, name, argv)
     if status in NOT_EXECUTED:

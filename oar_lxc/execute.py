@@ -7,13 +7,15 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import Runtime
 from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.onnode import OnNode, failed_event
 
 CHUNK = 65536
 # What a shell and LXC say, by exit status, of a command that they could not execute.
@@ -31,6 +33,23 @@ class _Running:
     rest: dict[str, bytes] = field(default_factory=dict)  # the begun line of each stream
     status: int | None = None
     wrote: bool = False
+
+
+def execute_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Run a command in containers of this node; an operation of the agent.
+
+    Args:
+        node: this node.
+        request: ``containers``, names, or None for all of this node; ``argv``, ``timeout`` and
+            ``stdin`` as :func:`execute` has them.
+    """
+    wanted = request["containers"]
+    present = node.runtime.names()
+    names = present if wanted is None else [name for name in wanted if name in present]
+    enter_cgroups(node.published.cgroups)
+    stdin = request.get("stdin", "").encode("utf-8", "surrogateescape")
+    argv, timeout = request["argv"], request["timeout"]
+    execute(node.runtime, names, argv, stdin, timeout, node.emit, node.abandoned)
 
 
 def execute(
@@ -198,16 +217,6 @@ def _close(command: _Running, selector: selectors.BaseSelector) -> None:
         selector.unregister(fd)
         os.close(fd)
     command.open.clear()
-
-
-def failed_event(error: ContainerError) -> dict[str, Any]:
-    """Return the event that tells of a container's failure."""
-    return {
-        "event": "failed",
-        "container": error.container,
-        "reason": error.reason,
-        "log": list(error.log),
-    }
 
 
 def _output_event(name: str, stream: str, text: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -11,50 +10,52 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.container import CONFIG_FILE, Runtime, read_description
+from oar_lxc.container import CONFIG_FILE, read_description
 from oar_lxc.layout import JobLayout
 from oar_lxc.limits import oom_kills
-from oar_lxc.published import PublishedJob
+from oar_lxc.onnode import OnNode
 
-TIMES_FILE = "times.json"
 # Version 1's word for "no limit" is the highest multiple of a page, which depends on the page.
 UNLIMITED = 1 << 62
 LISTEN = "0A"  # include/net/tcp_states.h
 
 
-def show_container(
-    layout: JobLayout, published: PublishedJob, runtime: Runtime, name: str
-) -> dict[str, Any]:
+def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> dict[str, Any]:
     """Return what can be known of a container now.
 
     What cannot be read is left out: a container may end while it is looked at.
 
+    Args:
+        node: the node it is on.
+        name: the container.
+        times: of :func:`oar_lxc.times.read_times`.
+
     Returns:
         ``state``, ``node``, ``address``, ``group``, ``image``, ``cores``, ``pid``, ``ports``
-        (those of the node that lead into it) and the times of :func:`read_times`; where it runs
-        also ``cpus``, ``started`` (seconds since the epoch), ``processes``, ``processes_limit``,
-        ``memory`` and ``memory_limit`` (bytes; 0: no limit of its own), ``oom_kills``,
-        ``cpu_seconds`` and ``listens`` (TCP ports that something in it listens at).
+        (those of the node that lead into it) and the times; where it runs also ``cpus``,
+        ``started`` (seconds since the epoch), ``processes``, ``processes_limit``, ``memory`` and
+        ``memory_limit`` (bytes; 0: no limit of its own), ``oom_kills``, ``cpu_seconds`` and
+        ``listens`` (TCP ports that something in it listens at).
     """
-    record = read_description(layout.containers / name)
-    pid = max(runtime.init_pid(name), 0)
+    record = read_description(node.layout.containers / name)
+    pid = max(node.runtime.init_pid(name), 0)
     facts: dict[str, Any] = {
-        "state": runtime.state(name),
-        "node": published.node,
-        "address": configured_address(layout, name),
+        "state": node.runtime.state(name),
+        "node": node.published.node,
+        "address": configured_address(node.layout, name),
         "group": str(record.get("group") or re.sub(r"[0-9]+$", "", name)),
         "image": str(record.get("image") or ""),
         "cores": record.get("cores") or 0,
         "ports": record.get("ports") or [],
         "pid": pid,
-        **read_times(layout, name),
+        **times,
     }
     if pid:
         facts["cpus"] = _status(pid, "Cpus_allowed_list")
         facts["started"] = _started(pid)
         facts["listens"] = _listening(pid)
-        facts["oom_kills"] = oom_kills(published.cgroups, name)
-        facts.update(_usage(published.cgroups, name))
+        facts["oom_kills"] = oom_kills(node.published.cgroups, name)
+        facts.update(_usage(node.published.cgroups, name))
     return {key: value for key, value in facts.items() if value is not None}
 
 
@@ -70,20 +71,6 @@ def init_facts(pid: int) -> dict[str, Any]:
             if "cpuset" in controllers.split(",") or not facts["cgroup"]:
                 facts["cgroup"] = path
     return facts
-
-
-def write_times(layout: JobLayout, name: str, times: Mapping[str, float]) -> None:
-    """Keep when a container was launched and how long it took, for :func:`read_times`."""
-    (layout.containers / name / TIMES_FILE).write_text(json.dumps(times) + "\n")
-
-
-def read_times(layout: JobLayout, name: str) -> dict[str, float]:
-    """Return ``launched`` (seconds since the epoch), ``start_seconds``, ``ready_seconds``."""
-    try:
-        times = json.loads((layout.containers / name / TIMES_FILE).read_text())
-        return {str(key): float(value) for key, value in times.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
 
 
 def configured_address(layout: JobLayout, name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from oar_lxc.run import running
 
 CLIENT = "id_ed25519"
 HOST = "host_ed25519"
+_OPENSSH = b"openssh-key-v1\0"
 KEYGEN = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "")
 
 
@@ -68,3 +71,50 @@ class JobKeys:
             "client": (self.directory / CLIENT).read_text(),
             "host_public": (self.directory / f"{HOST}.pub").read_text(),
         }
+
+
+def in_dropbear_form(openssh: str) -> bytes:
+    """Return a private key of ed25519 as dropbear keeps its host keys.
+
+    Source: OpenSSH's PROTOCOL.key, and signkey.c of dropbear.
+
+    Args:
+        openssh: the key as ssh-keygen writes it, without a passphrase.
+
+    Raises:
+        OarLxcError: it is no such key.
+    """
+    try:
+        return _in_dropbear_form(openssh)
+    except ValueError as error:
+        raise OarLxcError(
+            f"the job's host key cannot be used ({error}): remove {HOST} and {HOST}.pub in the "
+            "job's private directory on its first node"
+        ) from error
+
+
+def _in_dropbear_form(openssh: str) -> bytes:
+    body = "".join(line for line in openssh.splitlines() if not line.startswith("-----"))
+    data = base64.b64decode(body, validate=True)
+    if not data.startswith(_OPENSSH):
+        raise ValueError("it is not in OpenSSH's form")
+    cipher, rest = _string(data[len(_OPENSSH) :])
+    if cipher != b"none":
+        raise ValueError("it is not of ed25519 without a passphrase")
+    _, rest = _string(rest)  # how a passphrase becomes a key,
+    _, rest = _string(rest)  # and its options
+    _, rest = _string(rest[4:])  # the public key, after the number of keys
+    private, _ = _string(rest)
+    kind, rest = _string(private[8:])  # after a number that is there twice
+    if kind != b"ssh-ed25519":
+        raise ValueError("it is not of ed25519 without a passphrase")
+    _, rest = _string(rest)  # the public key again
+    secret, _ = _string(rest)  # the seed, and the public key once more
+    return b"".join(struct.pack(">I", len(part)) + part for part in (kind, secret))
+
+
+def _string(data: bytes) -> tuple[bytes, bytes]:
+    """Return the first string of what ssh writes one after the other, and what follows it."""
+    if len(data) < 4 or len(data) < (end := 4 + struct.unpack(">I", data[:4])[0]):
+        raise ValueError("it ends in the middle")
+    return data[4:end], data[end:]

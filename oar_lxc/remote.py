@@ -1,6 +1,6 @@
 """Run the agent on nodes of a job, all at once, and hand on what it says.
 
-ClusterShell does the fan-out; oarsh gets to a node, as the job's user and inside the job's cpuset
+:mod:`oar_lxc.fanout` gets to a node through oarsh, as the job's user and inside the job's cpuset
 there. On the node that this process runs on, the agent is a plain child.
 """
 
@@ -11,13 +11,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from oar_lxc.errors import CommandError, NodeError, OarLxcError
+from oar_lxc.forked import become, may_fork
 from oar_lxc.layout import JobLayout
-from oar_lxc.run import read_lines, running
+from oar_lxc.run import Program, read_lines, running
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 Request = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
@@ -26,6 +28,9 @@ Request = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 # A key of a request: its reader is to write something every second. What is between them, oarsh,
 # ends where that cannot be handed on.
 HEARTBEAT = "heartbeat"
+# Nodes that are reached from one node. oarsh takes about 0.08 s of processor time for each, and a
+# branch, which one more node leads to, twice the time that ssh takes to log in.
+WIDTH = 64
 
 
 class Remote:
@@ -56,7 +61,7 @@ class Remote:
         """Run one operation of the agent on nodes at once and wait for all.
 
         Args:
-            operation: see :class:`oar_lxc.agent.Agent`.
+            operation: see :data:`oar_lxc.agent.OPERATIONS`.
             request: what every agent reads, or a function that returns it, which is called while
                 this node's agent comes up.
             on_event: is given the node's name and each event as it comes.
@@ -75,25 +80,40 @@ class Remote:
             readers: dict[int, Callable[[bytes], None]] = {}
             if self.local in wanted:
                 try:
-                    agent = stack.enter_context(running(argv))
-                    readers[agent.stdout] = partial(answers.take, self.local, "stdout")
+                    agent = stack.enter_context(_running(argv))
+                    readers[agent.stdout] = partial(answers.take, self.local)
                 except CommandError as failed:
                     answers.end(self.local, failed.status, failed.stderr)
             if far:
-                fanout = stack.enter_context(running([sys.executable, "-m", "oar_lxc.fanout"]))
+                fanout = stack.enter_context(_running([sys.executable, "-m", "oar_lxc.fanout"]))
                 readers[fanout.stdout] = answers.take_far
             asked = request() if callable(request) else request
             if agent:
                 agent.feed(_line(asked))
             if fanout:
-                text = json.dumps({**asked, HEARTBEAT: True}) + "\n"
-                fanout.feed(_line({"nodes": far, "argv": argv, "input": text}))
+                fanout.feed(self._order(far, argv) + _line({**asked, HEARTBEAT: True}))
             read_lines(readers)
             if agent:
                 answers.end(self.local, agent.wait(), agent.said())
             if fanout and fanout.wait() != 0:
                 raise OarLxcError(f"the way to {', '.join(far)} failed: {fanout.said()}")
         return [error for node in wanted if (error := answers.failure(node))]
+
+    def _order(self, nodes: Sequence[str], argv: Sequence[str]) -> bytes:
+        """Return what :class:`oar_lxc.fanout.Order` tells, as a line."""
+        order = {"job": self.job_id, "nodes": nodes, "here": "", "argv": argv}
+        return _line({**order, "python": self._python, "width": WIDTH})
+
+
+def _running(argv: Sequence[str]) -> AbstractContextManager[Program]:
+    """Run ``PYTHON -m MODULE …`` beside the block; in a fork of this process, where it may."""
+    python, _, module, *_ = argv
+
+    def main() -> None:
+        import_module(module).main()
+
+    fork = python == sys.executable and may_fork()
+    return running(argv, instead=partial(become, main, argv[2:]) if fork else None)
 
 
 def _line(request: Mapping[str, Any]) -> bytes:
@@ -123,14 +143,9 @@ class _Answers:
         self._stderr: dict[str, list[str]] = {}
         self._status: dict[str, int] = {}
 
-    def take(self, node: str, stream: str, line: bytes) -> None:
-        """Take one line that a node wrote."""
+    def take(self, node: str, line: bytes) -> None:
+        """Take one line that a node wrote to its standard output."""
         text = line.decode("utf-8", "surrogateescape")
-        if not text:
-            return  # a heartbeat
-        if stream == "stderr":
-            self._stderr.setdefault(node, []).append(text)
-            return
         try:
             event = json.loads(text)
             kind = event["event"]
@@ -146,11 +161,13 @@ class _Answers:
 
     def take_far(self, line: bytes) -> None:
         """Take one line of :mod:`oar_lxc.fanout`."""
-        node, what, content = json.loads(line)
-        if what == "end":
-            self.end(node, content)
-        else:
-            self.take(node, what, content.encode("utf-8", "surrogateescape"))
+        if not line:
+            return  # it is still there
+        node, what, *content = json.loads(line)
+        if what == "line":
+            self.take(node, content[0].encode("utf-8", "surrogateescape"))
+        elif what == "end":
+            self.end(node, *content)
 
     def end(self, node: str, status: int, said: str = "") -> None:
         """Take the exit status of a node's agent, and what it wrote to its standard error."""

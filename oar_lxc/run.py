@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
 
@@ -107,7 +108,15 @@ def kill_group(group: int) -> None:
 class Program:
     """A program that runs beside the caller, with pipes to it.
 
+    Args:
+        argv: program and arguments; never a shell line.
+        stdin: what it reads; a pipe where None.
+        stdout: where it writes; a pipe where None.
+        env: its environment, the caller's where None.
+        one_of_many: it shares the caller's process group, and its pipes are of the usual size.
+
     Attributes:
+        pid: its process id.
         stdin: the pipe that it reads; :data:`NONE` where it reads something else.
         stdout: the pipe that it writes to; :data:`NONE` where it writes elsewhere.
     """
@@ -119,6 +128,8 @@ class Program:
         stdin: int | None = None,
         stdout: int | None = None,
         env: Mapping[str, str] | None = None,
+        instead: Callable[[], NoReturn] | None = None,
+        one_of_many: bool = False,
     ) -> None:
         self.argv = tuple(argv)
         # In a file, not a pipe: nobody reads while the program runs.
@@ -130,26 +141,32 @@ class Program:
                 stdout=subprocess.PIPE if stdout is None else stdout,
                 stderr=self._stderr,
                 env=env,
-                start_new_session=True,
+                start_new_session=not one_of_many,
                 bufsize=0,
+                preexec_fn=instead,
             )
         except OSError as error:
             self._stderr.close()
             raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+        self.pid = self._process.pid
         self.stdin = self._process.stdin.fileno() if self._process.stdin else NONE
         self.stdout = self._process.stdout.fileno() if self._process.stdout else NONE
         for fd in (self.stdin, self.stdout):
-            if fd != NONE:
+            if fd != NONE and not one_of_many:
                 with suppress(OSError):  # the user has many pipes already
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
     def feed(self, data: bytes) -> None:
         """Write all that it is to read, unless it has ended, and close the pipe."""
         if self._process.stdin:
-            with suppress(BrokenPipeError):
-                while data:
-                    data = data[os.write(self.stdin, data) :]
+            self.send(data)
             self._process.stdin.close()
+
+    def send(self, data: bytes) -> None:
+        """Write a part of what it is to read, unless it has ended."""
+        with suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self.stdin, data) :]
 
     def wait(self) -> int:
         """Wait for its end; return its exit status, the negative signal where one ended it."""
@@ -182,6 +199,10 @@ class Program:
             kill_group(self._process.pid)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(KILL_WAIT)
+        self.leave()
+
+    def leave(self) -> None:
+        """Close all that leads to it, and let it be."""
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             if pipe:
                 with suppress(OSError):
@@ -217,6 +238,7 @@ def running(
     stdin: int | None = None,
     stdout: int | None = None,
     env: Mapping[str, str] | None = None,
+    instead: Callable[[], NoReturn] | None = None,
 ) -> Iterator[Program]:
     """Run a program beside the block, which feeds it or reads from it; at the end it is gone.
 
@@ -227,11 +249,13 @@ def running(
         stdin: what it reads; a pipe where None.
         stdout: where it writes; a pipe where None.
         env: its environment, the caller's where None.
+        instead: what a fork of this process does in the place of the program; see
+            :func:`oar_lxc.forked.become`.
 
     Raises:
         CommandError: the program cannot be executed (status 127).
     """
-    program = Program(argv, stdin=stdin, stdout=stdout, env=env)
+    program = Program(argv, stdin=stdin, stdout=stdout, env=env, instead=instead)
     try:
         yield program
     finally:

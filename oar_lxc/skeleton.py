@@ -12,16 +12,19 @@ import re
 import stat
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from oar_lxc import rootpath
 from oar_lxc.idmap import IdMap
+from oar_lxc.keys import in_dropbear_form
 from oar_lxc.lxcconfig import UPPER, WORK
 from oar_lxc.plan import PlannedContainer
 
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+DROPBEAR = "usr/sbin/dropbear"
+DROPBEAR_KEY = "etc/dropbear/dropbear_ed25519_host_key"
 SSHD = "etc/ssh/sshd_config.d/oar-lxc.conf"
 AUTHORIZED = "etc/ssh/authorized_keys.d"
 CLIENT_CONFIG = "etc/ssh/ssh_config.d/oar-lxc.conf"
@@ -98,7 +101,11 @@ class Skeleton:
         }
 
     def archive(
-        self, layers: str, containers: Sequence[PlannedContainer], images: Mapping[str, Path]
+        self,
+        layers: str,
+        containers: Sequence[PlannedContainer],
+        images: Mapping[str, Path],
+        filled: Collection[str] = (),
     ) -> bytes:
         """Return a tar archive of the layers of groups and the upper directories of containers.
 
@@ -106,8 +113,9 @@ class Skeleton:
             layers: the directory of the layers in it; each has the name of its group.
             containers: those of this node.
             images: the root directory of each image, by its name.
+            filled: groups that have their layer already.
         """
-        groups = {planned.group: planned for planned in containers}
+        groups = {planned.group: planned for planned in containers if planned.group not in filled}
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for group, planned in groups.items():
@@ -126,6 +134,8 @@ class Skeleton:
         upper.file("etc/resolv.conf", self.resolver)
         upper.file(HOST_KEY, self.keys["host"], 0o600)
         upper.file(f"{HOST_KEY}.pub", self.keys["host_public"])
+        if rootpath.is_program(upper.rootfs, f"/{DROPBEAR}"):
+            upper.file(DROPBEAR_KEY, in_dropbear_form(self.keys["host"]), 0o600)
         authorized = "".join(
             key.rstrip("\n") + "\n" for key in (self.keys["authorized"], *planned.ssh_keys)
         )
@@ -254,13 +264,13 @@ class Upper:
         self._now = int(time.time())
 
     def file(
-        self, path: str, text: str, mode: int = 0o644, owner: tuple[int, int] = (0, 0)
+        self, path: str, content: str | bytes, mode: int = 0o644, owner: tuple[int, int] = (0, 0)
     ) -> None:
         """Add a file; a link of the image of that name is replaced, not followed."""
         where = PurePosixPath(path)
         parent = rootpath.resolve(self.rootfs, str(where.parent))
         self._make(parent)
-        data = text.encode("utf-8", "surrogateescape")
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
         info = self._info(f"{parent.rstrip('/')}/{where.name}", mode, owner)
         info.size = len(data)
         self._tar.addfile(info, io.BytesIO(data))

@@ -20,6 +20,12 @@ TIMEOUT = 120.0
 MAX_TIMEOUT = 86400.0
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 LEAST_MEMORY = 4 << 20  # less does not even hold an init
+# Of processes and threads. Measured: busybox's init, an ssh server, and two for a login of one
+# command. Nobody gets into a container that may have fewer, whatever its image is.
+LEAST_PROCESSES = 4
+# The same with systemd, its journal and sshd, and a user whose command has a pipe: with fewer,
+# units fail at the boot, and with less than 7 nobody gets in.
+SYSTEMD_PROCESSES = 10
 KERNEL = ("/dev", "/proc", "/run", "/sys")  # made when a container starts
 SYSTEM = (
     *KERNEL,
@@ -149,7 +155,10 @@ class Group:
         "Most memory that each container may use, such as ``512M`` or ``4G``, or a number of "
         "bytes. Where a container needs more, processes in it are killed, and you are told."
     )
-    processes: int | None = _doc("How many processes and threads each container may have.")
+    processes: int | None = _doc(
+        "How many processes and threads each container may have, at least 4; 10 for systemd, sshd "
+        "and a login."
+    )
     environment: Mapping[str, str] = _doc(
         "Variables of sessions and commands in the containers.", default_factory=dict
     )
@@ -225,17 +234,27 @@ def _truth(value: object) -> bool:
     return value
 
 
-def _number(what: str, least: int = 1) -> Callable[[object], int | None]:
+def _number(what: str) -> Callable[[object], int | None]:
     def check(value: object) -> int | None:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
             raise _AllowedError("it is a whole number")
-        if value < least:
-            raise _AllowedError(f"at least {least} {what} is allowed")
+        if value < 1:
+            raise _AllowedError(f"at least 1 {what} is allowed")
         return value
 
     return check
+
+
+def _processes(value: object) -> int | None:
+    number = _number("process")(value)
+    if number is not None and number < LEAST_PROCESSES:
+        raise _AllowedError(
+            f"at least {LEAST_PROCESSES} are allowed, for an init, an ssh server and a login; "
+            f"systemd, sshd and a login take {SYSTEMD_PROCESSES}"
+        )
+    return number
 
 
 def _memory(value: object) -> int | None:
@@ -327,7 +346,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "name": _name,
     "cores": _number("core"),
     "memory": _memory,
-    "processes": _number("processes", 8),
+    "processes": _processes,
     "environment": _environment,
     "home": _truth,
     "mounts": _many(Mount),

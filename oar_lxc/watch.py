@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oar_lxc.container import Runtime
+from oar_lxc.create import containers_of
 from oar_lxc.limits import oom_kills
+from oar_lxc.onnode import OnNode
 
 INTERVAL = 1.0  # seconds between two looks, at least
 EACH = 0.05  # seconds more for each container: many are looked at less often, for the same work
+
+
+def watch_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Tell what befalls the containers of a ``session``; an operation of the agent."""
+    names = containers_of(node.layout, request["session"])
+    watch(node.runtime, names, node.published.cgroups, node.emit, node.abandoned)
 
 
 def watch(

@@ -35,9 +35,9 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
     """Copy files and directories: JOB/CONTAINER:PATH, or CONTAINER:PATH in a job, on either side.
 
     Into DESTINATION where it is a directory, else to that name. SOURCE/. is what is in a
-    directory. Modes, times and links are kept; what comes into a container is root's, what comes
-    out is yours. Paths in a container are relative to root's home. A local name with a colon is
-    written ./NAME.
+    directory. A SOURCE that is a symbolic link is followed; modes, times and the links in a
+    directory are kept. What comes into a container is root's, what comes out is yours. Paths in a
+    container are relative to root's home. A local name with a colon is written ./NAME.
 
     \b
     Examples:

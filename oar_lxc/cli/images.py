@@ -5,27 +5,35 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from oar_lxc.cli import reach
 from oar_lxc.cli.progress import Meter
-from oar_lxc.config import read_config
+from oar_lxc.cli.reach import complete_job
+from oar_lxc.cli.stores import (
+    configured,
+    every,
+    find,
+    job_around,
+    refuse_in_use,
+    whose,
+    writable_store,
+)
+from oar_lxc.cli.table import print_table
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image.building import Workshop, build_image
 from oar_lxc.image.make import import_image, verify
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import RECIPES, recipe_for
-from oar_lxc.image.record import Record
-from oar_lxc.image.store import Store, containers_of, users_of
+from oar_lxc.image.store import Store
+from oar_lxc.jobimages import OWN, PUBLIC, facts_of, images_of
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.signals import raising_signals
-
-PUBLIC, OWN = "public", "own"
 
 _store = click.option(
     "--store",
@@ -59,33 +67,69 @@ def image() -> None:
 
 
 @image.command("list")
+@click.option(
+    "--job",
+    metavar="JOB",
+    shell_complete=complete_job,
+    help="As the nodes of this job of yours have them.",
+)
 @_store
 @_json
-def list_(directory: Path | None, as_json: bool) -> None:
+def list_(job: str | None, directory: Path | None, as_json: bool) -> None:
     """List the images that jobs can use: public ones and the caller's own.
 
-    Public images are on nodes: users see them from inside a job.
+    Public images are on nodes: users see them from inside a job, or with --job from a frontend.
 
     \b
     Examples:
       oar-lxc image list
+      oar-lxc image list --job 42
       oar-lxc image list --json
     """
-    found = list(_all(directory))
+    if job and directory:
+        raise UsageError("--job or --store, not both")
+    found = (
+        _of_job(job)
+        if job
+        else [facts_of(record, whose(store), store) for record, store in every(directory)]
+    )
     if as_json:
-        click.echo(json.dumps([_facts(*one) for one in found], indent=1))
-        return
-    if not found:
-        where = directory or "this machine"
-        click.echo(f"no images on {where}: public ones are on nodes, look inside a job", err=True)
-    rows = [
-        (str(ImageName(r.name, r.tag)), whose, _bytes(r.size), r.created[:10], r.digest[7:19])
-        for r, whose, _ in found
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[4]]).rstrip())
+        click.echo(json.dumps(found, indent=1))
+    elif found:
+        titles = ["IMAGE", "WHOSE", "SIZE", "CREATED", "DIGEST", *(["NODES"] if job else [])]
+        print_table(titles, [_row(one) for one in found], right=("SIZE",))
+    if hint := _hint(job, directory, found):
+        click.echo(hint, err=True)
+
+
+def _hint(job: str | None, directory: Path | None, found: list[dict[str, Any]]) -> str:
+    """Return where there are more images than were found; empty where the list has them all."""
+    if job or directory:
+        return "" if found else f"no images {f'in {directory}' if directory else 'on its nodes'}"
+    if os.geteuid() == 0:
+        return "" if found else "no images here: `oar-lxc image build` or `import` makes one"
+    if PUBLIC in {one["whose"] for one in found}:
+        return ""
+    return (
+        f"{'' if found else 'no images here; '}public images are on nodes: run this in a job, or "
+        "name one of yours that runs, as in `oar-lxc image list --job 42`"
+    )
+
+
+def _of_job(job: str) -> list[dict[str, Any]]:
+    """Return the images that the nodes of a job have, and the caller's own."""
+    found = images_of(reach.remote_of(check_job_id(job)))
+    store = Store.private()
+    own = [facts_of(store.record(name), OWN, store) for name in store.names()]
+    return [*found, *({**one, "nodes": []} for one in own)]
+
+
+def _row(facts: dict[str, Any]) -> list[str]:
+    size, created, digest = facts["size"], facts["created"][:10], facts["digest"][7:19]
+    row = [facts["image"], facts["whose"], f"{size / 1e6:.1f} MB", created, digest]
+    if "nodes" in facts:
+        row.append(",".join(facts["nodes"]) or "at home")
+    return row
 
 
 @image.command()
@@ -99,8 +143,8 @@ def show(name: str, directory: Path | None, as_json: bool) -> None:
     Example:
       oar-lxc image show debian-12
     """
-    store, parsed = _find(name, directory)
-    facts = _facts(store.record(parsed), _whose(store), store)
+    store, parsed = find(name, directory)
+    facts = facts_of(store.record(parsed), whose(store), store)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     else:
@@ -129,7 +173,7 @@ def import_(name: str, source: str, archive: bool, directory: Path | None) -> No
       docker save alpine >alpine.tar; oar-lxc image import alpine alpine.tar
     """
     parsed = ImageName.parse(name)
-    store = _writable(directory, parsed, archive)
+    store = writable_store(directory, parsed, archive)
     with raising_signals(), Meter(f"importing {parsed}") as meter:
         record = import_image(store, parsed, source, meter.update, meter.say)
     click.echo(f"{parsed} {record.digest}")
@@ -170,7 +214,7 @@ def build(
     chosen = chosen.with_packages(tuple(filter(None, packages.split(","))))
     if suite:
         chosen = replace(chosen, suite=suite)
-    store = _writable(directory, parsed, archive)
+    store = writable_store(directory, parsed, archive)
     workshop = _workshop(name)
     with raising_signals(), Meter(f"building {parsed}") as meter:
         record = build_image(store, parsed, chosen, meter.say, workshop)
@@ -191,14 +235,14 @@ def verify_(names: tuple[str, ...], directory: Path | None) -> None:
       oar-lxc image verify debian-12 mine:2
     """
     if names:
-        wanted = [_find(name, directory) for name in names]
+        wanted = [find(name, directory) for name in names]
         for store, parsed in wanted:
-            if os.geteuid() != 0 and directory is None and _whose(store) == PUBLIC:
+            if os.geteuid() != 0 and directory is None and whose(store) == PUBLIC:
                 raise UsageError(f"image {parsed} is public: only root may read all of it")
     else:
-        wanted = [(store, ImageName(r.name, r.tag)) for r, _, store in _all(directory)]
+        wanted = [(store, record.image) for record, store in every(directory)]
         if os.geteuid() != 0 and directory is None:
-            wanted = [(store, name) for store, name in wanted if _whose(store) == OWN]
+            wanted = [(store, name) for store, name in wanted if whose(store) == OWN]
     failures = []
     for store, parsed in wanted:
         try:
@@ -222,10 +266,10 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
     Examples:
       oar-lxc image rm mine:1
     """
-    found = [_find(name, directory, writable=True) for name in names]
+    found = [find(name, directory, writable=True) for name in names]
     for store, parsed in found:
         if not force:
-            _refuse_in_use(parsed, store.record(parsed).digest)
+            refuse_in_use(parsed, store.record(parsed).digest)
     for store, parsed in found:
         store.remove(parsed)
 
@@ -233,7 +277,9 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
 @image.command()
 @click.argument("name")
 @click.option("--nodes", default="", metavar="A,B", help="To these; to all nodes by default.")
-@click.option("--job", metavar="JOB", help="To the nodes of this job of yours.")
+@click.option(
+    "--job", metavar="JOB", shell_complete=complete_job, help="To the nodes of this job of yours."
+)
 @_store
 @_json
 def push(name: str, nodes: str, job: str | None, directory: Path | None, as_json: bool) -> None:
@@ -253,7 +299,7 @@ def push(name: str, nodes: str, job: str | None, directory: Path | None, as_json
     from oar_lxc.cli.pushing import route_to_job, route_to_nodes, scratch_for
     from oar_lxc.image.push import push, to_json
 
-    store, parsed = _find(name, directory, writable=True)
+    store, parsed = find(name, directory, writable=True)
     route = route_to_job(job) if job else route_to_nodes(nodes)
     with raising_signals(), Meter(f"pushing {parsed}") as meter, scratch_for(route) as scratch:
         pushed = push(store, parsed, route, scratch, meter.say)
@@ -274,13 +320,10 @@ def push(name: str, nodes: str, job: str | None, directory: Path | None, as_json
 @click.option("--job")
 def receive(only_offer: bool, job: str | None) -> None:
     """Take an image from standard input, as `push` sends it; for `push` alone."""
-    from oar_lxc.image.provide import PUSHED
+    from oar_lxc.image.provide import pushed_store
     from oar_lxc.image.receive import offer, read_header, receive
 
-    if job:
-        store = Store(JobLayout(check_job_id(job)).private / PUSHED, archives=True)
-    else:
-        store = Store(_configured())
+    store = pushed_store(JobLayout(check_job_id(job))) if job else configured()
     stream = sys.stdin.buffer
     header = read_header(stream)
     if only_offer:
@@ -289,30 +332,11 @@ def receive(only_offer: bool, job: str | None) -> None:
         receive(store, header, stream)
 
 
-def _refuse_in_use(name: ImageName, digest: str) -> None:
-    """Refuse where a container on this machine is made of an image.
-
-    Root sees the mounts of every container; in a job, users see what its containers are made of.
-    """
-    job = os.environ.get("OAR_JOB_ID", "")
-    if os.geteuid() == 0:
-        users = [f"process {pid}" for pid in users_of(name, digest)]
-    elif job:
-        containers = JobLayout(check_job_id(job)).containers
-        users = [f"container {path.name}" for path in containers_of(digest, containers)]
-    else:
-        users = []
-    if users:
-        raise ImageError(
-            f"image {name} is in use on this machine, by {users[0]}: end the job, or give --force"
-        )
-
-
 def _workshop(name: str) -> Workshop | None:
     """Return where a user builds: in a job, with its ids."""
     if os.geteuid() == 0:
         return None
-    job = os.environ.get("OAR_JOB_ID", "")
+    job = job_around()
     if not job:
         raise UsageError(
             "users build images inside a job of type lxc: oarsub -t lxc -l "
@@ -321,88 +345,5 @@ def _workshop(name: str) -> Workshop | None:
     from oar_lxc.create import in_user_namespace_argv
     from oar_lxc.here import open_job  # it loads much that no other command here needs
 
-    layout, published = open_job(check_job_id(job))
+    layout, published = open_job(job.job_id)
     return Workshop(layout.containers, partial(in_user_namespace_argv, published))
-
-
-def _public() -> Store:
-    """Return the public images as this process can see them: inside a job, by the job's mount."""
-    job = os.environ.get("OAR_JOB_ID", "")
-    return Store(JobLayout(check_job_id(job)).images if job else _configured())
-
-
-def _configured() -> Path:
-    return read_config().store
-
-
-def _stores(directory: Path | None) -> list[Store]:
-    """Return the stores that the caller may look into."""
-    if directory is not None:
-        return [Store(directory, archives=os.geteuid() != 0)]
-    if os.geteuid() == 0:
-        return [Store(_configured())]
-    return [_public(), Store.private()]
-
-
-def _all(directory: Path | None) -> Iterator[tuple[Record, str, Store]]:
-    for store in _stores(directory):
-        try:
-            names = store.names()
-        except ImageError:
-            if os.geteuid() == 0 or directory is not None:
-                raise
-            continue  # a user outside a job, on a node
-        for name in names:
-            yield store.record(name), _whose(store), store
-
-
-def _find(text: str, directory: Path | None, *, writable: bool = False) -> tuple[Store, ImageName]:
-    """Return an image and where it is."""
-    parsed = ImageName.parse(text)
-    stores = _stores(directory)
-    if writable:
-        *others, own = stores
-        if not own.has(parsed) and any(_has(store, parsed) for store in others):
-            raise UsageError(f"image {parsed} is public: only the administrator may remove it")
-        stores = [own]
-    for store in stores:
-        if _has(store, parsed):
-            return store, parsed
-    stores[-1].require(parsed)
-    raise UsageError(f"image {parsed} is not there")
-
-
-def _has(store: Store, name: ImageName) -> bool:
-    try:
-        return store.has(name)
-    except OSError:  # a store that the caller may not look into
-        return False
-
-
-def _writable(directory: Path | None, name: ImageName, archive: bool) -> Store:
-    """Return the store in which the caller makes images."""
-    *others, own = _stores(directory)
-    if any(_has(store, name) for store in others):
-        raise ImageError(
-            f"image {name} is the name of a public image, which jobs would get instead: give "
-            "another name or tag"
-        )
-    return Store(own.root, archives=archive or own.archives)
-
-
-def _whose(store: Store) -> str:
-    return OWN if store.root == Store.private().root else PUBLIC
-
-
-def _facts(record: Record, whose: str, store: Store) -> dict[str, Any]:
-    name = ImageName(record.name, record.tag)
-    return {
-        "image": str(name),
-        "whose": whose,
-        **asdict(record),
-        "path": str(store.directory(name)),
-    }
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"

@@ -12,6 +12,7 @@ import click
 
 from oar_lxc.cli import reach
 from oar_lxc.cli.reach import complete_container, complete_job, doorway, find_running
+from oar_lxc.cli.table import print_table
 from oar_lxc.errors import ContainerError
 from oar_lxc.layout import check_job_id
 from oar_lxc.lookup import find_container, list_containers, parse_target
@@ -38,15 +39,13 @@ def list_(job: str | None, as_json: bool) -> None:
     if not containers:
         click.echo(f"job {remote.job_id} has no containers", err=True)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("CONTAINER", "NODE", "STATE", "ADDRESS", "PID", "CPUS"):
-        table.add_column(title, no_wrap=True)
-    for c in containers:
-        table.add_row(c.name, c.node, c.state, c.address, str(c.pid or "-"), c.cpus or "-")
-    Console(soft_wrap=True, highlight=False).print(table)
+    print_table(
+        ("CONTAINER", "NODE", "STATE", "ADDRESS", "PID", "CPUS"),
+        [
+            (c.name, c.node, c.state, c.address, str(c.pid or "-"), c.cpus or "-")
+            for c in containers
+        ],
+    )
 
 
 @click.command()

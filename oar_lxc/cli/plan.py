@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from oar_lxc.cli.table import print_table
 from oar_lxc.errors import UsageError
 from oar_lxc.job import Job
 from oar_lxc.layout import check_job_id
@@ -55,14 +56,9 @@ def _job(job_id: str | None, nodes: int | None, cores: int | None) -> Job:
 
 
 def _print(made: Plan) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("CONTAINER", "NODE", "GROUP", "IMAGE", "CORES", "MEMORY", "PORTS"):
-        table.add_column(title, no_wrap=True)
-    for c in made.containers:
-        table.add_row(
+    titles = ("CONTAINER", "NODE", "GROUP", "IMAGE", "CORES", "MEMORY", "PORTS")
+    rows = [
+        (
             c.name,
             c.node,
             c.group,
@@ -71,4 +67,6 @@ def _print(made: Plan) -> None:
             f"{c.memory / (1 << 20):g}M" if c.memory else "shared",
             " ".join(f"{port.node}:{port.container}" for port in c.ports) or "-",
         )
-    Console(soft_wrap=True, highlight=False).print(table)
+        for c in made.containers
+    ]
+    print_table(titles, rows)

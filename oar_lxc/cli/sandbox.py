@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from oar_lxc.cli.table import print_table
 from oar_lxc.errors import UsageError
 from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.state import Settings
@@ -66,22 +67,13 @@ def demo() -> None:
 
     Brings the cluster up first, in the set-up that is advised, and leaves it up.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from oar_lxc.sandbox.demo import Demo, next_steps
 
     cluster = Sandbox(say=click.echo)
     known = cluster.state.settings() or Settings()
     cluster.up(Settings(nodes=max(2, known.nodes), cores=known.cores))
 
-    def table(titles: list[str], rows: list[list[str]]) -> None:
-        made = Table(*titles, box=None, pad_edge=False)
-        for row in rows:
-            made.add_row(*row)
-        Console(width=140, highlight=False).print(made)
-
-    Demo(cluster, click.echo, table).run()
+    Demo(cluster, click.echo, print_table).run()
     click.echo("the cluster is up. What you may want to type next:")
     for line in next_steps():
         click.echo(f"    {line}")

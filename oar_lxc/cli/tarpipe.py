@@ -14,13 +14,17 @@ from oar_lxc.extract import CHUNK, Complain, Readable
 
 Door = Callable[[Sequence[str]], list[str]]
 
-# Prints what it cannot read on standard error, as `PATH: REASON`.
+# Prints what it cannot read on standard error, as `PATH: REASON`. A link that is named is
+# followed, but not those below it, for which neither GNU tar nor busybox has an option.
 SEND = r"""
 path=$1
-[ -e "$path" ] || [ -L "$path" ] || { echo "$path: No such file or directory" >&2; exit 3; }
+[ -e "$path" ] || { echo "$path: No such file or directory" >&2; exit 3; }
 command -v tar >/dev/null || { echo "there is no tar in this container" >&2; exit 3; }
 if [ "$3" = . ]; then cd -- "$path"; else cd -- "$2"; fi || exit 3
-exec tar -cf - -- "./$3"
+what=./$3
+follow=
+[ -L "$what" ] && if [ -d "$what" ]; then what=$what/.; else follow=-h; fi
+exec tar -cf - $follow -- "$what"
 """
 # Says first what becomes of it: "into" a directory, "as" something new, "over" a file.
 RECEIVE = r"""

@@ -10,6 +10,7 @@ import click
 
 from oar_lxc.cli import reach
 from oar_lxc.cli.reach import complete_job
+from oar_lxc.cli.table import print_table
 from oar_lxc.layout import check_job_id
 from oar_lxc.remote import Remote, raise_first
 
@@ -42,21 +43,16 @@ def timeline(job: str | None, as_json: bool, steps: bool) -> None:
     if as_json:
         click.echo(json.dumps(phases, indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("NODE", "PHASE", "BEGIN", "SECONDS", "CONTAINERS"):
-        right = title in ("SECONDS", "CONTAINERS")
-        table.add_column(title, no_wrap=True, justify="right" if right else "left")
+    rows = []
     for phase in phases:
         begin = time.strftime("%H:%M:%S", time.localtime(phase["begin"]))
         count = str(phase["containers"] or "-")
         seconds = f"{phase['seconds']:.3f}"
-        table.add_row(phase["node"], phase["phase"], begin, seconds, count)
+        rows.append((phase["node"], phase["phase"], begin, seconds, count))
         for step, took in phase.get("steps", {}).items() if steps else ():
-            table.add_row("", f"  {step}", "", f"{took:.3f}", "")
-    Console(soft_wrap=True, highlight=False).print(table)
+            rows.append(("", f"  {step}", "", f"{took:.3f}", ""))
+    titles = ("NODE", "PHASE", "BEGIN", "SECONDS", "CONTAINERS")
+    print_table(titles, rows, right=("SECONDS", "CONTAINERS"))
 
 
 def find_phases(remote: Remote) -> list[dict[str, Any]]:

@@ -86,35 +86,34 @@ class Checked:
         Raises:
             ImageError: it is such.
         """
-        name = os.fsdecode(member.path)
         if member.kind in (CHARACTER, DEVICE):
             raise ImageError(
-                f"member {name} is a device, which no image may have: pack it without (tar "
+                f"member {member.name} is a device, which no image may have: pack it without (tar "
                 "--exclude='./dev/*'), containers get theirs when they start"
             )
         if not (0 <= member.uid < IDS and 0 <= member.gid < IDS):
             raise ImageError(
-                f"member {name} belongs to {member.uid}:{member.gid}; a container has the ids "
-                f"from 0 to {IDS - 1}"
+                f"member {member.name} belongs to {member.uid}:{member.gid}; a container has the "
+                f"ids from 0 to {IDS - 1}"
             )
         before = self.manifest.entries.get(path)
         if before is not None and not before.kind == member.kind == DIRECTORY:
-            raise ImageError(f"member {name} is there twice")
+            raise ImageError(f"member {member.name} is there twice")
         if path == ROOT and member.kind != DIRECTORY:
-            raise ImageError(f"member {name} is the root and no directory")
+            raise ImageError(f"member {member.name} is the root and no directory")
         if member.kind == SYMLINK:
             if not member.target:
-                raise ImageError(f"link {name} leads nowhere")
+                raise ImageError(f"link {member.name} leads nowhere")
             if _climbs_out(path, member.target):
                 raise ImageError(
-                    f"link {name} leads out of the root, to {os.fsdecode(member.target)}"
+                    f"link {member.name} leads out of the root, to {os.fsdecode(member.target)}"
                 )
         elif member.kind == HARD_LINK:
             entry = self.manifest.entries.get(member.target)
             if entry is None or entry.kind == DIRECTORY:
                 raise ImageError(
-                    f"hard link {name} leads to {os.fsdecode(member.target)}, which is no file "
-                    "of the archive before it"
+                    f"hard link {member.name} leads to {os.fsdecode(member.target)}, which is no "
+                    "file of the archive before it"
                 )
 
 
@@ -283,8 +282,7 @@ def _own(member: Member) -> None:
                 break
         if key & 7 or key >> 3 not in numbers:
             raise ImageError(
-                f"member {os.fsdecode(member.path)} has an attribute {_ROOTLESS.decode()} that "
-                "cannot be read"
+                f"member {member.name} has an attribute {_ROOTLESS.decode()} that cannot be read"
             )
         numbers[key >> 3] = value
     none = 0xFFFFFFFF  # "as it is"

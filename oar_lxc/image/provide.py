@@ -43,7 +43,7 @@ def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
     parsed = ImageName.parse(name)
     stores = own_stores(layout, home)
     for store in (Store(layout.images), *stores):
-        if not _has(store, parsed):
+        if not store.shows(parsed):
             continue
         rootfs = store.directory(parsed) / ROOTFS
         if not rootfs.is_dir():
@@ -64,14 +64,12 @@ def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
 
 def own_stores(layout: JobLayout, home: Path) -> tuple[Store, Store]:
     """Return where a job's user has images of their own: pushed to this node, and at home."""
-    return Store(layout.private / PUSHED, archives=True), Store.private(home)
+    return pushed_store(layout), Store.private(home)
 
 
-def _has(store: Store, name: ImageName) -> bool:
-    try:
-        return store.has(name)
-    except OSError:  # a home that is not there
-        return False
+def pushed_store(layout: JobLayout) -> Store:
+    """Return the images that were pushed to this node for a job."""
+    return Store(layout.private / PUSHED, archives=True)
 
 
 def _names(store: Store) -> list[ImageName]:
@@ -92,12 +90,12 @@ def halt_signal(rootfs: Path) -> str:
 
 def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) -> Path:
     """Unpack an archive for the job, unless it is there already."""
-    record = store.record(name)
-    if not record.digest:
-        raise ImageError(f"image {name} in {store.root} has no digest: import it anew")
+    record = store.identified(name)
     place = layout.containers / UNPACKED
     _make_directory(place)
     final = place / record.digest.partition(":")[2]
+    if (final / ROOTFS).is_dir():
+        return final / ROOTFS  # whoever unpacks another image meanwhile does not matter
     lock = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # launches of the job come one after the other
@@ -105,7 +103,7 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
             half = place / ".half"
             _remove(half, inside)
             try:
-                _unpack_into(half, store, name, record, inside)
+                _unpack_into(half, store, record, inside)
                 os.rename(half, final)
             except BaseException:
                 _remove(half, inside)
@@ -115,25 +113,19 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
     return final / ROOTFS
 
 
-def _unpack_into(
-    half: Path, store: Store, name: ImageName, record: Record, inside: Inside
-) -> None:
+def _unpack_into(half: Path, store: Store, record: Record, inside: Inside) -> None:
     # Which take time to import, that launches of public images need not pay.
     from oar_lxc.image.make import UNPACK, one_sentence, pump
     from oar_lxc.image.sources import open_source
 
     _make_directory(half)
+    name = record.image
     archive = store.directory(name) / ARCHIVE
     rootfs = str(half / ROOTFS)
     make = ["sh", "-c", 'mkdir -m 755 "$0" && exec "$@"', rootfs]
     with one_sentence(f"image {name}", store), open_source(str(archive), half) as stream:
         manifest = pump(stream, inside([*make, *UNPACK, "-C", rootfs]), lambda size: None)
-    found = manifest.digest()
-    if found != record.digest:
-        raise ImageError(
-            f"image {name} in {store.root} was changed: its digest is {found}, it was published "
-            f"with {record.digest}; import it anew"
-        )
+    store.refuse_changed(record, manifest.digest())
     shutil.copyfile(store.directory(name) / RECORD, half / RECORD)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oar_lxc.errors import CommandError, ImageError
+from oar_lxc.errors import CommandError
 from oar_lxc.image.make import one_sentence
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.receive import CHUNK, PRESENT, Header, header_of
@@ -83,9 +83,7 @@ def push(
         CommandError: TakTuk failed as a whole.
     """
     need("taktuk", "taktuk")
-    record = store.record(name)
-    if not record.digest:
-        raise ImageError(f"image {name} in {store.root} has no digest: import it anew")
+    record = store.identified(name)
     archive = _packed(store, name, scratch)
     header = header_of(archive, str(name), record.digest, record.source)
     offered, failed = _broadcast(route, scratch, header, None, ["--offer"])

@@ -49,6 +49,11 @@ class Record:
     files: int = 0
     halt_signal: str = SYSTEMD_HALT
 
+    @property
+    def image(self) -> ImageName:
+        """The image's name."""
+        return ImageName(self.name, self.tag)
+
     @classmethod
     def of(cls, name: ImageName, manifest: Manifest, source: str) -> Record:
         """Return the record of an image that is being made."""

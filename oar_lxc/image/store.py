@@ -6,6 +6,7 @@ The public store of a node has unpacked trees (``rootfs``), the private one of a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -17,8 +18,7 @@ from oar_lxc.errors import ImageError
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.record import RECORD, Record
 from oar_lxc.layout import IMAGES, STATE
-from oar_lxc.regular import read_regular
-from oar_lxc.run import run
+from oar_lxc.run import NONE, run
 
 DIRECTORY = STATE / IMAGES
 ROOTFS = "rootfs"
@@ -27,7 +27,9 @@ PRIVATE = Path(".local/share/oar-lxc/images")  # below the user's home
 
 _HALF = ".half-"
 _LOCK = ".lock"
-_OVERLAY = "overlay"
+_TRIES = 100  # for a lock whose store goes and comes meanwhile
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_GOING = (errno.ENOENT, errno.EEXIST, errno.ESTALE)  # what is met where one does
 
 
 class Store:
@@ -36,16 +38,20 @@ class Store:
     Args:
         root: the directory; need not exist.
         archives: whether images are kept packed.
+        transient: whether the directory goes with the last image.
     """
 
-    def __init__(self, root: Path = DIRECTORY, *, archives: bool = False) -> None:
+    def __init__(
+        self, root: Path = DIRECTORY, *, archives: bool = False, transient: bool = False
+    ) -> None:
         self.root = root
         self.archives = archives
+        self.transient = transient
 
     @classmethod
     def private(cls, home: Path | None = None) -> Store:
         """Return the store of a user's own images, below the home directory."""
-        return cls((home or Path.home()) / PRIVATE, archives=True)
+        return cls((home or Path.home()) / PRIVATE, archives=True, transient=True)
 
     def names(self) -> list[ImageName]:
         """Return the names of the images; a missing directory has none.
@@ -69,6 +75,13 @@ class Store:
         directory = self.directory(name)
         return (directory / ROOTFS).is_dir() or (directory / ARCHIVE).is_file()
 
+    def shows(self, name: ImageName) -> bool:
+        """Whether there is an image of this name that the caller may see."""
+        try:
+            return self.has(name)
+        except OSError:
+            return False
+
     def directory(self, name: ImageName) -> Path:
         """Return where an image is or would be."""
         return self.root / name.directory
@@ -81,6 +94,29 @@ class Store:
         """
         self.require(name)
         return Record.read(self.directory(name), name)
+
+    def identified(self, name: ImageName) -> Record:
+        """Return the record of an image that can be told from others.
+
+        Raises:
+            ImageError: there is no such image, or it has no digest.
+        """
+        record = self.record(name)
+        if not record.digest:
+            raise ImageError(f"image {name} in {self.root} has no digest: import it anew")
+        return record
+
+    def refuse_changed(self, record: Record, digest: str) -> None:
+        """Refuse an image that has another digest than it was published with.
+
+        Raises:
+            ImageError: it has.
+        """
+        if digest != record.digest:
+            raise ImageError(
+                f"image {record.image} in {self.root} was changed: its digest is {digest}, it "
+                f"was published with {record.digest}; remove it and import it anew"
+            )
 
     def require(self, name: ImageName) -> None:
         """Make sure of an image.
@@ -113,7 +149,6 @@ class Store:
         Raises:
             ImageError: the caller may not write to the store.
         """
-        self._make_root()
         with self._locked():
             self._sweep()
             half = _make_directory(self.root)
@@ -121,8 +156,9 @@ class Store:
         try:
             yield half
         finally:
+            os.close(mine)  # first: on NFS, files that are open keep their directory
             remove_tree(half)
-            os.close(mine)
+            self._vanish()
 
     def publish(self, half: Path, record: Record) -> Path:
         """Write a half-made image to disk and give it its name, all at once.
@@ -133,7 +169,7 @@ class Store:
         Raises:
             ImageError: meanwhile somebody else published one of this name.
         """
-        name = ImageName(record.name, record.tag)
+        name = record.image
         (half / RECORD).write_text(record.to_json())
         run(["sync", "--file-system", str(half)], timeout=600)
         final = self.directory(name)
@@ -153,33 +189,70 @@ class Store:
         """
         self.require(name)
         with self._locked():
+            self.require(name)  # another may have been faster
             trash = _make_directory(self.root)
             os.rename(self.directory(name), trash / name.directory)
             _sync_directory(self.root)
         remove_tree(trash)
+        self._vanish()
 
     @property
     def _is_private(self) -> bool:
         return os.geteuid() != 0
 
     def _make_root(self) -> None:
-        try:
-            # Images hold programs that are set-user-id root: nobody else may come near.
-            self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.root.mkdir(mode=0o700 if self._is_private else 0o755, exist_ok=True)
-            if not os.access(self.root, os.W_OK):
-                raise PermissionError(13, "Permission denied", str(self.root))
-        except PermissionError as error:
-            raise ImageError(f"images in {self.root} are made by root: {error}") from error
+        # Images hold programs that are set-user-id root: nobody else may come near.
+        self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700 if self._is_private else 0o755, exist_ok=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the store for a moment: one names or sweeps at a time."""
-        fd = _lock(self.root / _LOCK)
+        """Make the store and hold it for a moment: one names, sweeps or removes it at a time.
+
+        Raises:
+            ImageError: the caller may not write to it.
+        """
+        fd = self._take_lock()
         try:
             yield
         finally:
             os.close(fd)
+
+    def _take_lock(self) -> int:
+        path = self.root / _LOCK
+        why = ""
+        for _ in range(_TRIES):
+            fd = NONE
+            try:
+                self._make_root()
+                fd = _lock(path)
+                if os.path.samestat(os.fstat(fd), path.stat()):
+                    return fd
+            except OSError as error:
+                if error.errno in _REFUSED:
+                    raise ImageError(f"images in {self.root} are made by root: {error}") from error
+                if error.errno not in _GOING:
+                    raise
+                why = os.strerror(error.errno)
+            # While this waited, the store went, and the lock with it.
+            if fd != NONE:
+                os.close(fd)
+        raise ImageError(f"cannot make the directory {self.root}: {why}")
+
+    def _vanish(self) -> None:
+        """Remove a transient store that nobody works in and that has no image.
+
+        Others take a lock only that is still the store's when they have it.
+        """
+        if not self.transient:
+            return
+        with suppress(OSError, ImageError):
+            with self._locked():
+                self._sweep()
+                if os.listdir(self.root) == [_LOCK]:
+                    (self.root / _LOCK).unlink()
+            self.root.rmdir()  # which fails where it is in use, again or still
+            self.root.parent.rmdir()
 
     def _sweep(self) -> None:
         """Remove what nobody works on any more."""
@@ -230,67 +303,6 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def users_of(name: ImageName, digest: str = "", proc: Path = Path("/proc")) -> list[int]:
-    """Return processes that have a container's root file system of an image in their mounts.
-
-    They are found by the lower directory of their overlay, which lies in the images of a job, or
-    in what a job has unpacked.
-
-    Args:
-        name: the image.
-        digest: its digest.
-        proc: where processes are.
-    """
-    places = {f"images/{name.directory}/{ROOTFS}"}
-    if digest:
-        places.add(f".images/{digest.partition(':')[2]}/{ROOTFS}")
-    found = []
-    seen: dict[int, bool] = {}  # one of each mount namespace is enough
-    for process in proc.iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            namespace = (process / "ns/mnt").stat().st_ino
-            if namespace not in seen:
-                seen[namespace] = bool(places & _lower_directories(process / "mountinfo"))
-                if seen[namespace]:
-                    found.append(int(process.name))
-        except OSError:
-            continue  # it ended meanwhile
-    return found
-
-
-def _lower_directories(mountinfo: Path) -> set[str]:
-    found: set[str] = set()
-    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
-        back = line.partition(" - ")[2]
-        kind, _, rest = back.partition(" ")
-        if kind != _OVERLAY:
-            continue
-        for option in rest.rpartition(" ")[2].split(","):
-            if option.startswith("lowerdir="):
-                lower = option.removeprefix("lowerdir=").split(":")
-                found.update("/".join(path.split("/")[-3:]) for path in lower)
-    return found
-
-
-def containers_of(digest: str, directory: Path) -> list[Path]:
-    """Return the directories of a job's containers that are made of an unpacked archive.
-
-    Args:
-        digest: that of the image.
-        directory: where the job has its containers.
-    """
-    wanted = f"/.images/{digest.partition(':')[2]}/{ROOTFS}:"
-    found = []
-    with suppress(OSError):
-        for container in sorted(directory.iterdir()):
-            with suppress(OSError):
-                if wanted in read_regular(container / "config").decode(errors="replace"):
-                    found.append(container)
-    return found
 
 
 def list_images(directory: Path = DIRECTORY) -> list[str]:

@@ -23,8 +23,14 @@ from oar_lxc.setup import bundle, checks, deb, packages
 IMAGE = "debian-12"
 HOST_PACKAGES = ("lxc", "mmdebstrap", "nftables", "iproute2", "util-linux")
 
-# A real cluster waits longer between two runs of the scheduler; here people wait for each job.
-SERVER_SETTINGS = {"SCHEDULER_MIN_TIME_BETWEEN_2_CALLS": "1", "FINAUD_FREQUENCY": "30"}
+# A real cluster has its reasons to be slower; here people wait for each job.
+SERVER_SETTINGS = {
+    # Where the scheduler was called a moment ago, OAR would look again after 10 seconds.
+    "SCHEDULER_MIN_TIME_BETWEEN_2_CALLS": "0",
+    "FINAUD_FREQUENCY": "30",
+    # TakTuk misses now and then that what it runs has ended; by default it looks again after 1 s.
+    "TAKTUK_CMD": "/usr/bin/taktuk -t 30 -s -g 0.1",
+}
 
 _DEB = "/root/oar-lxc.deb"
 _DEB_DIGEST = "/root/oar-lxc.deb.sha256"

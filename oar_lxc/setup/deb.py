@@ -30,7 +30,6 @@ MAINTAINER = "oar_lxc maintainers <oar-lxc@packages.invalid>"
 DEPENDS = (
     "python3 (>= 3.11)",
     "python3-click",
-    "python3-clustershell",
     "python3-lxc",
     "python3-psutil",
     "python3-rich",

@@ -26,7 +26,7 @@ class Launched:
         job: the job.
         process: the job script.
         running: seconds from the script's exec until all were RUNNING.
-        ready: seconds until all were what was waited for.
+        ready: seconds until all answered, 0 where that was not waited for.
         cpu: processor seconds until then.
     """
 
@@ -63,17 +63,14 @@ def launch(job: PretendJob, image: str, count: int, wait: str = "ssh") -> Launch
     before = cpu_seconds(group)
     begin = time.monotonic()
     process = job.start(argv)
-    running = 0.0
-    started = 0
+    last: dict[str, float] = {}
     for line in process.stdout or ():
-        if re.search(r": started$", line):
-            started += 1
-            if started == count:
-                running = time.monotonic() - begin
+        if told := re.search(r": (started|ready)", line):
+            last[told[1]] = time.monotonic() - begin
         if line.startswith("connect from"):
-            ready = time.monotonic() - begin
             cpu = cpu_seconds(group) - before
         if line.startswith("end the job"):
+            running, ready = last["started"], last.get("ready", 0.0)
             return Launched(job, process, running, ready, cpu)
     process.kill()
     raise RuntimeError(process.stderr.read() if process.stderr else "the job script said nothing")

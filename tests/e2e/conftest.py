@@ -30,28 +30,42 @@ def bring_up(sandbox: Sandbox, setup: str) -> Cluster:
     return Cluster(sandbox, setup)
 
 
+class Clusters:
+    """The sandbox of this checkout, in one set-up after the other."""
+
+    def __init__(self) -> None:
+        self.sandbox = Sandbox()
+        self._last: Cluster | None = None
+
+    def in_setup(self, setup: str) -> Cluster:
+        """Bring the cluster into a set-up, unless it was brought there last."""
+        if self._last is None or self._last.setup != setup:
+            self._last = bring_up(self.sandbox, setup)
+        return self._last
+
+
 @pytest.fixture(scope="session")
-def sandbox() -> Iterator[Sandbox]:
-    """Return the sandbox of this checkout; leave it in the set-up that is advised."""
-    sandbox = Sandbox()
-    yield sandbox
-    bring_up(sandbox, "stanza")
+def clusters() -> Iterator[Clusters]:
+    """Return the set-ups of the sandbox; leave it in the one that is advised."""
+    clusters = Clusters()
+    yield clusters
+    clusters.in_setup("stanza")
 
 
 @pytest.fixture(scope="package", params=list(SETUPS))
-def any_setup(request: pytest.FixtureRequest, sandbox: Sandbox) -> Cluster:
+def any_setup(request: pytest.FixtureRequest, clusters: Clusters) -> Cluster:
     """Return the cluster in each of the three set-ups, one after the other."""
-    return bring_up(sandbox, request.param)
+    return clusters.in_setup(request.param)
 
 
 @pytest.fixture(scope="module")
-def cluster(sandbox: Sandbox) -> Cluster:
+def cluster(clusters: Clusters) -> Cluster:
     """Return the cluster in the set-up that is advised: the stanza, the cpuset on."""
-    return bring_up(sandbox, "stanza")
+    return clusters.in_setup("stanza")
 
 
 @pytest.fixture(scope="session")
-def mpi_image(sandbox: Sandbox) -> str:
+def mpi_image(clusters: Clusters) -> str:
     """Let the nodes have the image of the example for MPI, with rsync; return its name."""
-    sandbox.add_image(MPI_IMAGE, (*MPI_PACKAGES, "rsync"))
+    clusters.sandbox.add_image(MPI_IMAGE, (*MPI_PACKAGES, "rsync"))
     return MPI_IMAGE

@@ -362,19 +362,22 @@ def test_bob_cannot_read_alices_key_or_reach_her_containers(job: SubmittedJob) -
 def test_the_files_for_ssh_go_with_the_job(job: SubmittedJob) -> None:
     """With the end of its session, and after oardel with the next ssh-config."""
     cluster = job.cluster
-    other = cluster.submit(f"{SCRIPT} -- sleep 12", "nodes=1/core=1,walltime=0:5:0")
-    other.wait_output("ready")
-    oar(job, "ssh-config", str(other.id))
-    assert cluster.frontend("ls", ".ssh/oar-lxc").stdout.split() == [str(job.id), str(other.id)]
-    other.wait_end()
-    assert cluster.frontend("ls", ".ssh/oar-lxc").stdout.split() == [str(job.id)]
-    killed = cluster.submit(SCRIPT, "nodes=1/core=1,walltime=0:5:0")
-    killed.wait_output("ready")
-    oar(job, "ssh-config", str(killed.id))
+
+    def there() -> set[int]:
+        return set(map(int, cluster.frontend("ls", ".ssh/oar-lxc").stdout.split()))
+
+    told, killed = (cluster.submit(SCRIPT, "nodes=1/core=1,walltime=0:5:0") for _ in range(2))
+    for other in (told, killed):
+        other.wait_output("ready")
+        oar(job, "ssh-config", str(other.id))
+    assert there() == {job.id, told.id, killed.id}
+    cluster.frontend("oardel", "-c", str(told.id))
     killed.delete()
+    told.wait_end()
     killed.wait_end()
+    assert there() == {job.id, killed.id}
     oar(job, "ssh-config", str(job.id))
-    assert cluster.frontend("ls", ".ssh/oar-lxc").stdout.split() == [str(job.id)]
+    assert there() == {job.id}
     ended = oar(job, "ssh-config", str(killed.id), check=False)
     assert f"job {killed.id} has ended" in ended.stderr
 

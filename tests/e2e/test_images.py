@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from oar_lxc.layout import CONFIG
 from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
 
 SCRIPT = "./jobscripts/lxc_job.py"
 ARCHIVE = "/root/small.tar.zst"
+PUSHED = "pushed:2"
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +37,9 @@ def own(cluster: Cluster, small: bytes) -> Iterator[str]:
     cluster.frontend("oar-lxc", "image", "import", "own:1", "small.tar.zst")
     yield "own:1"
     cluster.frontend("oar-lxc", "image", "rm", "own:1")
-    # The store stays when it is empty; other tests look for what jobs leave in the home.
-    cluster.frontend("rm", "-r", "small.tar.zst", ".local/share/oar-lxc")
+    cluster.frontend("rm", "small.tar.zst")
+    # Other tests look for what jobs leave in the home.
+    assert cluster.frontend("ls", ".local/share").stdout == ""
 
 
 def test_a_job_uses_an_image_of_its_user(cluster: Cluster, own: str) -> None:
@@ -64,43 +68,98 @@ def test_an_image_is_its_users_alone(cluster: Cluster, own: str) -> None:
     assert json.loads(listed) == []
 
 
-def test_a_public_image_is_pushed_to_all_nodes(cluster: Cluster, small: bytes) -> None:
-    """From the server, checked there, and used by a job; a second push has nothing to do."""
-    server = cluster.sandbox.machine("server")
-    server.write(ARCHIVE, small)
-    try:
-        cluster.on("server", "oar-lxc", "image", "import", "pushed:2", ARCHIVE)
-        digest = json.loads(cluster.on("server", "oar-lxc", "image", "list", "--json").stdout)
-        done = cluster.on("server", "oar-lxc", "image", "push", "pushed:2", "--json")
-        assert sorted(json.loads(done.stdout)["done"]) == list(cluster.nodes)
-        again = cluster.on("server", "oar-lxc", "image", "push", "pushed:2", "--json")
-        assert sorted(json.loads(again.stdout)["present"]) == list(cluster.nodes)
-        for node in cluster.nodes:
-            told = cluster.on(node, "oar-lxc", "image", "verify", "pushed:2").stdout
-            assert told == f"pushed:2 {digest[0]['digest']} ok\n"
-        job = cluster.submit(f"{SCRIPT} --image pushed:2 -- hostname", "nodes=2,walltime=0:5:0")
-        job.wait_end()
-        found = re.findall(r"^(vm\d): vm\d$", job.output(), re.M)
-        assert sorted(found) == ["vm1", "vm2"], job.output("stderr")
-        lost = cluster.on(
-            "server", "oar-lxc", "image", "push", "pushed:2", "--nodes", "nosuch", check=False
-        )
-        assert lost.status != 0
-        assert "nosuch: " in lost.stderr
-    finally:
-        cluster.on("node1", "oar-lxc", "image", "rm", "pushed:2", "--force", check=False)
-        cluster.on("server", "oar-lxc", "image", "rm", "pushed:2", check=False)
-        cluster.on("server", "rm", "-f", ARCHIVE)
+@pytest.fixture
+def on_server(cluster: Cluster, small: bytes) -> Iterator[str]:
+    """Let the server have an image that it can push; return its digest."""
+    cluster.sandbox.machine("server").write(ARCHIVE, small)
+    told = cluster.on("server", "oar-lxc", "image", "import", PUSHED, ARCHIVE).stdout
+    yield told.split()[1]
+    for node in cluster.nodes:
+        cluster.on(node, "oar-lxc", "image", "rm", PUSHED, "--force", check=False)
+    cluster.on("server", "oar-lxc", "image", "rm", PUSHED)
+    cluster.on("server", "rm", ARCHIVE)
+
+
+@pytest.fixture
+def separate(cluster: Cluster, on_server: str) -> Iterator[str]:
+    """Let each node have a store on its own disk, which the others do not see; return its path."""
+    store, kept = "/var/lib/oar-lxc/separate/images", f"{CONFIG}.kept"
+    for node in cluster.nodes:
+        line = f"cp -a {CONFIG} {kept}; printf '[images]\\nstore = \"{store}\"\\n' >> {CONFIG}"
+        cluster.on(node, "sh", "-c", line)
+    yield store
+    for node in cluster.nodes:
+        cluster.on(node, "mv", kept, str(CONFIG))
+        cluster.on(node, "rm", "-r", str(Path(store).parent))
+
+
+def push(cluster: Cluster, *options: str) -> dict[str, list[str]]:
+    """Push the image from the server; return which nodes had it, and which have it now."""
+    done = cluster.on("server", "oar-lxc", "image", "push", PUSHED, "--json", *options)
+    found = json.loads(done.stdout)
+    return {key: sorted(found[key]) for key in ("present", "done")}
+
+
+def test_a_public_image_is_pushed_to_a_store_that_nodes_share(
+    cluster: Cluster, on_server: str
+) -> None:
+    """From the server, and checked there; a second push has nothing to do."""
+    assert push(cluster) == {"present": [], "done": list(cluster.nodes)}
+    assert push(cluster) == {"present": list(cluster.nodes), "done": []}
+    for node in cluster.nodes:
+        told = cluster.on(node, "oar-lxc", "image", "verify", PUSHED).stdout
+        assert told == f"{PUSHED} {on_server} ok\n"
+    lost = cluster.on(
+        "server", "oar-lxc", "image", "push", PUSHED, "--nodes", "nosuch", check=False
+    )
+    assert lost.status != 0
+    assert "nosuch: " in lost.stderr
+
+
+def test_a_public_image_is_pushed_to_the_store_of_each_node(
+    cluster: Cluster, on_server: str, separate: str
+) -> None:
+    """To those that lack it; a job finds it on all of them, and nothing else."""
+    first, second = cluster.nodes
+    assert push(cluster, "--nodes", second) == {"present": [], "done": [second]}
+    assert cluster.on(first, "ls", separate, check=False).status != 0
+    assert push(cluster) == {"present": [second], "done": [first]}
+    for node in cluster.nodes:
+        (found,) = json.loads(cluster.on(node, "oar-lxc", "image", "list", "--json").stdout)
+        assert (found["image"], found["digest"]) == (PUSHED, on_server)
+        assert found["path"].startswith(f"{separate}/")
+    job = cluster.submit(f"{SCRIPT} --image {PUSHED}", "nodes=2,walltime=0:5:0")
+    job.wait_output("connect from the frontend:")
+    ids = cluster.first_ids(job)
+    found = {
+        name: nodes for (name, whose), nodes in listed(cluster, job).items() if whose != "own"
+    }
+    assert found == {PUSHED: [list(cluster.nodes)]}
+    for name in ("vm1", "vm2"):
+        done = cluster.frontend("oar-lxc", "exec", f"{job.id}/{name}", "--", "hostname")
+        assert done.stdout == f"{name}\n"
+    used = cluster.on(first, "oar-lxc", "image", "rm", PUSHED, check=False)
+    assert f"is in use on this machine, by job {job.id} of alice: end it" in used.stderr
+    job.delete()
+    job.wait_end()
+    cluster.assert_nothing_left(job, ids)
 
 
 def test_an_own_image_is_pushed_to_the_nodes_of_a_job(cluster: Cluster, own: str) -> None:
+    """And the frontend lists what they have, before and after."""
     job = cluster.submit(SCRIPT, "nodes=2,walltime=0:10:0")
     job.wait_output("connect from the frontend:")
     ids = cluster.first_ids(job)
+    before = listed(cluster, job)
+    assert before["debian-12", "public"] == [list(cluster.nodes)]
+    assert before[own, "own"] == [[]]
     cluster.frontend("oar-lxc", "image", "push", own, "--job", str(job.id))
     for node in cluster.nodes:
         path = f"/var/lib/oar-lxc/jobs/{job.id}/private/images/own@1/rootfs.tar.zst"
         assert cluster.on(node, "stat", "-c", "%U", path).stdout.strip() == "alice"
+    assert listed(cluster, job) == before | {(own, "own"): [list(cluster.nodes), []]}
+    table = cluster.frontend("oar-lxc", "image", "list", "--job", str(job.id)).stdout
+    assert re.search(r"^debian-12 +public .* node\[1-2\]$", table, re.MULTILINE), table
     job.delete()
     job.wait_end()
     cluster.assert_nothing_left(job, ids)
@@ -141,6 +200,15 @@ def test_a_build_that_is_cut_off_leaves_nothing(cluster: Cluster) -> None:
     assert left == ""
     cluster.assert_nothing_left(job, {ids[0]: ids[1]})
     assert "cut" not in cluster.frontend("oar-lxc", "image", "list").stdout
+
+
+def listed(cluster: Cluster, job: SubmittedJob) -> dict[tuple[str, str], list[list[str]]]:
+    """Return the nodes that have each image, by its name and whose it is, as a frontend does."""
+    text = cluster.frontend("oar-lxc", "image", "list", "--job", str(job.id), "--json").stdout
+    found: dict[tuple[str, str], list[list[str]]] = {}
+    for one in json.loads(text):
+        found.setdefault((one["image"], one["whose"]), []).append(one["nodes"])
+    return found
 
 
 def building(cluster: Cluster, job: SubmittedJob) -> list[tuple[str, int]]:

@@ -42,19 +42,28 @@ def test_the_checkpoint_signal_ends_the_session_in_order(cluster: Cluster) -> No
     cluster.assert_nothing_left(job, ids)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ("--image nosuch", "image nosuch does not exist on this node; images here: debian-12"),
-        ("--image ../../etc", "image '../../etc' is not an image name"),
-        ("--per-node 2000", "ask for fewer containers"),
-        ("--per-node 0", "at least 1 container a node is allowed"),
-        ("-- nosuch-command", "oar-lxc: nosuch-command: no such command in vm1"),
-    ],
-)
-def test_a_mistake_gets_one_sentence(cluster: Cluster, arguments: str, sentence: str) -> None:
+MISTAKES = {
+    "--image nosuch": "image nosuch does not exist on this node; images here: debian-12",
+    "--image ../../etc": "image '../../etc' is not an image name",
+    "--per-node 2000": "ask for fewer containers",
+    "--per-node 0": "at least 1 container a node is allowed",
+    "-- nosuch-command": "oar-lxc: nosuch-command: no such command in vm1",
+}
+
+
+@pytest.fixture(scope="module")
+def mistaken(cluster: Cluster) -> dict[str, SubmittedJob]:
+    """Return a job with each mistake; OAR runs them as there are cores."""
+    return {arguments: cluster.submit(f"{SCRIPT} {arguments}") for arguments in MISTAKES}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_gets_one_sentence(
+    cluster: Cluster, mistaken: dict[str, SubmittedJob], arguments: str
+) -> None:
     """It stands in the job's stderr, the job fails, and no node is suspected."""
-    job = ended(cluster, f"{SCRIPT} {arguments}")
+    job, sentence = mistaken[arguments], MISTAKES[arguments]
+    job.wait_end()
     assert sentence in job.output("stderr")
     assert "Traceback" not in job.output("stderr")
     assert not job.facts()["exit_code"].startswith("0 ")

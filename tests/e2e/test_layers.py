@@ -8,14 +8,18 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from oar_lxc.sandbox.cluster import Sandbox
 from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
-from tests.e2e.conftest import bring_up
 
 SCRIPT = "./jobscripts/lxc_job.py"
 NODE_COMMAND = "/usr/sbin/oar-lxc-node"
 EPILOGUE = "/usr/share/oar-lxc/hooks/epilogue"
 REAL = "/run/oar-lxc-node.real"
+
+
+def in_setup(name: str) -> pytest.MarkDecorator:
+    """Let a test that takes ``any_setup`` run in one of them alone."""
+    return pytest.mark.parametrize("any_setup", [name], indirect=True)
+
 
 # In place of the root side's command: it knows nothing of destroying, but for the reaper.
 WITHOUT_DESTROY = f"""#!/bin/sh
@@ -99,9 +103,36 @@ def test_the_stanza_alone_is_enough(cluster: Cluster) -> None:
     assert layers(cluster, job) == {"stanza"}
 
 
-def test_the_epilogue_alone_is_enough(sandbox: Sandbox) -> None:
+def test_oar_gives_a_node_that_is_not_clean_to_nobody_until_it_is(cluster: Cluster) -> None:
+    """The node check tells of what the reaper cannot destroy, and falls silent by itself."""
+    node = cluster.nodes[0]
+    stuck = "/var/lib/oar-lxc/stuck"
+
+    def state() -> str:
+        listing = cluster.frontend("oarnodes", "-s").stdout
+        return listing.partition(node)[2].split(":")[1].split()[0]
+
+    def check(state_wanted: str) -> None:
+        cluster.on(node, "/etc/oar/check.d/oar-lxc")
+        cluster.look_at_nodes()
+        wait_until(f"{node} is {state_wanted}", lambda: state() == state_wanted, 120)
+
+    assert state() == "Alive"
+    cluster.on(node, "sh", "-c", f"echo 'failed: job 9 of alice: …; left: 1 cgroups' > {stuck}")
+    try:
+        check("Suspected")
+        assert "job 9" in cluster.on(node, "cat", "/var/lib/oar/checklogs/oar-lxc").stdout
+    finally:
+        # The reaper has nothing to complain of: it removes both.
+        cluster.on(node, "oar-lxc-node", "reap")
+    assert cluster.on(node, "test", "-e", stuck, check=False).status == 1
+    check("Alive")
+
+
+@in_setup("hooks")
+def test_the_epilogue_alone_is_enough(any_setup: Cluster) -> None:
     """From the first node, on all: the set-up without a stanza."""
-    cluster = bring_up(sandbox, "hooks")
+    cluster = any_setup
     job, ids = started(cluster)
     job.delete()
     job.wait_end()
@@ -123,9 +154,10 @@ def of(jobs: Sequence[dict[str, object]], job: SubmittedJob) -> list[tuple[objec
     return [(one["action"], one["why"]) for one in jobs if one["job_id"] == job.id]
 
 
-def test_the_reaper_alone_is_enough_with_the_word_of_oar(sandbox: Sandbox) -> None:
+@in_setup("no-cpuset")
+def test_the_reaper_alone_is_enough_with_the_word_of_oar(any_setup: Cluster) -> None:
     """No hook destroys anything and no cpuset tells of a job's end; the living are left alone."""
-    cluster = bring_up(sandbox, "no-cpuset")
+    cluster = any_setup
     with replaced(cluster, NODE_COMMAND, WITHOUT_DESTROY):
         living, living_ids = started(cluster)
         job, ids = started(cluster)
@@ -147,35 +179,3 @@ def test_the_reaper_alone_is_enough_with_the_word_of_oar(sandbox: Sandbox) -> No
     living.delete()
     living.wait_end()
     cluster.assert_nothing_left(living, living_ids)
-
-
-def test_oar_gives_a_node_that_is_not_clean_to_nobody_until_it_is(cluster: Cluster) -> None:
-    """The node check tells of what the reaper cannot destroy, and falls silent by itself."""
-    node = cluster.nodes[0]
-    stuck = "/var/lib/oar-lxc/stuck"
-
-    def state() -> str:
-        listing = cluster.frontend("oarnodes", "-s").stdout
-        return listing.partition(node)[2].split(":")[1].split()[0]
-
-    def check(state_wanted: str) -> None:
-        cluster.on(node, "/etc/oar/check.d/oar-lxc")
-        wait_until(f"{node} is {state_wanted}", lambda: state() == state_wanted, 120)
-
-    assert state() == "Alive"
-    cluster.on(node, "sh", "-c", f"echo 'failed: job 9 of alice: …; left: 1 cgroups' > {stuck}")
-    try:
-        check("Suspected")
-        assert "job 9" in cluster.on(node, "cat", "/var/lib/oar/checklogs/oar-lxc").stdout
-    finally:
-        # The reaper has nothing to complain of: it removes both.
-        cluster.on(node, "oar-lxc-node", "reap")
-    assert cluster.on(node, "test", "-e", stuck, check=False).status == 1
-    check("Alive")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_it_was(sandbox: Sandbox) -> Iterator[None]:
-    """Leave the set-up that other modules expect."""
-    yield
-    bring_up(sandbox, "stanza")

@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
-from tests.e2e.cluster import Cluster, SubmittedJob
+from tests.e2e.cluster import ENDED, Cluster, SubmittedJob, wait_until
 
 SCRIPT = "./jobscripts/lxc_job.py"
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """Two jobs that run beside each other, on all cores that there are.
+
+    Attributes:
+        running: one whose containers are looked at.
+        expiring: one whose walltime is soon over.
+        ids: the first ids of the latter's ranges, by node.
+    """
+
+    running: SubmittedJob
+    expiring: SubmittedJob
+    ids: dict[str, int]
+
+
 @pytest.fixture(scope="package")
-def running(any_setup: Cluster) -> Iterator[SubmittedJob]:
-    """Return a job whose containers are up; it is deleted in the end."""
-    job = any_setup.submit(f"{SCRIPT} --per-node 2")
+def jobs(any_setup: Cluster) -> Iterator[Jobs]:
+    """Return the two jobs, with all their containers up."""
+    expiring = any_setup.submit(SCRIPT, "nodes=2/core=1,walltime=0:0:20")
+    running = any_setup.submit(f"{SCRIPT} --per-node 2")
     try:
-        job.wait_output("connect from the frontend:")
-        yield job
+        expiring.wait_output("connect from the frontend:")
+        ids = any_setup.first_ids(expiring)
+        running.wait_output("connect from the frontend:")
+        yield Jobs(running, expiring, ids)
     finally:
-        job.delete()
-        job.wait_end()
+        living = [job for job in (expiring, running) if job.state not in ENDED]
+        for job in living:
+            job.delete()
+        for job in living:
+            job.wait_end()
+
+
+@pytest.fixture(scope="package")
+def running(jobs: Jobs) -> SubmittedJob:
+    """Return the job that runs until it is deleted, by the last test of those that look at it."""
+    return jobs.running
 
 
 def containers(job: SubmittedJob) -> list[dict[str, object]]:
@@ -87,6 +118,76 @@ def test_commands_run_from_the_frontend(running: SubmittedJob) -> None:
     assert "err" in result.stderr
 
 
+# What very many nodes are reached by, with few: one node reaches one, and that one the next.
+CHAIN = """
+import sys
+from oar_lxc import remote
+remote.WIDTH = 1
+from oar_lxc.lookup import find_remote
+from oar_lxc.session import run_in_containers
+way = find_remote(int(sys.argv[1]))
+argv = ["sh", "-c", f"hostname; sleep {sys.argv[2]}"]
+for outcome in run_in_containers(way, ["vm1", "vm2", "vm3", "vm4"], way.nodes, argv):
+    print(outcome.status, outcome.stdout, end="")
+"""
+
+
+def _parents(cluster: Cluster, node: str, end: str) -> set[str]:
+    """Return who started the processes of a node whose command lines end so, by process id."""
+    lines = cluster.on(node, "ps", "-eo", "ppid=,args=").stdout.splitlines()
+    return {line.split()[0] for line in lines if line.endswith(end)}
+
+
+def _leader(job: SubmittedJob) -> tuple[str, str] | None:
+    """Return the node that leads to another, and the process that does."""
+    for node in job.cluster.nodes:
+        parents = _parents(job.cluster, node, f"oar_lxc.agent {job.id} exec")
+        # The job script has a fan-out of its own there, which is not asked for the command.
+        fanouts = job.cluster.on(node, "pgrep", "-f", "oar_lxc[.]fanout$", check=False).stdout
+        if leaders := parents & set(fanouts.split()):
+            return node, leaders.pop()
+    return None
+
+
+@contextmanager
+def chain(job: SubmittedJob, seconds: int) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """Run a command through a chain of nodes; yield it, the first of them, and what leads on."""
+    frontend = job.cluster.sandbox.machine("frontend")
+    argv = frontend.command(["python3", "-c", CHAIN, str(job.id), str(seconds)], user=job.user)
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            node, pid = wait_until("a node leads to another", partial(_leader, job))
+            yield process, node, pid
+        finally:
+            process.kill()
+
+
+def test_nodes_are_reached_through_each_other(running: SubmittedJob) -> None:
+    """As very many are, in each set-up; oarsh gets from node to node."""
+    with chain(running, 5) as (process, _, _):
+        out, err = process.communicate(timeout=60)
+    assert (out, err) == ("0 vm1\n0 vm2\n0 vm3\n0 vm4\n", "")
+
+
+def test_nodes_behind_one_that_is_lost_are_told(running: SubmittedJob) -> None:
+    """The fan-out of a node that leads to another is killed: both are named, and all is well."""
+    cluster = running.cluster
+    on_node = {str(c["node"]): str(c["name"]) for c in containers(running)}
+    with chain(running, 60) as (process, node, pid):
+        # The command runs on both.
+        for each in on_node:
+            wait_until("the command runs", partial(_parents, cluster, each, " sleep 60"))
+        cluster.on(node, "kill", "-9", pid)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert f"node {node}: oarsh or the agent failed" in err
+    for name in on_node.values():
+        target = f"{running.id}/{name}"
+        assert cluster.frontend("oar-lxc", "exec", target, "--", "hostname").stdout.strip() == name
+
+
 def test_programs_that_want_a_terminal_get_one(running: SubmittedJob) -> None:
     """A container has pseudo terminals of its own."""
     command = ["oar-lxc", "exec", f"{running.id}/vm1", "--", "script", "-qec", "tty", "/dev/null"]
@@ -141,15 +242,14 @@ def test_another_user_gets_nowhere(running: SubmittedJob) -> None:
         assert "belongs to alice" in result.stderr
 
 
-def test_oardel_leaves_nothing(any_setup: Cluster) -> None:
+def test_oardel_leaves_nothing(running: SubmittedJob) -> None:
     """A running job is killed: nothing is left on any node, and OAR trusts them."""
-    job = any_setup.submit(SCRIPT)
-    job.wait_output("connect from the frontend:")
-    ids = any_setup.first_ids(job)
-    assert all(any_setup.left(node, job, first) for node, first in ids.items())
-    job.delete()
-    job.wait_end()
-    any_setup.assert_nothing_left(job, ids)
+    cluster = running.cluster
+    ids = cluster.first_ids(running)
+    assert all(cluster.left(node, running, first) for node, first in ids.items())
+    running.delete()
+    running.wait_end()
+    cluster.assert_nothing_left(running, ids)
 
 
 def test_a_command_runs_in_every_container(any_setup: Cluster) -> None:
@@ -163,15 +263,6 @@ def test_a_command_runs_in_every_container(any_setup: Cluster) -> None:
     any_setup.assert_nothing_left(job, ids)
 
 
-def test_walltime_leaves_nothing(any_setup: Cluster) -> None:
-    """A job that OAR ends at its walltime leaves nothing."""
-    job = any_setup.submit(SCRIPT, "nodes=2/core=1,walltime=0:0:20")
-    job.wait_output("connect from the frontend:")
-    ids = any_setup.first_ids(job)
-    assert job.wait_end(120) == "Error"
-    any_setup.assert_nothing_left(job, ids)
-
-
 def test_a_failing_script_leaves_nothing(any_setup: Cluster) -> None:
     """The worst exit status of the command is the job's, and nothing is left."""
     job = any_setup.submit(f"{SCRIPT} -- sh -c 'sleep 2; exit 3'")
@@ -180,3 +271,9 @@ def test_a_failing_script_leaves_nothing(any_setup: Cluster) -> None:
     job.wait_end()
     assert job.facts()["exit_code"].startswith("768")
     any_setup.assert_nothing_left(job, ids)
+
+
+def test_walltime_leaves_nothing(jobs: Jobs) -> None:
+    """A job that OAR ends at its walltime leaves nothing."""
+    assert jobs.expiring.wait_end(120) == "Error"
+    jobs.expiring.cluster.assert_nothing_left(jobs.expiring, jobs.ids)

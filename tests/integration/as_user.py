@@ -11,13 +11,13 @@ import os
 import pickle
 import pwd
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from oar_lxc.cgroups import enter_cgroups
-from oar_lxc.container import LxcRuntime, Started
+from oar_lxc.container import LxcRuntime, StartAll, Started
 from oar_lxc.errors import ContainerError
 from tests.integration.conftest import published
 from tests.pretend import PretendJob
@@ -47,9 +47,13 @@ class UserRuntime:
         assert isinstance(started, Started)
         return started
 
-    def start_all(self, names: Sequence[str]) -> Iterator[Started | ContainerError]:
-        for name in names:
-            yield self.start(name)
+    @contextmanager
+    def starting(self) -> Iterator[StartAll]:
+        yield self._start_all
+
+    def _start_all(self, batches: Iterable[Sequence[str]]) -> Iterator[Started | ContainerError]:
+        for names in batches:
+            yield from map(self.start, names)
 
     def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         return list(self._call("kill", list(names), timeout, for_good))

@@ -28,7 +28,10 @@ share = [
 ]
 keys = {"authorized": "", "client": "", "host": "", "host_public": ""}
 images = {"debian-12": layout.images / "debian-12/rootfs"}
-create_containers(layout, published, share, images=images, hosts={}, keys=keys, session="test")
+made = create_containers(
+    layout, published, share, images=images, hosts={}, keys=keys, session="test"
+)
+assert [name for names in made for name in names] == ["a", "b", "broken"]
 config = layout.containers / "broken/config"
 config.write_text(config.read_text().replace("/rootfs:", "/no-such-rootfs:"))
 """

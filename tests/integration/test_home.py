@@ -181,6 +181,11 @@ def test_without_the_home_she_has_an_empty_one_of_her_own(job: PretendJob) -> No
         ('"/root"', "mount /root cannot be read by "),
         ('"/usr/share:/srv:rw"', "mount /usr/share cannot be writable: it is not below"),
         ('"/home:/srv:rw"', "mount /home cannot be written to by "),
+        (
+            '"/usr/share:/data", "/etc:/data/no/such"',
+            "group vm: mount /etc: its target /data/no/such cannot be made in what is mounted at "
+            "/data: make /usr/share/no/such on the node first, or choose another target",
+        ),
     ],
 )
 def test_what_may_not_be_mounted_is_one_sentence_and_nothing_starts(

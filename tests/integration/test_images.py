@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import ImageError
+from oar_lxc.image import make
 from oar_lxc.image.building import build_image
 from oar_lxc.image.make import import_image, verify
 from oar_lxc.image.names import ImageName
@@ -211,6 +212,28 @@ def test_a_disk_that_fills_half_way_is_one_sentence_and_leaves_nothing(
             assert os.listdir(store / "images") == [".lock"]
     finally:
         run(["umount", str(store)])
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_disk_that_cannot_be_written_is_told_whenever_that_is_seen(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    """The kernel tells it once: of those that sync while the rest is unpacked, none is ignored."""
+    monkeypatch.setattr(make, "EARLY", 1 << 20)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fake = tmp_path / "sync"
+    fake.write_text(
+        f"#!/bin/sh\necho >>{tmp_path}/calls\n"
+        f"if [ $(wc -l <{tmp_path}/calls) = {bad} ]; then echo 'sync: bad disk' >&2; exit 1; fi\n"
+        f'exec /usr/bin/sync "$@"\n'
+    )
+    fake.chmod(0o755)
+    store = Store(tmp_path / "images")
+    with pytest.raises(ImageError, match=r"sync: bad disk$"):
+        import_image(store, NAME, str(tree))
+    assert os.listdir(store.root) == [".lock"]
+    import_image(store, NAME, str(tree))
+    assert len((tmp_path / "calls").read_text().splitlines()) >= 2 + bad
 
 
 @pytest.mark.parametrize("option", ["--format=pax", "--gzip", "--xz", "--zstd"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli.images import _refuse_in_use
+from oar_lxc.cli.stores import refuse_in_use
 from oar_lxc.errors import ImageError
 from oar_lxc.image.building import build
 from oar_lxc.image.make import import_image
@@ -22,8 +22,10 @@ from oar_lxc.layout import STATE, JobLayout
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.prepare import Preparation
 from oar_lxc.run import Result, run
+from oar_lxc.spec import LEAST_PROCESSES
 from tests.integration.conftest import containers_of, first_id_of_record, published
-from tests.integration.test_session import close, start_script
+from tests.integration.test_home import write_spec
+from tests.integration.test_session import Running, close, start_script
 from tests.pretend import PYTHON, PretendJob, checkout
 
 OWN = ImageName("own", "1")
@@ -147,8 +149,8 @@ def test_an_image_in_use_stays(job: PretendJob, imported: str) -> None:
         assert refused.status != 0
         assert "image own:1 is in use on this machine, by container vm1" in refused.stderr
         # Root sees it by the mounts; the public image of that name is another one.
-        with pytest.raises(ImageError, match="is in use on this machine, by process"):
-            _refuse_in_use(OWN, imported)
+        with pytest.raises(ImageError, match=f"by job {job.id} of {job.user}: end it, or"):
+            refuse_in_use(OWN, imported)
         assert cli(job, "rm", str(OWN), "--force").status == 0
         assert running.inside("vm1", "echo still there") == "still there"
     finally:
@@ -157,11 +159,13 @@ def test_an_image_in_use_stays(job: PretendJob, imported: str) -> None:
 
 def test_a_public_image_in_use_stays(job: PretendJob) -> None:
     name = ImageName("debian-12")
-    _refuse_in_use(ImageName("other"), "")
+    refuse_in_use(ImageName("other"), "")
     running = start_script(job)
     try:
-        with pytest.raises(ImageError, match="image debian-12 is in use on this machine"):
-            _refuse_in_use(name, "")
+        with pytest.raises(
+            ImageError, match=f"image debian-12 is in use on this machine, by job {job.id} of "
+        ):
+            refuse_in_use(name, "")
     finally:
         close(running.process)
 
@@ -227,11 +231,14 @@ def test_a_store_that_cannot_shift_ids_serves_archives(on_shared: PretendJob) ->
     assert "ask the administrator to import it with --archive" in refused.stderr
 
 
-def test_a_small_container_halts_at_its_signal(job: PretendJob, imported: str) -> None:
+def test_a_small_container_sends_files_and_halts_at_its_signal(
+    job: PretendJob, imported: str
+) -> None:
     running = start_script(job, "--image", str(OWN))
     try:
         config = (containers_of(job) / "vm1/config").read_text()
         assert "\nlxc.signal.halt = SIGUSR2\n" in config
+        assert_links_that_are_named_are_followed(running)
         pid = running.containers()["vm1"]["pid"]
         os.kill(pid, 12)  # SIGUSR2
         end = time.monotonic() + 10
@@ -240,3 +247,45 @@ def test_a_small_container_halts_at_its_signal(job: PretendJob, imported: str) -
             time.sleep(0.05)
     finally:
         close(running.process)
+
+
+def test_the_least_of_processes_holds_one_login(job: PretendJob, imported: str) -> None:
+    """What has no room for a command says so, with and without a terminal."""
+    group = f'name = "vm"\nimage = "{OWN}"\nprocesses = {LEAST_PROCESSES}'
+    spec = write_spec(job, f'wait = "ssh"\n[[group]]\n{group}\n')
+    running = start_script(job, "--spec", spec)
+    try:
+        assert running.cli("ssh", "vm1", "hostname").stdout == "vm1\n"
+        assert running.inside("vm1", "echo in") == "in"
+        line = "echo up; exec sleep 60"
+        program = [PYTHON, "-m", "oar_lxc.cli.main"]
+        held = job.start([*program, "exec", "vm1", "--", "sh", "-c", line])
+        try:
+            assert held.stdout is not None
+            assert held.stdout.readline() == "up\n"
+            full = "processes is 4, which leaves no room for a command: end some inside, or give"
+            assert full in running.cli("exec", "vm1", "--", "id").stderr
+            shell = " ".join([*program, "shell", "vm1"])
+            assert full in job.run(["script", "-qec", shell, "/dev/null"]).stdout
+        finally:
+            held.terminate()
+            held.communicate()
+    finally:
+        close(running.process)
+
+
+def assert_links_that_are_named_are_followed(running: Running) -> None:
+    """By busybox's tar as by GNU's, which the other tests have."""
+    running.inside("vm1", "cd; mkdir d; echo x > d/f; ln -s f d/l; ln -s d to; ln -s d/f far")
+    home = home_of(running.job)
+    try:
+        for name in ("to", "far"):
+            copied = running.cli("cp", f"vm1:{name}", str(home))
+            assert (copied.status, copied.stderr) == (0, "")
+        assert sorted(os.listdir(home / "to")) == ["f", "l"]
+        assert not (home / "to").is_symlink()
+        assert os.readlink(home / "to/l") == "f"
+        assert (home / "far").read_text() == "x\n"
+        assert not (home / "far").is_symlink()
+    finally:
+        run(["rm", "-rf", str(home / "to"), str(home / "far")])

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import click
 import pytest
 
 from oar_lxc import session
-from oar_lxc.agent import Agent
+from oar_lxc.agent import carry_out
 from oar_lxc.container import (
     CONFIG_FILE,
     FROZEN,
@@ -28,6 +28,7 @@ from oar_lxc.container import (
     PATH_INSIDE,
     RUNNING,
     STOPPED,
+    StartAll,
     Started,
     not_running,
 )
@@ -35,6 +36,7 @@ from oar_lxc.errors import ContainerError, NodeError, OarLxcError
 from oar_lxc.job import Job
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import JobNetwork
+from oar_lxc.onnode import OnNode
 from oar_lxc.published import READY, PublishedJob
 from oar_lxc.remote import Request
 
@@ -167,13 +169,18 @@ class FakeRuntime:
         return pid if alive(pid) else -1
 
     def start(self, name: str) -> Started:
-        (one,) = self.start_all([name])
+        (one,) = self._start_all([[name]])
         if isinstance(one, ContainerError):
             raise one
         return one
 
-    def start_all(self, names: Sequence[str]) -> Iterator[Started | ContainerError]:
-        return map(self._start, names)
+    @contextmanager
+    def starting(self) -> Iterator[StartAll]:
+        yield self._start_all
+
+    def _start_all(self, batches: Iterable[Sequence[str]]) -> Iterator[Started | ContainerError]:
+        for names in batches:
+            yield from map(self._start, names)
 
     def _start(self, name: str) -> Started | ContainerError:
         if name in self.broken:
@@ -306,14 +313,14 @@ class FakeNode:
         self.layout.published.write_text(self.published.to_json())
         self.runtime = FakeRuntime(self.layout.containers, name)
 
-    def agent(self, emit: Callable[[dict[str, Any]], None]) -> Agent:
-        """Return the agent of this node."""
-        return Agent(self.layout, self.published, self.runtime, emit)
+    def on(self, emit: Callable[[dict[str, Any]], None]) -> OnNode:
+        """Return what the agent of this node acts on."""
+        return OnNode(self.layout, self.published, self.runtime, emit)
 
     def run(self, operation: str, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Run an operation of the agent; return its events."""
         events: list[dict[str, Any]] = []
-        self.agent(events.append).run(operation, request)
+        carry_out(self.on(events.append), operation, request)
         return events
 
     def files(self) -> list[str]:
@@ -363,7 +370,7 @@ class FakeRemote:
                 on_event(name, json.loads(json.dumps(event)))
 
             try:
-                node.agent(emit).run(operation, json.loads(text))
+                carry_out(node.on(emit), operation, json.loads(text))
             except OarLxcError as error:
                 failures.append(NodeError(name, str(error)))
         return failures

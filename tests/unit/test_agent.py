@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from oar_lxc import here, readiness
-from oar_lxc.agent import Agent
+from oar_lxc.agent import carry_out
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.errors import (
     ContainerError,
@@ -157,9 +157,9 @@ def test_a_launch_of_names_that_exist_leaves_those_alone(node: FakeNode) -> None
 
 def test_launches_wait_for_each_other(node: FakeNode) -> None:
     events: list[dict[str, Any]] = []
-    second = node.agent(events.append)
-    with node.agent(events.append)._locked():
-        thread = threading.Thread(target=second.run, args=("destroy", {"session": None}))
+    arguments = (node.on(events.append), "destroy", {"session": None})
+    with node.on(events.append).locked():
+        thread = threading.Thread(target=carry_out, args=arguments)
         thread.start()
         thread.join(0.1)
         assert thread.is_alive()
@@ -281,6 +281,15 @@ def test_a_container_is_ready_when_its_sshd_answers(
     assert failed["reason"] == "sshd did not answer within 0.2 s"
 
 
+def test_a_late_container_with_few_processes_is_told_how_many_it_takes(node: FakeNode) -> None:
+    node.run("launch", request(1))
+    for number, hint in ((8, "; processes is 8, which may be too few for it: "), (10, "")):
+        wanted = {**request(1, processes=number), "wait": "false", "timeout": 0.2}
+        (failed,) = node.run("ready", wanted)
+        assert failed["reason"].startswith(f"`false` did not succeed within 0.2 s{hint}")
+        assert ("processes" in failed["reason"]) == bool(hint)
+
+
 def test_keys_are_told_where_they_are(node: FakeNode) -> None:
     assert node.run("keys", {}) == []
     (node.layout.private / CLIENT).write_text("PRIVATE")
@@ -300,7 +309,7 @@ def test_an_interrupted_launch_is_undone(node: FakeNode, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Agent(node.layout, node.published, node.runtime, interrupt).run("launch", request(2))
+        carry_out(node.on(interrupt), "launch", request(2))
     assert wait_until(lambda: node.runtime.running() == [])
     assert node.files() == []
 

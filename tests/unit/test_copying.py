@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget
+from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, Door
 from oar_lxc.copying import (
     CopyError,
     LocalSource,
@@ -165,11 +165,46 @@ def test_in_a_container_a_directory_may_be_a_link(
     assert (tmp_path / "to/usr/a").exists()
 
 
+@pytest.mark.parametrize("sides", [("", "vm1:"), ("vm1:", ""), ("vm1:", "42/vm2:")])
+@pytest.mark.parametrize("named", ["to", "to/", "chain"])
+def test_a_link_to_a_directory_that_is_named_is_followed(
+    copier: Copier, tree: Path, tmp_path: Path, sides: tuple[str, str], named: str
+) -> None:
+    """What it points to gets its name; the links below stay links."""
+    (tmp_path / "to").symlink_to("tree")
+    (tmp_path / "chain").symlink_to("to")
+    (tmp_path / "into").mkdir()
+    copier.copy(f"{sides[0]}{tmp_path}/{named}", f"{sides[1]}{tmp_path}/into")
+    copier.copy(f"{sides[0]}{tmp_path}/{named}", f"{sides[1]}{tmp_path}/as")
+    copier.copy(f"{sides[0]}{tmp_path}/{named}/.", f"{sides[1]}{tmp_path}/content")
+    assert copier.said == []
+    copies = (tmp_path / "into" / named.strip("/"), tmp_path / "as", tmp_path / "content")
+    for copy in copies:
+        assert not copy.is_symlink()
+        assert listing(copy) == listing(tree)
+
+
+@pytest.mark.parametrize("sides", [("", "vm1:"), ("vm1:", ""), ("vm1:", "42/vm2:")])
+def test_a_link_to_a_file_that_is_named_is_followed(
+    copier: Copier, tree: Path, tmp_path: Path, sides: tuple[str, str]
+) -> None:
+    (tmp_path / "far").symlink_to("tree/sub dir/x")
+    (tmp_path / "into").mkdir()
+    copier.copy(f"{sides[0]}{tmp_path}/far", f"{sides[1]}{tmp_path}/into")
+    copier.copy(f"{sides[0]}{tree}/link", f"{sides[1]}{tmp_path}/as")
+    assert copier.said == []
+    assert (tmp_path / "into/far").read_bytes() == b"z" * 100000
+    assert stat.S_IMODE((tmp_path / "into/far").lstat().st_mode) == 0o750
+    assert (tmp_path / "as").read_bytes() == b"\xff\0\r\n"
+    assert not (tmp_path / "as").is_symlink()
+
+
 @pytest.mark.parametrize("sides", [("", "vm1:"), ("vm1:", "")])
 @pytest.mark.parametrize(
     ("source", "target", "sentence"),
     [
         ("nosuch", "x", r"nosuch: No such file or directory$"),
+        ("tree/dangling", "x", r"tree/dangling: No such file or directory$"),
         ("tree/a", "no/dir/x", r"no/dir: No such (file or )?directory$"),
         ("tree/a", "x/", r"x/: No such directory$"),
         ("tree", "tree/a", r"tree/a: it is a file, and tree a directory$"),
@@ -243,13 +278,21 @@ def archive(*members: tuple[str, bytes, bytes, str]) -> bytes:
     return stream.getvalue()
 
 
+def sending(path: Path) -> Door:
+    """Return the door of a container that sends a file, whatever it is asked for."""
+    return lambda argv: ["cat", str(path)]
+
+
 HOSTILE = {
     "dots": archive(("./x/../../escaped", tarfile.REGTYPE, b"x", "")),
     "absolute": archive(("/tmp/escaped", tarfile.REGTYPE, b"x", "")),
     "other": archive(("./other", tarfile.REGTYPE, b"x", "")),
     "link": archive(
-        ("./x", tarfile.SYMTYPE, b"", ".."), ("./x/escaped", tarfile.REGTYPE, b"x", "")
+        ("./x", tarfile.DIRTYPE, b"", ""),
+        ("./x/l", tarfile.SYMTYPE, b"", "../.."),
+        ("./x/l/escaped", tarfile.REGTYPE, b"x", ""),
     ),
+    "top": archive(("./x", tarfile.SYMTYPE, b"", "..")),
     "hard": archive(("./x", tarfile.LNKTYPE, b"", "../outside")),
     "hard2": archive(("./x", tarfile.LNKTYPE, b"", "./other")),
     "device": archive(("./x", tarfile.CHRTYPE, b"", "")),
@@ -264,10 +307,7 @@ def test_a_hostile_container_writes_nowhere_else(
     (tmp_path / "to").mkdir()
     (tmp_path / "archive").write_bytes(HOSTILE[kind])
 
-    def liar(argv: Sequence[str]) -> list[str]:
-        return ["cat", str(tmp_path / "archive")]
-
-    source = ContainerSource(Place("vm1", "x"), liar, copier.complain)
+    source = ContainerSource(Place("vm1", "x"), sending(tmp_path / "archive"), copier.complain)
     target = LocalTarget(str(tmp_path / "to"), False, copier.complain)
     with closing(source), closing(target):
         transfer(source, target, copier.complain, copier.count)
@@ -279,6 +319,26 @@ def test_a_hostile_container_writes_nowhere_else(
     assert not Path("/tmp/escaped").exists()
 
 
+@pytest.mark.parametrize(("path", "sent"), [("x", "./x"), ("x/.", "./")])
+def test_what_was_asked_for_never_comes_as_a_link(
+    copier: Copier, tmp_path: Path, path: str, sent: str
+) -> None:
+    """A second copy to it would be written to where that points."""
+    (tmp_path / "outside").write_text("mine")
+    link = str(tmp_path / "outside")
+    (tmp_path / "first").write_bytes(archive((sent, tarfile.SYMTYPE, b"", link)))
+    (tmp_path / "second").write_bytes(archive((sent, tarfile.REGTYPE, b"x", "")))
+    for name in ("first", "second"):
+        source = ContainerSource(Place("vm1", path), sending(tmp_path / name), copier.complain)
+        target = LocalTarget(str(tmp_path / "to"), False, copier.complain)
+        with closing(source), closing(target):
+            transfer(source, target, copier.complain, copier.count)
+            source.finish()
+    assert f"is a link to {link!r}: not copied" in copier.said[0]
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert not (tmp_path / "to").is_symlink()
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"no archive at all\n" * 1000, HOSTILE["other"][:600], b"\0" * 512 + b"x" * 512]
 )
@@ -286,9 +346,7 @@ def test_what_is_no_archive_is_one_sentence_or_nothing(
     copier: Copier, tmp_path: Path, data: bytes
 ) -> None:
     (tmp_path / "archive").write_bytes(data)
-    source = ContainerSource(
-        Place("vm1", "x"), lambda argv: ["cat", str(tmp_path / "archive")], copier.complain
-    )
+    source = ContainerSource(Place("vm1", "x"), sending(tmp_path / "archive"), copier.complain)
     (tmp_path / "to").mkdir()
     target = LocalTarget(str(tmp_path / "to"), False, copier.complain)
     with closing(source), closing(target), suppress(CopyError):

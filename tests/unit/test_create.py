@@ -41,9 +41,10 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 def create(node: FakeNode) -> None:
     images = {IMAGE: node.layout.images / IMAGE / "rootfs"}
-    create_containers(
+    made = create_containers(
         node.layout, node.published, SHARE, images=images, hosts=HOSTS, keys=KEYS, session="s1"
     )
+    assert [name for names in made for name in names] == list(HOSTS)
 
 
 def config(node: FakeNode, name: str) -> dict[str, str]:

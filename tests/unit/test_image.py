@@ -6,12 +6,15 @@ import gzip
 import json
 import lzma
 import os
+import re
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from oar_lxc.cli import images as cli_images
+from oar_lxc.cli import stores as cli_stores
 from oar_lxc.cli.images import image
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image import building as build_module
@@ -20,7 +23,8 @@ from oar_lxc.image.make import import_image, verify
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import RECIPES, read_recipe, recipe_for
 from oar_lxc.image.record import Record
-from oar_lxc.image.store import Store, find_image, list_images, users_of
+from oar_lxc.image.store import Store, find_image, list_images
+from oar_lxc.image.uses import Use, uses_of
 from tests.unit.archives import archive, member, system
 from tests.unit.fakes import add_program, invoke, recorded, recorder
 
@@ -230,23 +234,57 @@ def test_a_record_is_read_as_far_as_it_is_one(tmp_path: Path, text: str) -> None
     assert record == Record("mine", "2")
 
 
-MOUNTINFO = (
-    "30 1 0:33 / / rw - ext4 /dev/vda rw\n"
-    "31 1 0:34 / / rw,relatime - overlay overlay rw,lowerdir=/var/lib/oar-lxc/jobs/42/images/"
-    "mine@2/rootfs,upperdir=/x/upper,workdir=/x/work,userxattr\n"
-)
+DIGEST = "sha256:" + "ab" * 32
+
+
+def mounted(lower: str) -> str:
+    """Return the mounts of a container whose root has this lower directory."""
+    return (
+        "30 1 0:33 / / rw - ext4 /dev/vda rw\n"
+        f"31 1 0:34 / / rw,relatime - overlay overlay rw,lowerdir={lower},"
+        "upperdir=/x/upper,workdir=/x/work,userxattr\n"
+    )
 
 
 def test_who_uses_an_image_is_read_from_the_mounts_of_processes(tmp_path: Path) -> None:
-    for pid, text in (("7", MOUNTINFO), ("8", MOUNTINFO.replace("mine@2", "mine"))):
-        (tmp_path / pid / "ns").mkdir(parents=True)
-        (tmp_path / pid / "ns/mnt").touch()
-        (tmp_path / pid / "mountinfo").write_text(text)
-    (tmp_path / "9").mkdir()  # it ended
-    (tmp_path / "self").mkdir()
-    assert users_of(NAME, proc=tmp_path) == [7]
-    assert users_of(ImageName("mine"), proc=tmp_path) == [8]
-    assert users_of(ImageName("other"), proc=tmp_path) == []
+    """The job is that of the path; its user is told by what root wrote down of it."""
+    proc, state = tmp_path / "proc", tmp_path / "state"
+    lower = {
+        "7": f"{state}/jobs/42/images/mine@2/rootfs",
+        "8": f"{state}/jobs/43/images/mine/rootfs",
+        "10": f"{state}/jobs/44/containers/.images/{DIGEST[7:]}/rootfs:/other",
+        "11": "/home/bob/jobs/45/images/mine@2/rootfs",
+        "12": f"{state}/jobs/46/containers/x/images/mine@2/rootfs",
+        "13": f"{state}/jobs/42/images/mine@2/rootfs",
+    }
+    for pid, path in lower.items():
+        (proc / pid / "ns").mkdir(parents=True)
+        (proc / pid / "ns/mnt").touch()
+        (proc / pid / "mountinfo").write_text(mounted(path))
+    (proc / "9").mkdir()  # it ended
+    (proc / "self").mkdir()
+    job = state / "jobs/42/job.json"
+    job.parent.mkdir(parents=True)
+    job.write_text('{"user": "alice"}')
+    owner = "alice" if os.geteuid() == 0 else ""  # what is not root's is not believed
+    assert uses_of(NAME, "", state, proc) == [Use(42, owner)]
+    assert uses_of(NAME, DIGEST, state, proc) == [Use(42, owner), Use(44, "")]
+    assert uses_of(ImageName("mine"), "", state, proc) == [Use(43, "")]
+    assert uses_of(ImageName("other"), "", state, proc) == []
+    assert [str(use) for use in (Use(42, "alice"), Use(43, ""))] == ["job 42 of alice", "job 43"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "3"])
+def test_a_job_of_which_nothing_can_be_read_is_named_by_its_number(
+    tmp_path: Path, text: str
+) -> None:
+    proc, state = tmp_path / "proc", tmp_path / "state"
+    (proc / "7/ns").mkdir(parents=True)
+    (proc / "7/ns/mnt").touch()
+    (proc / "7/mountinfo").write_text(mounted(f"{state}/jobs/42/images/mine@2/rootfs"))
+    (state / "jobs/42").mkdir(parents=True)
+    (state / "jobs/42/job.json").write_text(text)
+    assert uses_of(NAME, "", state, proc) == [Use(42, "")]
 
 
 # Building.
@@ -327,7 +365,7 @@ def test_a_mistake_in_a_recipe_is_one_sentence_that_names_file_and_key(
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Be an ordinary user with a home, outside a job, on a machine without public images."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(cli_images, "_public", lambda: Store(tmp_path / "public"))
+    monkeypatch.setattr(cli_stores, "public", lambda: Store(tmp_path / "public"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
@@ -343,7 +381,7 @@ def test_a_user_imports_lists_verifies_and_removes_an_image_of_their_own(
     (facts,) = json.loads(capsys.readouterr().out)
     assert (facts["image"], facts["whose"], facts["digest"]) == ("mine:2", "own", digest)
     assert invoke(image, "list") == 0
-    assert capsys.readouterr().out.startswith("mine:2  own  0.0 MB  ")
+    assert re.search(r"^mine:2 +own +0.0 MB  ", capsys.readouterr().out, re.MULTILINE)
     assert invoke(image, "show", "mine:2", "--json") == 0
     assert json.loads(capsys.readouterr().out) == facts
     assert invoke(image, "verify") == 0
@@ -368,7 +406,73 @@ def test_that_there_are_no_images_is_told_on_standard_error(
     assert invoke(image, "list") == 0
     told = capsys.readouterr()
     assert told.out == ""
-    assert "no images" in told.err
+    assert told.err.startswith("no images here; public images are on nodes: ")
+    assert "`oar-lxc image list --job 42`" in told.err
+
+
+def test_root_is_told_how_to_make_the_first_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cli_stores, "configured", lambda: Store(tmp_path))
+    assert invoke(image, "list") == 0
+    told = "no images here: `oar-lxc image build` or `import` makes one\n"
+    assert capsys.readouterr() == ("", told)
+    assert invoke(image, "list", "--store", str(tmp_path)) == 0
+    assert capsys.readouterr() == ("", f"no images in {tmp_path}\n")
+
+
+def test_the_store_of_a_user_goes_with_the_last_image(home: Path, source: str) -> None:
+    for name in ("mine:1", "mine:2"):
+        assert invoke(image, "import", name, source) == 0
+    assert invoke(image, "rm", "mine:1") == 0
+    assert (home / ".local/share/oar-lxc/images/mine@2").is_dir()
+    (home / ".local/share/oar-lxc/images/.half-killed").mkdir()
+    assert invoke(image, "rm", "mine:2") == 0
+    assert os.listdir(home / ".local/share") == []
+
+
+def test_an_import_that_fails_leaves_no_store(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"no archive")
+    with pytest.raises(ImageError):
+        invoke(image, "import", "mine", str(tmp_path / "bad.tar"))
+    assert os.listdir(home / ".local/share") == []
+
+
+def test_a_store_may_go_while_others_make_it(tmp_path: Path) -> None:
+    """Whoever comes meanwhile has one all the same, and an image in it stays."""
+    store = Store(tmp_path / "oar-lxc/images", archives=True, transient=True)
+    failures: list[BaseException] = []
+
+    def come_and_go() -> None:
+        try:
+            for _ in range(40):
+                with store.half() as half:
+                    assert half.is_dir()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_in_the_place_of_a_store_is_told(home: Path, source: str) -> None:
+    place = home / ".local/share/oar-lxc/images"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    with pytest.raises(ImageError, match=f"cannot make the directory {place}: File exists"):
+        invoke(image, "import", "mine", source)
+
+
+def test_that_a_store_may_not_be_made_is_told(source: str) -> None:
+    store = Store(Path("/sys/oar-lxc/images"))  # where not even root makes directories
+    with pytest.raises(ImageError, match="images in /sys/oar-lxc/images are made by root: "):
+        import_image(store, NAME, source)
 
 
 def test_users_are_told_where_to_build(home: Path) -> None:

@@ -1,4 +1,4 @@
-"""The way to agents on nodes: real ClusterShell, with an oarsh and agents of our own."""
+"""The way to agents on nodes: the real fan-out, with an oarsh and agents of our own."""
 
 from __future__ import annotations
 
@@ -214,7 +214,8 @@ def test_the_first_error_is_raised_where_there_is_one() -> None:
 def test_a_call_can_be_left_although_oarsh_cannot_be_killed(tmp_path: Path, calls: Path) -> None:
     # As the real one, which runs as another user; it ends when it cannot pass on what it hears.
     heard = tmp_path / "heard"
-    body = f'setsid sh -c "while echo; do sleep 0.05; done; touch {heard}" & sleep 600'
+    speaker = f"trap '' PIPE; while echo; do sleep 0.05; done; touch {heard}"
+    body = f'setsid sh -c "{speaker}" & sleep 600'
     add_program(tmp_path / "bin", "oarsh", body)
     way = remote(tmp_path, ECHO, "node1", "node2", local="node2")
     signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from oar_lxc.idmap import IdMap
+from oar_lxc.keys import in_dropbear_form
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.skeleton import Account, Skeleton, extend
 from tests.unit.fakes import KEYS
@@ -29,17 +32,21 @@ def rootfs(tmp_path: Path) -> Path:
 
 
 def members(
-    rootfs: Path, account: Account | None = ALICE, *, home: bool = False
+    rootfs: Path,
+    account: Account | None = ALICE,
+    *,
+    home: bool = False,
+    keys: Mapping[str, str] = KEYS,
 ) -> dict[str, tuple[tarfile.TarInfo, str]]:
     """Return what is in a container's archive, by its path from the container's directory."""
     ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
     planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm", home=home)
-    archive = Skeleton(HOSTS, KEYS, account, ids).archive("layers", [planned], {"image": rootfs})
+    archive = Skeleton(HOSTS, keys, account, ids).archive("layers", [planned], {"image": rootfs})
     found = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for info in tar:
             file = tar.extractfile(info)
-            text = file.read().decode() if file else ""
+            text = file.read().decode("latin-1") if file else ""
             found[info.name.removeprefix("layers/vm/")] = (info, text)
     return found
 
@@ -108,6 +115,20 @@ def test_directories_on_the_way_stay_as_the_image_has_them(rootfs: Path) -> None
     assert found["scratch"][0].mode == 0o1777
     assert found["scratch/alice"][0].mode == 0o700
     assert "homes" not in found
+
+
+def test_dropbear_gets_the_host_key_where_the_image_has_it(rootfs: Path, tmp_path: Path) -> None:
+    dropbear = rootfs / "usr/sbin/dropbear"
+    dropbear.parent.mkdir(parents=True)
+    dropbear.touch(mode=0o755)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True
+    )
+    host = (tmp_path / "key").read_text()
+    found = members(rootfs, keys={**KEYS, "host": host})
+    info, data = found["etc/dropbear/dropbear_ed25519_host_key"]
+    assert (info.mode, info.uid, info.gid) == (0o600, 0, 0)
+    assert data.encode("latin-1") == in_dropbear_form(host)
 
 
 def test_private_keys_are_their_owners_alone(rootfs: Path) -> None:

@@ -49,7 +49,7 @@ printf 'NAME="busybox"\nID=busybox\nPRETTY_NAME="busybox of oar-lxc"\n' > "$root
 
 cat > "$root/etc/inittab" <<'END'
 ::sysinit:/etc/rc.boot
-::respawn:/usr/sbin/dropbear -F -E -s -r /run/host_key
+::respawn:/usr/sbin/dropbear -F -E -s -r /etc/dropbear/dropbear_ed25519_host_key
 ::ctrlaltdel:/sbin/poweroff
 ::shutdown:/bin/sync
 END
@@ -58,8 +58,5 @@ cat > "$root/etc/rc.boot" <<'END'
 mount -t tmpfs -o mode=755 tmpfs /run 2>/dev/null
 [ -s /etc/hostname ] && hostname -F /etc/hostname
 ip link set lo up
-# The job's host key, put here at launch, in dropbear's form.
-umask 077
-dropbearconvert openssh dropbear /etc/ssh/ssh_host_ed25519_key /run/host_key
 END
 chmod 755 "$root/etc/rc.boot"

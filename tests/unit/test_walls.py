@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cgroups import make_walls, remove_walls, thaw
 from oar_lxc.errors import OarLxcError
 from oar_lxc.lxcconfig import Limits
+from oar_lxc.walls import make_walls, remove_walls, thaw
 
 
 @pytest.fixture

@@ -1,0 +1,114 @@
+"""Who uses an image on this machine: containers, by the lower layer of their root file system."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from oar_lxc.image.names import ImageName
+from oar_lxc.image.provide import UNPACKED
+from oar_lxc.image.store import ROOTFS
+from oar_lxc.layout import STATE, JobLayout, check_job_id
+from oar_lxc.regular import read_regular
+
+_OVERLAY = "overlay"
+
+
+@dataclass(frozen=True, order=True)
+class Use:
+    """A job that has a container of an image.
+
+    Attributes:
+        job_id: OAR's job id.
+        user: whose job it is; empty where this machine does not know the job.
+    """
+
+    job_id: int
+    user: str
+
+    def __str__(self) -> str:
+        """Return it as errors name it."""
+        return f"job {self.job_id} of {self.user}" if self.user else f"job {self.job_id}"
+
+
+def uses_of(
+    name: ImageName, digest: str = "", state: Path = STATE, proc: Path = Path("/proc")
+) -> list[Use]:
+    """Return the jobs that have a container's root file system of an image in their mounts.
+
+    Users may mount what looks like that: then a job is named that has none, and nothing more.
+
+    Args:
+        name: the image.
+        digest: its digest, by which jobs call what they have unpacked of it.
+        state: the state directory of the node.
+        proc: where processes are.
+    """
+    lower: set[str] = set()
+    seen: set[int] = set()  # one of each mount namespace is enough
+    for process in proc.iterdir():
+        if not process.name.isdigit():
+            continue
+        with suppress(OSError):  # it ended meanwhile
+            namespace = (process / "ns/mnt").stat().st_ino
+            if namespace not in seen:
+                lower |= _lower_directories(process / "mountinfo")
+                seen.add(namespace)
+    jobs = {job for path in lower if (job := _job_of(path, name, digest, state))}
+    return sorted(Use(job, _user_of(JobLayout(job, state))) for job in jobs)
+
+
+def _job_of(lower: str, name: ImageName, digest: str, state: Path) -> int:
+    """Return the job that has an image at a path; 0 where that is no job's, or another image."""
+    match = re.match(rf"{re.escape(str(state))}/jobs/([1-9][0-9]{{0,8}})/", lower)
+    if not match:
+        return 0
+    layout = JobLayout(check_job_id(match[1]), state)
+    places = [layout.images / name.directory / ROOTFS]
+    if digest:
+        places.append(_unpacked(layout.containers, digest))
+    return layout.job_id if Path(lower) in places else 0
+
+
+def _unpacked(containers: Path, digest: str) -> Path:
+    return containers / UNPACKED / digest.partition(":")[2] / ROOTFS
+
+
+def _user_of(layout: JobLayout) -> str:
+    """Return whose a job is, by what root wrote down of it; empty where that is nothing."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return str(json.loads(read_regular(layout.published, owners=(0,)))["user"])
+    return ""
+
+
+def _lower_directories(mountinfo: Path) -> set[str]:
+    found: set[str] = set()
+    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
+        back = line.partition(" - ")[2]
+        kind, _, rest = back.partition(" ")
+        if kind != _OVERLAY:
+            continue
+        for option in rest.rpartition(" ")[2].split(","):
+            if option.startswith("lowerdir="):
+                found.update(option.removeprefix("lowerdir=").split(":"))
+    return found
+
+
+def containers_of(digest: str, directory: Path) -> list[Path]:
+    """Return the directories of a job's containers that are made of an unpacked archive.
+
+    Args:
+        digest: that of the image.
+        directory: where the job has its containers.
+    """
+    wanted = f"{_unpacked(directory, digest)}:"
+    found = []
+    with suppress(OSError):
+        for container in sorted(directory.iterdir()):
+            with suppress(OSError):
+                if wanted in read_regular(container / "config").decode(errors="replace"):
+                    found.append(container)
+    return found
