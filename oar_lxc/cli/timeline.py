@@ -26,7 +26,7 @@ def timeline(job: str | None, as_json: bool, steps: bool) -> None:
     prepare     root's work before the job script starts
     image       unpacking a user's own images; public ones are there already
     create      directories, configurations and limits of containers
-    start       from the first start to the last RUNNING
+    start       from the first start to the last RUNNING, while more are created
     boot        until those with a provision script had booted
     provision   running those scripts
     ready       from there until all are what `wait` asks for, such as ssh

@@ -21,7 +21,7 @@ from oar_lxc.errors import CommandError
 from oar_lxc.run import run
 from tests.bench.figures import Figure, cpu_seconds
 from tests.bench.ours import launch, our_job
-from tests.bench.timing import Spread
+from tests.bench.timing import Spread, settle
 from tests.pretend import CGROUPS, ordinary_user
 
 ROW = "engines"
@@ -59,6 +59,7 @@ def measure(rounds: int, *, short: bool = False) -> list[Figure]:
     with ordinary_user() as user, _bridge():
         for number in range(rounds):
             with our_job(FIRST_JOB + number, user) as job:
+                settle()
                 launched = launch(job, IMAGE, count, "running")
                 ours.append((launched.running, launched.cpu))
                 launched.destroy()
@@ -99,6 +100,7 @@ def _measure(engine: Engine, rootfs: Path, count: int) -> tuple[float, float]:
         run(["cp", "-a", str(rootfs), str(copy)])
         _shift(copy)
         script = engine(Path(name), count)
+        settle()
         start, _, stop = script.partition("#stop\n")
         before = cpu_seconds(GROUP)
         begin = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from tests.bench.figures import Figure
 from tests.bench.loop import stock_job
 from tests.bench.ours import launch, our_job
-from tests.bench.timing import Spread
+from tests.bench.timing import Spread, settle
 from tests.pretend import ordinary_user
 
 ROW = "small"
@@ -28,13 +28,16 @@ def measure(rounds: int, *, short: bool = False) -> list[Figure]:
     with ordinary_user() as user:
         for number in range(rounds):
             with our_job(FIRST_JOB + 3 * number, user) as job:
+                settle()
                 first = launch(job, IMAGE, count, "running")
                 end.append(first.end())
+                settle()
                 second = launch(job, IMAGE, count, "running")
                 hook.append(second.destroy())
                 start += [first.running, second.running]
                 cpu += [first.cpu, second.cpu]
             for at_once, found in loop.items():
+                settle()
                 with stock_job(FIRST_JOB + 3 * number + at_once, user, IMAGE) as stock:
                     found.append(stock.start(names, at_once))
                     if at_once == 1:

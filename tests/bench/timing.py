@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+
+SETTLE = 6.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class Spread:
 
     def __str__(self) -> str:
         return f"{self.median:.3f} ({min(self.values):.3f}–{max(self.values):.3f})"
+
+
+def settle() -> None:
+    """Wait until files that were removed count no more: for 5 s, ext4 does not use them again.
+
+    It looks for others then, which takes long where there were many.
+    """
+    time.sleep(SETTLE)
 
 
 def spreads(rounds: Sequence[Timing]) -> dict[str, Spread]:

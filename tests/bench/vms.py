@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.bench.figures import Figure
 from tests.bench.ours import Launched, launch, our_job
 from tests.bench.stock import stock
-from tests.bench.timing import Spread, Timing
+from tests.bench.timing import Spread, Timing, settle
 from tests.pretend import ordinary_user
 
 IMAGE = "debian-12"
@@ -22,10 +22,12 @@ def measure(rounds: int, *, short: bool = False) -> list[Figure]:
         for _ in range(rounds):
             for count in ours:
                 job_id += 1
+                settle()
                 with our_job(job_id, user) as job:
                     launched = launch(job, IMAGE, count)
                     launched.destroy()
                     ours[count].append(launched)
+                settle()
                 theirs[count].append(peer.measure(count))
     loop = "lxc-copy -s; lxc-start (as root)"
     return [

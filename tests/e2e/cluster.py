@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from oar_lxc.run import Result
 from oar_lxc.sandbox.cluster import Sandbox
@@ -90,7 +90,12 @@ class Cluster:
     Args:
         sandbox: the cluster, up.
         setup: which set-up it is in.
+
+    Attributes:
+        submitted: the jobs of all tests, oldest first.
     """
+
+    submitted: ClassVar[list[SubmittedJob]] = []
 
     def __init__(self, sandbox: Sandbox, setup: str) -> None:
         self.sandbox = sandbox
@@ -122,7 +127,9 @@ class Cluster:
         match = re.search(r"^OAR_JOB_ID=(\d+)$", result.stdout, re.MULTILINE)
         if match is None:
             raise AssertionError(f"oarsub gave no job: {result.stdout}{result.stderr}")
-        return SubmittedJob(self, int(match[1]), user)
+        job = SubmittedJob(self, int(match[1]), user)
+        self.submitted.append(job)
+        return job
 
     def look_at_nodes(self) -> None:
         """Let OAR look at its nodes now, as it does every now and then."""

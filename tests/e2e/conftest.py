@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,6 +11,7 @@ from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.state import Settings
 from tests.e2e.cluster import Cluster
 
+FAILED = pytest.StashKey[bool]()
 # What an administrator may choose: the stanza before OAR's cpuset, hooks alone, the cpuset off.
 SETUPS = {
     "stanza": {"cpuset": True, "stanza": True},
@@ -42,6 +43,26 @@ class Clusters:
         if self._last is None or self._last.setup != setup:
             self._last = bring_up(self.sandbox, setup)
         return self._last
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let fixtures know whether the test failed."""
+    report = yield
+    item.stash[FAILED] = report.failed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _failed_tests_leave_no_job(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Delete what a test that failed has submitted: later tests need the nodes."""
+    before = len(Cluster.submitted)
+    yield
+    if request.node.stash.get(FAILED, False):
+        for job in Cluster.submitted[before:]:
+            job.cluster.frontend("oardel", str(job.id), user=job.user, check=False)
 
 
 @pytest.fixture(scope="session")

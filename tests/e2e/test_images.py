@@ -159,7 +159,7 @@ def test_an_own_image_is_pushed_to_the_nodes_of_a_job(cluster: Cluster, own: str
         assert cluster.on(node, "stat", "-c", "%U", path).stdout.strip() == "alice"
     assert listed(cluster, job) == before | {(own, "own"): [list(cluster.nodes), []]}
     table = cluster.frontend("oar-lxc", "image", "list", "--job", str(job.id)).stdout
-    assert re.search(r"^debian-12 +public .* node\[1-2\]$", table, re.MULTILINE), table
+    assert re.search(r"^debian-12 +public .* node1,node2$", table, re.MULTILINE), table
     job.delete()
     job.wait_end()
     cluster.assert_nothing_left(job, ids)
