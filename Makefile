@@ -17,11 +17,11 @@ SUBMAKE := $(MAKE) --no-print-directory
 
 # What the host needs, and the only place that says so. The first line is for the virtual
 # environment and the Debian package; the second is what the code imports; the third is for real
-# LXC; the last is for the sandbox's machines.
+# LXC, fuse3 for a hostile user's tests; the last is for the sandbox's machines.
 APT_PACKAGES := \
 	ca-certificates dpkg perl python3 python3-venv \
 	python3-click python3-lxc python3-psutil python3-rich python3-structlog \
-	iproute2 lxc lxcfs nftables openssh-client procps uidmap \
+	fuse3 iproute2 lxc lxcfs nftables openssh-client procps uidmap \
 	mmdebstrap libcap2-bin skopeo squashfs-tools squashfs-tools-ng umoci xz-utils zstd
 
 .PHONY: help
