@@ -8,6 +8,7 @@ key ``event``; the last one is ``done`` or ``error``.
 from __future__ import annotations
 
 import json
+import os
 import select
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from oar_lxc.container import LxcRuntime
 from oar_lxc.errors import OarLxcError, UsageError
-from oar_lxc.here import open_job
+from oar_lxc.here import environ_here, open_job
 from oar_lxc.layout import check_job_id
 from oar_lxc.onnode import OnNode
 from oar_lxc.remote import HEARTBEAT
@@ -103,6 +104,7 @@ def main() -> None:
             raise UsageError("usage: python3 -m oar_lxc.agent JOB OPERATION <REQUEST")
         request = _request(sys.stdin.readline())
         layout, published = open_job(check_job_id(sys.argv[1]))
+        os.environ.update(environ_here(layout))
         runtime = LxcRuntime(layout.containers, published.node)
         abandoned = _Reader(bool(request.get(HEARTBEAT))).is_gone
         node = OnNode(layout, published, runtime, _emit_line, abandoned)

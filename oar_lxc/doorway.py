@@ -39,7 +39,7 @@ from oar_lxc.container import (
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.execute import NOT_EXECUTED
 from oar_lxc.facts import configured_address
-from oar_lxc.here import open_job
+from oar_lxc.here import environ_here, open_job
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.published import PublishedJob
 from oar_lxc.readiness import SSH_PORT
@@ -94,6 +94,7 @@ def _main(arguments: list[str]) -> int:
         raise UsageError("usage: python3 -m oar_lxc.doorway JOB attach|connect CONTAINER …")
     job, action, name, *rest = arguments
     layout, published = open_job(check_job_id(job))
+    os.environ.update(environ_here(layout))
     runtime = LxcRuntime(layout.containers, published.node)
     if name not in runtime.names():
         raise ContainerError(name, published.node, "there is no such container")

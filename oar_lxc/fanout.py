@@ -93,7 +93,7 @@ class _Way:
         self.node = node
         self.quiet = 0
         self._fanout = fanout
-        self._program = Program(argv, one_of_many=True)
+        self._program = Program(argv, env=fanout.environ, one_of_many=True)
         self._watched: set[int] = set()
         self._part = b""  # of a line
         self._unsent: list[memoryview] = []
@@ -242,6 +242,7 @@ class Fanout:
     Attributes:
         order: likewise.
         input: likewise.
+        environ: the environment of what is started.
         ways: the ways that are open.
         selector: watches their pipes, and calls what each came with.
     """
@@ -249,6 +250,7 @@ class Fanout:
     def __init__(self, order: Order, input: bytes) -> None:
         self.order = order
         self.input = input
+        self.environ = {**os.environ, **oarsh_environ(order.job)}
         self.ways: list[_Way] = []
         self.selector = selectors.DefaultSelector()
         self._told: list[bytes] = []
@@ -348,7 +350,6 @@ def main() -> None:
         if not line:
             return  # whoever was to give an order is gone
         order = Order(**json.loads(line))
-        os.environ.update(oarsh_environ(order.job))
         Fanout(order, sys.stdin.buffer.read()).run()
     except BrokenPipeError:
         # Whoever asked is gone. What was started finds that out when this process is gone too.

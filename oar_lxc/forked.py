@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -20,7 +20,9 @@ def may_fork() -> bool:
     return len(os.listdir("/proc/self/task")) == 1
 
 
-def become(main: Callable[[], None], argv: Sequence[str]) -> NoReturn:
+def become(
+    main: Callable[[], None], argv: Sequence[str], environ: Mapping[str, str] | None = None
+) -> NoReturn:
     """Run a program's ``main`` in the place of this process, which has just been forked.
 
     Nothing of what the process was for goes on: neither its signal handlers, nor its open files
@@ -29,6 +31,7 @@ def become(main: Callable[[], None], argv: Sequence[str]) -> NoReturn:
     Args:
         main: the program; it may end by SystemExit.
         argv: what it finds in ``sys.argv``.
+        environ: its environment, the caller's where None.
     """
     status = 1
     try:
@@ -41,6 +44,10 @@ def become(main: Callable[[], None], argv: Sequence[str]) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)  # as an interpreter that starts does
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         sys.argv = list(argv)
+        if environ is not None:
+            given = dict(environ)  # it may be the very one that is cleared
+            os.environ.clear()
+            os.environ.update(given)
         sys.stdin, sys.stdout, sys.stderr = (
             os.fdopen(fd, mode, encoding="utf-8", errors="surrogateescape", closefd=False)
             for fd, mode in ((0, "r"), (1, "w"), (2, "w"))

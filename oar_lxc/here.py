@@ -13,7 +13,7 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
-    """Return what this node has for a job of the calling user; set LXC's environment for it.
+    """Return what this node has for a job of the calling user.
 
     Raises:
         NodeNotPreparedError: the root side did not prepare this node for this user's job.
@@ -23,7 +23,17 @@ def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
     user = pwd.getpwuid(os.getuid()).pw_name
     if published.user != user:
         raise NodeNotPreparedError(f"job {job_id} belongs to {published.user}, not to {user}")
-    # Where LXC keeps its locks: by default in the home, which outlives the job.
-    os.environ["XDG_RUNTIME_DIR"] = str(layout.private)
-    os.environ["PATH"] = PATH  # what is run here are the system's programs, not the user's
     return layout, published
+
+
+def environ_here(layout: JobLayout) -> dict[str, str]:
+    """Return the variables of programs that act on this node for a job.
+
+    LXC's library reads them of its own process: the agent and the doorway take them for
+    themselves, when they start. Nobody else's environment is ours to change.
+    """
+    return {
+        # Where LXC keeps its locks: by default in the home, which outlives the job.
+        "XDG_RUNTIME_DIR": str(layout.private),
+        "PATH": PATH,  # what is run here are the system's programs, not the user's
+    }

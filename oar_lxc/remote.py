@@ -73,19 +73,20 @@ class Remote:
         wanted = self.nodes if nodes is None else tuple(nodes)
         argv = [self._python, "-m", "oar_lxc.agent", str(self.job_id), operation]
         answers = _Answers(on_event)
-        os.environ.update(oarsh_environ(self.job_id))
+        environ = {**os.environ, **oarsh_environ(self.job_id)}
         far = [node for node in wanted if node != self.local]
         with ExitStack() as stack:
             agent = fanout = None
             readers: dict[int, Callable[[bytes], None]] = {}
             if self.local in wanted:
                 try:
-                    agent = stack.enter_context(_running(argv))
+                    agent = stack.enter_context(_running(argv, environ))
                     readers[agent.stdout] = partial(answers.take, self.local)
                 except CommandError as failed:
                     answers.end(self.local, failed.status, failed.stderr)
             if far:
-                fanout = stack.enter_context(_running([sys.executable, "-m", "oar_lxc.fanout"]))
+                way = [sys.executable, "-m", "oar_lxc.fanout"]
+                fanout = stack.enter_context(_running(way, environ))
                 readers[fanout.stdout] = answers.take_far
             asked = request() if callable(request) else request
             if agent:
@@ -105,7 +106,7 @@ class Remote:
         return _line({**order, "python": self._python, "width": WIDTH})
 
 
-def _running(argv: Sequence[str]) -> AbstractContextManager[Program]:
+def _running(argv: Sequence[str], environ: Mapping[str, str]) -> AbstractContextManager[Program]:
     """Run ``PYTHON -m MODULE …`` beside the block; in a fork of this process, where it may."""
     python, _, module, *_ = argv
 
@@ -113,7 +114,8 @@ def _running(argv: Sequence[str]) -> AbstractContextManager[Program]:
         import_module(module).main()
 
     fork = python == sys.executable and may_fork()
-    return running(argv, instead=partial(become, main, argv[2:]) if fork else None)
+    instead = partial(become, main, argv[2:], environ) if fork else None
+    return running(argv, env=environ, instead=instead)
 
 
 def _line(request: Mapping[str, Any]) -> bytes:

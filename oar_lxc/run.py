@@ -250,7 +250,7 @@ def running(
         stdout: where it writes; a pipe where None.
         env: its environment, the caller's where None.
         instead: what a fork of this process does in the place of the program; see
-            :func:`oar_lxc.forked.become`.
+            :func:`oar_lxc.forked.become`, which is told the environment itself.
 
     Raises:
         CommandError: the program cannot be executed (status 127).

@@ -342,8 +342,10 @@ def _workshop(name: str) -> Workshop | None:
             "users build images inside a job of type lxc: oarsub -t lxc -l "
             f'nodes=1,walltime=0:30:00 "oar-lxc image build {name} …"'
         )
+    # They load much that no other command here needs.
     from oar_lxc.create import in_user_namespace_argv
-    from oar_lxc.here import open_job  # it loads much that no other command here needs
+    from oar_lxc.here import environ_here, open_job
 
     layout, published = open_job(job.job_id)
-    return Workshop(layout.containers, partial(in_user_namespace_argv, published))
+    inside = partial(in_user_namespace_argv, published)
+    return Workshop(layout.containers, inside, environ_here(layout))

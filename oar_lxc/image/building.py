@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,10 +31,12 @@ class Workshop:
     Attributes:
         directory: a directory of the job that root of the ids may enter by its group.
         inside: returns the command that runs another as root of the ids.
+        environ: variables of what is run there.
     """
 
     directory: Path
     inside: Callable[[Sequence[str]], list[str]]
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 def build(name: str, directory: Path = DIRECTORY, say: Say | None = None) -> Path:
@@ -103,6 +105,8 @@ def build_image(
             work.chmod(0o770)  # its group is that of root inside
         path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
         env = {**os.environ, "PATH": path, "TMPDIR": str(work)}
+        if workshop is not None:
+            env |= workshop.environ
         with open_program(command, env=env) as stream:
             record = publish_stream(
                 store, half, name, stream, f"packages of {recipe.suite}", say=say

@@ -25,7 +25,7 @@ from oar_lxc.errors import (
     OarLxcError,
     UsageError,
 )
-from oar_lxc.here import open_job
+from oar_lxc.here import environ_here, open_job
 from oar_lxc.job import Job
 from oar_lxc.keys import CLIENT, HOST
 from oar_lxc.layout import JobLayout
@@ -331,6 +331,16 @@ def test_the_job_of_the_calling_user_is_opened(
     _publish(tmp_path, monkeypatch, me)
     layout, published = open_job(42)
     assert (layout.job_id, published.user) == (42, me)
+
+
+def test_to_open_a_job_leaves_the_callers_environment_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(tmp_path, monkeypatch, pwd.getpwuid(os.getuid()).pw_name)
+    before = dict(os.environ)
+    layout, _ = open_job(42)
+    assert dict(os.environ) == before
+    assert environ_here(layout)["XDG_RUNTIME_DIR"] == str(layout.private)
 
 
 def test_the_job_of_another_user_is_not_opened(

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +16,12 @@ from oar_lxc.forked import become, may_fork
 from oar_lxc.run import running
 
 
-def outcome(main: Callable[[], None], fed: str = "") -> tuple[int, list[str], str]:
+def outcome(
+    main: Callable[[], None], fed: str = "", environ: Mapping[str, str] | None = None
+) -> tuple[int, list[str], str]:
     """Run something in a fork; return its status, and what it wrote to both streams."""
-    with running(["no-such-program", "x"], instead=partial(become, main, ["name", "x"])) as child:
+    instead = partial(become, main, ["name", "x"], environ)
+    with running(["no-such-program", "x"], instead=instead) as child:
         child.feed(fed.encode())
         with os.fdopen(child.stdout, closefd=False) as out:
             lines = out.read().splitlines()
@@ -30,6 +33,20 @@ def test_it_reads_and_writes_what_the_program_would() -> None:
         print(sys.argv, sys.stdin.read(), end="")
 
     assert outcome(main, "asked ü") == (0, ["['name', 'x'] asked ü"], "")
+
+
+def test_it_has_the_environment_that_it_is_given_and_the_caller_keeps_its_own() -> None:
+    before = dict(os.environ)
+
+    def main() -> None:
+        print(dict(os.environ), os.getenv("WHICH"), flush=True)
+        os.environ["WHICH"] = "changed"
+        os.execv("/bin/sh", ["sh", "-c", "echo $WHICH"])
+
+    told = [str({"WHICH": "given"}) + " given", "changed"]
+    assert outcome(main, environ={"WHICH": "given"}) == (0, told, "")
+    assert dict(os.environ) == before
+    assert outcome(lambda: print(dict(os.environ) == before), environ=os.environ)[1] == ["True"]
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (7, 7), (None, 0), ("why", 1)])

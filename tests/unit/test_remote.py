@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from oar_lxc.errors import NodeError, UsageError
+from oar_lxc.lookup import find_remote
 from oar_lxc.remote import HEARTBEAT, Remote, raise_first
 from tests.unit.fakes import add_program
 
@@ -71,6 +72,31 @@ def test_other_nodes_are_reached_by_oarsh_with_the_jobs_id_and_this_one_is_not(
 ) -> None:
     call(remote(tmp_path, ECHO, "node1", "node2", "node3", local="node1"))
     assert sorted(calls.read_text().splitlines()) == ["node2 42", "node3 42"]
+
+
+def test_a_look_at_another_job_leaves_this_job_this_job(
+    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nodes").write_text("node1\nnode2\n")
+    monkeypatch.setenv("OAR_JOB_ID", "41")
+    monkeypatch.setenv("OAR_NODEFILE", str(tmp_path / "nodes"))
+    before = dict(os.environ)
+    assert call(remote(tmp_path, ECHO, "node2", "node3"))[1] == []
+    assert sorted(calls.read_text().splitlines()) == ["node2 42", "node3 42"]
+    assert dict(os.environ) == before
+    here = find_remote(None)
+    assert (here.job_id, here.nodes) == (41, ("node1", "node2"))
+
+
+def test_the_agent_of_this_node_is_told_which_job_is_asked_about(
+    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OAR_JOB_ID", "41")
+    agent = """
+    printf '{"event": "told", "job": "%s"}\\n' "$OAR_JOB_ID"; echo '{"event": "done"}'
+    """
+    events, errors = call(remote(tmp_path, agent, "node1", local="node1"))
+    assert (events[0][1]["job"], errors) == ("42", [])
 
 
 def test_only_the_nodes_asked_for_are_called(tmp_path: Path, calls: Path) -> None:
