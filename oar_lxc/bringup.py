@@ -16,7 +16,7 @@ from oar_lxc.readiness import wait_ssh
 from oar_lxc.skeleton import PROVISION
 from oar_lxc.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
 from oar_lxc.timeline import noted
-from oar_lxc.times import read_times, write_times
+from oar_lxc.times import READY, read_times, write_times
 
 Abandoned = Callable[[], bool]
 LITTLE = 64 << 20  # bytes of memory in which a system hardly boots
@@ -53,6 +53,8 @@ def wait_until_ready(
 ) -> None:
     """Wait until containers are ready; events ``reached`` and ``ready``, or ``failed``."""
     if what == RUNNING:
+        for planned in share:
+            write_times(node.layout, planned.name, {READY: time.time()})
         return
     times = read_times(node.layout)
 
@@ -61,7 +63,7 @@ def wait_until_ready(
             name = event["container"]
             launched = times.get(name, {}).get("launched", time.time())
             seconds = round(time.time() - launched, 4)
-            write_times(node.layout, name, {"ready_seconds": seconds})
+            write_times(node.layout, name, {READY: time.time(), "ready_seconds": seconds})
             event = {"event": "ready", "container": name, "seconds": seconds}
         node.emit(event)
 

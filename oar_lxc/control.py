@@ -19,7 +19,7 @@ from oar_lxc.launching import start_containers
 from oar_lxc.onnode import OnNode, failed_event
 from oar_lxc.ports import close_ports
 from oar_lxc.timeline import note
-from oar_lxc.times import write_times
+from oar_lxc.times import LAUNCHED, READY, write_times
 from oar_lxc.walls import thaw
 
 
@@ -99,7 +99,8 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                     node.emit(event)
                     continue
                 name = event["container"]
-                times = {"launched": begin, "start_seconds": event["seconds"]}
+                # Nobody waits for more than this, nor is it provisioned again.
+                times = {LAUNCHED: begin, "start_seconds": event["seconds"], READY: time.time()}
                 write_times(node.layout, name, times)
                 _tell(node, name, RUNNING, STOPPED)
 

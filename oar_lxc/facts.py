@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.container import CONFIG_FILE, read_description
+from oar_lxc.container import CONFIG_FILE, RUNNING, read_description
 from oar_lxc.layout import JobLayout
 from oar_lxc.limits import oom_kills
 from oar_lxc.onnode import OnNode
+from oar_lxc.times import READY
 
 # Version 1's word for "no limit" is the highest multiple of a page, which depends on the page.
 UNLIMITED = 1 << 62
@@ -31,16 +32,18 @@ def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> dict[
         times: of :func:`oar_lxc.times.read_times`.
 
     Returns:
-        ``state``, ``node``, ``address``, ``group``, ``image``, ``cores``, ``pid``, ``ports``
-        (those of the node that lead into it) and the times; where it runs also ``cpus``,
+        ``state``, ``ready`` (whether it runs and is not waited for any more), ``node``,
+        ``address``, ``group``, ``image``, ``cores``, ``pid``, ``ports`` (those of the node that
+        lead into it) and the times; where it runs also ``cpus``,
         ``started`` (seconds since the epoch), ``processes``, ``processes_limit``, ``memory`` and
         ``memory_limit`` (bytes; 0: no limit of its own), ``oom_kills``, ``cpu_seconds`` and
         ``listens`` (TCP ports that something in it listens at).
     """
     record = read_description(node.layout.containers / name)
     pid = max(node.runtime.init_pid(name), 0)
+    state = node.runtime.state(name)
     facts: dict[str, Any] = {
-        "state": node.runtime.state(name),
+        "state": state,
         "node": node.published.node,
         "address": configured_address(node.layout, name),
         "group": str(record.get("group") or re.sub(r"[0-9]+$", "", name)),
@@ -49,6 +52,7 @@ def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> dict[
         "ports": record.get("ports") or [],
         "pid": pid,
         **times,
+        "ready": state == RUNNING and READY in times,
     }
     if pid:
         facts["cpus"] = _status(pid, "Cpus_allowed_list")

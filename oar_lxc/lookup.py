@@ -32,6 +32,7 @@ class FoundContainer:
         cgroup: its cgroup in the cpuset hierarchy.
         start_seconds: from the start call to RUNNING.
         ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
+        ready: whether it runs and is ready; while it is waited for or provisioned it is not.
     """
 
     name: str
@@ -43,6 +44,7 @@ class FoundContainer:
     cgroup: str
     start_seconds: float = 0.0
     ready_seconds: float = 0.0
+    ready: bool = False
 
 
 def parse_target(text: str) -> tuple[int | None, str]:
@@ -164,7 +166,7 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
 
 
 def list_containers(remote: Remote) -> list[FoundContainer]:
-    """Return the containers of a job, node by node.
+    """Return the containers of a job by their names, and there by their numbers.
 
     Raises:
         NodeError: a node did not answer; "failed" must not read as "none".
@@ -176,8 +178,13 @@ def list_containers(remote: Remote) -> list[FoundContainer]:
             found.append(FoundContainer(name=event.pop("container"), **event))
 
     raise_first(remote.call("list", {}, take))
-    order = {node: number for number, node in enumerate(remote.nodes)}
-    return sorted(found, key=lambda c: (order.get(c.node, 0), len(c.name), c.name))
+    return sorted(found, key=lambda c: by_number(c.name))
+
+
+def by_number(name: str) -> tuple[str, int]:
+    """Return what sorts names as people do: ``vm2`` before ``vm10``."""
+    group = name.rstrip("0123456789")
+    return group, int(name[len(group) :] or 0)
 
 
 def find_container(remote: Remote, name: str) -> FoundContainer:

@@ -16,11 +16,19 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Network
 from types import TracebackType
 from typing import Any
 
+from oar_lxc.arguments import (
+    check_callable,
+    check_command,
+    check_input,
+    check_names,
+    check_seconds,
+    shown,
+)
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.errors import (
     ContainerError,
@@ -31,6 +39,7 @@ from oar_lxc.errors import (
     OarLxcError,
     SpecError,
 )
+from oar_lxc.hints import refuse_unknown
 from oar_lxc.job import Job
 from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout
@@ -68,7 +77,9 @@ class ContainerHandle:
     ready_seconds: float
     session: Session = field(repr=False, compare=False)
 
-    def run(self, argv: Sequence[str], timeout: float | None = None, stdin: str = "") -> Outcome:
+    def run(
+        self, argv: Sequence[str], timeout: float | None = None, stdin: str | bytes = ""
+    ) -> Outcome:
         """Run a command as root in this container; see :meth:`Session.run`."""
         return self.session.run(argv, [self.name], timeout, stdin)[0]
 
@@ -100,8 +111,8 @@ class Session:
     """The containers of a job.
 
     Args:
-        spec: what to start, a spec or a single group; by default one container of the default
-            image on each node.
+        spec: what to start, a spec, a group or a list of groups; by default one container of the
+            default image on each node.
         job: the job; the one this process runs in by default.
         wait: when the containers count as launched, instead of the spec's word (see
             :attr:`oar_lxc.spec.Spec.wait`).
@@ -114,12 +125,20 @@ class Session:
     Raises:
         JobEnvironmentError: this is no job (see :meth:`oar_lxc.job.Job.from_environ`).
         NodeNotPreparedError: the root side did not prepare this node for the job.
-        SpecError: the spec does not fit the job.
+        SpecError: an argument is not allowed, or the spec does not fit the job.
     """
+
+    def __new__(cls, *values: object, **keys: object) -> Session:
+        """Refuse a key that there is not, before Python does it without a hint."""
+        for key in keys:
+            if key in {f.name for f in fields(Group)}:
+                raise SpecError(f"Session: {key} is a Group's: write Session(Group({key}=…))")
+        refuse_unknown("Session", keys, ("spec", "job", "wait", "timeout", "on_progress"))
+        return super().__new__(cls)
 
     def __init__(
         self,
-        spec: Spec | Group | None = None,
+        spec: Spec | Group | Sequence[Group] | None = None,
         job: Job | None = None,
         *,
         wait: str | None = None,
@@ -133,6 +152,9 @@ class Session:
             wait=asked.wait if wait is None else wait,
             timeout=asked.timeout if timeout is None else timeout,
         )
+        check_callable("on_progress", on_progress)
+        if job is not None and not isinstance(job, Job):
+            raise SpecError(f"job is {shown(job)}; it is a Job, such as Job.from_environ()")
         self.job = job or Job.from_environ()
         self.layout = JobLayout(self.job.id)
         self.published: PublishedJob = self._read_published()
@@ -279,16 +301,16 @@ class Session:
     def run(
         self,
         argv: Sequence[str],
-        containers: Sequence[str] | None = None,
+        containers: str | Sequence[str] | None = None,
         timeout: float | None = None,
-        stdin: str = "",
+        stdin: str | bytes = "",
         on_output: OnOutput | None = None,
     ) -> list[Outcome]:
         """Run a command as root in containers, in all at once.
 
         Args:
             argv: the command and its arguments, found through PATH inside.
-            containers: names; all by default.
+            containers: names, or one name; all by default.
             timeout: seconds after which it is killed where it still runs.
             stdin: what it reads.
             on_output: is given container, stream (``stdout`` or ``stderr``) and text as it comes;
@@ -298,14 +320,12 @@ class Session:
             One outcome a container, in the order of the plan.
 
         Raises:
+            SpecError: an argument is not allowed.
             ContainerError: a name is not one of the session's, or a container does not run.
             NodeError: a node could not be reached.
         """
-        names = [c.name for c in self.plan.containers] if containers is None else containers
         by_name = {c.name: c.node for c in self.plan.containers}
-        for name in names:
-            if name not in by_name:
-                raise ContainerError(name, "", "the session has no such container")
+        names = [*by_name] if containers is None else check_names(containers, by_name)
         nodes = [n for n in self.job.nodes if n in {by_name[name] for name in names}]
         return run_in_containers(
             self._remote, names, nodes, argv, timeout=timeout, stdin=stdin, on_output=on_output
@@ -318,7 +338,11 @@ class Session:
             grace: seconds that they get to halt by themselves before they are killed.
 
         What cannot be destroyed here is logged: the hooks do it when the job ends.
+
+        Raises:
+            SpecError: the grace is no number of seconds.
         """
+        check_seconds("grace", grace)
         failures: list[ContainerError | NodeError] = []
 
         def take(node: str, event: dict[str, Any]) -> None:
@@ -357,12 +381,17 @@ def run_in_containers(
     argv: Sequence[str],
     *,
     timeout: float | None = None,
-    stdin: str = "",
+    stdin: str | bytes = "",
     on_output: OnOutput | None = None,
 ) -> list[Outcome]:
     """Run a command in containers through the agents of their nodes; see :meth:`Session.run`."""
-    if isinstance(argv, str) or not argv:
-        raise SpecError(f"the command is {argv!r}; it is a list of words such as ['ls', '/root']")
+    check_callable("on_output", on_output)
+    request = {
+        "containers": list(names),
+        "argv": check_command(argv),
+        "stdin": check_input(stdin),
+        "timeout": None if timeout is None else check_seconds("timeout", timeout),
+    }
     text: dict[tuple[str, str], list[str]] = {}
     status: dict[str, int] = {}
     failures: list[OarLxcError] = []
@@ -379,12 +408,6 @@ def run_in_containers(
         elif event["event"] == "failed":
             failures.append(_container_error(node, event))
 
-    request = {
-        "containers": list(names),
-        "argv": list(argv),
-        "stdin": stdin,
-        "timeout": timeout,
-    }
     failures += remote.call("exec", request, take, nodes)
     raise_first(failures)
     for name in names:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
+from oar_lxc.arguments import shown
 from oar_lxc.errors import ImageError, SpecError
+from oar_lxc.hints import refuse_unknown
 from oar_lxc.image.names import check_name
 
 DEFAULT_IMAGE = "debian-12"
@@ -181,13 +183,18 @@ class Group:
         (),
     )
 
+    def __new__(cls, *values: object, **keys: object) -> Group:
+        """Refuse a key that there is not, before Python does it without a hint."""
+        refuse_unknown("Group", keys, [f.name for f in fields(cls)])
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for key, check in _CHECKS.items():
             value = getattr(self, key)
             try:
                 object.__setattr__(self, key, check(value))
             except _AllowedError as error:
-                raise SpecError(f"{key} is {_shown(value)}; {error}") from None
+                raise SpecError(f"{key} is {shown(value)}; {error}") from None
         given = [k for k in ("per_node", "total") if getattr(self, k) is not None]
         given += ["per_core"] * self.per_core
         if len(given) > 1:
@@ -374,14 +381,18 @@ class Spec:
     )
     timeout: float = _doc("Seconds that this may take.", TIMEOUT)
 
+    def __new__(cls, *values: object, **keys: object) -> Spec:
+        """Refuse a key that there is not, before Python does it without a hint."""
+        refuse_unknown("Spec", keys, [f.name for f in fields(cls)])
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        for key, check in (("wait", check_wait), ("timeout", check_timeout)):
+        for key, check in (("groups", _groups), ("wait", check_wait), ("timeout", check_timeout)):
             value = getattr(self, key)
             try:
                 object.__setattr__(self, key, check(value))
             except _AllowedError as error:
-                raise SpecError(f"{key} is {_shown(value)}; {error}") from None
-        object.__setattr__(self, "groups", tuple(self.groups))
+                raise SpecError(f"{key} is {shown(value)}; {error}") from None
         if not self.groups:
             raise SpecError("the spec has no group: at least one is needed")
         names = [group.name for group in self.groups]
@@ -389,12 +400,46 @@ class Spec:
             if names.count(name) > 1:
                 raise SpecError(f"two groups have the name {name!r}: give each its own")
 
+    def to_data(self) -> dict[str, Any]:
+        """Return the spec as JSON's types."""
+        return asdict(self)
 
-def as_spec(what: Spec | Group | None) -> Spec:
-    """Return a spec of a spec, of one group, or the default of one container on each node."""
-    if isinstance(what, Group):
-        return Spec((what,))
-    return Spec() if what is None else what
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Spec:
+        """Make a spec from what :meth:`to_data` returned."""
+        groups = [
+            {
+                **group,
+                "mounts": [Mount(**mount) for mount in group["mounts"]],
+                "ports": [Port(**port) for port in group["ports"]],
+            }
+            for group in data["groups"]
+        ]
+        return cls(**{**data, "groups": tuple(Group(**group) for group in groups)})
+
+
+def as_spec(what: Spec | Group | Iterable[Group] | None) -> Spec:
+    """Return a spec of a spec, of one group or several, or the default of one a node.
+
+    Raises:
+        SpecError: it is something else.
+    """
+    if what is None:
+        return Spec()
+    return what if isinstance(what, Spec) else Spec(groups=what)  # type: ignore[arg-type]
+
+
+def _groups(value: object) -> tuple[Group, ...]:
+    if isinstance(value, Group):
+        return (value,)
+    wanted = "it is a Group or a list of Groups, such as [Group(name='web', total=2)]"
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise _AllowedError(wanted)
+    groups = tuple(value)
+    for number, group in enumerate(groups, 1):
+        if not isinstance(group, Group):
+            raise SpecError(f"number {number} of the groups is {shown(group)}; {wanted}")
+    return groups
 
 
 def documented(kind: type[Group | Spec]) -> list[tuple[str, str, Any]]:
@@ -402,8 +447,3 @@ def documented(kind: type[Group | Spec]) -> list[tuple[str, str, Any]]:
     return [
         (f.name, f.metadata["doc"], getattr(kind(), f.name)) for f in fields(kind) if f.metadata
     ]
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"

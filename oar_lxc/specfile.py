@@ -14,13 +14,12 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from oar_lxc.errors import SpecError
+from oar_lxc.hints import refuse_unknown
 from oar_lxc.spec import Group, Spec
 
 GROUP = "group"
@@ -40,7 +39,7 @@ def read_spec(path: Path) -> Spec:
         data = tomllib.loads(_read(path))
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: {error}") from error
-    _refuse_unknown(str(path), data, TOP_KEYS)
+    refuse_unknown(str(path), data, TOP_KEYS)
     tables = data.pop(GROUP, None)
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise SpecError(f"{path}: there is no group: write a table [[{GROUP}]] for each")
@@ -54,7 +53,7 @@ def read_spec(path: Path) -> Spec:
 def _group(path: Path, table: dict[str, Any], number: int) -> Group:
     name = table.get("name")
     where = f"{path}, group {name if isinstance(name, str) and name else number}"
-    _refuse_unknown(where, table, GROUP_KEYS)
+    refuse_unknown(where, table, GROUP_KEYS)
     try:
         if isinstance(table.get("provision"), str):
             table["provision"] = _read(path.parent / Path(table["provision"]).expanduser())
@@ -83,11 +82,3 @@ def _read(path: Path) -> str:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path} is no text in UTF-8") from error
-
-
-def _refuse_unknown(where: str, table: Mapping[str, Any], known: Collection[str]) -> None:
-    for key in table:
-        if key not in known:
-            near = get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise SpecError(f"{where}: unknown key {key!r}; {hint}")

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from oar_lxc.container import RUNNING
 from oar_lxc.facts import configured_address, init_facts, show_container
 from oar_lxc.keys import JobKeys
 from oar_lxc.onnode import OnNode
 from oar_lxc.timeline import read_timeline
-from oar_lxc.times import read_times
+from oar_lxc.times import READY, read_times
 
 
 def tell_containers(node: OnNode, request: Mapping[str, Any]) -> None:
@@ -18,12 +19,14 @@ def tell_containers(node: OnNode, request: Mapping[str, Any]) -> None:
     times = read_times(node.layout)
     for name in node.runtime.names():
         known = times.get(name, {})
+        state = node.runtime.state(name)
         node.emit(
             {
                 "event": "container",
                 "container": name,
                 "node": node.published.node,
-                "state": node.runtime.state(name),
+                "state": state,
+                "ready": state == RUNNING and READY in known,
                 "address": configured_address(node.layout, name),
                 "start_seconds": known.get("start_seconds", 0.0),
                 "ready_seconds": known.get("ready_seconds", 0.0),

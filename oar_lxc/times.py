@@ -13,6 +13,7 @@ from contextlib import suppress
 from oar_lxc.layout import JobLayout
 
 LAUNCHED = "launched"
+READY = "ready"
 
 
 def write_times(layout: JobLayout, name: str, times: Mapping[str, float]) -> None:
@@ -31,8 +32,9 @@ def read_times(layout: JobLayout) -> dict[str, dict[str, float]]:
     """Return the times of containers by their names.
 
     Returns:
-        ``launched`` (seconds since the epoch), ``start_seconds``, ``ready_seconds``, as far as
-        they are known.
+        ``launched`` and ``ready`` (seconds since the epoch), ``start_seconds``,
+        ``ready_seconds``, as far as they are known. What is not ``ready`` is still waited for or
+        provisioned.
     """
     found: dict[str, dict[str, float]] = {}
     with suppress(OSError):

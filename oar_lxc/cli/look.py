@@ -13,6 +13,7 @@ import click
 from oar_lxc.cli import reach
 from oar_lxc.cli.reach import complete_container, complete_job, doorway, find_running
 from oar_lxc.cli.table import print_table
+from oar_lxc.container import RUNNING
 from oar_lxc.errors import ContainerError
 from oar_lxc.layout import check_job_id
 from oar_lxc.lookup import find_container, list_containers, parse_target
@@ -24,6 +25,8 @@ from oar_lxc.remote import raise_first
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 def list_(job: str | None, as_json: bool) -> None:
     """List the containers of a job: of JOB, or of the job this is run in.
+
+    One is not READY while it is waited for or its provision script runs.
 
     \b
     Examples:
@@ -40,9 +43,17 @@ def list_(job: str | None, as_json: bool) -> None:
         click.echo(f"job {remote.job_id} has no containers", err=True)
         return
     print_table(
-        ("CONTAINER", "NODE", "STATE", "ADDRESS", "PID", "CPUS"),
+        ("CONTAINER", "NODE", "STATE", "READY", "ADDRESS", "PID", "CPUS"),
         [
-            (c.name, c.node, c.state, c.address, str(c.pid or "-"), c.cpus or "-")
+            (
+                c.name,
+                c.node,
+                c.state,
+                ("yes" if c.ready else "no") if c.state == RUNNING else "-",
+                c.address,
+                str(c.pid or "-"),
+                c.cpus or "-",
+            )
             for c in containers
         ],
     )
@@ -81,9 +92,10 @@ def show(container: str, as_json: bool) -> None:
 
 def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what is known of a container, in words for people."""
+    unready = facts["state"] == RUNNING and not facts["ready"]
     lines = [
         ("container", f"{facts['job']}/{facts['name']}"),
-        ("state", facts["state"]),
+        ("state", facts["state"] + (", not ready yet" if unready else "")),
         ("node", facts["node"]),
         ("address", facts["address"]),
         ("group", facts["group"]),

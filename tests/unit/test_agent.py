@@ -178,6 +178,22 @@ def test_a_list_tells_of_every_container(node: FakeNode) -> None:
     assert (second["container"], second["state"], second["pid"]) == ("vm2", "STOPPED", 0)
 
 
+def test_a_container_is_not_ready_before_it_is_waited_for(node: FakeNode) -> None:
+    ready: list[bool] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] in ("started", "provisioned"):
+            ready.extend(told["ready"] for told in node.run("list", {}))
+
+    carry_out(node.on(emit), "launch", request(1))
+    assert ready == [False]
+    assert node.run("list", {})[0]["ready"]
+    node.run("stop", {"containers": None, "timeout": 0})
+    assert not node.run("list", {})[0]["ready"]
+    node.run("start", {"containers": None})
+    assert node.run("list", {})[0]["ready"]
+
+
 def test_a_list_of_what_cannot_be_read_is_an_error(node: FakeNode) -> None:
     node.layout.containers.rmdir()
     with pytest.raises(OSError, match="No such file"):

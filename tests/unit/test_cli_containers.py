@@ -83,10 +83,10 @@ def test_a_list_is_a_table_for_people(
 ) -> None:
     assert invoke(cli, "list", "42") == 0
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split() == ["CONTAINER", "NODE", "STATE", "ADDRESS", "PID", "CPUS"]
+    assert head.split() == ["CONTAINER", "NODE", "STATE", "READY", "ADDRESS", "PID", "CPUS"]
     pid = remote.by_name["node1"].runtime.init_pid("vm1")
-    assert first.split()[:5] == ["vm1", "node1", "RUNNING", "100.65.80.3", str(pid)]
-    assert second.split() == ["vm2", "node2", "STOPPED", "100.65.80.3", "-", "-"]
+    assert first.split()[:6] == ["vm1", "node1", "RUNNING", "no", "100.65.80.3", str(pid)]
+    assert second.split() == ["vm2", "node2", "STOPPED", "-", "100.65.80.3", "-", "-"]
 
 
 def test_a_timeline_is_a_table_for_people_and_json_for_programs(
@@ -225,7 +225,11 @@ def test_show_is_lines_for_people_and_json_for_programs(
 ) -> None:
     assert invoke(cli, "show", "42/vm1") == 0
     lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
-    assert (lines["container:"], lines["state:"], lines["node:"]) == ("42/vm1", "RUNNING", "node1")
+    assert (lines["container:"], lines["state:"], lines["node:"]) == (
+        "42/vm1",
+        "RUNNING, not ready yet",
+        "node1",
+    )
     assert invoke(cli, "show", "42/vm2", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["name"], shown["job"], shown["state"]) == ("vm2", 42, "STOPPED")
@@ -233,6 +237,7 @@ def test_show_is_lines_for_people_and_json_for_programs(
 
 def test_what_a_container_uses_is_told_with_its_limits() -> None:
     facts = {"job": 42, "name": "vm1", "state": "RUNNING", "node": "n", "address": "a"}
+    facts |= {"ready": True}
     facts |= {"group": "vm", "image": "i", "pid": 7, "cpus": "0-1", "cores": 2, "ports": []}
     facts |= {"memory": 1 << 20, "memory_limit": 512 << 20, "processes": 5, "processes_limit": 0}
     lines = dict(describe(facts))

@@ -15,10 +15,12 @@ PACKAGE = Path(__file__).parents[2] / "oar_lxc"
 # The groups, by a module's first name below oar_lxc. What is not named is of the user side.
 DOMAIN = {
     "apt",
+    "arguments",
     "beside",
     "config",
     "contain",
     "errors",
+    "hints",
     "idmap",
     "image",
     "job",

@@ -22,6 +22,7 @@ from oar_lxc.errors import (
 from oar_lxc.keys import CLIENT, HOST
 from oar_lxc.layout import JobLayout
 from oar_lxc.lookup import (
+    by_number,
     find_container,
     find_keys,
     find_remote,
@@ -180,7 +181,7 @@ def test_a_damaged_nodefile_is_an_error(inside: dict[str, str], tmp_path: Path) 
 def remote(tmp_path: Path) -> Iterator[FakeRemote]:
     nodes = ("node1", "node2")
     remote = FakeRemote({n: FakeNode(tmp_path / n, n, nodes) for n in nodes})
-    for node, name in (("node2", "vm10"), ("node2", "vm2"), ("node1", "vm1")):
+    for node, name in (("node1", "vm10"), ("node2", "vm2"), ("node1", "vm1")):
         directory = remote.by_name[node].layout.containers / name
         directory.mkdir()
         (directory / "config").write_text(
@@ -195,18 +196,29 @@ def way(remote: FakeRemote) -> Remote:
     return remote  # type: ignore[return-value]  # has all that is used of one
 
 
-def test_containers_are_listed_node_by_node_in_the_order_of_their_numbers(
+def test_containers_are_listed_by_their_names_and_numbers_wherever_they_are(
     remote: FakeRemote,
 ) -> None:
     found = list_containers(way(remote))
     assert [(c.name, c.node, c.state) for c in found] == [
         ("vm1", "node1", "RUNNING"),
         ("vm2", "node2", "STOPPED"),
-        ("vm10", "node2", "STOPPED"),
+        ("vm10", "node1", "STOPPED"),
     ]
     assert [c.address for c in found] == ["10.0.0.1", "10.0.0.2", "10.0.0.10"]
     assert found[0].pid == remote.by_name["node1"].runtime.init_pid("vm1")
     assert found[1].pid == 0
+
+
+def test_the_order_of_a_list_depends_on_no_node(remote: FakeRemote) -> None:
+    first = [c.name for c in list_containers(way(remote))]
+    remote.nodes = remote.nodes[::-1]
+    assert [c.name for c in list_containers(way(remote))] == first
+
+
+def test_names_are_sorted_by_group_and_number() -> None:
+    names = ["cache1", "vm1", "py1", "web10", "web2", "vm"]
+    assert sorted(names, key=by_number) == ["cache1", "py1", "vm", "vm1", "web2", "web10"]
 
 
 def test_a_node_that_does_not_answer_is_an_error_and_not_an_empty_list(remote: FakeRemote) -> None:

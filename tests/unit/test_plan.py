@@ -156,6 +156,81 @@ def test_totals_leave_room_for_each_other() -> None:
     ]
 
 
+def test_totals_without_cores_leave_room_for_each_other() -> None:
+    job = Job(42, "alice", {"node1": 2, "node2": 2, "node3": 2})
+    spec = Spec(tuple(Group(name=name, total=1) for name in ("a", "b", "c", "d")))
+    assert [(c.name, c.node) for c in make_plan(spec, job).containers] == [
+        ("a1", "node1"),
+        ("d1", "node1"),
+        ("b1", "node2"),
+        ("c1", "node3"),
+    ]
+
+
+def test_a_total_without_cores_keeps_away_from_those_that_have_some() -> None:
+    job = Job(42, "alice", {"node1": 2, "node2": 2})
+    spec = Spec((Group(name="a", total=1, cores=2), Group(name="b", total=1)))
+    assert [c.node for c in make_plan(spec, job).containers] == ["node1", "node2"]
+    spec = Spec((Group(name="b", total=1), Group(name="a", total=1, cores=2)))
+    assert [c.node for c in make_plan(spec, job).containers] == ["node1", "node2"]
+
+
+def test_a_total_counts_what_is_on_each_node_by_the_spec_itself() -> None:
+    job = Job(42, "alice", {"node1": 4, "node2": 1})
+    spec = Spec((Group(name="a", per_core=True), Group(name="b", total=2)))
+    assert [c.node for c in make_plan(spec, job).containers if c.group == "b"] == ["node1"] * 2
+
+
+def test_other_sessions_keep_their_addresses_cores_and_room() -> None:
+    job = Job(42, "alice", {"node1": 3, "node2": 2})
+    others = make_plan(Spec((Group(name="a", total=1, cores=1),)), job).containers
+    spec = Spec((Group(name="b", total=2, cores=1), Group(name="c", total=1)))
+    plan = make_plan(spec, job, others=others)
+    assert [(c.name, c.node, c.first_core, c.ip) for c in plan.containers] == [
+        ("b1", "node1", 1, "100.65.80.4"),
+        ("c1", "node1", 0, "100.65.80.5"),
+        ("b2", "node2", 0, "100.65.80.6"),
+    ]
+
+
+def test_cores_between_those_of_others_are_given_out() -> None:
+    job = Job(42, "alice", {"node1": 4})
+    of_all = make_plan(Group(name="a", total=4, cores=1), job).containers
+    others = (of_all[0], of_all[2])
+    plan = make_plan(Group(name="b", total=2, cores=1), job, others=others)
+    assert [c.first_core for c in plan.containers] == [1, 3]
+    with pytest.raises(SpecError) as caught:
+        make_plan(Group(name="b", total=1, cores=2), job, others=others)
+    assert str(caught.value) == (
+        "group b: container b1 would be given core number 5 of node1, and the job has 4 there, of "
+        "which other sessions have 2: ask for fewer containers or cores, or reserve more"
+    )
+
+
+def test_addresses_are_counted_on_and_come_round() -> None:
+    job = Job(42, "alice", {"node1": 1})
+    network = JobNetwork.of(job.id, job.nodes)
+    last = network.capacity - 1
+    others = make_plan(Group(name="a"), job).containers
+    plan = make_plan(Group(name="b", per_node=2), job, others=others, first=last)
+    numbers = [IPv4Interface(c.address) for c in plan.containers]
+    assert numbers == [network.container_address(last), network.container_address(1)]
+    with pytest.raises(SpecError, match="ask for fewer containers"):
+        make_plan(Group(name="b", per_node=last + 1), job, others=others)
+
+
+def test_names_and_ports_of_other_sessions_are_refused() -> None:
+    others = make_plan(Group(ports=(Port(8080, 80),)), JOB).containers
+    with pytest.raises(SpecError) as caught:
+        make_plan(Group(), JOB, others=others)
+    assert str(caught.value) == (
+        "group vm: another session of the job has a container vm1, on node2: give the group "
+        "another name, such as vm-b"
+    )
+    with pytest.raises(SpecError, match="port 8080 of node2 cannot lead into both vm1 and b1"):
+        make_plan(Group(name="b", ports=(Port(8080, 81),)), JOB, others=others)
+
+
 @pytest.mark.parametrize("total", [2045, 10**12])
 def test_a_total_beyond_all_addresses_is_refused_at_once(total: int) -> None:
     with pytest.raises(SpecError, match="ask for fewer containers"):

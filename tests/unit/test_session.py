@@ -174,7 +174,7 @@ def test_a_command_whose_time_is_up_has_status_124(remote: FakeRemote) -> None:
 def test_a_command_in_a_container_that_is_none_is_an_error(remote: FakeRemote) -> None:
     with (
         Session(job=JOB) as containers,
-        pytest.raises(ContainerError, match="vm9: the session has no such container"),
+        pytest.raises(ContainerError, match="no such container; it has: vm1, vm2"),
     ):
         containers.run(["true"], ["vm1", "vm9"])
 
@@ -194,9 +194,79 @@ def test_a_command_on_a_node_that_does_not_answer_is_an_error(remote: FakeRemote
         remote.unreachable = []
 
 
-def test_no_command_is_an_error(remote: FakeRemote) -> None:
-    with Session(job=JOB) as containers, pytest.raises(SpecError, match="it is a list of words"):
-        containers.run([])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"argv": []}, "the command is []; it is a list of words"),
+        ({"argv": "uname -a"}, "the command is 'uname -a'; it is a list of words"),
+        ({"argv": b"ls"}, "the command is b'ls'; it is a list of words"),
+        ({"argv": None}, "the command is None; it is a list of words"),
+        ({"argv": ["sleep", 5]}, "word 2 of the command is 5; it is a text"),
+        ({"argv": ["a\0b"]}, "word 1 of the command is 'a\\x00b'; no word can hold a zero byte"),
+        ({"stdin": 5}, "stdin is 5; it is a text or bytes"),
+        ({"stdin": None}, "stdin is None; it is a text or bytes"),
+        ({"timeout": "5"}, "timeout is '5'; it is a number of seconds"),
+        ({"timeout": -1}, "timeout is -1; it is a number of seconds"),
+        ({"timeout": float("nan")}, "timeout is nan; it is a number of seconds"),
+        ({"containers": 1}, "containers is 1; it is a list of names"),
+        ({"containers": [1]}, "containers has 1; it is a list of names"),
+        ({"containers": b"vm1"}, "containers is b'vm1'; it is a list of names"),
+        ({"on_output": "print"}, "on_output is 'print'; it is a function"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(
+    remote: FakeRemote, arguments: dict[str, Any], sentence: str
+) -> None:
+    with Session(job=JOB) as containers:
+        with pytest.raises(SpecError) as caught:
+            containers.run(**{"argv": ["true"], **arguments})
+        assert str(caught.value).startswith(sentence)
+        assert containers.run(["true"])[0].status == 0
+
+
+def test_input_may_be_bytes_and_containers_one_name(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        (outcome,) = containers.run(["cat"], "vm2", stdin=b"a\xffb")
+        assert (outcome.container, outcome.stdout) == ("vm2", "a\udcffb")
+        assert containers.containers[0].run(["cat"], stdin=b"x").stdout == "x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"spec": "vms.toml"}, "groups is 'vms.toml'; it is a Group or a list of Groups"),
+        ({"spec": {"total": 2}}, "groups is {'total': 2}; it is a Group or a list"),
+        ({"spec": [Group(), "web"]}, "number 2 of the groups is 'web'; it is a Group"),
+        ({"spec": []}, "the spec has no group"),
+        ({"job": 42}, "job is 42; it is a Job"),
+        ({"on_progress": "print"}, "on_progress is 'print'; it is a function"),
+        ({"timeout": "5"}, "timeout is '5'; it is a number of seconds"),
+        ({"wait": 5}, "wait is 5; it is a text"),
+        ({"count": 3}, "Session: unknown key 'count'; known are spec"),
+        ({"total": 3}, "Session: total is a Group's: write Session(Group(total=…))"),
+        ({"on_progres": print}, "Session: unknown key 'on_progres'; did you mean on_progress?"),
+    ],
+)
+def test_what_is_no_session_is_one_sentence(
+    remote: FakeRemote, arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        Session(**{"job": JOB, **arguments})
+    assert str(caught.value).startswith(sentence)
+    assert files(remote) == []
+
+
+def test_a_session_takes_several_groups(remote: FakeRemote) -> None:
+    with Session([Group(name="a", total=1), Group(name="b", total=1)], JOB) as containers:
+        assert [(c.name, c.node) for c in containers.containers] == [
+            ("b1", "node1"),
+            ("a1", "node2"),
+        ]
+
+
+def test_a_grace_that_is_no_number_is_one_sentence(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers, pytest.raises(SpecError, match="grace is '5'; it is"):
+        containers.stop("5")  # type: ignore[arg-type]
 
 
 def test_containers_can_be_stopped_before_the_block_ends(remote: FakeRemote) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -133,6 +135,71 @@ def test_a_spec_that_cannot_be_is_one_sentence(values: dict[str, Any], message: 
     with pytest.raises(SpecError, match=message.replace("?", r"\?")) as caught:
         Spec(**values)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "hint"),
+    [
+        (Group, "count", "did you mean total?"),
+        (Group, "n", "did you mean total?"),
+        (Group, "env", "did you mean environment?"),
+        (Group, "per_nod", "did you mean per_node?"),
+        (Group, "zzz", "known are image, per_node"),
+        (Spec, "group", "did you mean groups?"),
+        (Spec, "count", "known are groups, wait, timeout"),
+    ],
+)
+def test_a_key_that_there_is_not_is_answered_by_the_one_that_was_meant(
+    kind: type[Group | Spec], key: str, hint: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        kind(**{key: 2})  # type: ignore[arg-type]
+    assert str(caught.value).startswith(f"{kind.__name__}: unknown key '{key}'; {hint}")
+
+
+JUNK = [0, -1, 1.5, float("nan"), "", "x\0", b"x", [None], [[]], {}, {1: 2}, {"a"}, object(), int]
+
+
+@pytest.mark.parametrize("key", [f.name for f in fields(Group)])
+@pytest.mark.parametrize("value", JUNK, ids=lambda value: repr(value)[:12])
+def test_a_value_of_another_type_is_taken_or_refused_by_one_sentence(
+    key: str, value: object
+) -> None:
+    said, group = "", Group()
+    try:
+        group = Group(**{key: value})  # type: ignore[arg-type]
+    except SpecError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert len(said) < 300
+    spec = as_spec(group)
+    assert Spec.from_data(json.loads(json.dumps(spec.to_data()))) == spec
+
+
+@pytest.mark.parametrize("value", [*JUNK, "web", b"web", [1], ["web"], [Group(), "web"]])
+def test_what_is_no_spec_is_refused_by_one_sentence(value: Any) -> None:
+    with pytest.raises(SpecError, match=r"it is a Group or a list of Groups|at least one"):
+        as_spec(value)
+
+
+def test_groups_are_one_or_several() -> None:
+    web, db = Group(name="web"), Group(name="db")
+    assert as_spec(web) == as_spec([web]) == Spec((web,))
+    assert as_spec([web, db]) == as_spec(group for group in (web, db)) == Spec((web, db))
+
+
+def test_a_rich_spec_survives_json() -> None:
+    group = Group(
+        total=2,
+        memory="1G",
+        mounts=(Mount("/data", "/data", writable=True),),
+        ports=(Port(8080, 80),),
+        environment={"A": "b"},
+        provision="true",
+        ssh_keys=("ssh-ed25519 AAAA x",),
+    )
+    spec = Spec((group, Group(name="b")), "ssh", 5)
+    assert Spec.from_data(json.loads(json.dumps(spec.to_data()))) == spec
 
 
 def test_every_key_is_documented() -> None:

@@ -83,7 +83,7 @@ def test_hosts_that_only_look_like_containers_are_left_alone(
 def test_only_the_user_may_read_the_files(remote: FakeRemote, home: Path) -> None:
     invoke(cli, "ssh-config", "42")
     assert (home / "oar-lxc/42/id_ed25519").read_text() == KEY
-    assert (home / "oar-lxc/42/known_hosts").read_text() == "web1.42,my-db1.42 ssh-ed25519 AAAA\n"
+    assert (home / "oar-lxc/42/known_hosts").read_text() == "my-db1.42,web1.42 ssh-ed25519 AAAA\n"
     for path in (home / "oar-lxc").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
@@ -93,7 +93,7 @@ def test_the_hosts_are_printed_and_the_line_is_told(
 ) -> None:
     invoke(cli, "ssh-config", "42")
     said = capsys.readouterr()
-    assert said.out.split() == ["web1.42", "my-db1.42"]
+    assert said.out.split() == ["my-db1.42", "web1.42"]
     assert INCLUDE in said.err
     assert not (home / "config").exists()
     include(home)
@@ -201,7 +201,7 @@ def test_an_inventory_has_the_groups_of_the_spec(
     assert lines[0].startswith("#")
     assert "    web:" in lines
     assert "    my_db:" in lines
-    assert lines.index("        web1.42:") < lines.index("    my_db:")
+    assert lines.index("        my-db1.42:") < lines.index("    web:")
     assert '          oar_lxc_node: "node2"' in lines
     config = home / "oar-lxc/42/config"
     assert f"    ansible_ssh_common_args: \"-F '{config}'\"" in lines
@@ -230,11 +230,11 @@ def test_completion_knows_jobs_and_containers(
         return [str(item.value) for item in items]
 
     assert complete("4") == ["42/", "43/"]
-    assert complete("42/") == ["42/web1", "42/my-db1"]
+    assert complete("42/") == ["42/my-db1", "42/web1"]
     assert complete("42/w") == ["42/web1"]
     assert complete("x/") == []
     monkeypatch.setenv("OAR_JOB_ID", "42")
-    assert complete("") == ["web1", "my-db1"]
+    assert complete("") == ["my-db1", "web1"]
 
 
 def test_ssh_home_is_where_ssh_looks_whatever_home_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,39 @@
+"""What somebody may have meant who wrote a key that there is not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+
+from oar_lxc.errors import SpecError
+
+# What people write for a key, from other programs' habits.
+_MEANT = {
+    **dict.fromkeys(("count", "n", "number", "num", "instances"), "total"),
+    **dict.fromkeys(("nodes", "pernode"), "per_node"),
+    **dict.fromkeys(("cpu", "cpus", "ncpus"), "cores"),
+    **dict.fromkeys(("mem", "ram"), "memory"),
+    **dict.fromkeys(("env", "variables"), "environment"),
+    **dict.fromkeys(("volumes", "binds"), "mounts"),
+    **dict.fromkeys(("script", "setup"), "provision"),
+    **dict.fromkeys(("group", "containers", "specs"), "groups"),
+}
+
+
+def refuse_unknown(where: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse what is no key, and say which one was meant.
+
+    Args:
+        where: what the keys are of, in front of the sentence.
+        given: names of keys.
+        known: those that there are.
+
+    Raises:
+        SpecError: one is not known.
+    """
+    for key in given:
+        if key not in known:
+            meant = _MEANT.get(key)
+            near = [meant] if meant in known else get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise SpecError(f"{where}: unknown key {key!r}; {hint}")
