@@ -10,7 +10,7 @@
     package OarLxc;
     use strict;
     use warnings;
-    our ( @command, @files, $failed );
+    our ( @command, @files, $failed, $nothing );
 
     sub run {
         my @argv = ( 'oardodo', '/usr/sbin/oar-lxc-node', @_ );
@@ -70,10 +70,12 @@
 
     my $text = do { local $/; <STDIN> };
     if ( defined($text) ) {
-        open( my $copy, '+>', undef ) or die "oar-lxc: no temporary file: $!\n";
-        print {$copy} $text;
-        seek( $copy, 0, 0 );
-        open( STDIN, '<&', $copy ) or die "oar-lxc: cannot give STDIN back: $!\n";
+
+        # In memory: a user can fill the disk, and OAR must get to work all the same. What programs
+        # have for their input, descriptor 0, is empty, as it would be.
+        close(STDIN);
+        open( $nothing, '<', '/dev/null' );
+        open( STDIN,    '<', \$text ) or die "oar-lxc: cannot give STDIN back: $!\n";
 
         # Most jobs do not even name the type: they pay for one look at the text.
         if ( $text =~ /['"]?lxc['"]?\s*=>/ ) {

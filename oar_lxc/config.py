@@ -11,9 +11,11 @@ from pathlib import Path, PurePath
 from oar_lxc.errors import ConfigError
 from oar_lxc.layout import CONFIG, IMAGES, STATE
 from oar_lxc.network import POOL, PREFIX
+from oar_lxc.regular import read_regular
 
 PREPARE_BY = ("stanza", "prologue")
 MAX_DEADLINE = 3600
+LONGEST = 1 << 20  # bytes of the file
 HOME = "/home"
 NO_TREES = ("proc", "sys", "dev", "run", "etc", "boot")
 TABLES = {
@@ -51,20 +53,49 @@ class Config:
 def read_config(path: Path = CONFIG) -> Config:
     """Read the configuration; a missing file means the defaults.
 
+    Args:
+        path: a file of root's or the caller's, or a link to one.
+
     Raises:
-        ConfigError: not TOML, an unknown key, or a value that is not allowed.
+        ConfigError: it cannot be read, is not TOML, or has an unknown key or a value that is not
+            allowed.
     """
     try:
-        text = path.read_text()
+        content = read_regular(path, follow=True, owners={0, os.geteuid()}, most=LONGEST)
     except FileNotFoundError:
         return Config()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    return parse_config(content, path)
+
+
+def lenient_config(path: Path = CONFIG) -> tuple[Config, str]:
+    """Read the configuration for what must be done whatever is wrong with it: to destroy.
+
+    Returns:
+        What is configured, and nothing; where that is wrong, the defaults and what is wrong.
+    """
+    try:
+        return read_config(path), ""
+    except ConfigError as error:
+        return Config(), str(error)
+
+
+def parse_config(content: bytes, path: Path = CONFIG) -> Config:
+    """Return what a configuration file's content says.
+
+    Args:
+        content: UTF-8, with or without a byte order mark.
+        path: the file, for errors.
+
+    Raises:
+        ConfigError: as of :func:`read_config`.
+    """
     import tomllib  # takes long for a hook, and most nodes have no such file
 
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     _refuse_unknown(path, data, TABLES, "")
     for table in data:

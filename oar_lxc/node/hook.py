@@ -13,25 +13,28 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from oar_lxc.config import PREPARE_BY, read_config
-from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.config import PREPARE_BY, lenient_config
+from oar_lxc.errors import ConfigError, JobEnvironmentError, OarLxcError, UsageError
 from oar_lxc.job import read_nodefile
-from oar_lxc.layout import check_job_id, check_user
+from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.log import say
-from oar_lxc.node.reach import FANOUT, command_on
+from oar_lxc.node.reach import FANOUT, command_on, this_node
+from oar_lxc.published import PublishedJob
+from oar_lxc.regular import read_regular
 from oar_lxc.run import Result, run
 
+PUBLISHER = 0  # the user id of the root side
 KILLED = 128  # from here on, a shell tells of a signal that ended the command, and ssh of itself
 
 
 def main() -> None:
     """Run one hook and leave with its exit status, which OAR takes for the nodes' state."""
-    try:
-        hook, job, user, nodefile = sys.argv[1:5]
-        sys.exit(run_hook(hook, check_job_id(job), check_user(user), Path(nodefile)))
-    except ValueError:
+    if len(sys.argv) < 5:
         say("usage: hook prologue|epilogue JOB USER NODEFILE")
         sys.exit(2)
+    hook, job, user, nodefile = sys.argv[1:5]
+    try:
+        sys.exit(run_hook(hook, check_job_id(job), check_user(user), Path(nodefile)))
     except OarLxcError as error:
         say(str(error))
         sys.exit(1)
@@ -40,21 +43,30 @@ def main() -> None:
 def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     """Prepare or destroy a job on all its nodes at once; a prologue that fails undoes itself.
 
+    An epilogue destroys whatever is wrong with the configuration or the nodefile, and says so.
+
     Returns:
         0, or 1 where a node is not as it should be.
     """
-    config = read_config()
-    nodes = list(read_nodefile(nodefile))
+    config, wrong = lenient_config()
     cgroup = _oar_cgroup(job_id, user)
     common = ["--job", str(job_id), "--user", user, *(["--cgroup", cgroup] if cgroup else [])]
     if hook == "epilogue":
+        if wrong:
+            say(f"{wrong}; mend it: the defaults are taken")
+        nodes, unsure = _nodes_to_clean(job_id, nodefile)
         status = _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline)
-        # OAR would suspect all nodes of the job. The stanza comes after us, and tells of each.
-        return status if config.prepare == PREPARE_BY[1] else 0
+        # OAR would suspect all nodes of the job. The stanza comes after us, and tells of each,
+        # unless nobody knows whether there is one.
+        follows = config.prepare == PREPARE_BY[0] and not wrong
+        return 0 if follows else status or unsure
     if hook != "prologue":
         raise UsageError(f"hook {hook!r}; known: prologue, epilogue")
+    if wrong:
+        raise ConfigError(f"{wrong}; mend it: until then, this node gets no containers")
     if config.prepare != PREPARE_BY[1]:
         return 0
+    nodes = list(read_nodefile(nodefile))
     key = Path(f"/var/lib/oar/{user}_{job_id}.jobkey")  # where OAR keeps it on all nodes
     key_option = ["--job-key", str(key)] if key.exists() else []
     prepare = ["prepare", *common, *key_option, "--nodes", ",".join(nodes), "--node"]
@@ -63,6 +75,26 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     if status:
         _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline * 0.5)
     return status
+
+
+def _nodes_to_clean(job_id: int, nodefile: Path) -> tuple[list[str], int]:
+    """Return the nodes of a job that has ended, and 1 where there may be more.
+
+    Without OAR's nodefile, what prepare published here tells them; without that, this node has at
+    least itself.
+    """
+    try:
+        return list(read_nodefile(nodefile)), 0
+    except JobEnvironmentError as error:
+        say(str(error))
+    path = JobLayout(job_id).published
+    try:
+        content = read_regular(path, owners={PUBLISHER})
+        published = PublishedJob.from_json(content.decode())
+        return [check_node(node) for node in published.nodes] or [this_node()], 0
+    except (OSError, ValueError, RecursionError, TypeError, UsageError) as error:
+        say(f"{path}: {error}: only this node is cleaned by the epilogue")
+        return [this_node()], 1
 
 
 def _everywhere(

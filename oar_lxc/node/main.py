@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from oar_lxc.config import read_config
-from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.config import lenient_config, read_config
+from oar_lxc.errors import ConfigError, OarLxcError, UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup
 from oar_lxc.node.log import NodeLog, say
@@ -30,7 +30,8 @@ CGROUPS_LEFT = 3  # OAR's own clean-up would wait for them without end
 
 EPILOG = """exit status:
   0  done; also where a job was refused, which only the job is told
-  1  the node is not as it should be, or something is left of the job
+  1  the node is not as it should be (a wrong oar-lxc.toml, for prepare), or
+     something is left of the job
   2  a wrong argument; nothing was done
   3  cgroups of the job are left
 
@@ -115,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's
         status = COMMANDS[arguments.command](arguments)
+    except ConfigError as error:
+        say(f"{error}; mend it: until then, this node gets no containers")
+        status = FAILED
     except UsageError as error:
         say(str(error))
         status = USAGE
@@ -145,7 +149,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")
     log = NodeLog(bound={"job": layout.job_id, "node": preparation.node})
     with log.step("prepare"):
-        preparation.run(log, _deadline(arguments.deadline))
+        preparation.run(log, _deadline(config.deadline, arguments.deadline))
     return DONE
 
 
@@ -156,7 +160,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
     log = NodeLog(bound={"job": layout.job_id, "node": os.uname().nodename})
     with log.step("destroy"):
         destruction = Destruction(layout, user, _uid(user, missing=-1), cgroup, arguments.layer)
-        left = destruction.run(log, _deadline(arguments.deadline))
+        left = destruction.run(log, _deadline(_most(log), arguments.deadline))
     if not left:
         return DONE
     say(f"job {layout.job_id} left on this node: {left}")
@@ -191,9 +195,9 @@ def _reap(arguments: argparse.Namespace) -> int:
 
     ended = [check_job_id(job) for job in arguments.ended.split(",") if job]
     judge = Judge(grace=arguments.grace, ended=ended)
-    seconds = read_config().deadline
     done: list[Reaped] = []
     log = NodeLog(bound={"node": os.uname().nodename})
+    seconds = _most(log)
     for one in preview(judge) if arguments.dry_run else reap(judge, log, seconds):
         done.append(one)
         if not arguments.json:
@@ -222,8 +226,16 @@ def _uid(user: str, missing: int | None = None) -> int:
         return missing
 
 
-def _deadline(seconds: float | None = None) -> float:
-    most = read_config().deadline
+def _most(log: NodeLog) -> float:
+    """Return the seconds that a hook may take; nothing in the configuration stops its work."""
+    config, wrong = lenient_config()
+    if wrong:
+        log.write("wrong configuration", "error", error=wrong, instead="the defaults")
+        say(f"{wrong}; mend it: the defaults are taken")
+    return config.deadline
+
+
+def _deadline(most: float, seconds: float | None = None) -> float:
     return time.monotonic() + (most if seconds is None else max(1.0, min(seconds, most)))
 
 

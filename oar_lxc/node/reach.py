@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from oar_lxc.regular import read_regular
 
 OAR_CONF = Path("/etc/oar/oar.conf")
 SSH = ["/usr/bin/ssh", "-p", "6667", "-e", "none"]
@@ -28,16 +32,24 @@ def command_on(node: str, arguments: Sequence[str], *, here: bool = True) -> lis
     return ["sh", "-c", line] if here and _is_here(node) else [*ssh(), node, line]
 
 
+def this_node() -> str:
+    """Return this machine's own name."""
+    return socket.gethostname()
+
+
 def _is_here(node: str) -> bool:
-    host = socket.gethostname()
+    host = this_node()
     return node == host or node.partition(".")[0] == host
 
 
 def ssh() -> list[str]:
-    """Return OAR's ssh command (OPENSSH_CMD), without questions to anyone."""
-    try:
-        match = re.search(r'^OPENSSH_CMD="(.*)"', OAR_CONF.read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    command = shlex.split(match[1]) if match else SSH
-    return [*command, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+    """Return OAR's ssh command (OPENSSH_CMD), without questions to anyone.
+
+    Where oar.conf does not tell it, or what it tells is no command, it is the one that OAR takes.
+    """
+    command = []
+    with suppress(OSError, ValueError):
+        text = os.fsdecode(read_regular(OAR_CONF, follow=True))
+        if match := re.search(r'^OPENSSH_CMD="(.*)"', text, re.MULTILINE):
+            command = shlex.split(match[1])
+    return [*(command or SSH), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]

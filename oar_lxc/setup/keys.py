@@ -73,7 +73,7 @@ def key_pair_exists(title: str, path: Path, user: str, group: str, comment: str)
 def oar_account_has(private: str, public: str) -> list[Step]:
     """Make the steps after which user oar of this machine has the cluster's key pair."""
     return [
-        files.directory("user oar has a directory for keys", SSH, 0o755, "oar", "oar"),
+        files.directory("user oar has a directory for keys", SSH, 0o700, "oar", "oar"),
         files.own_file(
             "user oar has the cluster's key", SSH / "id_rsa", private, 0o600, "oar", "oar"
         ),
@@ -100,7 +100,8 @@ def oar_lets_itself_in(public: Callable[[], str]) -> Step:
             kept.insert(0, OAR_KEY + public().strip())
         return "\n".join(kept) + "\n"
 
-    return _oar_file("user oar's key opens its account", path, with_key, 0o644)
+    # OAR locks it before it changes it, and whoever may read a file may hold its lock.
+    return _oar_file("user oar's key opens its account", path, with_key, 0o600)
 
 
 def oar_knows_the_nodes(host_public: Callable[[], str]) -> list[Step]:

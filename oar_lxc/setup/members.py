@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from oar_lxc import image
-from oar_lxc.config import PREPARE_BY, read_config
+from oar_lxc.config import LONGEST, PREPARE_BY, parse_config, read_config
 from oar_lxc.layout import CONFIG, STATE, STORE
 from oar_lxc.node.ids import USERNET
 from oar_lxc.node.oarfiles import CPUSET
+from oar_lxc.regular import read_regular
 from oar_lxc.run import run
 from oar_lxc.setup import checks, files, keys, lxcfs, network, oarconf, packages, reaper, services
 from oar_lxc.setup.bundle import PATH as BUNDLE
@@ -28,6 +31,9 @@ DIRECTORIES = (
     (STATE / "jobs", 0o711),
     (STATE / STORE, 0o700),
 )
+
+
+_PREPARE = re.compile(r"""(prepare["']?\s*=\s*)("[^"]*"|'[^']*')""")
 
 
 @dataclass(frozen=True)
@@ -132,19 +138,65 @@ def _config(prepare: str) -> Step:
 
 def _config_text(prepare: str) -> str:
     try:
-        lines = CONFIG.read_text().splitlines()
+        content = read_regular(CONFIG, follow=True, most=LONGEST)
     except FileNotFoundError:
-        lines = ["# See the administrator's guide; every key has a default."]
-    wanted = f'prepare = "{prepare}"'
-    for number, line in enumerate(lines):
-        if line.split("=")[0].strip() == "prepare":
-            lines[number] = wanted
-            break
-    else:
-        if "[hooks]" not in lines:
-            lines.append("[hooks]")
-        lines.insert(lines.index("[hooks]") + 1, wanted)
-    return "\n".join(lines) + "\n"
+        content = b"# See the administrator's guide; every key has a default.\n"
+    except OSError as error:
+        raise SetupError(f"{CONFIG}: {error.strerror}: mend or remove it") from error
+    parse_config(content, CONFIG)  # what is wrong already is the administrator's to mend
+    return with_prepare(content.decode().replace("\r\n", "\n"), prepare)
+
+
+def with_prepare(text: str, prepare: str) -> str:
+    """Return a configuration with another ``hooks.prepare``, its other values and comments kept.
+
+    A file that people write has its tables in any of TOML's forms. Each place where the value may
+    stand is tried, and what results is read: it has the old values but for this one, or is not
+    taken.
+
+    Args:
+        text: a valid configuration, with newlines alone at the ends of lines.
+        prepare: the value.
+
+    Raises:
+        SetupError: none of the places is right; the message says what to write by hand.
+    """
+    import tomllib
+
+    mark = "\ufeff" if text.startswith("\ufeff") else ""
+    text = text.removeprefix(mark)
+    wanted = tomllib.loads(text)
+    hooks = wanted.setdefault("hooks", {})
+    if hooks.get("prepare") == prepare:
+        return mark + text
+    hooks["prepare"] = prepare
+    for new in _with_line(text, f'prepare = "{prepare}"'):
+        with suppress(tomllib.TOMLDecodeError):
+            if tomllib.loads(new) == wanted:
+                return mark + new
+    raise SetupError(
+        f'{CONFIG}: cannot be changed safely: write prepare = "{prepare}" into its table hooks '
+        "by hand, and run set-up again"
+    )
+
+
+def _with_line(text: str, line: str) -> Iterator[str]:
+    """Yield texts that have a line of the table hooks in each place where it may be right."""
+    lines = text.split("\n")
+    if lines[-1]:
+        lines.append("")  # the last line has its end
+    value = line.partition(" = ")[2]
+    for number, old in enumerate(lines):
+        for new in (
+            [_PREPARE.sub(rf"\g<1>{value}", old, count=1)],
+            [old, line],  # below the table's header
+            [f"hooks.{line}", old],  # before other dotted keys
+            [re.sub(r"(=\s*\{)", rf"\g<1> {line},", old, count=1)],  # into an inline table
+            [re.sub(r"(=\s*\{)\s*\}", rf"\g<1> {line} }}", old, count=1)],
+        ):
+            if "hooks" in old or "prepare" in old:
+                yield "\n".join([*lines[:number], *new, *lines[number + 1 :]])
+    yield "\n".join([*lines[:-1], "[hooks]", line, ""])
 
 
 def _no_directory() -> Step:

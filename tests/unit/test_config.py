@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.config import Config, read_config
+from oar_lxc.config import Config, lenient_config, read_config
 from oar_lxc.errors import ConfigError
 from oar_lxc.network import POOL
 from tests.unit.strategies import hostile, quick
@@ -87,9 +89,63 @@ def test_a_mistake_is_one_sentence_that_names_file_and_key(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Is a directory"):
-        read_config(tmp_path)
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def _second_name(path: Path) -> None:
+    path.with_name("other").write_text("")
+    os.link(path.with_name("other"), path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Path.mkdir, "Is a directory"),
+        (_fifo, "it is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (_huge, "it has more than 1048576 bytes"),
+        (_second_name, "it is not of whom it should be"),
+        (lambda path: path.write_bytes(b"\xff\xfe\0"), "can't decode"),
+        (lambda path: path.write_bytes(b"\0"), "Invalid"),
+        (lambda path: path.write_text("x = " + "[" * 100_000), "recursion"),
+        (lambda path: path.write_text("x = " + "9" * 100_000), "Exceeds the limit"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_and_destroying_takes_the_defaults(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    path = tmp_path / "oar-lxc.toml"
+    make(path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert lenient_config(path) == (Config(), str(caught.value))
+
+
+def test_a_file_of_somebody_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "oar-lxc.toml"
+    path.write_text("")
+    if os.geteuid() == 0:
+        os.chown(path, 1000, 0)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: -1)
+    with pytest.raises(ConfigError, match="it is not of whom it should be"):
+        read_config(path)
+
+
+def test_a_link_to_the_file_and_a_byte_order_mark_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"\xef\xbb\xbf[hooks]\r\ndeadline = 30\r\n")
+    (tmp_path / "oar-lxc.toml").symlink_to("real")
+    assert lenient_config(tmp_path / "oar-lxc.toml") == (Config(deadline=30.0), "")
 
 
 keys = st.one_of(st.sampled_from(["hooks", "prepare", "deadline"]), st.text("ab", min_size=1))
@@ -105,7 +161,7 @@ def test_any_content_is_a_configuration_or_refused(tmp_path: Path, content: byte
         read_config(path)
     except ConfigError:
         return
-    assert tomllib.loads(content.decode()).keys() <= {"hooks", "network", "images"}
+    assert tomllib.loads(content.decode("utf-8-sig")).keys() <= {"hooks", "network", "images"}
 
 
 @quick

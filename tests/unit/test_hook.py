@@ -16,8 +16,10 @@ import pytest
 
 from oar_lxc.config import Config
 from oar_lxc.errors import ConfigError, JobEnvironmentError, UsageError
+from oar_lxc.layout import JobLayout
 from oar_lxc.node import hook, reach
 from oar_lxc.node.hook import run_hook
+from oar_lxc.published import READY, PublishedJob
 from tests.unit.fakes import add_program, recorded, recorder
 
 HOOKS = Path(__file__).parents[2] / "hooks"
@@ -77,7 +79,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 def configure(
     monkeypatch: pytest.MonkeyPatch, prepare: str = "prologue", deadline: float = 30
 ) -> None:
-    monkeypatch.setattr(hook, "read_config", lambda: Config(prepare, deadline))
+    monkeypatch.setattr(hook, "lenient_config", lambda: (Config(prepare, deadline), ""))
 
 
 def test_a_prologue_prepares_each_node_once_under_its_own_name(cluster: Cluster) -> None:
@@ -233,28 +235,95 @@ def test_without_a_cpuset_no_cgroup_is_named(
     assert all("--cgroup" not in call for call in cluster.root)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"node1;id\n"])
-def test_a_damaged_nodefile_is_one_sentence_and_nothing_is_run(
-    cluster: Cluster, content: bytes | None
+def _damage(path: Path, content: bytes | str | None) -> None:
+    """Put content in the place of a file, or a FIFO, a directory or nothing."""
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "fifo":
+        os.mkfifo(path)
+    elif content == "directory":
+        path.mkdir()
+
+
+DAMAGES = [None, b"", b"node1;id\n", b"\xff\0", "fifo", "directory"]
+
+
+@pytest.mark.parametrize("content", DAMAGES)
+def test_a_prologue_with_a_damaged_nodefile_is_one_sentence_and_nothing_is_run(
+    cluster: Cluster, content: bytes | str | None
 ) -> None:
-    cluster.nodefile.unlink()
-    if content is not None:
-        cluster.nodefile.write_bytes(content)
+    _damage(cluster.nodefile, content)
     with pytest.raises(JobEnvironmentError):
-        run_hook("epilogue", 42, "alice", cluster.nodefile)
-    assert cluster.root == []
-
-
-def test_a_damaged_configuration_is_an_error_and_nothing_is_run(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse() -> Config:
-        raise ConfigError("unknown key")
-
-    monkeypatch.setattr(hook, "read_config", refuse)
-    with pytest.raises(ConfigError):
         run_hook("prologue", 42, "alice", cluster.nodefile)
     assert cluster.root == []
+
+
+@pytest.mark.parametrize("content", DAMAGES)
+def test_an_epilogue_with_a_damaged_nodefile_destroys_where_prepare_says_that_the_job_is(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | str | None,
+) -> None:
+    _damage(cluster.nodefile, content)
+    monkeypatch.setattr(hook, "JobLayout", lambda job: JobLayout(job, cluster.directory))
+    monkeypatch.setattr(hook, "PUBLISHER", os.geteuid())
+    layout = JobLayout(42, cluster.directory)
+    layout.directory.mkdir(parents=True)
+    published = PublishedJob(42, "alice", HERE, (HERE, "node2", "node3"), READY)
+    layout.published.write_text(published.to_json())
+    assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
+    assert [call[1] for call in cluster.root] == ["destroy"] * 3
+    assert str(cluster.nodefile) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("published", [None, b"", b'{"nodes": [1]}', "fifo", "directory"])
+def test_an_epilogue_that_knows_no_nodes_destroys_on_its_own_and_says_so(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    published: bytes | str | None,
+) -> None:
+    cluster.nodefile.unlink()
+    monkeypatch.setattr(hook, "JobLayout", lambda job: JobLayout(job, cluster.directory))
+    layout = JobLayout(42, cluster.directory)
+    layout.directory.mkdir(parents=True)
+    layout.published.touch()
+    _damage(layout.published, published)
+    assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 1
+    assert [call[1] for call in cluster.root] == ["destroy"]
+    assert "only this node is cleaned" in capsys.readouterr().err
+
+
+def test_a_prologue_with_a_wrong_configuration_fails_and_nothing_is_run(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hook, "lenient_config", lambda: (Config(), "x.toml: unknown key"))
+    with pytest.raises(ConfigError, match=r"x\.toml: unknown key; mend it"):
+        run_hook("prologue", 42, "alice", cluster.nodefile)
+    assert cluster.root == []
+
+
+def test_an_epilogue_with_a_wrong_configuration_destroys_and_says_so(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hook, "lenient_config", lambda: (Config(), "x.toml: unknown key"))
+    assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
+    assert [call[1] for call in cluster.root] == ["destroy"] * 3
+    assert "x.toml: unknown key; mend it: the defaults" in capsys.readouterr().err
+    cluster.oardodo("exit 1")  # nobody knows whether the stanza follows, and tells of it
+    assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 1
+
+
+@pytest.mark.parametrize("content", [b'OPENSSH_CMD="ssh \'"\n', b"\xff\0", "fifo", "directory"])
+def test_a_damaged_oar_conf_keeps_no_node_from_being_cleaned(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, content: bytes | str
+) -> None:
+    _damage(cluster.directory / "oar.conf", content)
+    monkeypatch.setattr(reach, "SSH", ["ssh", "-x-default"])
+    assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
+    assert [call[0] for call in cluster.ssh] == ["-x-default"] * 2
 
 
 def test_an_unknown_hook_is_refused(cluster: Cluster) -> None:
@@ -268,7 +337,7 @@ def test_an_unknown_hook_is_refused(cluster: Cluster) -> None:
         (("prologue", "42"), 2, "usage: hook prologue|epilogue JOB USER NODEFILE"),
         (("epilogue", "x", "alice", "/x"), 1, "job id 'x' is not a number"),
         (("epilogue", "42", "../x", "/x"), 1, "user '../x' is not a user name"),
-        (("epilogue", "42", "alice", "/no/such", "3600"), 1, "/no/such cannot be read"),
+        (("server_prologue", "42", "alice", "/no/such", "3600"), 1, "known: prologue, epilogue"),
     ],
 )
 def test_oars_arguments_are_checked_and_more_of_them_are_taken(
@@ -333,6 +402,26 @@ def test_the_prologue_starts_the_hook_where_it_prepares(tmp_path: Path, text: st
 
 def test_the_epilogue_of_a_job_without_containers_starts_no_python(tmp_path: Path) -> None:
     (tmp_path / "var/lib/oar-lxc/jobs/421").mkdir(parents=True)
+    assert run_script(tmp_path, "epilogue", *ARGUMENTS) == (0, [])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_what_is_no_file_holds_no_hook_up_and_lets_the_epilogue_destroy(
+    tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "etc/oar-lxc").mkdir(parents=True)
+    (tmp_path / "etc/oar-lxc/oar-lxc.toml").touch()
+    _damage(tmp_path / "etc/oar-lxc/oar-lxc.toml", kind)
+    assert run_script(tmp_path, "prologue", *ARGUMENTS) == (0, [])
+    status, calls = run_script(tmp_path, "epilogue", *ARGUMENTS)
+    assert (status, len(calls)) == (7, 1)
+
+
+def test_a_huge_configuration_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "etc/oar-lxc").mkdir(parents=True)
+    with (tmp_path / "etc/oar-lxc/oar-lxc.toml").open("wb") as file:
+        file.truncate(1 << 40)
+    assert run_script(tmp_path, "prologue", *ARGUMENTS) == (0, [])
     assert run_script(tmp_path, "epilogue", *ARGUMENTS) == (0, [])
 
 

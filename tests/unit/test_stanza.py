@@ -60,6 +60,7 @@ class Site:
         destroy: what ``oar-lxc-node destroy`` ends with.
         prepare: what ``oar-lxc-node prepare`` ends with.
         installed: whether there is an ``oar-lxc-node``.
+        before: a program that becomes perl, with its arguments.
     """
 
     directory: Path
@@ -67,6 +68,7 @@ class Site:
     destroy: int = 0
     prepare: int = 0
     installed: bool = True
+    before: tuple[str, ...] = ()
 
     @property
     def node(self) -> str:
@@ -95,7 +97,7 @@ class Site:
             "SITE_STATUS": str(self.status),
         }
         done = subprocess.run(
-            ["perl", "-", action],
+            [*self.before, "perl", "-", action],
             input=f"{stanza.replace(NODE, self.node)}{SITE}__END__\n{data}",
             env=environ,
             capture_output=True,
@@ -128,6 +130,21 @@ def test_a_node_is_prepared_after_the_sites_init(site: Site) -> None:
     (argv,) = site.argv
     assert argv[:6] == [site.node, "prepare", "--job", "42", "--user", "alice"]
     assert argv[6:] == ["--cgroup", "/oar/alice_42", "--node", "node1", "--nodes", "node1,node2"]
+
+
+@pytest.mark.parametrize("types", ["", "'lxc' => 1"])
+@pytest.mark.parametrize("action", ["init", "clean"])
+def test_a_full_tmp_stops_nothing(site: Site, action: str, types: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("to mount a full /tmp takes root")
+    full = site.directory / "full"
+    full.mkdir()
+    # Perl's temporary files are where TMPDIR says; the rest of the test needs the real /tmp.
+    fill = f"mount -t tmpfs -o size=4k full {full}; cat /dev/zero >{full}/fill 2>/dev/null"
+    script = f'{fill}; export TMPDIR={full}; exec "$@"'
+    site.before = ("unshare", "--mount", "sh", "-c", script, "sh")
+    assert site.run(action, job(types)) == (0, "")
+    assert f"site {action}" in site.calls
 
 
 def test_a_job_is_destroyed_before_the_sites_clean(site: Site) -> None:
