@@ -44,6 +44,18 @@ def ip(*arguments: str) -> list[dict[str, object]]:
     return found
 
 
+def bridge_of(job: PretendJob) -> tuple[object, ...]:
+    """Return which device a job's bridge is, and what it was given.
+
+    Not what the kernel adds in its own time: the link-local address is tentative for a second.
+    """
+    (found,) = ip("address", "show", "dev", f"olb{job.id}")
+    addresses = found["addr_info"]
+    assert isinstance(addresses, list)
+    given = [(x["local"], x["prefixlen"]) for x in addresses if x["scope"] != "link"]
+    return found["ifindex"], found["address"], found["mtu"], given
+
+
 def as_other_user(*argv: str) -> int:
     """Run a program as somebody else; return its status."""
     command = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", *argv]
@@ -181,11 +193,11 @@ def test_files_of_the_system_keep_their_owner(tmp_path: Path) -> None:
 
 
 def test_preparing_twice_changes_nothing(job: PretendJob) -> None:
-    first_id, bridge = published(job).first_id, f"olb{job.id}"
+    first_id = published(job).first_id
     found = kernel.find_all(job.id, job.user, first_id)
-    before = replace(published(job), prepared={}), ip("address", "show", "dev", bridge)
+    before = replace(published(job), prepared={}), bridge_of(job)
     job.prepare()
-    after = replace(published(job), prepared={}), ip("address", "show", "dev", bridge)
+    after = replace(published(job), prepared={}), bridge_of(job)
     assert after == before
     assert kernel.find_all(job.id, job.user, first_id) == found
     assert (len(found["lines"]), len(found["mounts"])) == (3, 2)  # images, /home
