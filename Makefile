@@ -9,31 +9,40 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-OAR_LXC := $(BIN)/oar-lxc
+# On the system's Python: the sandbox needs no environment.
+OAR_LXC := ./oar-lxc
 JOBS := 200
 SEED := 1
+export FRESH ?= make demo; make test
+export PLACE ?= /root/oar_lxc
 # By another name: a recipe that says MAKE is run by `make -n` too.
 SUBMAKE := $(MAKE) --no-print-directory
 
-# What the host needs, and the only place that says so. The first line is for the virtual
-# environment and the Debian package; the second is what the code imports; the third is for real
-# LXC, fuse3 for a hostile user's tests; the last is for the sandbox's machines.
+# What the host needs, and the only place that says so: for the sandbox; and besides, for the virtual
+# environment and the Debian package, for what the code imports, for real LXC (fuse3 for a hostile
+# user's tests), and for images. A fresh machine, which is a container, needs less of its host.
+SANDBOX_PACKAGES := \
+	iproute2 lxc mmdebstrap nftables python3 \
+	python3-click python3-psutil python3-rich python3-structlog
 APT_PACKAGES := \
-	ca-certificates dpkg perl python3 python3-venv \
-	python3-click python3-lxc python3-psutil python3-rich python3-structlog \
-	fuse3 iproute2 lxc lxcfs nftables openssh-client procps uidmap \
-	mmdebstrap libcap2-bin skopeo squashfs-tools squashfs-tools-ng umoci xz-utils zstd
+	$(SANDBOX_PACKAGES) \
+	ca-certificates dpkg perl python3-venv \
+	python3-lxc \
+	fuse3 lxcfs openssh-client procps uidmap \
+	libcap2-bin skopeo squashfs-tools squashfs-tools-ng umoci xz-utils zstd
+FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3
 
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: need-root setup venv ## Show the main job on a real OAR cluster in containers (root)
+demo: need-root ## Show the main job on a real OAR cluster in containers (root)
+	@$(SUBMAKE) setup APT_PACKAGES="$(SANDBOX_PACKAGES)"
 	$(OAR_LXC) sandbox demo
 
 .PHONY: test
-test: need-root setup venv ## Run every check and test; take down the sandbox if it was not up before (root)
+test: need-root setup ## Run every check and test; take down the sandbox if it was not up before (root)
 	@was_up=no
 	if $(OAR_LXC) sandbox status >/dev/null 2>&1; then was_up=yes; fi
 	finish() {
@@ -85,6 +94,11 @@ soak: need-root setup venv ## Run JOBS=200 jobs with faults at random, by SEED=1
 bench: need-root setup venv ## Measure, and print a table; BENCH=row for one (root)
 	$(BIN)/python -m tests.bench $(BENCH) $(BENCH_OPTIONS)
 
+.PHONY: fresh
+fresh: need-root ## Run FRESH='make demo; make test' on a fresh Debian 12, in a clone of HEAD at PLACE (root)
+	@$(SUBMAKE) setup APT_PACKAGES="$(FRESH_PACKAGES)"
+	$(PYTHON) -m tests.fresh --place "$$PLACE" "$$FRESH"
+
 .PHONY: docs
 docs: venv ## Build the documentation in docs/_build/html, and run its examples
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
@@ -126,8 +140,9 @@ setup: ## Install the Debian packages that the host needs (root)
 	fi
 	echo "installing $${missing[*]}"
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends "$${missing[@]}" </dev/null
+	for step in update "install -y --no-install-recommends $${missing[*]}"; do
+		said="$$(apt-get -qq $$step </dev/null 2>&1)" || { echo "$$said" >&2; exit 1; }
+	done
 
 .PHONY: need-root
 need-root:
@@ -135,7 +150,7 @@ need-root:
 
 .PHONY: clean
 clean: ## Take the sandbox down; remove the virtual environment and all build outputs
-	@if [ -x $(OAR_LXC) ]; then $(OAR_LXC) sandbox down; fi
+	@if [ -e /var/lib/oar-lxc-sandbox ]; then $(OAR_LXC) sandbox down; fi
 	rm -rf $(VENV) build dist docs/_build docs/_generated *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

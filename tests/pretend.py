@@ -138,7 +138,10 @@ class PretendJob:
         }
 
     def start(
-        self, argv: Sequence[str], environ: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[str]:
         """Start a program as the user inside the job's cgroups, as OAR would."""
         account = pwd.getpwnam(self.user)
@@ -156,7 +159,7 @@ class PretendJob:
             env=dict(environ or self.environ()),
             cwd=account.pw_dir,
             preexec_fn=enter,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

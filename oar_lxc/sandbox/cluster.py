@@ -13,15 +13,15 @@ from pathlib import Path
 from oar_lxc.contain import unmount_below
 from oar_lxc.layout import IMAGES
 from oar_lxc.run import run
-from oar_lxc.sandbox import homes, network
+from oar_lxc.sandbox import homes, host, network
 from oar_lxc.sandbox.images import Cache
 from oar_lxc.sandbox.machine import Definition, Machine, Mount, remove_shared_cgroups
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import SandboxError, Settings, State, locked
-from oar_lxc.setup import bundle, checks, deb, packages
+from oar_lxc.setup import bundle, deb, packages
 
 IMAGE = "debian-12"
-HOST_PACKAGES = ("lxc", "mmdebstrap", "nftables", "iproute2", "util-linux")
+HOST_PACKAGES = ("lxc", "mmdebstrap", "nftables", "iproute2", "util-linux", "mount")
 
 # A real cluster has its reasons to be slower; here people wait for each job.
 SERVER_SETTINGS = {
@@ -91,9 +91,7 @@ class Sandbox:
             self._check_owner()
             if not self.state.is_anothers:
                 self._refuse_resize(settings)
-            if settings.cpuset and (problem := checks.cgroups_are_usable().pending()):
-                raise SandboxError(f"machines would have the cgroups of this host, and {problem}")
-            self._require_host_packages()
+            self._require_host(settings)
             if self.state.is_anothers:
                 self.report.line(f"the sandbox of {self.state.owner} does not run: removing it")
                 self._remove()
@@ -247,7 +245,7 @@ class Sandbox:
         files = {
             "etc/hostname": machine.name + "\n",
             "etc/hosts": where.hosts(names),
-            "etc/resolv.conf": _resolv_conf(),
+            "etc/resolv.conf": network.resolv_conf(),
         }
         if machine.name != "server":
             mounts.append(Mount(self.state.homes, "home"))
@@ -285,11 +283,16 @@ class Sandbox:
                 "it first with `oar-lxc sandbox down`"
             )
 
-    def _require_host_packages(self) -> None:
+    def _require_host(self, settings: Settings) -> None:
+        """Refuse a host that lacks what a sandbox needs; install the packages that it lacks."""
+        here = host.look((self.state.root, self.cache.root), settings.cpuset)
+        new = self.state.settings() is None
+        host.refuse(host.problems(here, settings.nodes, new))
         missing = packages.missing(HOST_PACKAGES)
         if missing:
             with self.report.step(f"installing on this machine: {' '.join(missing)}"):
                 packages.install(missing)
+        host.refuse(host.kernel_problems(self.state.root))
 
 
 def not_alive(listing: str) -> list[str]:
@@ -351,20 +354,6 @@ def _share_tree(source: Path, target: Path) -> None:
             shutil.rmtree(half, ignore_errors=True)
             run(["cp", "-a", str(source), str(half)], timeout=300)
         half.rename(target)
-
-
-def _resolv_conf() -> str:
-    """Return a resolv.conf for machines: a resolver on the host's loopback is not theirs."""
-    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
-        try:
-            text = Path(path).read_text()
-        except FileNotFoundError:
-            continue
-        servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
-        usable = [server for server in servers if not server.startswith("127.")]
-        if usable:
-            return "".join(f"nameserver {server}\n" for server in usable)
-    return ""
 
 
 def _parallel(act: Callable[[Machine], object], machines: Iterable[Machine]) -> None:

@@ -200,7 +200,7 @@ class Demo:
 def next_steps() -> list[str]:
     """Return what a newcomer may want to type next."""
     return [
-        ".venv/bin/oar-lxc sandbox shell --user alice frontend",
+        "./oar-lxc sandbox shell --user alice frontend",
         'oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"   (there)',
-        ".venv/bin/oar-lxc sandbox down",
+        "./oar-lxc sandbox down",
     ]

@@ -91,37 +91,17 @@ class Cache:
     def base(self) -> Path:
         """Return the root directory of the Debian image that all machines share."""
         sources = host_sources(SUITE)
-        options = _apt_options()
+        options = apt_options()
         names = [*BASE, *(name.split()[0] for name in deb.DEPENDS)]
 
         def make(half: Path) -> None:
-            listing = half / "sources.list"
-            listing.write_text("\n".join(sources) + "\n")
-            (half / "tmp").mkdir()
-            bootstrap = contained(
-                [
-                    "mmdebstrap",
-                    "--mode=root",
-                    "--variant=apt",
-                    f"--include={','.join(names)}",
-                    *(f"--aptopt={option}" for option in options),
-                    *(
-                        f"--dpkgopt=path-exclude=/usr/share/{d}/*"
-                        for d in ("doc", "man", "locale")
-                    ),
-                    # The package lists stay: roles' packages come without fetching them again.
-                    "--skip=cleanup/apt/lists",
-                    SUITE,
-                    str(half / "rootfs"),
-                    str(listing),
-                ]
-            )
-            run(bootstrap, env=os.environ | {"TMPDIR": str(half / "tmp")}, timeout=1200)
-            shutil.rmtree(half / "tmp")
-            _quieten(half / "rootfs")
+            unread = (f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("doc", "man", "locale"))
+            # The package lists stay: roles' packages come without fetching them again.
+            more = (*unread, "--skip=cleanup/apt/lists")
+            bootstrap(half, "apt", names, sources, options, more)
 
         key = digest("base", *sources, *options, *names)
-        return self._entry("base", key, "Debian image of the machines", make) / "rootfs"
+        return self.entry("base", key, "Debian image of the machines", make) / "rootfs"
 
     def layer(self, role: str, base: Path) -> Path:
         """Return the directory with what a role's packages add to the image."""
@@ -137,7 +117,7 @@ class Cache:
             (half / "merged").rmdir()
 
         key = digest("layer", base.parent.name, role, *names)
-        return self._entry(f"layer-{role}", key, f"packages of role {role}", make) / "rootfs"
+        return self.entry(f"layer-{role}", key, f"packages of role {role}", make) / "rootfs"
 
     def container_image(self, name: str, packages: Sequence[str] = ()) -> Path:
         """Return the directory of an image for containers, as nodes have it.
@@ -154,9 +134,17 @@ class Cache:
 
         key = digest("image", name, recipe.fingerprint, *host_sources(SUITE))
         kind, what = f"image-{parsed.directory}", f"image {name} of the containers"
-        return self._entry(kind, key, what, make) / parsed.directory
+        return self.entry(kind, key, what, make) / parsed.directory
 
-    def _entry(self, kind: str, key: str, what: str, make: Callable[[Path], None]) -> Path:
+    def entry(self, kind: str, key: str, what: str, make: Callable[[Path], None]) -> Path:
+        """Return a cache entry, made where there is none.
+
+        Args:
+            kind: what it is, in its name; one of a kind is made at a time.
+            key: a digest of all that goes into it.
+            what: what it is, for people.
+            make: makes it in the directory that it is given.
+        """
         final = self.root / f"{kind}-{key}"
         if final.is_dir():
             return final
@@ -188,7 +176,46 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _apt_options() -> list[str]:
+def bootstrap(
+    half: Path,
+    variant: str,
+    names: Sequence[str],
+    sources: Sequence[str],
+    options: Sequence[str],
+    more: Sequence[str] = (),
+) -> None:
+    """Make the root directory of a Debian machine in ``half/rootfs``.
+
+    Args:
+        half: a directory.
+        variant: mmdebstrap's word for what is in it besides the packages.
+        names: packages.
+        sources: lines of ``sources.list``.
+        options: of apt, which the machine keeps.
+        more: options of mmdebstrap.
+    """
+    listing = half / "sources.list"
+    listing.write_text("\n".join(sources) + "\n")
+    scratch = half / "tmp"
+    scratch.mkdir()
+    argv = [
+        "mmdebstrap",
+        "--mode=root",
+        f"--variant={variant}",
+        f"--include={','.join(names)}",
+        *(f"--aptopt={option}" for option in options),
+        *more,
+        SUITE,
+        str(half / "rootfs"),
+        str(listing),
+    ]
+    run(contained(argv), env=os.environ | {"TMPDIR": str(scratch)}, timeout=1200)
+    shutil.rmtree(scratch)
+    _quieten(half / "rootfs")
+
+
+def apt_options() -> list[str]:
+    """Return what of this machine's apt configuration decides whether downloads work at all."""
     argv = ["apt-config", "shell"]
     for number, name in enumerate(_APT_OPTIONS):
         argv += [f"v{number}", name]

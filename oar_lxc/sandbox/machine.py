@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ READY = "ready"
 # A machine is as good as a real one: all capabilities, all devices, cgroups of its own to manage.
 _CONFIG = """\
 lxc.uts.name = {name}
-lxc.rootfs.path = overlayfs:{lowers}:{upper}
+lxc.rootfs.path = {root}
 lxc.autodev = 1
 lxc.tty.max = 0
 lxc.pty.max = 1024
@@ -55,7 +54,8 @@ class Definition:
     """What a machine is made of.
 
     Attributes:
-        lowers: root directories that it shares, the topmost first.
+        lowers: root directories that it shares, the topmost first. Of a single one it gets a copy
+            where ``copy``: overlays can be mounted on all of it.
         mounts: directories of the host.
         address: its own.
         prefix: length of its network's prefix.
@@ -69,6 +69,7 @@ class Definition:
     prefix: int
     gateway: IPv4Address
     files: dict[str, str]
+    copy: bool = False
 
 
 class Machine:
@@ -117,15 +118,21 @@ class Machine:
         """Write what it is made of; it has nothing of an earlier machine of its name."""
         self.remove()
         upper = self.directory / "upper"
-        upper.mkdir(parents=True)
+        if definition.copy:
+            (whole,) = definition.lowers
+            self.directory.mkdir(parents=True)
+            run(["cp", "-a", str(whole), str(upper)], timeout=600)
+            root = f"dir:{upper}"
+        else:
+            upper.mkdir(parents=True)
+            root = f"overlayfs:{':'.join(str(path) for path in definition.lowers)}:{upper}"
         for name, text in definition.files.items():
             path = upper / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         text = _CONFIG.format(
             name=self.name,
-            lowers=":".join(str(path) for path in definition.lowers),
-            upper=upper,
+            root=root,
             bridge=self._bridge,
             address=definition.address,
             prefix=definition.prefix,
@@ -174,8 +181,8 @@ class Machine:
             # LXC's monitor removes them too, a moment after the machine has stopped.
             for cgroup in left:
                 _remove_cgroup(cgroup)
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
+        # Of a whole machine's files rm needs a fraction of the time that shutil does.
+        run(["rm", "-rf", "--one-file-system", str(self.directory)], timeout=900)
 
     def cgroups(self) -> list[Path]:
         """Return the cgroups of it that exist on the host."""

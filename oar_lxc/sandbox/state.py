@@ -156,14 +156,22 @@ class State:
 
 
 @contextmanager
-def locked(name: str, wait: bool = True, locks: Path = LOCKS) -> Iterator[None]:
+def locked(
+    name: str, wait: bool = True, locks: Path = LOCKS, changing: str = "the sandbox"
+) -> Iterator[None]:
     """Hold a lock that the kernel takes back when this process ends, however that happens.
+
+    Args:
+        name: of the lock.
+        wait: for who holds it.
+        locks: where it is.
+        changing: what who holds it changes, for people.
 
     Raises:
         SandboxError: another process holds it, and ``wait`` is false.
     """
     path = locks / f"{name}.lock"
-    handle = _lock(path, wait)
+    handle = _lock(path, wait, changing)
     try:
         yield
     finally:
@@ -171,7 +179,7 @@ def locked(name: str, wait: bool = True, locks: Path = LOCKS) -> Iterator[None]:
         os.close(handle)
 
 
-def _lock(path: Path, wait: bool) -> int:
+def _lock(path: Path, wait: bool, changing: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -183,6 +191,6 @@ def _lock(path: Path, wait: bool) -> int:
         except BlockingIOError:
             os.close(handle)
             raise SandboxError(
-                "another command is changing the sandbox: wait until it has ended"
+                f"another command is changing {changing}: wait until it has ended"
             ) from None
         os.close(handle)

@@ -5,25 +5,52 @@ LXC asks who the caller is and which cgroups it is in; pytest itself is root and
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
 import pickle
-import pwd
 import socket
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.cgroups import enter_cgroups
-from oar_lxc.container import LxcRuntime, StartAll, Started
+from oar_lxc.container import StartAll, Started
 from oar_lxc.errors import ContainerError
 from tests.integration.conftest import published
-from tests.pretend import PretendJob
+from tests.pretend import PYTHON, PretendJob
 
-PR_SET_DUMPABLE = 4  # linux/prctl.h
 LONGEST = 1 << 16  # bytes of a call or an answer
+
+# The other end. It runs from the copy of the checkout that every user may read.
+SERVER = f"""
+import os, pickle, socket, sys
+from pathlib import Path
+from oar_lxc.cgroups import enter_cgroups
+from oar_lxc.container import LxcRuntime
+from oar_lxc.errors import ContainerError
+
+enter_cgroups(sys.argv[1:])
+connection = socket.socket(fileno=os.dup(0))
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+while True:
+    call, fds, _, _ = socket.recv_fds(connection, {LONGEST}, 3)
+    if not call:
+        break
+    directory, method, arguments = pickle.loads(call)
+    try:
+        if method == "wait":
+            answer = os.waitpid(arguments[0], 0)[1], None
+        else:
+            runtime = LxcRuntime(Path(directory), "node1")
+            answer = getattr(runtime, method)(*arguments, *fds), None
+    except ContainerError as error:
+        answer = None, (error.container, error.node, error.reason, error.log)
+    except Exception as error:
+        answer = None, error
+    finally:
+        for fd in fds:
+            os.close(fd)
+    connection.send(pickle.dumps(answer))
+"""
 
 
 class UserRuntime:
@@ -96,49 +123,17 @@ class UserRuntime:
 def user_runtime(job: PretendJob, directory: Path) -> Iterator[UserRuntime]:
     """Start the other end, and end it afterwards."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    process = multiprocessing.get_context("fork").Process(target=_serve, args=(job, ours, theirs))
-    process.start()
-    theirs.close()
-    try:
-        yield UserRuntime(ours, directory)
-    finally:
-        ours.close()
-        process.join(10)
-        process.kill()
-        process.join()
-        process.close()
-
-
-def _serve(job: PretendJob, ours: socket.socket, theirs: socket.socket) -> None:
-    ours.close()
-    account, environ = pwd.getpwnam(job.user), job.environ()
-    enter_cgroups(published(job).cgroups)
-    os.initgroups(account.pw_name, account.pw_gid)
-    os.setresgid(*[account.pw_gid] * 3)
-    os.setresuid(*[account.pw_uid] * 3)
-    # Whoever changes its user without running a program anew is hidden from its own /proc.
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-    os.environ.clear()
-    os.environ.update(environ, OAR_LXC_SECRET="seen")  # what the contract looks for inside
-    while True:
-        call, fds, _, _ = socket.recv_fds(theirs, LONGEST, 3)
-        if not call:
-            return
-        directory, method, arguments = pickle.loads(call)
-        answer: tuple[Any, Any]
+    environ = job.environ() | {"OAR_LXC_SECRET": "seen"}  # what the contract looks for inside
+    argv = [PYTHON, "-c", SERVER, *published(job).cgroups]
+    with ours, job.start(argv, environ, theirs.fileno()) as process:
+        theirs.close()
         try:
-            if method == "wait":
-                answer = os.waitpid(arguments[0], 0)[1], None
-            else:
-                answer = (
-                    getattr(LxcRuntime(Path(directory), "node1"), method)(*arguments, *fds),
-                    None,
-                )
-        except ContainerError as error:
-            answer = None, (error.container, error.node, error.reason, error.log)
-        except Exception as error:
-            answer = None, error
+            yield UserRuntime(ours, directory)
         finally:
-            for fd in fds:
-                os.close(fd)
-        theirs.send(pickle.dumps(answer))
+            ours.close()
+            try:
+                said = process.communicate(timeout=10)[1]
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert (process.returncode, said) == (0, "")

@@ -27,8 +27,8 @@ def test_an_entry_is_made_once(cache: Cache) -> None:
         made.append(half)
         (half / "file").touch()
 
-    first = cache._entry("kind", "key", "what", make)
-    assert cache._entry("kind", "key", "what", make) == first
+    first = cache.entry("kind", "key", "what", make)
+    assert cache.entry("kind", "key", "what", make) == first
     assert (len(made), names(cache)) == (1, ["kind-key"])
     assert (first / "file").exists()
 
@@ -39,19 +39,19 @@ def test_a_failure_leaves_nothing(cache: Cache) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        cache._entry("kind", "key", "what", fail)
+        cache.entry("kind", "key", "what", fail)
     assert names(cache) == []
 
 
 def test_what_a_killed_command_left_is_not_used(cache: Cache) -> None:
     (cache.root / ".half-kind" / "old").mkdir(parents=True)
-    entry = cache._entry("kind", "key", "what", lambda half: (half / "new").touch())
+    entry = cache.entry("kind", "key", "what", lambda half: (half / "new").touch())
     assert [path.name for path in entry.iterdir()] == ["new"]
     assert names(cache) == ["kind-key"]
 
 
 def test_purging_removes_all(cache: Cache) -> None:
-    cache._entry("kind", "key", "what", lambda half: None)
+    cache.entry("kind", "key", "what", lambda half: None)
     cache.purge()
     assert not cache.root.exists()
     cache.purge()

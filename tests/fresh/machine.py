@@ -1,0 +1,155 @@
+"""A fresh Debian 12 in a container: minimal, with this checkout's last commit, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from oar_lxc.apt import host_sources
+from oar_lxc.contain import mortal, unmount_below
+from oar_lxc.errors import OarLxcError
+from oar_lxc.run import run
+from oar_lxc.sandbox import network
+from oar_lxc.sandbox.images import SUITE, Cache, apt_options, bootstrap, digest
+from oar_lxc.sandbox.machine import Definition, Machine
+from oar_lxc.sandbox.report import Report
+from oar_lxc.sandbox.state import State, locked
+from tests.fresh import host
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+STATE = Path("/var/lib/oar-lxc-fresh")
+NAME = "fresh"
+# A minimal Debian, what makes it a machine, and the two programs that a person brings.
+PACKAGES = ("systemd", "systemd-sysv", "dbus", "ca-certificates", "make", "git")
+_REPOSITORY = "srv/oar_lxc.git"
+
+
+class FreshMachine:
+    """The fresh machine of this host; there is one at a time.
+
+    Args:
+        report: is told what is done.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.state = State(STATE, CHECKOUT)
+        self._machine = Machine(NAME, self.state)
+
+    @contextmanager
+    def running(self, place: str) -> Iterator[None]:
+        """Make the machine, clone the checkout to a place in it, and remove it in the end.
+
+        What an earlier run that was killed has left is removed first.
+
+        Args:
+            place: absolute path, on the machine, of the clone.
+
+        Raises:
+            SandboxError: it does not start, or another run has it.
+            CommandError: the checkout has no commit, or a file system is not to be had.
+        """
+        busy = locked(self.state.tag, wait=False, changing="the fresh machine")
+        with busy, ExitStack() as stack:
+            self._remove()
+            stack.callback(self._remove)
+            self.state.claim()
+            base = self._base()
+            where = network.addresses(self.state)
+            network.up(self.state, where)
+            with self.report.step("booting a fresh Debian 12"):
+                self._machine.define(self._definition(base, where))
+                self._clone_repository()
+                self._machine.start()
+            self._machine.run(["git", "clone", "--quiet", f"/{_REPOSITORY}", place], timeout=120)
+            yield
+
+    def call(self, script: str, place: str) -> int:
+        """Run a shell script in the clone, as root without a terminal; return its exit status.
+
+        What it says goes to our standard output.
+        """
+        names = [name for name in ("CI",) if name in os.environ]
+        shell = ["bash", "-e", "-u", "-o", "pipefail", "-c", f"cd {shlex.quote(place)}\n{script}"]
+        argv = ["env", *(f"{name}={os.environ[name]}" for name in names), *shell]
+        process = subprocess.Popen(
+            mortal(self._machine.command(argv)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        with process:
+            try:
+                assert process.stdout is not None
+                while data := os.read(process.stdout.fileno(), 1 << 16):
+                    os.write(1, data)
+            except BaseException:
+                process.kill()
+                raise
+        return process.returncode
+
+    def _base(self) -> Path:
+        sources, options = host_sources(SUITE), apt_options()
+
+        def make(half: Path) -> None:
+            bootstrap(half, "minbase", PACKAGES, sources, options)
+
+        key = digest("fresh", *sources, *options, *PACKAGES)
+        what = "a minimal Debian 12 with make and git"
+        return Cache(self.report).entry("fresh", key, what, make) / "rootfs"
+
+    def _definition(self, base: Path, where: network.Addresses) -> Definition:
+        files = {
+            "etc/hostname": f"{NAME}\n",
+            "etc/hosts": where.hosts([]) + f"{where.of('server')} {NAME}\n",
+            "etc/resolv.conf": network.resolv_conf(),
+            "etc/pip.conf": host.caller_pip_conf(),
+        }
+        if certificates := host.certificates():
+            files[host.CERTIFICATES] = certificates
+        return Definition(
+            lowers=[base],
+            mounts=[],
+            address=where.of("server"),
+            prefix=where.network.prefixlen,
+            gateway=where.gateway,
+            files=files,
+            copy=True,
+        )
+
+    def _clone_repository(self) -> None:
+        """Put the last commit on the machine's disk, as a repository that can be cloned."""
+        target = self._machine.directory / "upper" / _REPOSITORY
+        with tempfile.NamedTemporaryFile("w", prefix="oar-lxc-fresh.") as config:
+            # The checkout may be somebody else's, and git asks root whether that is meant.
+            config.write("[safe]\n\tdirectory = *\n")
+            config.flush()
+            env = os.environ | {"GIT_CONFIG_GLOBAL": config.name}
+            source = CHECKOUT.as_uri()
+            run(["git", "clone", "-q", "--bare", "--depth=1", source, str(target)], env=env)
+            status = ["git", "-C", str(CHECKOUT), "status", "--porcelain"]
+            changed = run(status, env=env).stdout.splitlines()
+            commit = run(["git", "-C", str(target), "log", "-1", "--format=%h %s"], env=env)
+        self.report.line(f"the clone is of {commit.stdout.strip()}")
+        if changed:
+            self.report.line(
+                f"{len(changed)} files of this checkout differ from it: commit what shall be tried"
+            )
+
+    def _remove(self) -> None:
+        if not self.state.exists:
+            return
+        with self.report.step("removing the fresh machine"):
+            self._machine.remove()
+            network.down(self.state)
+            unmount_below(self.state.root)
+            run(["rm", "-rf", "--one-file-system", str(self.state.root)], timeout=900)
+        left = [*network.leftovers(self.state), *map(str, self._machine.cgroups())]
+        if left:
+            raise OarLxcError(f"the fresh machine is not gone, left are: {', '.join(left)}")
