@@ -12,6 +12,9 @@
     use warnings;
     our ( @command, @files, $failed, $nothing );
 
+    # Set-up puts ids.users of the server's configuration here.
+    my $users = '';
+
     sub run {
         my @argv = ( 'oardodo', '/usr/sbin/oar-lxc-node', @_ );
 
@@ -50,6 +53,7 @@
                 'prepare', @common, '--node', $ENV{TAKTUK_HOSTNAME},
                 '--nodes', join( ',', sort keys %{ $job->{nodes} } )
             );
+            push @prepare, '--users', $users if length $users;
             push @prepare, '--job-key', $key->{file_name}
               if defined $key->{key} and $key->{key} ne '';
             @command = @prepare;

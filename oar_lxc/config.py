@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path, PurePath
 
+from oar_lxc import idspans
 from oar_lxc.errors import ConfigError
 from oar_lxc.layout import CONFIG, IMAGES, STATE
 from oar_lxc.network import POOL, PREFIX
@@ -23,6 +24,7 @@ TABLES = {
     "network": ("pool",),
     "mounts": ("trees",),
     "images": ("store",),
+    "ids": ("users",),
 }
 
 
@@ -41,6 +43,8 @@ class Config:
             with the user's rights: where homes and scratch space are.
         store: ``[images] store``: the directory of the public images; one on a file system that
             nodes share serves all of them.
+        users: ``[ids] users``: the user ids that may have containers, as spans; see
+            :mod:`oar_lxc.idspans`.
     """
 
     prepare: str = "stanza"
@@ -48,6 +52,7 @@ class Config:
     pool: IPv4Network = POOL
     trees: tuple[str, ...] = (HOME,)
     store: Path = STATE / IMAGES
+    users: tuple[idspans.Span, ...] = idspans.DEFAULT
 
 
 def read_config(path: Path = CONFIG) -> Config:
@@ -118,7 +123,10 @@ def parse_config(content: bytes, path: Path = CONFIG) -> Config:
     pool = data.get("network", {}).get("pool", str(POOL))
     trees = _trees(path, data.get("mounts", {}).get("trees", [HOME]))
     store = data.get("images", {}).get("store", str(Config.store))
-    return Config(prepare, float(deadline), _pool(path, pool), trees, _store(path, store))
+    users = idspans.DEFAULT
+    if "users" in data.get("ids", {}):
+        users = _users(path, data["ids"]["users"])
+    return Config(prepare, float(deadline), _pool(path, pool), trees, _store(path, store), users)
 
 
 def _pool(path: Path, text: object) -> IPv4Network:
@@ -159,6 +167,16 @@ def _store(path: Path, text: object) -> Path:
         if store.is_absolute() and ".." not in store.parts and store != Path("/"):
             return store
     raise ConfigError(f"{path}: images.store is {text!r}; it is the absolute path of a directory")
+
+
+def _users(path: Path, found: object) -> tuple[idspans.Span, ...]:
+    try:
+        return idspans.parse_spans(found if isinstance(found, list) else [None])
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: ids.users is {found!r}: {error}; it is a list of user ids such as "
+            '["1000-1999", "20017"]'
+        ) from None
 
 
 def _refuse_unknown(path: Path, table: Iterable[str], known: Collection[str], prefix: str) -> None:

@@ -1,7 +1,9 @@
 """Everything that a node's kernel and disk have of a job, told by a reader of its own.
 
 It shares no code with the software under test, and runs anywhere with root's rights:
-``python3 kernel.py --job 42 --user alice --first-id 1879048192`` prints a JSON object of lists.
+``python3 kernel.py --job 42 --user alice`` prints a JSON object of lists. Which ids the job had it
+finds itself: by its record or directory, else all that its user had on this node and no other job
+has now. Where nothing tells, it demands them (``--first-id``), and says nothing of the job.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pwd
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-FIRST_ID = 0x70000000  # where the pool of id ranges starts
+FIRST_ID = 0x24000000  # from here on, ids are those of containers
 ID_COUNT = 65536
 STATE = Path("/var/lib/oar-lxc")
+TABLE = STATE / "ranges.json"
 
 
 def processes() -> Iterator[int]:
@@ -142,6 +147,43 @@ KINDS: dict[str, Callable[[int, str, int], list[str]]] = {
 }
 
 
+def find_first_ids(job: int, user: str) -> set[int]:
+    """Return where the ranges start that a job has or may have had.
+
+    Raises:
+        SystemExit: nothing on this node tells.
+    """
+    directory = STATE / "jobs" / str(job)
+    record = read(f"{STATE}/records/{job}.json")
+    if match := re.search(r'"first_id": ([1-9]\d*)', record):
+        return {int(match[1])}
+    if directory.is_dir() and directory.stat().st_gid >= FIRST_ID:
+        return {directory.stat().st_gid}
+    found = {first for first, uid in had().items() if uid == uid_of(user)}
+    if not found:
+        sys.exit(
+            f"{TABLE} has no ids of user {user!r}, so that nothing tells which job {job} had: "
+            "give --first-id, by job.json or the job's record as they were while it ran"
+        )
+    return {first for first in found if not is_anothers(first, job)}
+
+
+def uid_of(user: str) -> int:
+    """Return a user's id, -1 where there is no such user."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return -1
+
+
+def had() -> dict[int, int]:
+    """Return which user had which range on this node, by the first id."""
+    try:
+        return {int(first): int(who[0]) for first, who in json.loads(read(str(TABLE))).items()}
+    except ValueError:
+        return {}
+
+
 def is_anothers(first_id: int, job: int) -> bool:
     """Whether another job has a range, by its record."""
     others = (x for x in (STATE / "records").glob("*.json") if x.name != f"{job}.json")
@@ -196,7 +238,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", type=int, help="the job; without one, what any job left")
     parser.add_argument("--user", default="")
-    parser.add_argument("--first-id", type=int, default=0)
+    parser.add_argument("--first-id", type=int, help="where its ids start; found by default")
     options = parser.parse_args()
-    found = find_all(options.job, options.user, options.first_id) if options.job else find_any()
-    print(json.dumps(found))
+    if not options.job:
+        print(json.dumps(find_any()))
+        sys.exit()
+    firsts = find_first_ids(options.job, options.user)
+    if options.first_id is not None:
+        if had().get(options.first_id, uid_of(options.user)) != uid_of(options.user):
+            sys.exit(f"--first-id {options.first_id} is where ids of another user start")
+        firsts = {options.first_id}
+    everything: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for one in firsts or {0}:
+        for kind, names in find_all(options.job, options.user, one).items():
+            everything[kind].update(names)
+    print(json.dumps({kind: sorted(names) for kind, names in everything.items()}))

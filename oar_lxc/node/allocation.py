@@ -1,8 +1,8 @@
-"""Which id range a job gets: one that nobody else has, nor another user ever had.
+"""Which id range a job gets: one of its user's, that no other job has.
 
-What a user's containers wrote outside of the job, where their user let them, keeps its owner's id:
-a program that is set-user-id to an id of the range, a namespace that an open file holds. Whoever
-had the range next would be theirs. So a range stays with its user on a node.
+Whose a range is follows from the user alone (:mod:`oar_lxc.node.ranges`). A node writes down who
+had which besides: where the configuration was changed so that ranges would become another's,
+nobody gets those; and the ranges of jobs that are long gone can be told.
 """
 
 from __future__ import annotations
@@ -10,59 +10,73 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from oar_lxc.errors import OarLxcError
-from oar_lxc.layout import JobLayout
+from oar_lxc.config import Config
+from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.idspans import Span, format_spans
+from oar_lxc.layout import CONFIG, JobLayout
 from oar_lxc.node.files import write_atomic
 from oar_lxc.node.ids import granted_ranges, jobs_of_lines
-from oar_lxc.node.ranges import COUNT, FIRST, RANGES, is_first_id
+from oar_lxc.node.ranges import COUNT, JOBS, is_first_id, ranges_of
 from oar_lxc.node.record import Record, read_record
 from oar_lxc.regular import read_regular
 
-TABLE = "ranges.json"  # below the state directory: first id → [uid, day when it was last given]
+TABLE = "ranges.json"  # below the state directory: first id → [uid, day when it was first given]
 DAY = 86400
-KEPT = 365  # days without a job, after which a range may go to another user where none is new
 
 
-def allocate(layout: JobLayout, uid: int) -> int | None:
-    """Return the first id of a range for a user's job; None where all are taken.
+class NoRangeError(OarLxcError):
+    """There is no range for a job, through no fault of the node."""
+
+
+def allocate(layout: JobLayout, user: str, uid: int, spans: Sequence[Span] = Config.users) -> int:
+    """Return the first id of a range for a user's job.
 
     Hold the node's lock until the record with the answer is written.
 
+    Args:
+        layout: the job's names.
+        user: the job's user.
+        uid: the user's id.
+        spans: the user ids that may have containers.
+
     Raises:
-        OarLxcError: the table that tells whose the ranges are is damaged.
+        NoRangeError: the user has no ranges, or all of them are in use.
+        OarLxcError: the table that tells who had which is damaged.
     """
+    mine = ranges_of(uid, spans)
+    if not mine:
+        raise NoRangeError(
+            f"user {user} has the id {uid}, for which no ids of containers are set aside: "
+            f"ids.users in {CONFIG} is {format_spans(spans)}; append {uid} to it, on all machines "
+            "of the cluster alike"
+        )
     path = layout.state / TABLE
     table = _read(path)
-    today = int(time.time() // DAY)
-    first = _choose(layout, uid, table, today)
-    if first is not None and table.get(first) != (uid, today):
-        table[first] = (uid, today)
+    for first in mine:
+        if (before := table.get(first, (uid, 0))[0]) != uid:
+            raise NoRangeError(
+                f"the ids of containers of user {user}, {first} and up, were those of user id "
+                f"{before} on this node: ids.users in {CONFIG} was changed otherwise than by "
+                "appending; put it back as it was, on all machines of the cluster alike"
+            )
+    taken = list(_taken(layout.state))
+    for first in mine:
+        if all(first + COUNT <= start or start + count <= first for start, count in taken):
+            break
+    else:
+        raise NoRangeError(
+            f"all {JOBS} id ranges of user {user} are in use on this node: submit the job again "
+            f"when another one of {user} here has ended"
+        )
+    if first not in table:
+        table[first] = (uid, int(time.time() // DAY))
         text = json.dumps({str(key): value for key, value in sorted(table.items())})
         write_atomic(path, text + "\n")
     return first
-
-
-def _choose(
-    layout: JobLayout, uid: int, table: dict[int, tuple[int, int]], today: int
-) -> int | None:
-    taken = list(_taken(layout.state))
-
-    def free(first: int) -> bool:
-        return all(first + COUNT <= start or start + count <= first for start, count in taken)
-
-    mine = [first for first, (owner, _) in table.items() if owner == uid]
-    # Where the search for a new one starts differs, so that nobody foresees another's.
-    new = (FIRST + (layout.job_id + step) % RANGES * COUNT for step in range(RANGES))
-    unused = sorted((day, first) for first, (_, day) in table.items() if today - day >= KEPT)
-    for candidates in (mine, (x for x in new if x not in table), [first for _, first in unused]):
-        for first in candidates:
-            if free(first):
-                return first
-    return None
 
 
 def _read(path: Path) -> dict[int, tuple[int, int]]:
@@ -73,9 +87,8 @@ def _read(path: Path) -> dict[int, tuple[int, int]]:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise OarLxcError(
-            f"{path} is damaged ({error}): it tells which user had which ids. Restore it, or "
-            "remove it and with it, from all places that users can write to, the files that are "
-            f"owned by ids from {FIRST} to {FIRST + RANGES * COUNT - 1}"
+            f"{path} is damaged ({error}): it tells which user had which ids. Restore it; or, "
+            f"where ids.users in {CONFIG} was never changed but by appending, remove it"
         ) from error
     return {first: value for first, value in table.items() if is_first_id(first)}
 
@@ -112,13 +125,47 @@ def find_range(layout: JobLayout, user: str, uid: int, record: Record | None) ->
     found = [record.first_id] if record else []
     with suppress(FileNotFoundError):
         found.insert(0, layout.directory.lstat().st_gid)
-    table: dict[int, tuple[int, int]] = {}
-    with suppress(OarLxcError):  # without the table, it is not known whose a range is
-        table = _read(layout.state / TABLE)
     for first in found:
-        if is_first_id(first) and (uid == -1 or table.get(first, (uid, 0))[0] == uid):
+        if is_of(first, uid, layout.state):
             return first
     return _orphan(layout, user)
+
+
+def possible_ranges(
+    layout: JobLayout, user: str, uid: int, spans: Sequence[Span] = Config.users
+) -> set[int]:
+    """Return the first ids that a job may have had of which this node knows nothing any more.
+
+    Those are the user's, but for those that other jobs have now.
+
+    Args:
+        layout: the job's names.
+        user: the job's user.
+        uid: the user's id; -1 where it is not known.
+        spans: the user ids that may have containers.
+
+    Raises:
+        UsageError: nothing tells which the user's are.
+    """
+    if uid == -1:
+        raise UsageError(
+            f"user {user} does not exist on this node, so that nothing tells which ids job "
+            f"{layout.job_id} had: give --first-id"
+        )
+    try:
+        table = _read(layout.state / TABLE)
+    except OarLxcError as error:
+        raise UsageError(f"{error}; or give --first-id") from error
+    mine = {first for first, (owner, _) in table.items() if owner == uid}
+    return mine.union(ranges_of(uid, spans)) - first_ids(layout.state)
+
+
+def is_of(first: int, uid: int, state: Path) -> bool:
+    """Whether a range may be a user's (-1: anybody's): nobody else had it on this node."""
+    table: dict[int, tuple[int, int]] = {}
+    with suppress(OarLxcError):  # without the table, it is not known whose a range was
+        table = _read(state / TABLE)
+    return is_first_id(first) and (uid == -1 or table.get(first, (uid, 0))[0] == uid)
 
 
 def _orphan(layout: JobLayout, user: str) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from oar_lxc.config import PREPARE_BY, lenient_config
 from oar_lxc.errors import ConfigError, JobEnvironmentError, OarLxcError, UsageError
+from oar_lxc.idspans import format_spans
 from oar_lxc.job import read_nodefile
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.log import say
@@ -69,7 +70,8 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     nodes = list(read_nodefile(nodefile))
     key = Path(f"/var/lib/oar/{user}_{job_id}.jobkey")  # where OAR keeps it on all nodes
     key_option = ["--job-key", str(key)] if key.exists() else []
-    prepare = ["prepare", *common, *key_option, "--nodes", ",".join(nodes), "--node"]
+    users = ["--users", format_spans(config.users).replace(" ", "")]
+    prepare = ["prepare", *common, *users, *key_option, "--nodes", ",".join(nodes), "--node"]
     # OAR runs no epilogue after a failed prologue: keep a part of the time for undoing.
     status = _everywhere(nodes, prepare, config.deadline * 0.5, name_last=True)
     if status:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.layout import JobLayout
@@ -38,6 +39,15 @@ class Leftovers:
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
+
+    @classmethod
+    def union(cls, parts: Iterable[Leftovers]) -> Leftovers:
+        """Return what any of some has."""
+        found: dict[str, set[Any]] = {}
+        for part in parts:
+            for kind, names in asdict(part).items():
+                found.setdefault(kind, set()).update(names)
+        return cls(**{kind: sorted(names) for kind, names in found.items()})
 
     def __str__(self) -> str:
         parts = [

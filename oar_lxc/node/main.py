@@ -17,10 +17,11 @@ from pathlib import Path
 
 from oar_lxc.config import lenient_config, read_config
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
+from oar_lxc.idspans import Span, parse_spans
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup
 from oar_lxc.node.log import NodeLog, say
-from oar_lxc.node.record import GRACE
+from oar_lxc.node.record import GRACE, Record
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 DONE = 0
@@ -77,8 +78,14 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--node", required=True, help="this node's name in OAR")
             command.add_argument("--nodes", required=True, help="all nodes of the job, by commas")
             command.add_argument("--job-key", help="file with OAR's private key of the job")
+            command.add_argument(
+                "--users",
+                help="ids.users as who asks for it has it; as configured here by default",
+            )
         if name == "leftovers":
-            command.add_argument("--first-id", default="0", help="first id of the job's range")
+            command.add_argument(
+                "--first-id", help="first id of the job's range, where nothing here tells it"
+            )
             command.add_argument("--json", action="store_true", help="print JSON")
     reap = commands.add_parser("reap", help="destroy what dead jobs left on this node")
     reap.add_argument("--dry-run", action="store_true", help="tell what and why; change nothing")
@@ -144,6 +151,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         config.pool,
         config.trees,
         config.store,
+        _users(arguments.users) or config.users,
     )
     if preparation.node not in preparation.nodes:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")
@@ -151,6 +159,13 @@ def _prepare(arguments: argparse.Namespace) -> int:
     with log.step("prepare"):
         preparation.run(log, _deadline(config.deadline, arguments.deadline))
     return DONE
+
+
+def _users(text: str | None) -> tuple[Span, ...]:
+    try:
+        return parse_spans(text.split(",")) if text else ()
+    except ValueError as error:
+        raise UsageError(f"--users {text!r}: {error}") from None
 
 
 def _destroy(arguments: argparse.Namespace) -> int:
@@ -168,24 +183,38 @@ def _destroy(arguments: argparse.Namespace) -> int:
 
 
 def _leftovers(arguments: argparse.Namespace) -> int:
-    from oar_lxc.node.allocation import find_range
-    from oar_lxc.node.leftovers import find_leftovers
+    from oar_lxc.node.leftovers import Leftovers, find_leftovers
     from oar_lxc.node.record import read_record
 
     layout, user, cgroup = _job(arguments)
     record = read_record(layout.record)
-    if not re.fullmatch(r"[0-9]{1,10}", arguments.first_id):
-        raise UsageError(f"--first-id {arguments.first_id!r} is not a number")
     uid = _uid(user, missing=-1)
-    first_id = int(arguments.first_id) or find_range(layout, user, uid, record)
     cgroup = cgroup or (record.oar_cgroup if record else "")
     cgroups = JobCgroups(layout.job_id, user, cgroup)
-    left = find_leftovers(layout, cgroups, uid, first_id)
+    first_ids = _first_ids(arguments.first_id, layout, user, uid, record)
+    left = Leftovers.union(find_leftovers(layout, cgroups, uid, first) for first in first_ids)
     if arguments.json:
         print(json.dumps(asdict(left), indent=1))
     else:
         print(f"left of job {layout.job_id}: {left}")
     return FAILED if left else DONE
+
+
+def _first_ids(
+    given: str | None, layout: JobLayout, user: str, uid: int, record: Record | None
+) -> set[int]:
+    """Return the first ids of the ranges to look at: the job's, or all that may have been."""
+    from oar_lxc.node.allocation import find_range, is_of, possible_ranges
+
+    if given is None:
+        first = find_range(layout, user, uid, record)
+        users = lenient_config()[0].users
+        return {first} if first else possible_ranges(layout, user, uid, users) or {0}
+    if not re.fullmatch(r"[0-9]{1,10}", given) or not is_of(int(given), uid, layout.state):
+        raise UsageError(
+            f"--first-id {given!r} is not where a range of ids of user {user} starts: leave it out"
+        )
+    return {int(given)}
 
 
 def _reap(arguments: argparse.Namespace) -> int:

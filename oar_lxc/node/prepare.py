@@ -16,10 +16,11 @@ from pathlib import Path
 from oar_lxc.config import Config
 from oar_lxc.errors import OarLxcError
 from oar_lxc.idmap import IdMap
+from oar_lxc.idspans import Span
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.node import ids, links, mounts, ranges
-from oar_lxc.node.allocation import allocate
+from oar_lxc.node.allocation import NoRangeError, allocate
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.destroy import Destruction
 from oar_lxc.node.files import job_locked, locked, rest, write_atomic
@@ -51,6 +52,7 @@ class Preparation:
         pool: the network that this cluster gives to jobs.
         trees: directories that containers may have parts of.
         store: the directory of the public images.
+        users: the user ids that may have containers.
     """
 
     layout: JobLayout
@@ -62,6 +64,7 @@ class Preparation:
     pool: IPv4Network = POOL
     trees: Sequence[str] = ()
     store: Path = Config.store
+    users: Sequence[Span] = Config.users
 
     def run(self, log: NodeLog, deadline: float) -> PublishedJob:
         """Prepare the node, or undo all of it and raise.
@@ -134,18 +137,15 @@ class Preparation:
                     f"the user's name {self.user} is all digits, which /etc/subuid takes for an id"
                 )
             self.layout.published.unlink(missing_ok=True)  # of a refusal, or of another boot
-            first_id = allocate(self.layout, pwd.getpwnam(self.user).pw_uid)
+            try:
+                uid = pwd.getpwnam(self.user).pw_uid
+                first_id = allocate(self.layout, self.user, uid, self.users)
+            except NoRangeError as error:
+                raise Refusal(str(error)) from error
             record = Record(
-                self.layout.job_id,
-                self.user,
-                this_boot(),
-                time.time(),
-                first_id or 0,
-                self.oar_cgroup,
+                self.layout.job_id, self.user, this_boot(), time.time(), first_id, self.oar_cgroup
             )
             record.write(self.layout)
-        if first_id is None:
-            raise Refusal(f"all {ranges.RANGES} id ranges of the node are in use")
         holder = links.holder_of_subnet(network, rest(end))
         if holder and holder != self.layout.bridge:
             raise Refusal(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from oar_lxc.config import read_config
+from oar_lxc.idspans import format_spans
 from oar_lxc.setup.oarconf import OarConf
 from oar_lxc.setup.plan import NotYetError
 from oar_lxc.setup.resources import share_path
@@ -39,10 +41,14 @@ def combine(site: Path) -> str:
 
     Raises:
         NotYetError: the site's file is not there.
+        ConfigError: the configuration of this machine is wrong.
     """
     try:
         text = site.read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
         raise NotYetError(f"{site} comes with the package oar-server") from None
     stanza = share_path("hooks/job_resource_manager_stanza.pl").read_text("utf-8")
+    # The server's word goes to all nodes with each job: none can give somebody another's ids.
+    users = format_spans(read_config().users).replace(" ", "")
+    stanza = stanza.replace("my $users = '';", f"my $users = '{users}';")
     return f"{_FIRST_LINE}{site}\n{stanza.rstrip()}\n{text}"

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from oar_lxc.layout import STATE, JobLayout
+from oar_lxc.node.log import NodeLog
+from oar_lxc.node.prepare import Preparation
+from oar_lxc.node.ranges import JOBS
 from tests import kernel
-from tests.integration.conftest import containers_of, left, next_id, published
+from tests.integration.conftest import IMAGE, containers_of, left, next_id, published
 from tests.integration.test_attack_processes import attack, ids_options
 from tests.pretend import PYTHON, PretendJob, pretend_job
 
 COUNT = 65536
-RANGES = 4094  # how many jobs' ids a node has
+FORMER = 4094  # ranges that nodes gave out by the job's id, before they followed from the user
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +136,19 @@ tell("read", *done)
 
 
 @contextmanager
-def job_with_the_ids_of(job: PretendJob, user: str) -> Iterator[PretendJob]:
-    """Make a job of another user to which the node would give the ids that a job had."""
-    with pretend_job(job.id + RANGES, user) as made:
-        yield made
+def another_node() -> Iterator[None]:
+    """Make this node one that knows nothing of what was before, as others and diskless ones do."""
+    table, away = STATE / "ranges.json", STATE / "ranges.json.away"
+    table.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(table)
 
 
+@pytest.mark.parametrize("where", [nullcontext, another_node])
 def test_who_had_ids_before_cannot_use_them_on_who_has_them_now(
-    user: str, other_user: str
+    user: str, other_user: str, where: Callable[[], AbstractContextManager[None]]
 ) -> None:
     """A program that is set-user-id to a container's root, kept where it outlives the job."""
     home = Path(pwd.getpwnam(user).pw_dir)
@@ -150,7 +164,12 @@ def test_who_had_ids_before_cannot_use_them_on_who_has_them_now(
             assert done.status == 0, done.stderr
         status = kept.joinpath("cat").stat()
         assert (status.st_uid, oct(status.st_mode)) == (first_id, "0o106755")
-        with job_with_the_ids_of(old, other_user) as bobs, pretend_job(next_id(), user) as new:
+        with (
+            where(),
+            pretend_job(old.id + FORMER, other_user) as bobs,
+            pretend_job(next_id(), user) as new,
+        ):
+            assert abs(published(bobs).first_id - first_id) >= COUNT
             secret = containers_of(bobs) / "secret"
             write = f"umask 077; echo secret > {secret}"
             done = bobs.run(["lxc-usernsexec", *ids_options(bobs), "--", "sh", "-c", write])
@@ -167,3 +186,91 @@ def test_only_the_job_that_has_them_may_use_ids(job: PretendJob) -> None:
     job.destroy()
     assert job.run(["lxc-usernsexec", *options, "--", "true"]).status != 0
     assert kernel.find_lines(job.id, job.user, first_id) == []
+
+
+def test_a_users_ids_are_the_same_on_all_nodes_and_for_ever(user: str, other_user: str) -> None:
+    found: list[int] = []
+    for job_id in (next_id(), next_id() + 7 * FORMER):
+        with ExitStack() as stack:
+            stack.enter_context(another_node() if found else nullcontext())
+            if found:
+                stack.enter_context(pretend_job(job_id + 1, other_user))
+            found.append(published(stack.enter_context(pretend_job(job_id, user))).first_id)
+    assert found[0] == found[1]
+
+
+def test_one_mapping_cannot_reach_over_two_ranges_of_a_user(
+    make_job: Callable[[], PretendJob], other_user: str
+) -> None:
+    jobs = [make_job() for _ in range(3)]
+    firsts = sorted(published(job).first_id for job in jobs)
+    assert all(other - one > COUNT for one, other in pairwise(firsts))
+    for first in firsts:
+        done = jobs[0].run(["lxc-usernsexec", "-m", f"u:0:{first + COUNT - 1}:2", "--", "true"])
+        assert done.status != 0
+
+
+def test_who_has_no_free_range_is_refused_and_gets_nobody_elses(
+    make_job: Callable[[], PretendJob], unprepared: PretendJob, other_user: str
+) -> None:
+    """A range beyond 2^31 is as good as others; who has all is told, and the node stays."""
+    jobs = [make_job() for _ in range(JOBS)]
+    assert len({published(job).first_id for job in jobs}) == JOBS
+    last = max(jobs, key=lambda job: published(job).first_id)
+    assert published(last).first_id > 1 << 31
+    done = last.script("--image", IMAGE, "--", "cat", "/proc/self/uid_map")
+    assert done.status == 0, done.stderr
+    assert f" {published(last).first_id} " in " ".join(done.stdout.split())
+    assert unprepared.prepare().status == 0
+    assert (
+        f"all {JOBS} id ranges of user {unprepared.user} are in use"
+        in published(unprepared).reason
+    )
+    with pretend_job(next_id(), other_user) as bobs:
+        assert published(bobs).state == "ready"
+
+
+def test_a_user_for_whom_no_ids_are_set_aside_is_refused_by_one_sentence(
+    unprepared: PretendJob,
+) -> None:
+    layout = JobLayout(unprepared.id)
+    preparation = Preparation(
+        layout,
+        unprepared.user,
+        unprepared.node,
+        [unprepared.node],
+        unprepared.cgroup,
+        users=[(5, 6)],
+    )
+    preparation.run(NodeLog(bound={}), time.monotonic() + 20)
+    assert published(unprepared).state == "refused"
+    assert "ids.users in /etc/oar-lxc/oar-lxc.toml is 5-6; append" in published(unprepared).reason
+    assert kernel.find_lines(unprepared.id, unprepared.user, 0) == []
+
+
+def test_what_is_left_of_a_job_that_is_forgotten_is_found_by_its_users_ids(
+    job: PretendJob,
+) -> None:
+    """Whoever asks with the wrong ids, or without any, must not read that all is clean."""
+    first_id = published(job).first_id
+    sleep = ["setpriv", f"--reuid={first_id + 7}", "--clear-groups", "sleep", "60"]
+    job.destroy()
+    reader = [sys.executable, kernel.__file__, "--job", str(job.id), "--user", job.user]
+    with subprocess.Popen(sleep) as process:
+        try:
+            time.sleep(0.3)
+            told = json.loads(job.node_side("leftovers", "--json", check=False).stdout)
+            assert told["processes"] == [process.pid]
+            read = subprocess.run(reader, capture_output=True, check=True).stdout
+            assert json.loads(read)["processes"] == [f"{process.pid} sleep"]
+            wrong = f"--first-id={first_id + 1}"
+            done = job.node_side("leftovers", wrong, check=False)
+            assert (done.status, done.stdout) == (2, "")
+            gone = PretendJob(job.id, "nobody-of-this-name")
+            done = gone.node_side("leftovers", check=False)
+            assert (done.status, done.stdout) == (2, "")
+            assert "give --first-id" in done.stderr
+            done_by_reader = subprocess.run([*reader[:-1], gone.user], check=False)
+            assert done_by_reader.returncode == 1
+        finally:
+            process.kill()

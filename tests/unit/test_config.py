@@ -39,6 +39,8 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
     assert read(tmp_path, text) == Config("prologue", 20.0, IPv4Network("172.16.0.0/12"), trees)
     assert read(tmp_path, "[mounts]\ntrees = []\n").trees == ()
     assert read(tmp_path, "").trees == ("/home",)
+    users = read(tmp_path, '[ids]\nusers = ["1000-1999", "7"]\n').users
+    assert users == ((1000, 1999), (7, 7))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,13 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
         ('[images]\nstore = "images"\n', "images.store is 'images'; it is the absolute path"),
         ('[images]\nstore = "/x/../y"\n', "images.store is '/x/../y'"),
         ("[images]\nstore = 1\n", "images.store is 1"),
+        ('[ids]\nusers = "1000-1999"\n', "ids.users is '1000-1999': None is not"),
+        (
+            "[ids]\nusers = [1000]\n",
+            r"ids.users is \[1000\]: 1000 is not .*; it is a list of user",
+        ),
+        ("[ids]\nusers = []\n", r"ids.users is \[\]: it is empty"),
+        ('[ids]\nusers = ["1-4096"]\n', "4096 user ids, of which there may be 4095"),
         ('[images]\nstroe = "/x"\n', "unknown key images.stroe; did you mean images.store"),
     ],
 )

@@ -21,12 +21,13 @@ from oar_lxc.errors import (
     SpecError,
     UsageError,
 )
+from oar_lxc.idspans import LOWEST, MOST_USERS
 from oar_lxc.job import Job, read_nodefile, read_resources
 from oar_lxc.layout import MAX_JOB_ID, JobLayout, check_node
 from oar_lxc.lookup import parse_target
 from oar_lxc.node import ids
 from oar_lxc.node.mountinfo import read_mounts
-from oar_lxc.node.ranges import COUNT, FIRST, RANGES, is_first_id
+from oar_lxc.node.ranges import COUNT, is_first_id
 from oar_lxc.node.record import Record, read_record
 from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.spec import Group, Mount
@@ -37,7 +38,7 @@ plain = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
-    st.sampled_from([0, FIRST, FIRST + 1, FIRST + COUNT, 42, 2**31, 10**400]),
+    st.sampled_from([0, LOWEST, LOWEST + 1, LOWEST + COUNT, 42, 2**31, 10**400]),
     st.floats(),
     hostile,
     st.sampled_from(["", "alice", "42", "/oar/alice_42", "/oar/bob_7", "/oar/../alice_42"]),
@@ -125,7 +126,7 @@ def test_a_record_of_any_values_is_one_of_the_job_or_none(
     tmp_path: Path, changed: dict[str, object]
 ) -> None:
     """Where it is taken, its values have the types that the root side relies on."""
-    good = {"job_id": 42, "user": "alice", "created": 1.5, "first_id": FIRST}
+    good = {"job_id": 42, "user": "alice", "created": 1.5, "first_id": LOWEST}
     good |= {"oar_cgroup": "/oar/alice_42", "ended": 0.0}
     good |= {name: "here" for name in RECORD_KEYS if name.startswith("boot")}
     (tmp_path / "records").mkdir(exist_ok=True)
@@ -168,7 +169,7 @@ def test_a_time_in_a_record_that_is_no_time_is_none(tmp_path: Path, key: str, va
     assert read_record(path) is None
 
 
-PUBLISHED = PublishedJob(42, "alice", "node1", ("node1",), "ready", first_id=FIRST)
+PUBLISHED = PublishedJob(42, "alice", "node1", ("node1",), "ready", first_id=LOWEST)
 
 
 @quick
@@ -230,7 +231,9 @@ foreign = st.binary(max_size=30).map(lambda x: x.replace(b"\n", b""))
 
 
 @quick
-@given(job_ids, users, st.integers(0, RANGES - 1), st.lists(foreign, max_size=5), st.booleans())
+@given(
+    job_ids, users, st.integers(0, MOST_USERS - 1), st.lists(foreign, max_size=5), st.booleans()
+)
 def test_lines_of_others_stay_to_the_byte_when_ids_come_and_go(
     tmp_path_factory: pytest.TempPathFactory,
     job_id: int,
@@ -246,7 +249,7 @@ def test_lines_of_others_stay_to_the_byte_when_ids_come_and_go(
     paths = [directory / name for name in ("subuid", "subgid", "lxc-usernet")]
     for path in paths:
         path.write_bytes(content)
-    layout, first_id = JobLayout(job_id, directory), FIRST + number * COUNT
+    layout, first_id = JobLayout(job_id, directory), LOWEST + number * COUNT
     with pytest.MonkeyPatch.context() as patch:
         for name, path in zip(("SUBUID", "SUBGID", "USERNET"), paths, strict=True):
             patch.setattr(ids, name, path)

@@ -95,6 +95,8 @@ def test_a_prologue_prepares_each_node_once_under_its_own_name(cluster: Cluster)
             "42",
             "--user",
             "alice",
+            "--users",
+            "1000-5094",
             "--nodes",
             nodes,
             "--node",

@@ -22,6 +22,7 @@ DOMAIN = {
     "errors",
     "hints",
     "idmap",
+    "idspans",
     "image",
     "job",
     "layout",

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.idspans import LOWEST, MOST_USERS
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids
-from oar_lxc.node.ranges import COUNT, FIRST, RANGES, is_first_id
+from oar_lxc.node.ranges import COUNT, is_first_id
 
 OTHERS = "root:100000:65536\nalice:165536:65536\n# a comment\n\n"
 
@@ -23,7 +24,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobLayout:
 
 
 def first_of(job_id: int) -> int:
-    return FIRST + job_id % RANGES * COUNT
+    return LOWEST + job_id * COUNT
 
 
 def test_a_grant_adds_one_line_to_each_file_and_may_run_twice(layout: JobLayout) -> None:
@@ -79,11 +80,19 @@ def test_files_that_do_not_exist_have_no_lines(layout: JobLayout) -> None:
 @pytest.mark.parametrize(
     ("number", "expected"),
     [
-        (FIRST, True),
-        (FIRST + COUNT * (RANGES - 1), True),
-        (FIRST + 1, False),
-        (FIRST + COUNT * RANGES, False),
-        (FIRST - COUNT, False),
+        (LOWEST, True),
+        (LOWEST + 1, False),
+        (LOWEST - COUNT, False),
+        (LOWEST + COUNT * (4 * MOST_USERS - 1), True),
+        (LOWEST + COUNT * 4 * MOST_USERS, False),
+        (0x70000000, True),  # of jobs of before
+        (0x7FFD0000, True),
+        (0x7FFE0000, False),  # systemd's own
+        (0x7FFF0000, False),
+        (0x80000000, True),
+        (0x80000000 + COUNT * (8 * MOST_USERS - 1), True),
+        (0x80000000 + COUNT * 8 * MOST_USERS, False),
+        (0xFFFF0000, False),
         (0, False),
     ],
 )
@@ -92,7 +101,7 @@ def test_ranges_start_at_known_places(number: int, expected: bool) -> None:
 
 
 def test_lines_tell_of_jobs(layout: JobLayout) -> None:
-    ids.grant(layout, "alice", FIRST, 5)
+    ids.grant(layout, "alice", LOWEST, 5)
     with ids.USERNET.open("a") as file:
         file.write(
             "bob veth lxcbr0 10\n@group veth olb7 1\na/b veth olb8 1\nbob veth olb9x 1\n#\n\n"

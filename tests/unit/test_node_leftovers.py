@@ -8,11 +8,12 @@ from subprocess import Popen
 
 import pytest
 
+from oar_lxc.idspans import LOWEST
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import cgroup, ids, links, processes
 from oar_lxc.node.cgroup import Hierarchy, JobCgroups
 from oar_lxc.node.leftovers import Leftovers, find_leftovers
-from oar_lxc.node.ranges import COUNT, FIRST
+from oar_lxc.node.ranges import COUNT
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def find(node: Path, inert: bool = True) -> Leftovers:
     cgroups = JobCgroups(42, "alice", "/oar/alice_42")
-    return find_leftovers(JobLayout(42, node), cgroups, -1, FIRST, inert=inert)
+    return find_leftovers(JobLayout(42, node), cgroups, -1, LOWEST, inert=inert)
 
 
 def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
@@ -44,7 +45,7 @@ def test_the_traces_of_another_job_are_not_this_ones(node: Path) -> None:
     (node / "records/421.json").touch()
     (node / "net/olb421").mkdir()
     (node / "cgroup/oar/alice_421/lxc").mkdir(parents=True)
-    (node / "subuid").write_text(f"alice:{FIRST + COUNT}:{COUNT}\n")
+    (node / "subuid").write_text(f"alice:{LOWEST + COUNT}:{COUNT}\n")
     (node / "usernet").write_text("alice veth olb421 9\n")
     assert not find(node)
 
@@ -63,7 +64,7 @@ def test_every_trace_is_left(
     (node / "records/42.json").touch()
     (node / "net/olb42/brif/vethX").mkdir(parents=True)
     (node / "net/olv42").mkdir()
-    (node / "subuid").write_text(f"alice:{FIRST}:{COUNT}\n")
+    (node / "subuid").write_text(f"alice:{LOWEST}:{COUNT}\n")
     (node / "usernet").write_text("alice veth olb42 9\n")
     left = find(node)
     assert left
@@ -72,7 +73,7 @@ def test_every_trace_is_left(
     assert left.links == ["vethX", "olv42", "olb42"]
     assert left.files == [str(node / "jobs/42"), str(node / "records/42.json")]
     assert left.lines == [
-        f"{node}/subuid: alice:{FIRST}:{COUNT}",
+        f"{node}/subuid: alice:{LOWEST}:{COUNT}",
         f"{node}/usernet: alice veth olb42 9",
     ]
 

@@ -43,6 +43,7 @@ def change(name: str, value: str) -> list[str]:
         (change("--node", "a/b"), "node 'a/b' is not a host name"),
         (change("--nodes", "node1,"), "node '' is not a host name"),
         (change("--nodes", "node1,-x"), "node '-x' is not a host name"),
+        ([*PREPARE, "--users", "1000-"], "--users '1000-': '1000-' is not"),
         (change("--nodes", "node2"), "node node1 is not among --nodes node2"),
         ([*PREPARE, "--cgroup", "/oar/bob_42"], "is not OAR's cgroup of job 42 of root"),
         ([*PREPARE, "--cgroup", "/../root_42"], "is not OAR's cgroup of job 42 of root"),
@@ -50,7 +51,15 @@ def change(name: str, value: str) -> list[str]:
         (["destroy", "--job", "1", "--user", ""], "user '' is not a user name"),
         (
             ["leftovers", "--job", "1", "--user", "root", "--first-id", "²"],
-            "--first-id '²' is not a number",
+            "--first-id '²' is not where a range of ids of user root starts: leave it out",
+        ),
+        (
+            ["leftovers", "--job", "1", "--user", "root", "--first-id", "1879048193"],
+            "--first-id '1879048193' is not where a range of ids of user root starts: leave it",
+        ),
+        (
+            ["leftovers", "--job", "1", "--user", "no-such-user-here"],
+            "nothing tells which ids job 1 had: give --first-id",
         ),
     ],
 )

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.idspans import LOWEST
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, reap
 from oar_lxc.node.cgroup import Hierarchy
-from oar_lxc.node.ranges import FIRST
 from oar_lxc.node.reap import Finding, Judge
 from oar_lxc.node.record import GRACE, Record, read_record, this_boot
 
@@ -40,7 +40,7 @@ def prepare(
     layout.private.mkdir(parents=True)
     boot = record.get("boot", this_boot())
     oar_cgroup = record.get("oar_cgroup", f"/oar/{user}_{job_id}")
-    Record(job_id, user, boot, created, FIRST, oar_cgroup).write(layout)
+    Record(job_id, user, boot, created, LOWEST, oar_cgroup).write(layout)
     os.utime(layout.directory, (created, created))
     return layout
 
@@ -189,7 +189,7 @@ def test_the_grace_is_the_administrators(node: Path) -> None:
 
 
 def _record(node: Path) -> None:
-    Record(42, "alice", "another", OLD, FIRST, "").write(JobLayout(42, node / "state"))
+    Record(42, "alice", "another", OLD, LOWEST, "").write(JobLayout(42, node / "state"))
 
 
 def _directory(node: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oar_lxc.idspans import LOWEST
 from oar_lxc.layout import JobLayout
-from oar_lxc.node.ranges import COUNT, FIRST
+from oar_lxc.node.ranges import COUNT
 from oar_lxc.node.record import Record, read_record, this_boot
 from tests.unit.strategies import job_ids, quick, users
 
-RECORD = Record(42, "alice", "boot", 1.5, FIRST, "/oar/alice_42")
+RECORD = Record(42, "alice", "boot", 1.5, LOWEST, "/oar/alice_42")
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_every_record_is_read_as_it_was_written(
     (tmp_path / "records").mkdir(exist_ok=True)
     layout = JobLayout(job_id, tmp_path)
     path = f"/oar/{user}_{job_id}" if cpuset else ""
-    record = Record(job_id, user, this_boot(), created, FIRST + number * COUNT, path)
+    record = Record(job_id, user, this_boot(), created, LOWEST + number * COUNT, path)
     record.write(layout)
     assert read_record(layout.record) == record
 
@@ -91,7 +92,7 @@ def test_a_nest_deeper_than_python_goes_is_none(layout: JobLayout) -> None:
         {"first_id": 1},
         {"first_id": 1000},
         {"first_id": -65536},
-        {"first_id": FIRST + 1},
+        {"first_id": LOWEST + 1},
         # Every process in there is killed, too.
         {"oar_cgroup": "/"},
         {"oar_cgroup": "/oar"},

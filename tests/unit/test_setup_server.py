@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.config import Config
 from oar_lxc.errors import UsageError
+from oar_lxc.idspans import parse_spans
 from oar_lxc.setup import bundle, database, inventory, jrm, server
 from oar_lxc.setup.oarconf import OarConf
 from oar_lxc.setup.plan import NotYetError, SetupError
@@ -104,6 +106,16 @@ def test_the_combined_file_ends_with_the_site_s_own_and_remembers_where_that_is(
     conf = OarConf(f'{jrm.KEY}="{combined}"\n')
     assert jrm.site_file(conf, combined) == site
     assert jrm.combine(jrm.site_file(conf, combined)) == combined.read_text()
+
+
+def test_the_combined_file_tells_all_nodes_the_same_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site.pl"
+    site.write_text("1;\n")
+    users = parse_spans(["1000-1999", "20017"])
+    monkeypatch.setattr(jrm, "read_config", lambda: Config(users=users))
+    assert "\n    my $users = '1000-1999,20017';\n" in jrm.combine(site)
 
 
 def test_a_site_that_configured_another_file_is_followed(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Site:
         prepare: what ``oar-lxc-node prepare`` ends with.
         installed: whether there is an ``oar-lxc-node``.
         before: a program that becomes perl, with its arguments.
+        users: ``ids.users`` as set-up has it from the server.
     """
 
     directory: Path
@@ -69,6 +70,7 @@ class Site:
     prepare: int = 0
     installed: bool = True
     before: tuple[str, ...] = ()
+    users: str = ""
 
     @property
     def node(self) -> str:
@@ -86,7 +88,7 @@ class Site:
             add_program(self.directory / "bin", "oardodo", body)
         if self.installed:
             add_program(self.directory / "bin", "oar-lxc-node", "exit 66")
-        stanza = STANZA.read_text()
+        stanza = STANZA.read_text().replace("my $users = ''", f"my $users = '{self.users}'")
         assert NODE in stanza
         environ = {
             "PATH": f"{self.directory / 'bin'}:/usr/bin:/bin",
@@ -145,6 +147,12 @@ def test_a_full_tmp_stops_nothing(site: Site, action: str, types: str) -> None:
     site.before = ("unshare", "--mount", "sh", "-c", script, "sh")
     assert site.run(action, job(types)) == (0, "")
     assert f"site {action}" in site.calls
+
+
+def test_the_servers_word_on_users_goes_to_the_node(site: Site) -> None:
+    site.users = "1000-1999,7"
+    assert site.run("init", job()) == (0, "")
+    assert site.argv[0][-2:] == ["--users", "1000-1999,7"]
 
 
 def test_a_job_is_destroyed_before_the_sites_clean(site: Site) -> None:
