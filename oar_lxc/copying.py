@@ -7,11 +7,16 @@ other. Containers need a shell and a tar; nothing has to listen in them.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
+import shutil
 import stat
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -159,9 +164,9 @@ class LocalSource:
                     member.type, member.linkname = tarfile.LNKTYPE, self._seen[key]
                     yield member, None
                     return
-                with open(path, "rb", opener=_no_fifo) as file:
-                    member.size = os.fstat(file.fileno()).st_size
-                    yield member, _Exactly(file, member.size, path)
+                with open(path, "rb", opener=_no_fifo) as file, ExitStack() as stack:
+                    content = _whole(file, member, path, stack)
+                    yield member, content
                 self._seen[key] = name
             else:
                 self._complain(f"{path}: not copied, as it is a socket, a FIFO or a device")
@@ -169,6 +174,47 @@ class LocalSource:
             if error.filename is None or error.errno is None:
                 raise
             self._complain(f"{path}: {error.strerror}")
+
+
+def _whole(file: IO[bytes], member: tarfile.TarInfo, path: str, stack: ExitStack) -> Readable:
+    """Return the content of an open file; tell the member its size, and where it has data.
+
+    What is read counts, not what is said before: files of /proc say that they are empty, those of
+    /sys that they have a page.
+    """
+    facts = os.fstat(file.fileno())
+    head = file.read(CHUNK)
+    if len(head) < CHUNK:
+        member.size = len(head)
+        return io.BytesIO(head)
+    if len(head) > facts.st_size:
+        copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # the stack closes it
+        copy.write(head)
+        shutil.copyfileobj(file, copy, CHUNK)
+        member.size = copy.tell()
+        copy.seek(0)
+        return copy
+    member.size = facts.st_size
+    if facts.st_blocks * 512 < facts.st_size:
+        # A list is what tarfile itself has there, whatever its types say.
+        member.sparse = list(_data(file.fileno(), facts.st_size))  # type: ignore[assignment]
+    file.seek(0)
+    return _Exactly(file, member.size, path)
+
+
+def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of what a file holds between its holes."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # the rest is a hole
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        if start < size:
+            yield start, min(end, size) - start
 
 
 def _no_fifo(path: str, flags: int) -> int:
@@ -207,9 +253,11 @@ class LocalTarget:
                 raise CopyError(f"{path}: No such directory")
             directory, self.name = (path, ".") if self.into else split_path(path)
             self.over = not self.into and os.path.lexists(path)
-            if self.over and not stat.S_ISREG(os.lstat(path).st_mode):
+            facts = os.lstat(path) if self.over else None
+            if facts and not stat.S_ISREG(facts.st_mode):
                 # Such as /dev/null.
                 self.stream = Path(path).open("wb")  # noqa: SIM115  # close() closes it
+            self._mode = stat.S_IMODE(facts.st_mode) if facts else None
             self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise CopyError(f"{error.filename or path}: {error.strerror}") from error
@@ -219,6 +267,8 @@ class LocalTarget:
     def add(self, member: tarfile.TarInfo, content: Readable | None) -> None:
         """Put one in its place; OSError and Refused where that cannot be."""
         if self.stream is None:
+            if self._mode is not None and member.isreg():
+                member.mode = self._mode
             self._extraction.add(member, content)
         elif content is None or not member.isreg():
             raise CopyError(f"{self.label}: only one file can be written to it")

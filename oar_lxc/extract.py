@@ -71,13 +71,12 @@ class Extraction:
         if not parts:
             if not member.isdir():
                 raise Refused(f"{member.name!r} is not a directory")
-            self._directories.append((parts, mode, member.mtime))
-            return
+            return  # it was there before
         with self._parent(parts) as parent:
             name = parts[-1]
             if member.isdir():
-                self._make_directory(parent, name)
-                self._directories.append((parts, mode, member.mtime))
+                if self._make_directory(parent, name):
+                    self._directories.append((parts, mode, member.mtime))
             elif member.isreg():
                 self._make_file(parent, name, content, member, mode)
                 self._made.add(parts)
@@ -91,10 +90,9 @@ class Extraction:
                 self._complain(f"{member.name}: not copied, as it is {kind}")
 
     def finish(self) -> None:
-        """Give directories their modes and times, which have to wait until they are full."""
+        """Give new directories their modes and times, which have to wait until they are full."""
         for parts, mode, mtime in reversed(self._directories):
             with self._open(parts) as fd:
-                # Of a directory that was there before, this is what tar -x does as well.
                 os.fchmod(fd, mode)
                 _set_time(fd, mtime)
 
@@ -121,19 +119,15 @@ class Extraction:
         finally:
             os.close(fd)
 
-    def _make_directory(self, parent: int, name: str) -> None:
+    def _make_directory(self, parent: int, name: str) -> bool:
+        """Make a directory; return whether it is new. One that was there stays as it is."""
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 raise
-            # It may be one that lets not even its owner write; its mode is set in the end.
-            with suppress(OSError):
-                fd = os.open(name, _DIRECTORY, dir_fd=parent)
-                try:
-                    os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | 0o700)
-                finally:
-                    os.close(fd)
+            return False
+        return True
 
     def _make_file(
         self, parent: int, name: str, content: Readable | None, member: tarfile.TarInfo, mode: int
@@ -146,8 +140,12 @@ class Extraction:
                     data = content.read(min(left, CHUNK))
                     if not data:
                         raise Refused(f"{member.name}: the copy was cut off")
-                    file.write(data)
+                    if member.sparse is not None and not data.strip(b"\0"):
+                        file.seek(len(data), os.SEEK_CUR)  # holes stay holes
+                    else:
+                        file.write(data)
                     left -= len(data)
+                file.truncate(member.size)
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 _set_time(file.fileno(), member.mtime)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from oar_lxc.copying import (
     split_path,
     transfer,
 )
+from oar_lxc.extract import Readable
 
 
 class Copier:
@@ -363,7 +364,8 @@ def test_what_a_container_says_cannot_act_on_the_terminal(copier: Copier) -> Non
 
 
 def test_a_target_whose_tar_dies_says_why(copier: Copier, tree: Path) -> None:
-    script = ["sh", "-c", "echo into; head -c 100 >/dev/null; echo 'tar: no space' >&2; exit 2"]
+    said = "echo into plain; head -c 2000 >/dev/null; echo 'tar: no space' >&2; exit 2"
+    script = ["sh", "-c", said]
     target = ContainerTarget(Place("42/vm1", "/x"), lambda argv: script, False, copier.complain)
     source = LocalSource(str(tree), copier.complain)
     with closing(target), pytest.raises(CopyError, match=r"^42/vm1: no space$"):
@@ -415,3 +417,106 @@ def test_a_long_copy_tells_how_far_it_is_on_a_terminal_only(tmp_path: Path) -> N
     argv = ["script", "-qec", f"{sys.executable} -c '{program}'", "/dev/null"]
     told = subprocess.run(argv, capture_output=True, check=True, stdin=subprocess.DEVNULL)
     assert b"3.0 MiB copied, " in told.stdout
+
+
+BOTH = pytest.mark.parametrize("sides", [("", "vm1:"), ("vm1:", "")])
+
+
+@BOTH
+@pytest.mark.parametrize("file", ["/proc/filesystems", "/proc/version", "/sys/kernel/mm/ksm/run"])
+def test_a_file_of_the_kernel_is_copied_as_it_is_read(
+    copier: Copier, tmp_path: Path, sides: tuple[str, str], file: str
+) -> None:
+    copier.copy(f"{sides[0]}{file}", f"{sides[1]}{tmp_path}/copy")
+    assert (tmp_path / "copy").read_bytes() == Path(file).read_bytes() != b""
+    assert copier.said == []
+
+
+@BOTH
+def test_a_directory_of_the_kernel_is_copied_as_it_is_read(
+    copier: Copier, tmp_path: Path, sides: tuple[str, str]
+) -> None:
+    copier.copy(f"{sides[0]}/proc/sys/kernel/random/.", f"{sides[1]}{tmp_path}/copy")
+    assert (tmp_path / "copy/poolsize").read_text() == "256\n"
+
+
+def test_a_file_that_says_nothing_of_its_size_is_copied_whole(
+    copier: Copier, tmp_path: Path
+) -> None:
+    text = Path("/proc/kallsyms").read_bytes()
+    assert len(text) > 1 << 20
+    copier.copy("/proc/kallsyms", f"vm1:{tmp_path}/copy")
+    assert (tmp_path / "copy").read_bytes() == text
+
+
+@pytest.mark.parametrize("sides", [("", "vm1:"), ("vm1:", ""), ("vm1:", "42/vm2:")])
+@pytest.mark.parametrize("pieces", [0, 1, 3, 40], ids="{} pieces".format)
+@pytest.mark.parametrize("end", [0, 5])
+def test_holes_stay_holes(
+    copier: Copier, tmp_path: Path, sides: tuple[str, str], pieces: int, end: int
+) -> None:
+    step = 3 << 20
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(pieces * step + (4 << 20) + end)
+        for number in range(pieces):
+            file.seek(number * step)
+            file.write(b"x" * 5000)
+        if end:
+            file.seek(-end, os.SEEK_END)
+            file.write(b"y" * end)
+    copier.copy(f"{sides[0]}{tmp_path}/a", f"{sides[1]}{tmp_path}/b")
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert (tmp_path / "b").stat().st_blocks * 512 <= (pieces + 1) * (1 << 20)
+    assert copier.said == []
+
+
+@BOTH
+def test_what_was_there_keeps_its_mode(
+    copier: Copier, tmp_path: Path, sides: tuple[str, str]
+) -> None:
+    (tmp_path / "from/sub").mkdir(parents=True)
+    (tmp_path / "from/sub/new").write_text("new")
+    for path in (tmp_path / "from", tmp_path / "from/sub", tmp_path / "from/sub/new"):
+        path.chmod(0o777)
+    (tmp_path / "to/sub").mkdir(parents=True)
+    (tmp_path / "to").chmod(0o750)
+    (tmp_path / "to/sub").chmod(0o700)
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(0o640)
+    copier.copy(f"{sides[0]}{tmp_path}/from/.", f"{sides[1]}{tmp_path}/to")
+    copier.copy(f"{sides[0]}{tmp_path}/from/sub/new", f"{sides[1]}{tmp_path}/file")
+    assert (tmp_path / "to").stat().st_mode & 0o7777 == 0o750
+    assert (tmp_path / "to/sub").stat().st_mode & 0o7777 == 0o700
+    assert (tmp_path / "to/sub/new").stat().st_mode & 0o7777 == 0o777
+    assert (tmp_path / "file").stat().st_mode & 0o7777 == 0o640
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_copy_that_is_given_up_leaves_nothing(
+    copier: Copier, tree: Path, tmp_path: Path
+) -> None:
+    class Shrunk(LocalSource):
+        def members(self) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
+            yield from super().members()
+            raise CopyError("it became shorter while it was copied")
+
+    (tmp_path / "to").mkdir()
+    target = ContainerTarget(Place("vm1", str(tmp_path / "to")), door, False, copier.complain)
+    source = Shrunk(str(tree), copier.complain)
+    with pytest.raises(CopyError), closing(target):
+        transfer(source, target, copier.complain, copier.count)
+    assert os.listdir(tmp_path / "to") == []
+
+
+@BOTH
+def test_a_file_is_not_put_in_the_place_of_a_directory_nor_the_other_way_round(
+    copier: Copier, tmp_path: Path, sides: tuple[str, str]
+) -> None:
+    (tmp_path / "to/dir/x").mkdir(parents=True)
+    (tmp_path / "to/file").write_text("mine")
+    (tmp_path / "from/file").mkdir(parents=True)
+    (tmp_path / "from/dir").write_text("a file")
+    before = listing(tmp_path / "to")
+    with suppress(CopyError):
+        copier.copy(f"{sides[0]}{tmp_path}/from/.", f"{sides[1]}{tmp_path}/to")
+    assert listing(tmp_path / "to") == before
