@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path, PurePath
 
 from oar_lxc import idspans
@@ -21,7 +21,7 @@ HOME = "/home"
 NO_TREES = ("proc", "sys", "dev", "run", "etc", "boot")
 TABLES = {
     "hooks": ("prepare", "deadline"),
-    "network": ("pool",),
+    "network": ("pool", "nameservers"),
     "mounts": ("trees",),
     "images": ("store",),
     "ids": ("users",),
@@ -39,6 +39,8 @@ class Config:
         deadline: ``[hooks] deadline``: seconds that a hook may take; OAR kills hooks at 60 by
             default (PROLOGUE_EPILOGUE_TIMEOUT), and a hook must have reported before that.
         pool: ``[network] pool``: the network that jobs get theirs from; the same on all nodes.
+        nameservers: ``[network] nameservers``: addresses of the name servers that containers are
+            told; by default those of the node that are not on its loopback.
         trees: ``[mounts] trees``: directories of which containers may have parts to write to,
             with the user's rights: where homes and scratch space are.
         store: ``[images] store``: the directory of the public images; one on a file system that
@@ -53,6 +55,7 @@ class Config:
     trees: tuple[str, ...] = (HOME,)
     store: Path = STATE / IMAGES
     users: tuple[idspans.Span, ...] = idspans.DEFAULT
+    nameservers: tuple[str, ...] = ()
 
 
 def read_config(path: Path = CONFIG) -> Config:
@@ -126,7 +129,16 @@ def parse_config(content: bytes, path: Path = CONFIG) -> Config:
     users = idspans.DEFAULT
     if "users" in data.get("ids", {}):
         users = _users(path, data["ids"]["users"])
-    return Config(prepare, float(deadline), _pool(path, pool), trees, _store(path, store), users)
+    servers = _nameservers(path, data.get("network", {}).get("nameservers", []))
+    return Config(
+        prepare,
+        float(deadline),
+        _pool(path, pool),
+        trees,
+        _store(path, store),
+        users,
+        servers,
+    )
 
 
 def _pool(path: Path, text: object) -> IPv4Network:
@@ -140,6 +152,16 @@ def _pool(path: Path, text: object) -> IPv4Network:
             f"prefix length of {PREFIX} at most"
         )
     return pool
+
+
+def _nameservers(path: Path, found: object) -> tuple[str, ...]:
+    try:
+        return tuple(str(ip_address(one)) for one in found)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{path}: network.nameservers is {found!r}; it is a list of addresses such as "
+            '["192.0.2.53"]'
+        ) from None
 
 
 def _trees(path: Path, found: object) -> tuple[str, ...]:

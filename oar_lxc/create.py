@@ -20,14 +20,16 @@ from typing import Any
 from oar_lxc.beside import beside
 from oar_lxc.binds import binds_of
 from oar_lxc.capacity import check_memory, job_memory
+from oar_lxc.config import read_config
 from oar_lxc.container import CONFIG_FILE, DESCRIPTION_FILE, read_description
-from oar_lxc.errors import CommandError
+from oar_lxc.errors import CommandError, ConfigError
 from oar_lxc.image.provide import halt_signal
 from oar_lxc.layout import JobLayout
 from oar_lxc.limits import Share
 from oar_lxc.lxcconfig import LXCFS, ONLINE_FILE, UPPER, WORK, render
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
+from oar_lxc.resolver import resolver_text
 from oar_lxc.run import run
 from oar_lxc.skeleton import Account, Skeleton
 from oar_lxc.walls import make_walls, remove_walls
@@ -97,8 +99,9 @@ def create_containers(
             lxcfs=lxcfs,
             halt=halts[planned.image],
         )
+    resolver = resolver_text(_nameservers())
     skeleton = Skeleton(
-        hosts, keys, account, published.ids, _resolver(), variables or {}, nodefile, _timezone()
+        hosts, keys, account, published.ids, resolver, variables or {}, nodefile, _timezone()
     )
     filled: set[str] = set()
     for batch in _batches(containers):
@@ -254,11 +257,9 @@ def _timezone(link: Path = Path("/etc/localtime")) -> str:
         return ""
 
 
-def _resolver() -> str:
-    """Return the node's resolver configuration, with servers that a container can reach."""
-    for path in ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"):
-        try:
-            return Path(path).read_text()
-        except OSError:
-            continue
-    return ""
+def _nameservers() -> tuple[str, ...]:
+    """Return the name servers that the administrator names; none where the file is not usable."""
+    try:
+        return read_config().nameservers
+    except ConfigError:
+        return ()

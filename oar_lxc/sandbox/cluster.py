@@ -12,6 +12,7 @@ from pathlib import Path
 
 from oar_lxc.contain import unmount_below
 from oar_lxc.layout import IMAGES
+from oar_lxc.resolver import resolver_text
 from oar_lxc.run import run
 from oar_lxc.sandbox import homes, host, network
 from oar_lxc.sandbox.images import Cache
@@ -245,7 +246,7 @@ class Sandbox:
         files = {
             "etc/hostname": machine.name + "\n",
             "etc/hosts": where.hosts(names),
-            "etc/resolv.conf": network.resolv_conf(),
+            "etc/resolv.conf": resolver_text(),
         }
         if machine.name != "server":
             mounts.append(Mount(self.state.homes, "home"))

@@ -94,20 +94,6 @@ def leftovers(state: State) -> list[str]:
     return left
 
 
-def resolv_conf() -> str:
-    """Return a resolv.conf for machines: a resolver on the host's loopback is not theirs."""
-    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
-        try:
-            text = Path(path).read_text()
-        except FileNotFoundError:
-            continue
-        servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
-        usable = [server for server in servers if not server.startswith("127.")]
-        if usable:
-            return "".join(f"nameserver {server}\n" for server in usable)
-    return ""
-
-
 def _rules(tag: str, network: IPv4Network) -> str:
     return f"""
 table ip {tag}

@@ -13,6 +13,7 @@ from pathlib import Path
 from oar_lxc.apt import host_sources
 from oar_lxc.contain import mortal, unmount_below
 from oar_lxc.errors import OarLxcError
+from oar_lxc.resolver import resolver_text
 from oar_lxc.run import run
 from oar_lxc.sandbox import network
 from oar_lxc.sandbox.images import SUITE, Cache, apt_options, bootstrap, digest
@@ -108,7 +109,7 @@ class FreshMachine:
         files = {
             "etc/hostname": f"{NAME}\n",
             "etc/hosts": where.hosts([]) + f"{where.of('server')} {NAME}\n",
-            "etc/resolv.conf": network.resolv_conf(),
+            "etc/resolv.conf": resolver_text(),
             "etc/pip.conf": host.caller_pip_conf(),
         }
         if certificates := host.certificates():

@@ -30,6 +30,7 @@ DOMAIN = {
     "plan",
     "published",
     "regular",
+    "resolver",
     "run",
     "spec",
 }
