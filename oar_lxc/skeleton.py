@@ -34,6 +34,26 @@ NODEFILE = "etc/oar-lxc/nodefile"
 PROVISION = "etc/oar-lxc/provision"
 ZONES = "usr/share/zoneinfo"
 
+# LXC has given eth0 its address before init starts. What asks for another by DHCP waits in vain,
+# and the boot with it: program, file and text by which each leaves the device alone.
+_NETWORK = (
+    (
+        "/sbin/ifup",
+        "etc/network/interfaces",
+        "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet manual\n",
+    ),
+    (
+        "/lib/systemd/systemd-networkd",
+        "etc/systemd/network/00-oar-lxc.network",
+        "[Match]\nName=eth0\n\n[Link]\nUnmanaged=yes\n",
+    ),
+    (
+        "/usr/sbin/NetworkManager",
+        "etc/NetworkManager/conf.d/00-oar-lxc.conf",
+        "[keyfile]\nunmanaged-devices=interface-name:eth0\n",
+    ),
+)
+
 _SSHD_TEXT = f"""\
 HostKey /{HOST_KEY}
 AuthorizedKeysFile .ssh/authorized_keys /{AUTHORIZED}/%u
@@ -160,13 +180,16 @@ class Skeleton:
     def _describe(self, upper: Upper, planned: PlannedContainer) -> None:
         """Add what tells a container of its job, its place and its work."""
         environment = self.environment(planned)
-        upper.file(
-            "etc/environment", "".join(f"{k}={_quote(v)}\n" for k, v in environment.items())
-        )
+        # pam_env(8) cuts a value at "#", also in quotes: better no name of a job than a wrong one.
+        lines = [f"{k}={_quote(v)}\n" for k, v in environment.items() if "#" not in v]
+        upper.file("etc/environment", "".join(lines))
         upper.file("etc/default/locale", f"LANG={_quote(environment['LANG'])}\n")
         upper.file(NODEFILE, self.nodefile)
         if planned.provision:
             upper.file(PROVISION, planned.provision, 0o755)
+        for program, path, text in _NETWORK:
+            if rootpath.is_program(upper.rootfs, program):
+                upper.file(path, text)
         if self.timezone and (upper.rootfs / ZONES / self.timezone).is_file():
             upper.link("etc/localtime", f"/{ZONES}/{self.timezone}")
             upper.file("etc/timezone", self.timezone + "\n")

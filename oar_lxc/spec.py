@@ -281,6 +281,11 @@ def _environment(value: object) -> dict[str, str]:
             raise _AllowedError(f"{key!r} is no name of a variable")
         if not isinstance(text, str) or re.search(r"[\x00\n]", text):
             raise _AllowedError(f"{key} is {text!r}, which is not a text of one line")
+        if "#" in text:
+            raise _AllowedError(
+                f"{key} is {text!r}, and '#' begins a comment in /etc/environment, from which ssh "
+                "and su take it: put the value into a file"
+            )
     return dict(value)
 
 
@@ -310,9 +315,12 @@ def _list(value: object) -> Iterable[Any]:
 def _script(value: object) -> str | None:
     if value is None:
         return None
-    if not _text(value).strip():
+    # Editors of Windows put a mark in front and a carriage return at each end of line, with which
+    # the kernel finds no interpreter.
+    text = _text(value).removeprefix("\ufeff").replace("\r\n", "\n")
+    if not text.strip():
         raise _AllowedError("it is the text of a script")
-    return str(value)
+    return text
 
 
 def check_timeout(value: object) -> float:

@@ -77,7 +77,7 @@ def _read(path: Path) -> str:
             content = file.read(LONGEST + 1)
         if len(content) > LONGEST:
             raise SpecError(f"{path} is larger than {LONGEST >> 20} MiB")
-        return content.decode()
+        return content.decode("utf-8-sig")  # editors of Windows write a mark in front
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

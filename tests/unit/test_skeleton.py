@@ -151,3 +151,29 @@ def test_all_containers_are_known_and_reached_with_the_jobs_key(rootfs: Path) ->
 def test_nothing_is_added_where_she_is_nobody(rootfs: Path) -> None:
     assert not {"etc/passwd", "home"} & set(members(rootfs, None))
     assert os.listdir(rootfs) == ["etc"]
+
+
+def test_nothing_in_the_image_asks_for_an_address_again(rootfs: Path) -> None:
+    assert "etc/network/interfaces" not in members(rootfs)
+    for program in ("sbin/ifup", "lib/systemd/systemd-networkd", "usr/sbin/NetworkManager"):
+        (rootfs / program).parent.mkdir(parents=True, exist_ok=True)
+        (rootfs / program).touch(mode=0o755)
+    found = members(rootfs)
+    assert "iface eth0 inet manual\n" in found["etc/network/interfaces"][1]
+    assert "Unmanaged=yes\n" in found["etc/systemd/network/00-oar-lxc.network"][1]
+    path = "etc/NetworkManager/conf.d/00-oar-lxc.conf"
+    assert "unmanaged-devices=interface-name:eth0\n" in found[path][1]
+
+
+def test_a_value_that_pam_would_cut_is_left_out_of_the_file_that_it_reads(rootfs: Path) -> None:
+    ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
+    planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm")
+    skeleton = Skeleton(HOSTS, KEYS, ALICE, ids, variables={"OAR_JOB_NAME": "a#b", "A": "b c"})
+    archive = skeleton.archive("layers", [planned], {"image": rootfs})
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        file = tar.extractfile("layers/vm/etc/environment")
+        assert file is not None
+        text = file.read().decode()
+    assert 'A="b c"\n' in text
+    assert "OAR_JOB_NAME" not in text
+    assert skeleton.environment(planned)["OAR_JOB_NAME"] == "a#b"

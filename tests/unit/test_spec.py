@@ -48,6 +48,7 @@ def test_by_default_one_container_a_node_is_asked_for() -> None:
         ({"processes": 8.5}, "processes is 8.5; it is a whole number"),
         ({"environment": {"A=B": "x"}}, "'A=B' is no name of a variable"),
         ({"environment": {"A": "x\ny"}}, "which is not a text of one line"),
+        ({"environment": {"A": "a#b"}}, "A is 'a#b', and '#' begins a comment"),
         ({"environment": ["A"]}, "it is a table of names and texts"),
         ({"home": "yes"}, "home is 'yes'; it is true or false"),
         ({"mounts": "/data"}, "mounts is '/data'; it is a list"),

@@ -90,3 +90,16 @@ def test_a_file_that_is_no_text_or_is_not_there_is_named(tmp_path: Path) -> None
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(SpecError, match=r"vms\.toml is no text in UTF-8"):
         read_spec(path)
+
+
+def test_files_of_windows_are_read(tmp_path: Path) -> None:
+    (tmp_path / "setup.sh").write_bytes(b"\xef\xbb\xbf#!/bin/sh\r\ntrue\r\n")
+    (tmp_path / "me.pub").write_bytes(b"\xef\xbb\xbf" + KEY.encode() + b"\r\n")
+    path = tmp_path / "vms.toml"
+    text = '[[group]]\r\nprovision = "setup.sh"\r\nssh_keys = ["me.pub"]\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_spec(path) == Spec((Group(provision="#!/bin/sh\ntrue\n", ssh_keys=(KEY,)),))
+
+
+def test_a_script_of_python_is_the_same() -> None:
+    assert Group(provision="\ufeff#!/bin/sh\r\ntrue\r\n").provision == "#!/bin/sh\ntrue\n"
