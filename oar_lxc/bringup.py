@@ -21,6 +21,8 @@ from oar_lxc.times import READY, read_times, write_times
 Abandoned = Callable[[], bool]
 LITTLE = 64 << 20  # bytes of memory in which a system hardly boots
 TAIL = 20  # lines of what a container said that go into an error
+PROVISION_LOG = "/var/log/oar-lxc-provision.log"
+_PROVISION = f'mkdir -p /var/log && exec "$0" </dev/null >{PROVISION_LOG} 2>&1'
 _JOURNAL_TIMEOUT = 5.0
 _JOURNAL = f"""\
 if command -v journalctl >/dev/null && [ -d /run/log/journal -o -d /var/log/journal ]; then
@@ -154,31 +156,37 @@ def _run_scripts(
     emit: Emit,
     abandoned: Abandoned,
 ) -> set[str]:
-    said: dict[str, list[str]] = {}
+    """Run scripts; return the names of the containers whose script failed.
+
+    What they write goes into a file inside: a daemon that a script leaves keeps its streams, and
+    must neither hold the launch up nor die of a stream that nobody reads.
+    """
+    statuses: dict[str, int] = {}
     failed: set[str] = set()
 
     def take(event: dict[str, Any]) -> None:
-        name = event["container"]
-        if event["event"] == "output":
-            said.setdefault(name, []).extend(event["data"].splitlines())
-            del said[name][:-TAIL]
-        elif event["event"] == "failed":
-            failed.add(name)
+        if event["event"] == "failed":
+            failed.add(event["container"])
             emit(event)
-        elif event["event"] == "exit" and event["status"]:
-            failed.add(name)
-            status = event["status"]
-            why = f"did not end within {seconds:g} s" if status == 124 else f"ended with {status}"
-            reason = f"its provision script {why}"
-            if status in (126, 127) and name in first_lines:
-                reason += f"; does the image have what {first_lines[name]!r} needs?"
-            emit(failed_event(ContainerError(name, "", reason, said.get(name, []))))
         elif event["event"] == "exit":
-            emit({"event": "provisioned", "container": name})
+            statuses[event["container"]] = event["status"]
 
+    names = [planned.name for planned in group]
+    argv = ["/bin/sh", "-c", _PROVISION, f"/{PROVISION}"]
+    execute(runtime, names, argv, b"", seconds, take, abandoned)
+    bad = [name for name, status in statuses.items() if status]
+    logs = last_lines(runtime, bad, f"tail -n {TAIL} {PROVISION_LOG}", abandoned)
     first_lines = {planned.name: planned.provision.splitlines()[0] for planned in group}
-    names = list(first_lines)
-    execute(runtime, names, [f"/{PROVISION}"], b"", seconds, take, abandoned)
+    for name, status in statuses.items():
+        if status == 0:
+            emit({"event": "provisioned", "container": name})
+            continue
+        failed.add(name)
+        why = f"did not end within {seconds:g} s" if status == 124 else f"ended with {status}"
+        reason = f"its provision script {why}"
+        if status in (126, 127):
+            reason += f"; does the image have what {first_lines[name]!r} needs?"
+        emit(failed_event(ContainerError(name, "", reason, logs.get(name, []))))
     return failed
 
 
@@ -204,6 +212,23 @@ def journal_tails(
     runtime: Runtime, names: Sequence[str], abandoned: Abandoned = lambda: False
 ) -> dict[str, list[str]]:
     """Return the last lines of containers' journals; nothing of one that does not answer."""
+    return last_lines(runtime, names, _JOURNAL, abandoned)
+
+
+def last_lines(
+    runtime: Runtime, names: Sequence[str], script: str, abandoned: Abandoned
+) -> dict[str, list[str]]:
+    """Return the last lines that a script of the shell prints in containers.
+
+    Args:
+        runtime: the containers.
+        names: those to look into.
+        script: what prints them.
+        abandoned: whether nobody waits any more.
+
+    Returns:
+        Lines by container; nothing of one that does not answer.
+    """
     said: dict[str, list[str]] = {}
 
     def take(event: dict[str, Any]) -> None:
@@ -212,6 +237,6 @@ def journal_tails(
             lines += event["data"].splitlines()
             del lines[:-TAIL]
 
-    argv = ["/bin/sh", "-c", _JOURNAL]
+    argv = ["/bin/sh", "-c", script]
     execute(runtime, names, argv, b"", _JOURNAL_TIMEOUT, take, abandoned)
     return said

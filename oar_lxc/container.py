@@ -60,6 +60,15 @@ class Started:
     seconds: float
 
 
+# By the init that the image has, as /proc/1 may not be told from one that was started by another.
+_HALT = """\
+case "$(readlink -f /sbin/init)" in */openrc-init) exec openrc-shutdown --poweroff now ;; esac
+for way in poweroff halt "shutdown -h now" "init 0"; do
+    command -v ${way%% *} >/dev/null && exec $way
+done
+exit 127
+"""
+
 StartAll = Callable[[Iterable[Sequence[str]]], Iterator[Started | ContainerError]]
 
 
@@ -229,20 +238,55 @@ class LxcRuntime:
         return 0
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
-        """Send the halt signal of each container's configuration to its init, and wait."""
+        """Tell each container's init to halt in the way that it knows, and wait.
+
+        systemd and busybox take a signal for it, which the container's configuration has. What
+        others make of LXC's own, SIGPWR, differs (sysvinit runs a script that is not there in
+        Debian): their own command is run inside, and the signal is for those that have none.
+        """
         end = time.monotonic() + timeout
         left = [name for name in names if self.state(name) != STOPPED]
-        for name in left:
-            pid = self.init_pid(name)
-            if pid > 0:
+        commands: dict[str, int] = {}
+        try:
+            for name in left:
+                frozen = self.state(name) == FROZEN
+                number = halt_signal(self._directory / name)
+                if number != signal.SIGPWR:
+                    self._signal(name, number)
+                if frozen:
+                    self.unfreeze(name)
+                if number == signal.SIGPWR:
+                    commands[name] = self._begin_halt(name)
+            while left and time.monotonic() < end:
+                time.sleep(0.01)
+                for name, pid in list(commands.items()):
+                    if pid == 0 or (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                        del commands[name]
+                        if pid == 0 or ended[1]:
+                            self._signal(name, signal.SIGPWR)
+                left = [name for name in left if self.state(name) != STOPPED]
+        finally:
+            for pid in filter(None, commands.values()):
                 with suppress(ProcessLookupError):
-                    os.kill(pid, halt_signal(self._directory / name))
-            if self.state(name) == FROZEN:
-                self.unfreeze(name)
-        while left and time.monotonic() < end:
-            time.sleep(0.01)
-            left = [name for name in left if self.state(name) != STOPPED]
+                    os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         return left
+
+    def _signal(self, name: str, number: int) -> None:
+        pid = self.init_pid(name)
+        if pid > 0:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _begin_halt(self, name: str) -> int:
+        """Start the command that halts a container; 0 where it cannot be entered."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return self.attach(name, ["/bin/sh", "-c", _HALT], null, null, null)
+        except ContainerError:
+            return 0
+        finally:
+            os.close(null)
 
     def freeze(self, name: str) -> None:
         """Freeze a container; the caller must be in the job's delegated cgroups."""

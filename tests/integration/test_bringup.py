@@ -201,3 +201,14 @@ def test_what_befalls_a_container_is_told_while_the_job_waits(job: PretendJob) -
     process.communicate(timeout=30)
     assert published(job).user == job.user
     assert JobLayout(job.id).private.exists()
+
+
+def test_a_script_ends_when_it_ends_whatever_daemon_it_leaves(job: PretendJob) -> None:
+    spec = '[[group]]\nprovision = "setup.sh"\nprovision_timeout = 30\n'
+    text = "#!/bin/sh\necho begun\nsetsid sh -c 'sleep 2; echo alive; sleep 1000' &\n"
+    begin = time.monotonic()
+    command = "sleep 3; pgrep -x sleep >/dev/null && cat /var/log/oar-lxc-provision.log"
+    out, err, status = script(job, spec, "sh", "-c", command, setup_sh=text)
+    assert (err, status) == ("", 0)
+    assert out.splitlines()[-2:] == ["vm1: begun", "vm1: alive"]
+    assert time.monotonic() - begin < 25
