@@ -22,6 +22,7 @@ from oar_lxc.node.files import write_atomic
 from oar_lxc.node.ids import granted_ranges, jobs_of_lines
 from oar_lxc.node.ranges import COUNT, JOBS, is_first_id, ranges_of
 from oar_lxc.node.record import Record, read_record
+from oar_lxc.node.whose import Whose
 from oar_lxc.regular import read_regular
 
 TABLE = "ranges.json"  # below the state directory: first id → [uid, day when it was first given]
@@ -108,6 +109,22 @@ def first_ids(state: Path) -> set[int]:
         with suppress(FileNotFoundError):
             found.add(directory.lstat().st_gid)
     return {first for first in found if is_first_id(first)}
+
+
+def find_whose(layout: JobLayout, user: str, uid: int, first_id: int) -> Whose:
+    """Return the ids of a job, and all that the node has given to its user or gave once.
+
+    Args:
+        layout: names of any job of this node.
+        user: the user's name.
+        uid: the user's id, -1 where it is not known.
+        first_id: first id of the job's range; 0 where it had none.
+    """
+    found = {(start, count) for owner, start, count in granted_ranges() if owner == user}
+    with suppress(OarLxcError):
+        table = _read(layout.state / TABLE)
+        found |= {(first, COUNT) for first, (owner, _) in table.items() if owner == uid}
+    return Whose(uid, first_id, tuple(sorted(found)))
 
 
 def find_range(layout: JobLayout, user: str, uid: int, record: Record | None) -> int:

@@ -189,10 +189,14 @@ class JobCgroups:
         }
         return tuple(sorted(found))
 
-    def forbid_forks(self) -> None:
-        """Let nothing in the job's cgroups start a process; the limit counts for all below."""
-        for root in self.roots():
-            walk(root, _forbid_forks, depth=1)
+    def take_back(self) -> None:
+        """Let nobody but root into the job's cgroups, and nothing in them start a process.
+
+        Whoever has a file of them open can go on writing to it: the kernel looks at who opened it.
+        """
+        for hierarchy in hierarchies():
+            for root in self._roots(hierarchy):
+                walk(root, _take_back, depth=1)
 
     def thaw(self) -> None:
         """Thaw what is frozen, as that does not die; also OAR's cgroup of a suspended job."""
@@ -211,21 +215,25 @@ class JobCgroups:
         Args:
             wait: seconds that the kernel may take until all are frozen.
         """
-        frozen = []
+        found = []
         for hierarchy in hierarchies():
             if paths := self._freezers(hierarchy):
                 (hierarchy.path / "cgroup.procs").write_text(str(os.getpid()))
-                frozen += [path / "freezer.state" for path in paths]
-        try:
-            for state in frozen:
-                state.write_text("FROZEN")
-                end = time.monotonic() + wait
-                while state.read_text().strip() != "FROZEN" and time.monotonic() < end:
-                    time.sleep(0.001)
+                found += paths
+        with _frozen(found, wait):
             yield
-        finally:
-            for state in frozen:
-                state.write_text("THAWED")
+
+    @contextmanager
+    def neighbours_frozen(self, wait: float = 1.0) -> Iterator[None]:
+        """Freeze the cgroups of the user's other jobs for a moment, those that are not yet."""
+        found: list[Path] = []
+        for hierarchy in hierarchies():
+            if "freezer" in hierarchy.names:
+                for parent in (self._oar(hierarchy).parent, hierarchy.path / OWN):
+                    found += _jobs_below(parent, self.user)
+        found = [path for path in found if path.name != self.name]
+        with _frozen([path for path in found if _read(path / "freezer.state") == "THAWED"], wait):
+            yield
 
     def kill_unified(self) -> None:
         """Kill what is in a version 2 cgroup, and all below, with the kernel's own switch."""
@@ -353,7 +361,52 @@ def _remove(parent: int, name: str) -> bool:
     return True
 
 
-def _forbid_forks(parent: int, name: str) -> None:
+@contextmanager
+def _frozen(paths: list[Path], wait: float) -> Iterator[None]:
+    states = [path / "freezer.state" for path in paths]
+    try:
+        for state in states:
+            with suppress(OSError):  # that job has ended
+                state.write_text("FROZEN")
+        end = time.monotonic() + wait
+        while any(_read(state) == "FREEZING" for state in states) and time.monotonic() < end:
+            time.sleep(0.001)
+        yield
+    finally:
+        for state in states:
+            with suppress(OSError):
+                state.write_text("THAWED")
+
+
+def _jobs_below(parent: Path, user: str) -> Iterator[Path]:
+    """Yield the cgroups of a user's jobs, by their names."""
+    wanted = re.compile(rf"{re.escape(user)}_[0-9]+")
+    with suppress(FileNotFoundError), os.scandir(parent) as entries:
+        for entry in entries:
+            if wanted.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                yield parent / entry.name
+
+
+def _read(file: Path) -> str:
+    """Return what a cgroup's file says; nothing where the cgroup is gone."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _take_back(parent: int, name: str) -> None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(FileNotFoundError):
+        here = os.open(name, flags, dir_fd=parent)
+        try:
+            os.fchown(here, 0, 0)
+            os.fchmod(here, 0o700)
+            for file in ("cgroup.procs", "tasks"):
+                with suppress(FileNotFoundError):
+                    os.chown(file, 0, 0, dir_fd=here, follow_symlinks=False)
+        finally:
+            os.close(here)
     _write(parent, f"{name}/pids.max", "0")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,19 +12,16 @@ from oar_lxc.beside import beside
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
-from oar_lxc.node.allocation import find_range
+from oar_lxc.node.allocation import find_range, find_whose
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.files import half_written, job_locked, locked, rest
+from oar_lxc.node.kill import Killing
 from oar_lxc.node.leftovers import Leftovers, find_leftovers, running
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import remove_oar_files
-from oar_lxc.node.processes import Handles, is_restless, job_processes
 from oar_lxc.node.record import Record, read_record, this_boot
-from oar_lxc.node.stuck import dead_lxcfs, fuse_servers, tracers
 from oar_lxc.node.trash import discard
 
-LXCFS_PATIENCE = 4.0  # seconds that lxcfs has for an answer, which takes it milliseconds
-MOMENT = 0.01  # seconds
 VERIFY = 0.1  # the part of the time that is kept for reading back what is left
 
 
@@ -77,29 +73,27 @@ class Destruction:
         record = read_record(layout.record)
         first_id = find_range(layout, self.user, self.uid, record)
         oar_cgroup = self.oar_cgroup or (record.oar_cgroup if record else "")
+        whose = find_whose(layout, self.user, self.uid, first_id)
         cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
         step = self._step
-        killed: set[int] = set()
+        killing = Killing(cgroups, whose, end)
         step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup))
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
         # A lock that somebody keeps must not keep the processes alive, that somebody perhaps.
         with beside(
             lambda: step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
         ) as done:
-            kill = partial(self._kill, cgroups, first_id, end, done)
-            step(log, "processes", lambda: killed.update(kill()))
+            step(log, "processes", partial(killing.kill, done))
         # Nothing of the job runs any more. Links take most of their time in waiting.
         with (
             beside(lambda: step(log, "links", lambda: links.remove(layout, rest(end)))),
             beside(lambda: self._remove_tree(log, end)),
         ):
-            step(log, "cgroups", lambda: self._remove_cgroups(cgroups, end))
+            step(log, "cgroups", killing.remove_cgroups)
             within = replace(cgroups, deadline=deadline)
-            processes = running(within, self.uid, first_id)
+            processes = running(within, whose)
         with log.step("verify"):
-            left = find_leftovers(
-                layout, within, self.uid, first_id, inert=False, processes=processes
-            )
+            left = find_leftovers(layout, within, whose, inert=False, processes=processes)
         if not left:
             half_written(layout.record).unlink(missing_ok=True)
             layout.record.unlink(missing_ok=True)
@@ -107,7 +101,7 @@ class Destruction:
             "destroyed",
             "error" if left else "info",
             layer=self.layer,
-            killed=len(killed),
+            killed=len(killing.killed),
             left=str(left),
             seconds=round(time.monotonic() - start, 4),
         )
@@ -132,54 +126,6 @@ class Destruction:
     def _revoke(self, first_id: int, timeout: float) -> None:
         with locked(timeout):
             ids.revoke(self.layout, first_id)
-
-    def _kill(
-        self, cgroups: JobCgroups, first_id: int, end: float, revoked: threading.Event
-    ) -> set[int]:
-        """Kill until none is found once nobody can take the job's ids any more; return whom."""
-        killed: set[int] = set()
-        late = time.monotonic() + min(LXCFS_PATIENCE, (end - time.monotonic()) / 2)
-
-        def find(handles: Handles) -> set[int]:
-            found = job_processes(cgroups, self.uid, first_id, handles)
-            if stuck := found & killed:
-                for pid in holders(stuck):
-                    handles.hold(pid)
-                found |= holders(stuck)
-            return found
-
-        def holders(stuck: set[int]) -> set[int]:
-            found = tracers(stuck, self.uid, first_id) | fuse_servers(stuck, self.uid, first_id)
-            return found | dead_lxcfs(stuck) if time.monotonic() > late else found
-
-        cgroups.forbid_forks()
-        revoked.wait(MOMENT)  # mostly it takes no longer, and one look less is needed
-        thawed = False
-        while time.monotonic() < end:
-            last = revoked.is_set()
-            cgroups.kill_unified()
-            with Handles() as handles:
-                found = find(handles)
-                handles.kill(found)
-                if not found and is_restless(cgroups, self.uid):
-                    with cgroups.frozen():
-                        found = find(handles)
-                        handles.kill(found)
-                if found or not thawed:
-                    cgroups.thaw()  # what is frozen dies only now
-                    thawed = True
-                handles.wait(min(1.0, end - time.monotonic()))
-            killed |= found
-            if not found:
-                if last:
-                    break
-                revoked.wait(rest(end))
-        return killed
-
-    def _remove_cgroups(self, cgroups: JobCgroups, end: float) -> None:
-        # A cgroup stays busy for a moment after its last process died.
-        while not cgroups.remove() and time.monotonic() < end:
-            time.sleep(0.002)
 
     def _remove_tree(self, log: NodeLog, end: float) -> None:
         step = self._step

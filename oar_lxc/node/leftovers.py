@@ -14,6 +14,7 @@ from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.oarfiles import oar_files
 from oar_lxc.node.processes import job_processes
 from oar_lxc.node.trash import trash_of
+from oar_lxc.node.whose import Whose
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Leftovers:
     """What still exists of a job; empty lists mean that nothing does.
 
     Attributes:
-        processes: ids of processes in its cgroups or under its id range.
+        processes: ids of processes in its cgroups, or that have or could take ids of its range.
         cgroups: paths of cgroups.
         mounts: mount points in the node's own mount namespace. Users make others as they like,
             with any names; copies of ours there are detached when the directory is removed.
@@ -61,8 +62,7 @@ class Leftovers:
 def find_leftovers(
     layout: JobLayout,
     cgroups: JobCgroups,
-    uid: int,
-    first_id: int,
+    whose: Whose,
     *,
     inert: bool = True,
     processes: Collection[int] | None = None,
@@ -72,8 +72,7 @@ def find_leftovers(
     Args:
         layout: the job's names.
         cgroups: the job's cgroups.
-        uid: its user; -1 where the user is not known here.
-        first_id: first id of its range; 0 where it had none.
+        whose: its ids, and its user's.
         inert: whether the record counts, and what is in the trash.
         processes: what :func:`running` has found, where it was asked already.
     """
@@ -81,7 +80,7 @@ def find_leftovers(
     if cgroups.whole:
         paths += oar_files(layout.job_id, cgroups.user)
     if processes is None:
-        processes = running(cgroups, uid, first_id)
+        processes = running(cgroups, whose)
     return Leftovers(
         processes=sorted(processes),
         cgroups=[str(path) for path in cgroups.roots()],
@@ -90,15 +89,15 @@ def find_leftovers(
         files=[str(path) for path in paths if os.path.lexists(path)],
         lines=[
             f"{path}: {line}"
-            for path, lines in ids.leftover_lines(layout, first_id).items()
+            for path, lines in ids.leftover_lines(layout, whose.first_id).items()
             for line in lines
         ],
     )
 
 
-def running(cgroups: JobCgroups, uid: int, first_id: int) -> set[int]:
+def running(cgroups: JobCgroups, whose: Whose) -> set[int]:
     """Look for the processes of a job alone, which takes longest; arguments as above."""
     try:
-        return job_processes(cgroups, uid, first_id)
+        return job_processes(cgroups, whose)
     except TooLateError:
         return set()  # only cgroups can be so many, and those are told

@@ -183,6 +183,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
 
 
 def _leftovers(arguments: argparse.Namespace) -> int:
+    from oar_lxc.node.allocation import find_whose
     from oar_lxc.node.leftovers import Leftovers, find_leftovers
     from oar_lxc.node.record import read_record
 
@@ -192,7 +193,10 @@ def _leftovers(arguments: argparse.Namespace) -> int:
     cgroup = cgroup or (record.oar_cgroup if record else "")
     cgroups = JobCgroups(layout.job_id, user, cgroup)
     first_ids = _first_ids(arguments.first_id, layout, user, uid, record)
-    left = Leftovers.union(find_leftovers(layout, cgroups, uid, first) for first in first_ids)
+    left = Leftovers.union(
+        find_leftovers(layout, cgroups, find_whose(layout, user, uid, first))
+        for first in first_ids
+    )
     if arguments.json:
         print(json.dumps(asdict(left), indent=1))
     else:

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.node.cgroup import JobCgroups
-from oar_lxc.node.ranges import COUNT
+from oar_lxc.node.namespaces import UserNamespaces
+from oar_lxc.node.whose import Whose
 
 CHUNK = 1 << 16
 # Fields of /proc/PID/stat, counted from the state (proc(5)).
@@ -52,11 +53,16 @@ class Handles:
 
     def kill(self, pids: Collection[int]) -> None:
         """Send SIGKILL to those of some processes whose handles are open."""
+        self.signal(pids, signal.SIGKILL)
+        for handle in [self._open[pid] for pid in pids if pid in self._open]:
+            self._poll.register(handle, select.POLLIN)  # once is enough, twice no error
+            self._dying.add(handle)
+
+    def signal(self, pids: Collection[int], number: signal.Signals) -> None:
+        """Send a signal to those of some processes whose handles are open."""
         for handle in [self._open[pid] for pid in pids if pid in self._open]:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-            self._poll.register(handle, select.POLLIN)
-            self._dying.add(handle)
+                signal.pidfd_send_signal(handle, number)
 
     def wait(self, seconds: float) -> None:
         """Wait up to some seconds until all that were killed are dead: also if still zombies."""
@@ -68,22 +74,25 @@ class Handles:
 
 
 def job_processes(
-    cgroups: JobCgroups, uid: int, first_id: int, handles: Handles | None = None
+    cgroups: JobCgroups,
+    whose: Whose,
+    handles: Handles | None = None,
+    others: set[int] | None = None,
 ) -> set[int]:
     """Return the processes that belong to a job and must die with it.
 
     Those are: all in our cgroups of the job; of those in OAR's cgroup of the job, the user's (the
-    hooks that OAR runs there are not); and all, wherever, that run under the job's id range or
-    could, as their user namespace has it. Zombies are dead already, and what the kernel runs for
-    itself is nobody's.
+    hooks that OAR runs there are not); and all, wherever, that have an id of the job's range, as
+    user or group, or could take one by their user namespace. Zombies are dead already, and what
+    the kernel runs for itself is nobody's.
 
     Each process is asked where it is: a user can make more cgroups than there is time to look in.
 
     Args:
         cgroups: the job's cgroups.
-        uid: the job's user; -1 where the user is not known.
-        first_id: first id of the job's range; 0 where it had none.
+        whose: the job's ids, and its user's.
         handles: holds those that are found, since before they were looked at.
+        others: is given what else runs as the user, or under other ranges of the user's.
 
     Raises:
         TooLateError: the deadline of the cgroups has passed.
@@ -91,10 +100,11 @@ def job_processes(
     ours, oars = cgroups.ours(), cgroups.oars()
     found: set[int] = set()
     unknown: set[int] = set()
-    namespace = os.readlink("/proc/self/ns/user")
+    hooks = ancestry()
+    namespaces = UserNamespaces(whose)
     for pid in pids():
         threads = _threads(pid)  # most are the kernel's own, and are not looked at further
-        if not threads:
+        if not threads or pid in hooks:
             continue
         if handles:
             handles.hold(pid)
@@ -104,17 +114,39 @@ def job_processes(
             if error.errno == errno.ENAMETOOLONG:
                 unknown.add(pid)
             where = ""
+        ids = ids_of(f"/proc/{pid}/status")
+        who = int(ids[0]) if ids else -1
+        own = whose.is_users(who)
         if (
             _is_below(where, ours)
-            or (_is_below(where, oars) and owner(pid) == uid)
-            or _has_ids(pid, first_id, namespace)
+            or ((own or 0 <= who == whose.uid) and _is_below(where, oars))
+            or whose.has_jobs(ids)
+            or _can_take(pid, namespaces)
+            or (own and threads > 1 and _has_thread(pid, whose))
         ):
             found.add(pid)
-        elif handles and pid not in unknown:
+            continue
+        if own and others is not None:
+            others.add(pid)
+        if handles and pid not in unknown:
             handles.drop(pid)
     if unknown:
-        found |= cgroups.processes() & unknown
-    return found - ancestry()
+        found |= (cgroups.processes() & unknown) - hooks
+    return found
+
+
+def _can_take(pid: int, namespaces: UserNamespaces) -> bool:
+    with suppress(OSError):
+        return namespaces.is_jobs(pid)
+    return False
+
+
+def _has_thread(pid: int, whose: Whose) -> bool:
+    """Whether one thread of a process has ids of a job: each has its own, for the kernel."""
+    with suppress(OSError):
+        tasks = os.listdir(f"/proc/{pid}/task")
+        return any(whose.has_jobs(ids_of(f"/proc/{pid}/task/{task}/status")) for task in tasks)
+    return False
 
 
 def _threads(pid: int) -> int:
@@ -150,26 +182,6 @@ def is_restless(cgroups: JobCgroups, uid: int) -> bool:
     return any(owner(pid) in (-1, uid) for pid in cgroups.freezable())
 
 
-def _has_ids(pid: int, first_id: int, namespace: str) -> bool:
-    """Whether a process has ids of a range, or can take them by its user namespace.
-
-    Args:
-        pid: the process.
-        first_id: first id of the range; 0 where there is none.
-        namespace: our own user namespace.
-    """
-    if not first_id:
-        return False
-    with suppress(OSError):
-        if os.readlink(f"/proc/{pid}/ns/user") != namespace:
-            maps = [_read(f"/proc/{pid}/{name}") for name in ("uid_map", "gid_map")]
-            starts = [int(line.split()[1]) for text in maps for line in text.splitlines()]
-            return any(first_id <= start < first_id + COUNT for start in starts)
-        ids = _fields(f"/proc/{pid}/status", b"Uid:")
-        return any(first_id <= int(one) < first_id + COUNT for one in ids)
-    return False
-
-
 def pids() -> Iterator[int]:
     """Yield the ids of all processes that this node's root sees."""
     with os.scandir("/proc") as entries:
@@ -181,6 +193,20 @@ def pids() -> Iterator[int]:
 def owner(pid: int) -> int:
     """Return the user id a process runs under, -1 where it is gone."""
     return status_of(f"/proc/{pid}/status", b"Uid:")
+
+
+def ids_of(path: str) -> list[bytes]:
+    """Return the ids in a process's or thread's status; the first is who started it.
+
+    Those are the user ids and group ids, real, effective, saved and for files, and the
+    supplementary groups; none where it is gone.
+    """
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        text = _read_record(path)
+        for key in (b"Uid:", b"Gid:", b"Groups:"):
+            found += text.partition(b"\n" + key)[2].partition(b"\n")[0].split()
+    return found
 
 
 def status_of(path: str, key: bytes) -> int:
@@ -197,22 +223,13 @@ def _fields(path: str, key: bytes) -> list[bytes]:
 
 
 def _read_record(path: str) -> bytes:
-    """Read a file of /proc that the kernel makes in one piece, as most are of one process."""
+    """Read a file of /proc; the kernel makes most that are of one process in one piece."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(fd, CHUNK)
-    finally:
-        os.close(fd)
-
-
-def _read(path: str) -> bytes:
-    """Read a file of /proc whole; pathlib takes longer than the kernel for so small ones."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, CHUNK):
-            parts.append(part)
-        return b"".join(parts)
+        text = os.read(fd, CHUNK)
+        while len(text) % CHUNK == 0 and (more := os.read(fd, CHUNK)):
+            text += more
+        return text
     finally:
         os.close(fd)
 
@@ -230,6 +247,18 @@ def _is_dead(fields: list[bytes]) -> bool:
     return fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal or a tracer, or gone."""
+    fields = _stat(pid)
+    return not fields or fields[_STATE] in b"TtZX"
+
+
+def is_still(pid: int) -> bool:
+    """Whether a process is stopped, waits where no signal reaches it, or is gone."""
+    fields = _stat(pid)
+    return not fields or fields[_STATE] in b"TtDZX"
+
+
 def is_waiting(stat: Path) -> bool:
     """Whether a thread, by its ``stat``, waits for the kernel and does not hear of signals."""
     try:
@@ -245,14 +274,19 @@ def start_time(pid: int) -> int:
     return int(fields[_START]) if fields else 0
 
 
+def parent(pid: int) -> int:
+    """Return a process's parent; 0 where it is gone."""
+    fields = _stat(pid)
+    return int(fields[_PARENT]) if fields else 0
+
+
 def ancestry() -> set[int]:
     """Return this process and those that started it: a hook must not kill itself."""
     found = set()
     pid = os.getpid()
     while pid > 1 and pid not in found:
         found.add(pid)
-        fields = _stat(pid)
-        pid = int(fields[_PARENT]) if fields else 0
+        pid = parent(pid)
     return found
 
 

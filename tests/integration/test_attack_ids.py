@@ -22,7 +22,7 @@ from oar_lxc.node.prepare import Preparation
 from oar_lxc.node.ranges import JOBS
 from tests import kernel
 from tests.integration.conftest import IMAGE, containers_of, left, next_id, published
-from tests.integration.test_attack_processes import attack, ids_options
+from tests.integration.test_attack_processes import assert_gone, attack, ids_options, lives
 from tests.pretend import PYTHON, PretendJob, pretend_job
 
 COUNT = 65536
@@ -274,3 +274,88 @@ def test_what_is_left_of_a_job_that_is_forgotten_is_found_by_its_users_ids(
             assert done_by_reader.returncode == 1
         finally:
             process.kill()
+
+
+@contextmanager
+def granted(user: str, first: int, count: int) -> Iterator[None]:
+    """Grant ids to a user besides those of jobs, as neighbouring ranges would be."""
+    line = f"{user}:{first}:{count}\n"
+    files = [Path("/etc/subuid"), Path("/etc/subgid")]
+    for path in files:
+        with path.open("a") as file:
+            file.write(line)
+    try:
+        yield
+    finally:
+        for path in files:
+            path.write_text(path.read_text().replace(line, ""))
+
+
+WAITING = "tell(os.getpid()); signal.pause()"
+NEST = """
+assert libc.unshare(0x10000000) == 0  # a user namespace with no map yet: who is in it has ids
+tell(os.getpid())
+signal.pause()
+"""
+KEEP_GROUP = """
+import subprocess
+group = int(sys.argv[1])
+os.setgroups([group])
+os.setresgid(65536, 65536, 65536)
+os.setresuid(65536, 65536, 65536)
+assert libc.unshare(0x10000000) == 0
+tell(os.getpid())
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("become", [0, COUNT])
+def test_an_extent_of_ids_over_two_ranges_hides_nobody(
+    make_job: Callable[[], PretendJob], become: int
+) -> None:
+    """It begins in one and ends in the other; who has it can take the ids of both."""
+    job, other = make_job(), make_job()
+    first_id = published(job).first_id - COUNT
+    options = [x for kind in "ug" for x in ("-m", f"{kind}:0:{first_id}:{2 * COUNT}")]
+    who = ["setpriv", "--reuid", str(become), "--regid", str(become), "--clear-groups", "--"]
+    before = ("lxc-usernsexec", *options, "--", *who)
+    with granted(job.user, first_id, 2 * COUNT), attack(other, WAITING, before=before) as (_, pid):
+        assert lives(int(pid))
+        assert_gone(job)
+        assert not lives(int(pid))
+
+
+@pytest.mark.parametrize("code", [NEST, KEEP_GROUP], ids=["user", "group"])
+def test_a_namespace_without_a_map_hides_no_ids(
+    make_job: Callable[[], PretendJob], code: str
+) -> None:
+    job, other = make_job(), make_job()
+    before = ("lxc-usernsexec", *ids_options(job, own=True), "--")
+    with attack(other, code, "5", before=before) as (_, pid):
+        assert lives(int(pid))
+        assert_gone(job)
+        assert not lives(int(pid))
+
+
+def test_a_set_group_id_program_keeps_no_group_of_a_job(
+    make_job: Callable[[], PretendJob],
+) -> None:
+    job, other = make_job(), make_job()
+    program = Path(f"/var/tmp/oar-lxc-test-{job.id}")
+    program.mkdir()
+    program.chmod(0o777)
+    try:
+        keep = f"cp /bin/sleep {program}/sleep && chmod 2755 {program}/sleep"
+        done = job.run(["lxc-usernsexec", *ids_options(job), "--", "sh", "-c", keep])
+        assert (done.status, done.stderr) == (0, "")
+        with other.start([f"{program}/sleep", "600"]) as process:
+            try:
+                wanted = f"\t{published(job).first_id}\t"
+                while wanted not in kernel.read(f"/proc/{process.pid}/status"):
+                    assert process.poll() is None
+                assert_gone(job)
+                assert process.wait(5) == -9
+            finally:
+                process.kill()
+    finally:
+        shutil.rmtree(program)

@@ -14,6 +14,7 @@ from oar_lxc.node import cgroup, ids, links, processes
 from oar_lxc.node.cgroup import Hierarchy, JobCgroups
 from oar_lxc.node.leftovers import Leftovers, find_leftovers
 from oar_lxc.node.ranges import COUNT
+from oar_lxc.node.whose import Whose
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def find(node: Path, inert: bool = True) -> Leftovers:
     cgroups = JobCgroups(42, "alice", "/oar/alice_42")
-    return find_leftovers(JobLayout(42, node), cgroups, -1, LOWEST, inert=inert)
+    return find_leftovers(JobLayout(42, node), cgroups, Whose(-1, LOWEST), inert=inert)
 
 
 def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:

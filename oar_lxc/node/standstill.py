@@ -1,0 +1,53 @@
+"""Hold what else a user runs on a node still, while root removes what that could write to.
+
+A process of the user's own, in another of their jobs or in none, can keep an open file of the
+job's cgroups and go on putting processes into them. It may keep it anywhere: in a socket's queue,
+a ring, a mount. So nobody is looked for: all of the user's stop for a moment, until the cgroups
+are gone, and with them what any such file is good for.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from oar_lxc.node.cgroup import JobCgroups
+from oar_lxc.node.processes import Handles, is_still, is_stopped, job_processes
+from oar_lxc.node.whose import Whose
+
+LONGEST = 1.0  # seconds until all have stopped; what does not by then goes on
+MOMENT = 0.002  # seconds
+
+
+@contextmanager
+def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
+    """Stop the user's processes that are not the job's until the end of the block.
+
+    Those of other jobs are frozen besides, as processes that fork without a rest are faster than
+    a look. What was stopped or frozen before stays so.
+
+    Args:
+        cgroups: the job's cgroups.
+        whose: the job's ids, and its user's.
+    """
+    with cgroups.neighbours_frozen(), Handles() as handles:
+        stopped: set[int] = set()
+        try:
+            end = time.monotonic() + LONGEST
+            while time.monotonic() < end:
+                others: set[int] = set()
+                job_processes(cgroups, whose, others=others)
+                new = {pid for pid in others - stopped if not is_stopped(pid)}
+                if not new:
+                    break
+                for pid in new:
+                    handles.hold(pid)
+                handles.signal(new, signal.SIGSTOP)
+                stopped |= new
+                while not all(map(is_still, new)) and time.monotonic() < end:
+                    time.sleep(MOMENT)
+            yield
+        finally:
+            handles.signal(stopped, signal.SIGCONT)

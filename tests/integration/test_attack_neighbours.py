@@ -1,0 +1,317 @@
+"""What a second job of the same user, on the same node, does to keep the first one alive."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.lxcconfig import LXCFS
+from oar_lxc.node.cgroup import JobCgroups
+from tests.integration.lxcfs import running_lxcfs
+from tests.integration.test_attack_processes import (
+    assert_gone,
+    attack,
+    bystander,
+    ids_options,
+    lives,
+)
+from tests.pretend import CGROUPS, PYTHON, PretendJob
+
+WAITING = "tell(os.getpid()); signal.pause()"
+
+
+def freezer(job: PretendJob) -> str:
+    """Return the delegated cgroup of a job in the freezer's hierarchy."""
+    return str(CGROUPS / "freezer" / job.cgroup[1:] / "lxc")
+
+
+# Goes on putting new children into another job's cgroup, by a file opened while it could.
+INJECT = """
+path, kind = sys.argv[1:3]
+if kind == "nested":
+    os.mkdir(f"{path}/x")
+    path += "/x"
+fd = os.open(f"{path}/cgroup.procs", os.O_WRONLY)
+if kind == "queued":
+    import socket
+    one, other = socket.socketpair()
+    socket.send_fds(one, [b"x"], [fd])
+    os.close(fd)
+def write(pid):
+    global fd
+    if kind == "queued":
+        _, (fd,), _, _ = socket.recv_fds(other, 1, 1)
+    try:
+        os.write(fd, str(pid).encode())
+    finally:
+        if kind == "queued":
+            socket.send_fds(one, [b"x"], [fd])
+            os.close(fd)
+def orphan():
+    ours, theirs = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.setsid()
+        if (pid := os.fork()) != 0:
+            os.write(theirs, str(pid).encode())
+            os._exit(0)
+        signal.pause()
+    os.waitpid(pid, 0)
+    pid = int(os.read(ours, 20))
+    os.close(ours)
+    os.close(theirs)
+    return pid
+number = 1 if kind == "queued" else 3
+for _ in range(number):
+    if os.fork() == 0:
+        while True:
+            pid = orphan()
+            try:
+                write(pid)
+            except OSError as error:
+                os.kill(pid, signal.SIGKILL)
+                if error.errno == 19: os._exit(0)
+            time.sleep(0 if kind == "plain" else 0.001)
+tell(os.getpid())
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "nested", "queued"])
+def test_nobody_goes_on_putting_processes_into_a_job_that_ends(
+    make_job: Callable[[], PretendJob], kind: str
+) -> None:
+    """Not by a file that was opened while the job lived, wherever that is kept."""
+    job, other = make_job(), make_job()
+    members = Path(freezer(job), "x" if kind == "nested" else "", "cgroup.procs")
+    with (
+        attack(other, WAITING) as (innocent, _),
+        bystander(job.user),
+        attack(other, INJECT, freezer(job), kind) as (writer, _),
+    ):
+        until = time.monotonic() + 5
+        while len(members.read_text().split()) < 20:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert_gone(job)
+        assert innocent.poll() is None
+        assert writer.poll() is None  # it holds what is good for nothing any more
+        assert (
+            not Path(f"/proc/{innocent.pid}/stat").read_text().rpartition(")")[2].startswith(" T")
+        )
+
+
+# Faster than anybody can stop them one by one: each puts a child in and is another from then on.
+INJECT_AND_FORK = """
+fd = os.open(f"{sys.argv[1]}/cgroup.procs", os.O_WRONLY)
+tell(os.getpid())
+for _ in range(3):
+    if os.fork() == 0: break
+while True:
+    if (pid := os.fork()) == 0:
+        signal.pause()
+    try:
+        os.write(fd, str(pid).encode())
+    except OSError as error:
+        os.kill(pid, signal.SIGKILL)
+        if error.errno == 19: os._exit(0)
+    if os.fork() != 0: os._exit(0)
+"""
+
+
+def test_writers_that_fork_without_a_rest_do_not_keep_a_job(
+    make_job: Callable[[], PretendJob],
+) -> None:
+    job, other = make_job(), make_job()
+    with attack(other, INJECT_AND_FORK, freezer(job)):
+        time.sleep(0.3)
+        assert_gone(job)
+    other.destroy()
+
+
+def test_what_is_taken_back_cannot_be_opened_again(job: PretendJob) -> None:
+    """Where the end of a destroy is late, nobody gets in anew meanwhile."""
+    for name in ("cgroup.procs", "tasks", "x/cgroup.procs"):
+        opens = f"import os; os.open({freezer(job) + '/' + name!r}, os.O_WRONLY)"
+        assert job.run(["mkdir", "-p", f"{freezer(job)}/x"]).status == 0
+        assert job.run([PYTHON, "-c", opens]).status == 0
+        JobCgroups(job.id, job.user, job.cgroup).take_back()
+        assert "PermissionError" in job.run([PYTHON, "-c", opens]).stderr
+        JobCgroups(job.id, job.user, job.cgroup).delegate(pwd.getpwnam(job.user).pw_uid, 0)
+
+
+# Traces, as the other job's containers' root would, a process of the user's.
+TRACE_UNDER_OTHER_IDS = """
+OWN = 65536
+pid = os.fork()
+if pid == 0:
+    os.setresgid(OWN, OWN, OWN)
+    os.setresuid(OWN, OWN, OWN)
+    os.execv("/bin/sleep", ["sleep", "1000"])
+while "sleep" not in open(f"/proc/{pid}/comm").read(): time.sleep(0.01)
+def seize(pid):
+    assert libc.ptrace(0x4206, pid, None, 0x40) == 0, ctypes.get_errno()
+seize(pid)
+tell(pid)
+if os.fork() == 0:  # who traces the tracer holds both
+    seize(os.getppid())
+    tell(os.getpid())
+signal.pause()
+"""
+
+
+def put(job: PretendJob, pid: int) -> None:
+    """Have the user put a process into a job's cgroup."""
+    done = job.run(["sh", "-c", f"echo {pid} > {freezer(job)}/cgroup.procs"])
+    assert (done.status, done.stderr) == (0, "")
+
+
+def test_a_tracer_under_the_ids_of_another_job_keeps_no_process_from_dying(
+    make_job: Callable[[], PretendJob],
+) -> None:
+    job, other = make_job(), make_job()
+    before = ("lxc-usernsexec", *ids_options(other, own=True), "--")
+    with (
+        attack(other, WAITING, before=before) as (innocent, _),
+        attack(other, TRACE_UNDER_OTHER_IDS, before=before) as (tracer, pid),
+    ):
+        assert tracer.stdout is not None
+        second = tracer.stdout.readline()
+        assert lives(int(second))
+        put(job, int(pid))
+        assert_gone(job)
+        assert not lives(int(pid))
+        assert innocent.poll() is None
+
+
+# A file system of the other job's containers' root, in a mount namespace of its own, which never
+# answers, and a process of the user's that waits for it.
+SERVE = """
+import struct
+OWN, INIT = 65536, 26
+point, device = sys.argv[1:3]
+os.makedirs(point, exist_ok=True)
+fuse = os.open(device, os.O_RDWR)
+options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+assert libc.mount(b"hostile", point.encode(), b"fuse", 0, options) == 0, ctypes.get_errno()
+def serve():
+    while True:
+        try:
+            data = os.read(fuse, 1 << 18)
+        except OSError:
+            return
+        size, operation, unique, node = struct.unpack_from("<IIQQ", data)
+        if operation == INIT:
+            numbers = 7, 31, 1 << 16, 0, 12, 9, 1 << 16, 1, *[0] * 11
+            body = struct.pack("<4I2H6I7I", *numbers)[:64]
+            os.write(fuse, struct.pack("<IiQ", 80, 0, unique) + body)
+threading.Thread(target=serve, daemon=True).start()
+pid = os.fork()
+if pid == 0:
+    os.setresgid(OWN, OWN, OWN)
+    os.setresuid(OWN, OWN, OWN)
+    os.execv("/bin/sh", ["sh", "-c", f"sleep 1; exec stat {point}/x"])
+tell(pid)
+signal.pause()
+"""
+
+
+def test_a_file_system_of_another_job_holds_nobody_and_lxcfs_is_left_alone(
+    make_job: Callable[[], PretendJob],
+) -> None:
+    """All processes of a node see its lxcfs, and whoever waits may wait for something else."""
+    job, other = make_job(), make_job()
+    point = f"/tmp/oar-lxc-test-point-{job.id}"
+    before = ("lxc-usernsexec", *ids_options(other, own=True), "--", "unshare", "--mount")
+    # As udev makes it, also where this machine's own is closed.
+    device = f"/dev/oar-lxc-test-fuse-{job.id}"
+    os.mknod(device, stat.S_IFCHR, os.makedev(10, 229))
+    os.chmod(device, 0o666)
+    try:
+        with (
+            running_lxcfs() as lxcfs,
+            attack(other, WAITING) as (innocent, _),
+            attack(other, SERVE, point, device, before=before) as (_, pid),
+        ):
+            put(job, int(pid))
+            until = time.monotonic() + 10
+            while b"fuse" not in Path(f"/proc/{pid}/stack").read_bytes():
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            assert_gone(job, 15)
+            assert not lives(int(pid))
+            assert innocent.poll() is None
+            assert lxcfs.poll() is None
+            assert LXCFS.joinpath("proc/uptime").read_text()
+    finally:
+        Path(point).rmdir()
+        Path(device).unlink()
+
+
+# Enters the user namespace of the job's containers by a file of it; without a word, or on and on.
+ENTER = """
+kind, path, go = sys.argv[1:]
+CLONE_NEWUSER = 0x10000000
+handle = os.open(path, os.O_RDONLY)
+NS_GET_USERNS = 0xB701
+def enter():
+    fd = handle
+    if kind == "network":
+        import fcntl
+        fd = fcntl.ioctl(handle, NS_GET_USERNS)
+    assert libc.setns(fd, CLONE_NEWUSER) == 0, ctypes.get_errno()
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+tell(os.getpid())
+if kind == "again":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        if os.fork() == 0:
+            enter()
+            time.sleep(5)
+            os._exit(0)
+        time.sleep(0.005)
+if kind == "dead":
+    if (pid := os.fork()) == 0:
+        enter()
+        libc.prctl(4, 1, 0, 0, 0)  # dumpable: its /proc stays open to its user
+        os._exit(0)
+    os.close(handle)
+    handle = None
+while not os.path.exists(go): time.sleep(0.01)
+if kind == "dead":
+    handle = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+enter()
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("kind", ["quiet", "again", "network", "dead"])
+def test_nobody_comes_back_to_the_ids_of_a_job_that_has_ended(
+    make_job: Callable[[], PretendJob], kind: str
+) -> None:
+    """By a namespace that a process of another job knows of, which has none of the ids itself."""
+    job, other = make_job(), make_job()
+    go = Path(f"/tmp/oar-lxc-test-go-{job.id}")
+    inside = ("lxc-usernsexec", *ids_options(job), "--", "unshare", "--net")
+    try:
+        with (
+            attack(other, WAITING) as (innocent, _),
+            attack(job, WAITING, before=inside) as (_, pid),
+        ):
+            name = "net" if kind == "network" else "user"
+            with attack(other, ENTER, kind, f"/proc/{pid}/ns/{name}", str(go)) as (_, holder):
+                time.sleep(0.3)
+                assert lives(int(holder))
+                assert_gone(job)
+                go.touch()
+                time.sleep(0.3)
+                assert not lives(int(holder))
+                assert innocent.poll() is None
+    finally:
+        go.unlink(missing_ok=True)
