@@ -139,7 +139,9 @@ setup: ## Install the Debian packages that the host needs (root)
 		exit 1
 	fi
 	echo "installing $${missing[*]}"
-	export DEBIAN_FRONTEND=noninteractive
+	# Nothing here needs a service to be started, and LXC's waits half a minute for a bridge where
+	# it is started in a container.
+	export DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1
 	for step in update "install -y --no-install-recommends $${missing[*]}"; do
 		said="$$(apt-get -qq $$step </dev/null 2>&1)" || { echo "$$said" >&2; exit 1; }
 	done

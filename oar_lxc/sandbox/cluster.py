@@ -173,28 +173,46 @@ class Sandbox:
         package = deb.build(self.state.root / "deb", self.state.checkout)
         names = _names(settings)
         where = network.addresses(self.state)
-        layers = self._file_systems()
-        self.state.keep(settings)
-        homes.make(self.state.homes, self.state.checkout / "jobscripts")
-        network.up(self.state, where)
         machines = [Machine(name, self.state) for name in names]
-        for machine in machines:
-            # One that was never set up to its end may be anything: it is made again.
-            if not machine.ready:
-                machine.define(self._definition(machine, layers, where, names))
-        with self.report.step(f"starting {', '.join(names)}"):
-            _parallel(Machine.start, machines)
-        with self.report.step("installing the package oar-lxc"):
-            _parallel(lambda machine: _install(machine, package), machines)
-        self._configure(machines, settings, where)
+        self.state.images.mkdir(mode=0o755, exist_ok=True)  # a node's mount is of the directory
+        # What takes long goes on side by side: nothing waits for more than what it is made of.
+        with ThreadPoolExecutor(max_workers=len(machines) + 1) as pool:
+            image = pool.submit(self._share_image)
+            base = self.cache.base()
+            self.state.keep(settings)
+            homes.make(self.state.homes, self.state.checkout / "jobscripts")
+            network.up(self.state, where)
 
-    def _configure(
-        self, machines: list[Machine], settings: Settings, where: network.Addresses
-    ) -> None:
-        server, *others = machines
+            def bring(machine: Machine) -> None:
+                layers = [self.cache.layer(_role(machine), base), base]
+                # One that was never set up to its end may be anything: it is made again.
+                if not machine.ready:
+                    machine.define(self._definition(machine, layers, where, names))
+                machine.start()
+                _install(machine, package)
+
+            server, *others = [pool.submit(bring, machine) for machine in machines]
+            server.result()
+            secrets = self._set_up_server(machines[0], settings, where)
+            for future in (*others, image):
+                future.result()
+        self._join(machines[1:], secrets)
+        self._revive_nodes(*machines[:2])
+
+    def _share_image(self) -> None:
+        """Give the nodes the image of the containers."""
+        _share_tree(self.cache.container_image(IMAGE), self.state.images / IMAGE)
+
+    def _set_up_server(
+        self, server: Machine, settings: Settings, where: network.Addresses
+    ) -> bytes:
+        """Set the server up; return what the others need of it."""
         with self.report.step("setting up the server"):
             self._set_up(server, _server_arguments(settings, where))
-        secrets = server.run(["cat", str(bundle.PATH)]).stdout.encode("utf-8", "surrogateescape")
+        return server.run(["cat", str(bundle.PATH)]).stdout.encode("utf-8", "surrogateescape")
+
+    def _join(self, machines: list[Machine], secrets: bytes) -> None:
+        """Set up the machines that are not the server."""
 
         def join(machine: Machine) -> None:
             machine.write(_BUNDLE, secrets, 0o600)
@@ -203,9 +221,8 @@ class Sandbox:
             else:
                 self._set_up(machine, ["node", "--bundle", _BUNDLE, "--image", IMAGE])
 
-        with self.report.step(f"setting up {', '.join(machine.name for machine in others)}"):
-            _parallel(join, others)
-        self._revive_nodes(server, others[0])
+        with self.report.step(f"setting up {', '.join(machine.name for machine in machines)}"):
+            _parallel(join, machines)
 
     def _revive_nodes(self, server: Machine, frontend: Machine) -> None:
         """Tell OAR that its nodes are there: it suspects those that were stopped with the host."""
@@ -225,20 +242,10 @@ class Sandbox:
         machine.mark_ready()
         self.report.line(f"{machine.name}: {result.stdout.strip().splitlines()[-1]}")
 
-    def _file_systems(self) -> dict[str, list[Path]]:
-        """Return the root directories of each role, building what is not cached."""
-        with ThreadPoolExecutor() as pool:
-            image = pool.submit(self.cache.container_image, IMAGE)
-            base = self.cache.base()
-            roles = ("server", "frontend", "node")
-            layers = list(pool.map(lambda role: self.cache.layer(role, base), roles))
-            _share_tree(image.result(), self.state.images / IMAGE)
-        return {role: [layer, base] for role, layer in zip(roles, layers, strict=True)}
-
     def _definition(
         self,
         machine: Machine,
-        layers: dict[str, list[Path]],
+        layers: Sequence[Path],
         where: network.Addresses,
         names: list[str],
     ) -> Definition:
@@ -250,9 +257,7 @@ class Sandbox:
         }
         if machine.name != "server":
             mounts.append(Mount(self.state.homes, "home"))
-        role = machine.name
-        if machine.name.startswith("node"):
-            role = "node"
+        if _role(machine) == "node":
             storage = self.state.storage / machine.name
             if storage.exists():
                 shutil.rmtree(storage)
@@ -262,7 +267,7 @@ class Sandbox:
             # In a container the package lxc makes no bridge lxcbr0, and would wait 30 s for it.
             files["etc/default/lxc-net"] = 'USE_LXC_BRIDGE="false"\n'
         return Definition(
-            lowers=layers[role],
+            lowers=layers,
             mounts=mounts,
             address=where.of(machine.name),
             prefix=where.network.prefixlen,
@@ -311,6 +316,10 @@ def not_alive(listing: str) -> list[str]:
 
 def _names(settings: Settings) -> list[str]:
     return ["server", "frontend", *settings.node_names]
+
+
+def _role(machine: Machine) -> str:
+    return "node" if machine.name.startswith("node") else machine.name
 
 
 def _server_arguments(settings: Settings, where: network.Addresses) -> list[str]:

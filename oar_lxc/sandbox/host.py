@@ -88,7 +88,7 @@ PROBES = (
         "machines reach Debian's packages through it",
         "nft_chain_nat nft_masq",
         (*_APART, "nft", "-f", "-"),
-        "table ip probe { chain c { type nat hook postrouting priority 100; masquerade; } }",
+        "table ip probe {\nchain c {\ntype nat hook postrouting priority 100;\nmasquerade\n}\n}\n",
     ),
 )
 
@@ -197,12 +197,12 @@ def _overlay(place: Path, directory: Path) -> Probe:
 
 
 def _failure(probe: Probe, run: Callable[..., Result]) -> str:
-    """Return the last line of what a probe said, where it failed."""
+    """Return the first line of what a probe said, where it failed."""
     try:
         run(probe.argv, input=probe.input, timeout=10)
     except CommandError as error:
         lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
-        return lines[-1] if lines else f"status {error.status}"
+        return lines[0] if lines else f"status {error.status}"
     return ""
 
 

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from oar_lxc.run import Result
+from oar_lxc.setup.packages import APT_INSTALL
 from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
 from tests.e2e.conftest import MPI_IMAGE
 
 SCRIPT = "./jobscripts/lxc_job.py"
+CLIENTS = ("rsync", "clustershell", "ansible-core")
 # What the tests make in the home, where nothing of ours may be for other tests.
 LEFTOVERS = [".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed"]
 LEFTOVERS += ["in", "out", "tree", "sent", "back"]
@@ -45,6 +47,13 @@ while time.monotonic() < end:
 sys.stdout.buffer.write(seen)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clients(cluster: Cluster) -> None:
+    """Let the frontend have what the tests drive from there."""
+    install = ["env", "DEBIAN_FRONTEND=noninteractive", *APT_INSTALL, *CLIENTS]
+    cluster.sandbox.machine("frontend").run(install, timeout=600)
 
 
 @pytest.fixture(scope="module")

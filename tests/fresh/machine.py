@@ -15,11 +15,12 @@ from oar_lxc.contain import mortal, unmount_below
 from oar_lxc.errors import OarLxcError
 from oar_lxc.resolver import resolver_text
 from oar_lxc.run import run
+from oar_lxc.sandbox import host as sandbox_host
 from oar_lxc.sandbox import network
 from oar_lxc.sandbox.images import SUITE, Cache, apt_options, bootstrap, digest
 from oar_lxc.sandbox.machine import Definition, Machine
 from oar_lxc.sandbox.report import Report
-from oar_lxc.sandbox.state import State, locked
+from oar_lxc.sandbox.state import CACHE, Settings, State, locked
 from tests.fresh import host
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -52,12 +53,15 @@ class FreshMachine:
             place: absolute path, on the machine, of the clone.
 
         Raises:
-            SandboxError: it does not start, or another run has it.
+            SandboxError: this host cannot hold it, it does not start, or another run has it.
             CommandError: the checkout has no commit, or a file system is not to be had.
         """
         busy = locked(self.state.tag, wait=False, changing="the fresh machine")
         with busy, ExitStack() as stack:
             self._remove()
+            here = sandbox_host.look((STATE, CACHE), cpuset=True)
+            sandbox_host.refuse(sandbox_host.problems(here, Settings().nodes, new=True))
+            sandbox_host.refuse(sandbox_host.kernel_problems(STATE))
             stack.callback(self._remove)
             self.state.claim()
             base = self._base()

@@ -77,7 +77,7 @@ def test_what_the_kernel_refuses_is_told_in_its_words(tmp_path: Path, what: str)
     def run(argv: Sequence[str], *, input: str = "", timeout: float = 60) -> Result:
         names = {probe.argv: probe.what for probe in host.PROBES}
         if names.get(tuple(argv), "an overlay below") == what:
-            raise CommandError(argv, 2, "Warning: x\nError: Unknown device type.\n")
+            raise CommandError(argv, 2, "\nError: Unknown device type.\nmore\n")
         return Result(tuple(argv), 0, "", "")
 
     (sentence,) = host.kernel_problems(tmp_path / "not/there/yet", run)
