@@ -49,9 +49,8 @@ def main() -> int:
     machine = FreshMachine(report)
     try:
         with raising_signals(), machine.running(options.place):
-            report.line(f"in {options.place}: {options.command}")
             status = machine.call(options.command, options.place)
-            report.line(f"{options.command}: exit status {status}")
+            report.line(f"exit status {status}")
     except OarLxcError as error:
         print(f"tests.fresh: {error}", file=sys.stderr)
         return 1

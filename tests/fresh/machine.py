@@ -80,7 +80,16 @@ class FreshMachine:
         What it says goes to our standard output.
         """
         names = [name for name in ("CI",) if name in os.environ]
-        shell = ["bash", "-e", "-u", "-o", "pipefail", "-c", f"cd {shlex.quote(place)}\n{script}"]
+        shell = [
+            "bash",
+            "-e",
+            "-u",
+            "-x",
+            "-o",
+            "pipefail",
+            "-c",
+            f"cd {shlex.quote(place)}\n{script}",
+        ]
         argv = ["env", *(f"{name}={os.environ[name]}" for name in names), *shell]
         process = subprocess.Popen(
             mortal(self._machine.command(argv)),

@@ -1,0 +1,52 @@
+"""Where packages come from, as this machine's apt tells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import pytest
+
+from oar_lxc import apt
+from oar_lxc.errors import ImageError
+from oar_lxc.run import Result
+
+LINE = "http://deb.debian.org/debian/|bookworm|main|/usr/share/keyrings/debian.gpg\n"
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, uid: int, before: str, after: str
+) -> list[Sequence[str]]:
+    """Let apt tell something before its lists are fetched, and after; return what is run."""
+    calls: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str], **options: object) -> Result:
+        calls.append(argv)
+        fetched = any("update" in call for call in calls)
+        return Result(tuple(argv), 0, after if fetched else before, "")
+
+    monkeypatch.setattr(apt, "run", run)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    return calls
+
+
+def test_sources_are_those_of_the_release_with_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = pretend(monkeypatch, 0, LINE + LINE + LINE.replace("bookworm", "trixie"), "")
+    known = "deb [signed-by=/usr/share/keyrings/debian.gpg] http://deb.debian.org/debian/"
+    assert apt.host_sources("bookworm") == [f"{known} bookworm main"]
+    assert len(calls) == 1
+
+
+def test_where_apt_has_no_lists_yet_root_fetches_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0, "", LINE)
+    assert len(apt.host_sources("bookworm")) == 1
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_release_that_apt_does_not_know_is_told(
+    monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    calls = pretend(monkeypatch, uid, "", "")
+    with pytest.raises(ImageError, match="no source for Debian bookworm"):
+        apt.host_sources("bookworm")
+    assert any("update" in call for call in calls) == (uid == 0)
