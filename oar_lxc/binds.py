@@ -57,6 +57,11 @@ def _bind(published: PublishedJob, mount: Mount, what: str, rootfs: Path) -> Bin
     if not os.access(source, os.R_OK | (os.X_OK if directory else 0)):
         raise SpecError(f"{what} cannot be read by {published.user}")
     shown = _in_tree(source, published.trees)
+    if shown and not _is_same(source, shown):
+        raise SpecError(
+            f"{what} is on a file system that jobs do not get, such as one that a user mounted "
+            "(FUSE): copy what the container needs to another directory"
+        )
     if mount.writable:
         if shown is None:
             trees = ", ".join(published.trees) or "none"
@@ -70,6 +75,14 @@ def _bind(published: PublishedJob, mount: Mount, what: str, rootfs: Path) -> Bin
     if target == Path("/"):
         raise SpecError(f"{what}: its target {mount.target} is the root directory")
     return Bind(shown or source, target, mount.writable, directory)
+
+
+def _is_same(source: Path, shown: Path) -> bool:
+    """Whether a job has the same thing in its tree as is on the node."""
+    try:
+        return os.path.samestat(source.stat(), shown.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _check_target(bind: Bind, mounted: Mapping[Path, Path], what: str) -> None:

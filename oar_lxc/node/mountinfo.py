@@ -23,6 +23,8 @@ class Mount:
         point: where it is mounted.
         kind: type of the file system.
         options: options of the file system.
+        id: the kernel's number of the mount.
+        parent: that of the mount on which it is.
     """
 
     device: str
@@ -30,6 +32,8 @@ class Mount:
     point: Path
     kind: str
     options: tuple[str, ...]
+    id: int = 0
+    parent: int = 0
 
 
 def read_mounts(path: Path = Path("/proc/self/mountinfo")) -> Iterator[Mount]:
@@ -44,7 +48,8 @@ def read_mounts(path: Path = Path("/proc/self/mountinfo")) -> Iterator[Mount]:
         if len(fields) > 4 and len(tail) > 2:
             options = tuple(os.fsdecode(tail[2]).split(","))
             device, root, point = map(_text, fields[2:5])
-            yield Mount(device, root, Path(point), _text(tail[0]), options)
+            number, parent = (int(field) if field.isdigit() else 0 for field in fields[:2])
+            yield Mount(device, root, Path(point), _text(tail[0]), options, number, parent)
 
 
 def _text(field: bytes) -> str:

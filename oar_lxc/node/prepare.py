@@ -218,6 +218,9 @@ class Preparation:
     def _make_directories(self, account: pwd.struct_passwd, first_id: int) -> None:
         layout = self.layout
         _make_directory(layout.directory, 0o711)
+        if not mounts.mounts_under(layout.directory):
+            # What anybody mounts below goes with this one, wherever users move it.
+            mounts.mount_on_itself(layout.directory)
         # The group of the root-owned directory tells the id range even where the record is lost.
         os.chown(layout.directory, 0, first_id, follow_symlinks=False)
         _make_directory(layout.images, 0o755)

@@ -4,15 +4,22 @@ Each is mounted once for a job, through ids of which only those of the job's use
 exist: what she owns is hers, and nothing that containers write there can be anybody else's. A
 container's root would otherwise leave files that belong to one of the job's ids, which the user
 herself cannot remove and which outlive the job.
+
+What is mounted below a tree, such as each home by itself, is mounted one by one: where one cannot
+be, or not through other ids, the others are as they should be. What users mount there, by FUSE, is
+theirs and not the tree's: it is left out, as whoever else had it would depend on them.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
@@ -21,6 +28,7 @@ from oar_lxc.layout import JobLayout
 from oar_lxc.node import mounts
 from oar_lxc.node.bounded import bounded
 from oar_lxc.node.log import NodeLog
+from oar_lxc.node.mountinfo import Mount, read_mounts
 
 PATIENCE = 3.0  # seconds for one tree: the file server of one that takes longer does not answer
 PLAIN = "plain"
@@ -54,37 +62,68 @@ def mount_trees(
     for number, tree in enumerate(trees):
         target = layout.trees / str(number)
         if target not in present:
-            patience = max(0.1, min(PATIENCE, end - time.monotonic()))
-            try:
-                target.mkdir(mode=0o711, exist_ok=True)
-                # In a child: whatever touches a directory of a dead file server waits for it.
-                how = bounded(
-                    lambda tree=tree, target=target: _mount(tree, target, uid, gid),  # type: ignore[misc]
-                    patience,
-                    f"to mount {tree}",
-                )
-            except (OSError, OarLxcError) as error:
-                log.write("tree left out", "warning", tree=tree, error=str(error))
+            source = _attempt(tree, tree, target, uid, gid, log, end)
+            if source is None:
                 continue
-            if how == [PLAIN]:
-                log.write("tree is not idmapped", "info", tree=tree)
+            for point in _points_below(source, uid):
+                here = target / point.relative_to(source)
+                _attempt(tree, str(point), here, uid, gid, log, end)
         done[tree] = str(target)
     return done
 
 
-def _mount(tree: str, target: Path, uid: int, gid: int) -> list[str]:
-    source = Path(os.path.realpath(tree))  # the administrator's word, also where it is a link
+def _attempt(
+    tree: str, source: str, target: Path, uid: int, gid: int, log: NodeLog, end: float
+) -> Path | None:
+    """Mount a tree, or what is mounted below it; return what it is by its real name."""
+    patience = max(0.1, min(PATIENCE, end - time.monotonic()))
     try:
-        if not stat.S_ISDIR(source.stat().st_mode):
-            raise OarLxcError("it is no directory")
-        try:
-            ids = IdMap.only(uid, gid)
-            mounts.mount_idmapped(source, target, ids, writable=True, below=True)
-            return [IDMAPPED]
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
-        mounts.mount_idmapped(source, target, None, writable=True, below=True)
-        return [PLAIN]
+        if source == tree:
+            target.mkdir(mode=0o711, exist_ok=True)
+        # In a child: whatever touches a directory of a dead file server waits for it.
+        act = partial(_mount, source, target, uid, gid, follow=source == tree)
+        how, real = bounded(act, patience, f"to mount {source}")
+    except (OSError, OarLxcError) as error:
+        log.write("tree left out", "warning", tree=source, error=str(error))
+        return None
+    if how == PLAIN:
+        log.write("tree is not idmapped", "info", tree=source)
+    return Path(real)
+
+
+def _points_below(source: Path, uid: int) -> list[Path]:
+    """Return what is mounted below a tree, but by users: what the job's user needs first."""
+    found = [m for m in read_mounts() if m.point != source and m.point.is_relative_to(source)]
+    theirs = {mount.id for mount in found if _is_of_a_user(mount)}
+    while more := {m.id for m in found if m.parent in theirs} - theirs:
+        theirs |= more
+    home = Path("/")
+    with suppress(KeyError):
+        home = Path(pwd.getpwuid(uid).pw_dir)
+    points = dict.fromkeys(mount.point for mount in found if mount.id not in theirs)
+    return sorted(points, key=lambda point: (not home.is_relative_to(point), len(point.parts)))
+
+
+def _is_of_a_user(mount: Mount) -> bool:
+    """Whether somebody but root mounted a file system in user space, as fusermount writes it."""
+    owners = {x.removeprefix("user_id=") for x in mount.options if x.startswith("user_id=")}
+    return mount.kind.startswith("fuse") and bool(owners - {"0"})
+
+
+def _mount(tree: str, target: Path, uid: int, gid: int, *, follow: bool) -> list[str]:
+    # The administrator's own word may be a link. What is below is where users may put some.
+    source = Path(os.path.realpath(tree)) if follow else Path(tree)
+    try:
+        with mounts.open_point(source) as fd, mounts.open_point(target) as onto:
+            if not stat.S_ISDIR(os.stat(fd).st_mode):
+                raise OarLxcError("it is no directory")
+            try:
+                mounts.mount_idmapped(fd, onto, IdMap.only(uid, gid), writable=True)
+                return [IDMAPPED, str(source)]
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+            mounts.mount_idmapped(fd, onto, None, writable=True)
+            return [PLAIN, str(source)]
     except OSError as error:
         raise OarLxcError(f"{error.strerror}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import shutil
 import subprocess
 import time
@@ -15,10 +16,10 @@ import pytest
 
 from oar_lxc.layout import JobLayout
 from tests import kernel
-from tests.integration.conftest import containers_of
+from tests.integration.conftest import containers_of, next_id
 from tests.integration.test_attack_files import Canary, canary_of
 from tests.integration.test_attack_processes import assert_gone, attack, ids_options, lives
-from tests.pretend import PretendJob
+from tests.pretend import PretendJob, pretend_job
 
 
 @pytest.fixture
@@ -128,6 +129,20 @@ threading.Thread(target=serve, daemon=True).start()
 """
 
 
+# Mounts without a server: what is there is not asked for anything.
+MOUNT_MANY = """
+import socket, subprocess
+kept = []
+def mount(point):
+    ours, theirs = socket.socketpair()
+    environ = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
+    os.makedirs(point, exist_ok=True)
+    argv = ["fusermount3", "-o", "fsname=hostile", "--", point]
+    done = subprocess.run(argv, env=environ, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    kept.append(socket.recv_fds(ours, 1, 1)[1])
+"""
+
 FUSE_DEVICE = Path("/dev/fuse")
 
 
@@ -165,6 +180,98 @@ def test_a_fuse_mount_in_the_jobs_directory_holds_nothing_up(
         assert_gone_here(job)
         assert (process.poll() is None) == from_outside
         assert fuse_points() == ""
+
+
+# Mounted first, and so unmounted last by whoever goes backwards: time to put a link in its place.
+SWAP = """
+import select
+base, victim = sys.argv[1:3]
+mount(f"{base}/a/{os.path.basename(victim)}")
+for number in range(40):
+    mount(f"{base}/b/{number}")
+os.symlink(os.path.dirname(victim), f"{base}/link")
+table = open("/proc/self/mountinfo", "rb")
+def count():
+    table.seek(0)
+    return table.read().count(b" - fuse hostile ")
+before = count()
+poll = select.poll()
+poll.register(table, select.POLLPRI | select.POLLERR)
+tell(before)
+while count() == before:
+    poll.poll(1000)
+libc.renameat2(-100, f"{base}/a".encode(), -100, f"{base}/link".encode(), 2)  # RENAME_EXCHANGE
+signal.pause()
+"""
+
+
+@pytest.fixture
+def victim() -> Iterator[Path]:
+    """Return a mount of the node's own."""
+    path = Path(f"/run/oar-lxc-test-{os.getpid()}/precious")
+    path.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.usefixtures("fuse")
+@pytest.mark.parametrize("of_an_older_version", [False, True])
+def test_only_what_is_the_jobs_is_unmounted_wherever_directories_are_moved(
+    make_job: Callable[[], PretendJob], victim: Path, of_an_older_version: bool
+) -> None:
+    """Another job of the user exchanges a directory for a link while the job is destroyed."""
+    job, other = make_job(), make_job()
+    directory = JobLayout(job.id).directory
+    if of_an_older_version:  # whose directory was no mount of its own
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+    base = str(containers_of(job)).replace("/jobs/", "/jobs//")
+    with attack(other, MOUNT_MANY + SWAP, base, str(victim)) as (_, before):
+        assert int(before) >= 41
+        job.node_side("destroy", "--deadline", "8", check=of_an_older_version is False)
+        assert victim.is_mount()
+        if not of_an_older_version:
+            assert not directory.exists()
+            assert fuse_points() == ""
+    assert victim.is_mount()
+
+
+# In the user's own home, from any process: sshfs does the same.
+RESTLESS = """
+home = os.path.expanduser("~")
+for number in range(6):
+    mount(f"{home}/d{number}/x")
+tell("mounted")
+while True:
+    for one, other in (("d", "e"), ("e", "d")):
+        for number in range(6):
+            os.rename(f"{home}/{one}{number}", f"{home}/{other}{number}")
+"""
+
+
+@pytest.mark.usefixtures("fuse")
+def test_mounts_of_a_user_below_a_tree_are_nothing_to_others(
+    make_job: Callable[[], PretendJob], other_user: str
+) -> None:
+    """They are not in others' jobs, switch off no id mapping there, and hold no destroying up."""
+    home = Path(pwd.getpwnam(other_user).pw_dir)
+    with (
+        attack(make_job(), MOUNT_MANY + RESTLESS),
+        pretend_job(next_id(), other_user) as bobs,
+    ):
+        trees = JobLayout(bobs.id).trees
+        table = kernel.read("/proc/self/mountinfo").splitlines()
+        lines = [line for line in table if str(trees) in line]
+        assert [line.split(" ")[4] for line in lines] == [str(trees / "0")]
+        assert "idmapped" in lines[0].split(" ")[5]
+        touch = ["touch", f"{trees}/0/{home.relative_to('/home')}/by-root"]
+        done = bobs.run(["lxc-usernsexec", *ids_options(bobs, own=True), "--", *touch])
+        assert "Value too large" in done.stderr
+        assert not (home / "by-root").exists()
+        begin = time.monotonic()
+        assert_gone_here(bobs)
+        assert time.monotonic() - begin < 8
 
 
 def fuse_points() -> str:

@@ -63,6 +63,34 @@ def test_a_file_system_that_knows_no_ids_of_mounts_is_mounted_as_it_is(
         subprocess.run(["umount", str(tree)], check=True)
 
 
+def test_what_is_mounted_below_is_mounted_one_by_one(
+    layout: JobLayout, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that knows no ids of mounts is as it is; the others are as they should be."""
+    tree = tmp_path / "tree"
+    points = [tree / "good", tree / "good/below", tree / "plain", tree / "plain/good"]
+    try:
+        for point, kind in zip(points, ("tmpfs", "tmpfs", "ramfs", "tmpfs"), strict=True):
+            point.mkdir(parents=True)
+            subprocess.run(["mount", "-t", kind, "-o", "mode=755", kind, str(point)], check=True)
+            (point / "file").touch()
+        (here,) = map(Path, mount(layout, str(tree)).values())
+        options = {}
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields = line.split(" ")
+            if fields[4].startswith(str(here)):
+                options[Path(fields[4])] = set(fields[5].split(","))
+        assert set(options) == {here, *(here / point.relative_to(tree) for point in points)}
+        assert all({"nosuid", "nodev"} <= found for found in options.values())
+        plain = {point for point, found in options.items() if "idmapped" not in found}
+        assert plain == {here / "plain"}
+        assert (here / "plain/good/file").exists()
+        mounts.unmount_under(layout.directory)
+        assert all((point / "file").exists() for point in points)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tree / "good"), str(tree / "plain")], check=True)
+
+
 def test_a_server_that_does_not_answer_holds_nobody_up(layout: JobLayout, tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     with running_lxcfs() as lxcfs:
