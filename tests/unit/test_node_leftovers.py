@@ -8,13 +8,15 @@ from subprocess import Popen
 
 import pytest
 
-from oar_lxc.idspans import LOWEST
+from oar_lxc.idspans import LOWEST, MOST_USERS
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import cgroup, ids, links, processes
 from oar_lxc.node.cgroup import Hierarchy, JobCgroups
 from oar_lxc.node.leftovers import Leftovers, find_leftovers
 from oar_lxc.node.ranges import COUNT
 from oar_lxc.node.whose import Whose
+
+FIRST = LOWEST + (MOST_USERS - 1) * COUNT  # which no job on this machine has
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def find(node: Path, inert: bool = True) -> Leftovers:
     cgroups = JobCgroups(42, "alice", "/oar/alice_42")
-    return find_leftovers(JobLayout(42, node), cgroups, Whose(-1, LOWEST), inert=inert)
+    return find_leftovers(JobLayout(42, node), cgroups, Whose(-1, FIRST), inert=inert)
 
 
 def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
@@ -46,7 +48,7 @@ def test_the_traces_of_another_job_are_not_this_ones(node: Path) -> None:
     (node / "records/421.json").touch()
     (node / "net/olb421").mkdir()
     (node / "cgroup/oar/alice_421/lxc").mkdir(parents=True)
-    (node / "subuid").write_text(f"alice:{LOWEST + COUNT}:{COUNT}\n")
+    (node / "subuid").write_text(f"alice:{FIRST + COUNT}:{COUNT}\n")
     (node / "usernet").write_text("alice veth olb421 9\n")
     assert not find(node)
 
@@ -65,7 +67,7 @@ def test_every_trace_is_left(
     (node / "records/42.json").touch()
     (node / "net/olb42/brif/vethX").mkdir(parents=True)
     (node / "net/olv42").mkdir()
-    (node / "subuid").write_text(f"alice:{LOWEST}:{COUNT}\n")
+    (node / "subuid").write_text(f"alice:{FIRST}:{COUNT}\n")
     (node / "usernet").write_text("alice veth olb42 9\n")
     left = find(node)
     assert left
@@ -74,7 +76,7 @@ def test_every_trace_is_left(
     assert left.links == ["vethX", "olv42", "olb42"]
     assert left.files == [str(node / "jobs/42"), str(node / "records/42.json")]
     assert left.lines == [
-        f"{node}/subuid: alice:{LOWEST}:{COUNT}",
+        f"{node}/subuid: alice:{FIRST}:{COUNT}",
         f"{node}/usernet: alice veth olb42 9",
     ]
 
