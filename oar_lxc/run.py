@@ -189,9 +189,10 @@ class Program:
             raise CommandError(self.argv, status, self.said())
 
     def said(self) -> str:
-        """Return what it wrote to its standard error so far."""
-        self._stderr.seek(0)
-        return self._stderr.read().decode("utf-8", "surrogateescape")
+        """Return what it wrote to its standard error so far; it may still run."""
+        # Not by a seek: the program, too, writes where the file stands.
+        fd = self._stderr.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "surrogateescape")
 
     def close(self) -> None:
         """Kill it, with all that it started, where it still runs."""

@@ -161,16 +161,19 @@ def import_(name: str, source: str, archive: bool, directory: Path | None) -> No
     """Make the image NAME[:TAG] of SOURCE.
 
     SOURCE is a root file system as a tar archive (plain, gzip, xz, zstd), a directory or squashfs;
-    an OCI layout or what `docker save` writes; or an image as skopeo names it: oci:DIRECTORY:TAG,
-    oci-archive:FILE, docker-archive:FILE. Root makes a public image of this machine, everybody
-    else one of their own. Owners, set-user-id bits, capabilities and hard links stay as they are;
-    what leads out of the root, and devices, are refused.
+    an image of LXD or Incus; or one of OCI or Docker, as a layout or as `docker save` and others
+    write it. Of several in one, skopeo's names choose: oci:DIRECTORY:TAG, oci-archive:FILE:TAG,
+    docker-archive:FILE:NAME:TAG. Nothing is fetched from registries. Root makes a public image of
+    this machine, everybody else one of their own. Owners, set-user-id bits, capabilities and hard
+    links stay as they are; devices below /dev are left out, other devices and what leads out of
+    the root are refused.
 
     \b
     Examples:
       oar-lxc image import mine ./rootfs.tar.zst
       oar-lxc image import mine:2 ./rootfs/
       docker save alpine >alpine.tar; oar-lxc image import alpine alpine.tar
+      oar-lxc image import web docker-archive:all.tar:web:2
     """
     parsed = ImageName.parse(name)
     store = writable_store(directory, parsed, archive)
@@ -217,7 +220,9 @@ def build(
     store = writable_store(directory, parsed, archive)
     workshop = _workshop(name)
     with raising_signals(), Meter(f"building {parsed}") as meter:
-        record = build_image(store, parsed, chosen, meter.say, workshop)
+        record = build_image(
+            store, parsed, chosen, meter.say, workshop, meter.update, meter.follow
+        )
     click.echo(f"{parsed} {record.digest}")
 
 
@@ -271,7 +276,8 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
         if not force:
             refuse_in_use(parsed, store.record(parsed).digest)
     for store, parsed in found:
-        store.remove(parsed)
+        with Meter(f"removing {parsed}"):
+            store.remove(parsed)
 
 
 @image.command()

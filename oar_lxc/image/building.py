@@ -17,10 +17,13 @@ from oar_lxc.image.make import one_sentence, publish_stream
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import HERE, Recipe, recipe_for
 from oar_lxc.image.record import Record
-from oar_lxc.image.sources import need, open_program
+from oar_lxc.image.sources import open_program
 from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
+from oar_lxc.image.words import meaning_of_build, need
 
 Say = Callable[[str], None]
+Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
+Follow = Callable[[Callable[[], str]], None]
 SBIN = "/usr/sbin:/sbin"  # which users do not have on their PATH
 
 
@@ -68,6 +71,8 @@ def build_image(
     recipe: Recipe,
     say: Say | None = None,
     workshop: Workshop | None = None,
+    progress: Progress = lambda done, total: None,
+    follow: Follow = lambda last: None,
 ) -> Record:
     """Build an image by a recipe and publish it whole.
 
@@ -77,6 +82,8 @@ def build_image(
         recipe: what is built.
         say: is told what is done, a line at a time.
         workshop: where those who are not root build.
+        progress: is told how far it is, once there is a system.
+        follow: is given what returns all that mmdebstrap wrote so far, for whoever waits for it.
 
     Raises:
         ImageError: it cannot be; nothing is left of the attempt.
@@ -87,7 +94,7 @@ def build_image(
     say(f"building image {name} from packages of {recipe.suite}")
     start = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(one_sentence(f"image {name}", store))
+        stack.enter_context(one_sentence(f"image {name}", store, meaning_of_build))
         half = stack.enter_context(store.half())
         scratch = half / "scratch"
         scratch.mkdir()
@@ -108,8 +115,10 @@ def build_image(
         if workshop is not None:
             env |= workshop.environ
         with open_program(command, env=env) as stream:
+            if stream.program:
+                follow(stream.program.said)
             record = publish_stream(
-                store, half, name, stream, f"packages of {recipe.suite}", say=say
+                store, half, name, stream, f"packages of {recipe.suite}", progress, say
             )
     say(f"built image {name} in {time.monotonic() - start:.0f} s")
     return record

@@ -12,10 +12,11 @@ from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.manifest import Manifest, read_tree
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.pipeline import ingest
-from oar_lxc.image.record import Record
-from oar_lxc.image.sources import Stream, need, open_source, said_by
+from oar_lxc.image.record import INIT, Record
+from oar_lxc.image.sources import Stream, open_archive, open_source
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store, remove_tree
 from oar_lxc.image.tarstream import DamagedError, TruncatedError
+from oar_lxc.image.words import meaning, need, no_room
 from oar_lxc.run import Program, running
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
@@ -27,6 +28,7 @@ UNPACK = [
     *("tar", "-xpPf", "-", "--blocking-factor=512", "--numeric-owner", "--same-owner"),
     *("--xattrs", "--xattrs-include=*"),
 ]
+_TOP = (b"etc", b"bin", b"sbin", b"usr")  # every system has one of these
 EARLY = 64 << 20  # bytes that are unpacked before the disk is told to write them
 
 
@@ -93,8 +95,20 @@ def publish_stream(
         progress(done, stream.size)
 
     manifest = _fill(half, stream, count, archive=store.archives)
-    if not any(path in manifest.entries for path in (b"sbin/init", b"usr/sbin/init")):
-        say(f"image {name} has no /sbin/init: containers of it do not boot")
+    if not any(path in manifest.entries for path in _TOP):
+        raise ImageError("it is no root file system: at its top there is no etc, bin, sbin or usr")
+    for remark in stream.remarks:
+        say(f"image {name}: {remark}")
+    if manifest.left_out:
+        say(
+            f"image {name}: left out {manifest.left_out} devices below /dev, as containers get "
+            "theirs when they start"
+        )
+    if not manifest.leads(INIT):
+        say(
+            f"image {name} has no /sbin/init: containers of it cannot boot. Install one (as "
+            "systemd-sysv, openrc or busybox-init) and import it under another tag"
+        )
     record = Record.of(name, manifest, source)
     if expected and record.digest != expected:
         raise ImageError(f"its digest is {record.digest}, it should be {expected}")
@@ -176,13 +190,13 @@ def pump(
     """
     try:
         if argv is None:
-            manifest = ingest(stream.fd, None, count)
+            manifest = ingest(stream.source, None, count)
         else:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             try:
                 with running(argv, stdout=nowhere if stdout is None else stdout) as program:
                     try:
-                        manifest = ingest(stream.fd, program.stdin, count, complete=complete)
+                        manifest = ingest(stream.source, program.stdin, count, complete=complete)
                     except BrokenPipeError:
                         program.finish()
                         raise
@@ -226,27 +240,35 @@ def read_manifest(store: Store, name: ImageName, progress: Progress = _quiet) ->
     with one_sentence(str(directory), store):
         if (directory / ROOTFS).is_dir():
             return read_tree(directory / ROOTFS, count)
-        with open_source(str(directory / ARCHIVE), directory) as stream:
+        with open_archive(directory / ARCHIVE) as stream:
             return pump(stream, None, count)
 
 
 @contextmanager
-def one_sentence(source: str, store: Store) -> Iterator[None]:
-    """Let every failure name the source and say why, once."""
+def one_sentence(
+    source: str, store: Store, means: Callable[[CommandError], str] = meaning
+) -> Iterator[None]:
+    """Let every failure name the source and say why, once.
+
+    Args:
+        source: what fails.
+        store: where an image of it was to be.
+        means: says what it means that a program failed.
+
+    Raises:
+        ImageError: the block failed.
+    """
     try:
         yield
     except CommandError as error:
-        said = said_by(error)
-        # mmdebstrap and apt put a letter before each line, and errors after much else.
-        lines = [line[2:].strip() for line in said if line.startswith("E:")] or said
-        full = [line for line in said if "No space left" in line or "quota exceeded" in line]
+        full = no_room(error)
         where = f" into {store.root}" if full else ""
-        raise ImageError(f"{source}{where}: {(full or lines)[0]}") from error
+        raise ImageError(f"{source}{where}: {full or means(error)}") from error
     except DamagedError as error:
         raise ImageError(f"{source} is damaged or cut short ({error})") from error
     except ImageError as error:
         text = str(error)
-        if source in text or str(store.root) in text or "is not installed" in text:
+        if text.startswith(source) or str(store.root) in text or "is not installed" in text:
             raise
         raise ImageError(f"{source}: {text}") from error
     except OSError as error:

@@ -26,6 +26,9 @@ _KEPT = (b"user.", b"system.posix_acl_", b"security.capability")
 _DROPPED = (b"user.overlay.", b"user.rootlesscontainers")
 
 
+_MOST_LINKS = 40  # as in the kernel
+
+
 @dataclass(slots=True)
 class Entry:
     """One path of a tree.
@@ -52,15 +55,57 @@ class Entry:
 
 
 class Manifest:
-    """All that a tree holds, by path without a leading slash; the root is :data:`ROOT`."""
+    """All that a tree holds.
+
+    Attributes:
+        entries: by path without a leading slash; the root is :data:`ROOT`.
+        left_out: how many devices of the source it has not, as containers get theirs.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
+        self.left_out = 0
 
     @property
     def size(self) -> int:
         """Bytes of all files' contents."""
         return sum(entry.size for entry in self.entries.values())
+
+    def resolve(self, path: bytes) -> list[bytes]:
+        """Return what a path leads to inside the tree, as a container follows it.
+
+        Args:
+            path: without a leading slash.
+
+        Returns:
+            The targets of the links on the way, and at last a path that is no link; it need not
+            exist. Empty where links lead in a circle.
+        """
+        way: list[bytes] = []
+        waiting = path.split(b"/")[::-1]
+        at = ROOT
+        while waiting:
+            part = waiting.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                at = at.rpartition(b"/")[0] or ROOT
+                continue
+            at = part if at == ROOT else at + b"/" + part
+            entry = self.entries.get(at)
+            if entry is not None and entry.kind == HARD_LINK:
+                entry = self.entries[entry.target]
+            if entry is not None and entry.kind == SYMLINK:
+                if len(way) == _MOST_LINKS:
+                    return []
+                way.append(entry.target)
+                waiting += entry.target.split(b"/")[::-1]
+                at = ROOT if entry.target.startswith(b"/") else at.rpartition(b"/")[0] or ROOT
+        return [*way, at]
+
+    def leads(self, path: bytes) -> bool:
+        """Whether there is something where a path leads."""
+        return any(step in self.entries for step in self.resolve(path)[-1:])
 
     def digest(self) -> str:
         """Return ``sha256:`` and the digest of the tree."""

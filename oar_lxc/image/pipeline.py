@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from oar_lxc.errors import ImageError
 from oar_lxc.image.manifest import ROOT, Entry, Manifest, kept_xattrs
@@ -23,23 +24,47 @@ from oar_lxc.image.tarstream import (
     HARD_LINK,
     SYMLINK,
     Member,
-    Reader,
     header,
-    members,
     padding,
 )
 
+DEV = b"dev/"  # where a container mounts devices of its own
 MOUNT_POINTS = (b"dev", b"proc", b"sys")
 IDS = 65536  # what a container has, from 0
 _ROOTLESS = b"user.rootlesscontainers"
 _MOST_VIEWS = 512  # writev(2) takes 1024
 
 
+class Source(Protocol):
+    """What members come from: an archive, or more than one."""
+
+    @property
+    def done(self) -> int:
+        """How many bytes were read."""
+
+    def members(self) -> Iterator[Member]:
+        """Yield the members; the content of a file may be taken in between."""
+
+    def stream(self, size: int) -> Iterator[memoryview]:
+        """Yield the content of the member that came last."""
+
+    def drain(self) -> None:
+        """Read what follows the last member, and forget it."""
+
+
 @dataclass
 class Checked:
-    """Members that were seen, and the rules that the next one has to keep."""
+    """Members that were seen, and the rules that the next one has to keep.
+
+    Attributes:
+        manifest: what they make.
+        names: of each file with several names, the others by the first.
+        devices: paths of those that were left out.
+    """
 
     manifest: Manifest = field(default_factory=Manifest)
+    names: dict[bytes, list[bytes]] = field(default_factory=dict)
+    devices: set[bytes] = field(default_factory=set)
 
     def path_of(self, text: bytes) -> bytes:
         """Return a member's name in its plain form.
@@ -48,7 +73,10 @@ class Checked:
             ImageError: it leads out of the root, or goes through a link or a file.
         """
         if text.startswith(b"/"):
-            raise ImageError(f"member {os.fsdecode(text)} has an absolute name")
+            raise ImageError(
+                f"member {os.fsdecode(text)} has an absolute name: pack it with names below its "
+                "root (tar -C DIRECTORY -cf FILE .)"
+            )
         plain = text[2:] if text.startswith(b"./") else text
         if plain and b"//" not in plain and b"./" not in plain and not plain.endswith(b"."):
             return plain.removesuffix(b"/") or ROOT
@@ -80,6 +108,31 @@ class Checked:
                 break
         return missing[::-1]
 
+    def leaves_out(self, member: Member, path: bytes) -> bool:
+        """Whether a member is a device that containers have anyhow, or another name of one."""
+        device = member.kind in (CHARACTER, DEVICE) and path.startswith(DEV)
+        if not device and not (member.kind == HARD_LINK and member.target in self.devices):
+            return False
+        self.devices.add(path)
+        self.manifest.left_out = len(self.devices)
+        return True
+
+    def forget(self, path: bytes) -> None:
+        """Forget a path that comes again; other names of the same file stay."""
+        self.devices.discard(path)
+        entry = self.manifest.entries.pop(path, None)
+        if entry is None:
+            return
+        if entry.kind == HARD_LINK:
+            self.names[entry.target].remove(path)
+            return
+        first, *others = self.names.pop(path, None) or [b""]
+        if first:
+            self.manifest.entries[first] = entry
+            self.names[first] = others
+            for other in others:
+                self.manifest.entries[other].target = first
+
     def check(self, member: Member, path: bytes) -> None:
         """Refuse what no image may have.
 
@@ -88,8 +141,8 @@ class Checked:
         """
         if member.kind in (CHARACTER, DEVICE):
             raise ImageError(
-                f"member {member.name} is a device, which no image may have: pack it without (tar "
-                "--exclude='./dev/*'), containers get theirs when they start"
+                f"member {member.name} is a device, which no image may have outside of /dev: pack "
+                f"it without (tar --exclude='{member.name}'), or remove it from the image"
             )
         if not (0 <= member.uid < IDS and 0 <= member.gid < IDS):
             raise ImageError(
@@ -97,8 +150,10 @@ class Checked:
                 f"ids from 0 to {IDS - 1}"
             )
         before = self.manifest.entries.get(path)
-        if before is not None and not before.kind == member.kind == DIRECTORY:
-            raise ImageError(f"member {member.name} is there twice")
+        if before is not None and (before.kind == DIRECTORY) != (member.kind == DIRECTORY):
+            raise ImageError(
+                f"member {member.name} is there twice, once as a directory: pack the tree anew"
+            )
         if path == ROOT and member.kind != DIRECTORY:
             raise ImageError(f"member {member.name} is the root and no directory")
         if member.kind == SYMLINK:
@@ -113,7 +168,7 @@ class Checked:
             if entry is None or entry.kind == DIRECTORY:
                 raise ImageError(
                     f"hard link {member.name} leads to {os.fsdecode(member.target)}, which is no "
-                    "file of the archive before it"
+                    "file of the archive before it: pack the tree anew"
                 )
 
 
@@ -168,16 +223,18 @@ class Output:
 
 
 def ingest(
-    source: int,
+    source: Source,
     output: int | None,
     progress: Callable[[int], None] = lambda size: None,
     *,
     complete: bool = False,
 ) -> Manifest:
-    """Read an archive to its end, check it, and write what was checked.
+    """Read all members, check them, and write what was checked as an archive.
+
+    Where a path comes again, the last counts, as with tar(1).
 
     Args:
-        source: a file or pipe to read an archive from.
+        source: what the members come from.
         output: a pipe to write it to; None only checks and hashes.
         progress: is told how many bytes were read, each time some were.
         complete: add the directories that a container mounts things on, where they are missing.
@@ -189,18 +246,20 @@ def ingest(
         ImageError: it is truncated, damaged, or has what no image may have.
         BrokenPipeError: the program that reads ended.
     """
-    reader, out = Reader(source), Output(output) if output is not None else None
+    out = Output(output) if output is not None else None
     checked = Checked()
     entries = checked.manifest.entries
     told = 0
-    for member in members(reader):
+    for member in source.members():
         path = checked.path_of(member.path)
+        if member.kind == HARD_LINK:
+            member.target = checked.path_of(member.target)
+        if checked.leaves_out(member, path):
+            continue
         for parent in checked.missing_parents(path):
             entries[parent] = Entry(DIRECTORY, 0o755, 0, 0)
             if out:
                 out.add(header(Member(_written(parent), DIRECTORY, 0o755)))
-        if member.kind == HARD_LINK:
-            member.target = checked.path_of(member.target)
         if member.xattrs:
             _own(member)
             member.xattrs = kept_xattrs(member.xattrs)
@@ -208,9 +267,16 @@ def ingest(
         if member.kind == HARD_LINK:
             other = entries[member.target]
             shared = other.target if other.kind == HARD_LINK else member.target
+            before = entries.get(path)
+            if path == shared or (before and (before.kind, before.target) == (HARD_LINK, shared)):
+                continue  # a name of that file already
+            checked.forget(path)
+            checked.names.setdefault(shared, []).append(path)
             entries[path] = Entry(HARD_LINK, 0, 0, 0, target=shared)
             member = Member(path, HARD_LINK, target=_written(shared))
         else:
+            if member.kind != DIRECTORY:
+                checked.forget(path)
             mode = 0o777 if member.kind == SYMLINK else member.mode
             entries[path] = Entry(
                 member.kind,
@@ -225,10 +291,10 @@ def ingest(
         if out:
             out.add(header(member))
         if member.kind == FILE:
-            entries[path].content = _content(reader, member.size, out)
-        if reader.done - told > CHUNK:
-            progress(reader.done - told)
-            told = reader.done
+            entries[path].content = _content(source, member.size, out)
+        if source.done - told > CHUNK:
+            progress(source.done - told)
+            told = source.done
     if len(entries) < 2:
         raise ImageError("it has nothing in it")
     for path in MOUNT_POINTS if complete else ():
@@ -239,21 +305,19 @@ def ingest(
     if out:
         out.add(END)
         out.flush()
-    reader.drain()
+    source.drain()
     return checked.manifest
 
 
-def _content(reader: Reader, size: int, out: Output | None) -> str:
+def _content(source: Source, size: int, out: Output | None) -> str:
     total = hashlib.sha256()
-    for piece in reader.stream(size):
+    for piece in source.stream(size):
         total.update(piece)
         if out:
             out.add(piece)
     rest = padding(size)
-    if rest:
-        reader.take(rest)
-        if out:
-            out.add(bytes(rest))
+    if rest and out:
+        out.add(bytes(rest))
     return total.hexdigest()
 
 

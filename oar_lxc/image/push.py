@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oar_lxc.errors import CommandError
+from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.make import one_sentence
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.receive import CHUNK, PRESENT, Header, header_of
-from oar_lxc.image.sources import TAR, need
+from oar_lxc.image.sources import TAR
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
+from oar_lxc.image.words import meaning, need, why_not
 from oar_lxc.run import run, running
 
 TIMEOUT = 3600.0  # seconds for all nodes together
@@ -79,8 +80,7 @@ def push(
         say: is told what is done.
 
     Raises:
-        ImageError: the image cannot be read, or TakTuk is missing.
-        CommandError: TakTuk failed as a whole.
+        ImageError: the image cannot be read, or TakTuk is missing or failed as a whole.
     """
     need("taktuk", "taktuk")
     record = store.identified(name)
@@ -164,13 +164,14 @@ def _broadcast(
     told = run(argv, env=environ, timeout=TIMEOUT, check=False)
     payload.unlink()
     if told.status != 0 and not told.stdout:
-        raise CommandError(["taktuk"], told.status, told.stderr)
+        error = CommandError(["taktuk"], told.status, told.stderr)
+        raise ImageError(f"no node was reached: {meaning(error)}") from error
     return _sorted(told.stdout + told.stderr, route.nodes)
 
 
 def _sorted(text: str, nodes: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
     output: dict[str, list[str]] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, list[str]] = {}
     ended: dict[str, str] = {}
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
@@ -180,12 +181,12 @@ def _sorted(text: str, nodes: Sequence[str]) -> tuple[dict[str, list[str]], dict
         if kind == "out":
             output.setdefault(node, []).append(said)
         elif kind == "err" and said.strip():
-            errors[node] = said.removeprefix("oar-lxc: ")
+            errors.setdefault(node, []).append(said.strip())
         elif kind == "status":
             ended[node] = said
     good = {node: output.get(node, []) for node, status in ended.items() if status == "0"}
     bad = {
-        node: errors.get(node, "it could not be reached" if node not in ended else "it failed")
+        node: why_not(errors.get(node, []), reached=node in ended)
         for node in nodes
         if node not in good
     }

@@ -110,17 +110,13 @@ class Record:
         return cls(name.name, name.tag, **texts, **numbers)
 
 
+INIT = b"sbin/init"  # what containers start
+
+
 def halt_signal_of(manifest: Manifest) -> str:
     """Return the signal that an image's init takes for the wish to shut down."""
-    from oar_lxc.image.tarstream import SYMLINK
-
-    for path in (b"sbin/init", b"usr/sbin/init"):
-        entry = manifest.entries.get(path)
-        if entry and entry.kind == SYMLINK:
-            if b"systemd" in entry.target:
-                return SYSTEMD_HALT
-            if b"busybox" in entry.target:
-                return BUSYBOX_HALT
-        if entry:
-            return OTHER_HALT
-    return SYSTEMD_HALT
+    way = manifest.resolve(INIT)
+    for name, signal in ((b"systemd", SYSTEMD_HALT), (b"busybox", BUSYBOX_HALT)):
+        if any(name in step for step in way):
+            return signal
+    return OTHER_HALT if way != [INIT] or manifest.leads(INIT) else SYSTEMD_HALT

@@ -1,15 +1,15 @@
 """Read and write tar archives as streams: member by member, exactly, and nothing but that.
 
-What is read is the POSIX format with pax headers and what GNU tar adds for long names. What is
-written is always the same plain form, whatever was read: two programs can never take one archive
-for two different things.
+What is read is the format of before POSIX, that of POSIX with pax headers, and what GNU tar adds
+for long names and incremental dumps. What is written is always the same plain form, whatever was
+read: two programs can never take one archive for two different things.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from oar_lxc.errors import ImageError
@@ -28,8 +28,10 @@ FILE, HARD_LINK, SYMLINK, CHARACTER, DEVICE, DIRECTORY, FIFO = (
     b"5",
     b"6",
 )
-_LINKS = (HARD_LINK, SYMLINK)
-_KINDS = (FILE, *_LINKS, CHARACTER, DEVICE, DIRECTORY, FIFO)
+LINKS = (HARD_LINK, SYMLINK)
+_KINDS = (FILE, *LINKS, CHARACTER, DEVICE, DIRECTORY, FIFO)
+_DUMP = b"D"  # of GNU tar --listed-incremental: a directory, and the names in it as content
+_SPARSE = b"S"
 _XATTR = b"SCHILY.xattr."
 _MOST_EXTENDED = CHUNK  # bytes of one extended header
 _OCTAL_8, _OCTAL_12 = 8**7 - 1, 8**11 - 1
@@ -80,13 +82,33 @@ class Member:
 
 
 class Reader:
-    """Bytes of a file or pipe, taken from the front."""
+    """Bytes of a file or pipe, taken from the front.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        fd: where they come from, from where it stands now.
+        size: how many there are at most; all where None.
+        heard: is given all that is read, in pieces as they come. Nothing is passed over then.
+
+    Attributes:
+        done: how many were taken.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        size: int | None = None,
+        heard: Callable[[memoryview], object] | None = None,
+    ) -> None:
         self._fd = fd
+        self._left = size
+        self._heard = heard
         self._chunk = memoryview(b"")
         self._at = 0
-        self.done = 0  # bytes taken
+        self.done = 0
+
+    def members(self) -> Iterator[Member]:
+        """Yield the members of the archive that is read, see :func:`members`."""
+        return members(self)
 
     def take(self, size: int) -> memoryview:
         """Return the next bytes, at most :data:`CHUNK` of them.
@@ -99,7 +121,7 @@ class Reader:
             parts = [self._chunk[self._at :]]
             have = len(parts[0])
             while have < size:
-                more = memoryview(os.read(self._fd, CHUNK))
+                more = self._read()
                 if not more:
                     raise TruncatedError("it ends in the middle")
                 parts.append(more)
@@ -111,6 +133,12 @@ class Reader:
         self.done += size
         return view
 
+    def ended(self) -> bool:
+        """Whether there is nothing more."""
+        if self._at == len(self._chunk):
+            self._chunk, self._at = self._read(), 0
+        return not self._chunk
+
     def stream(self, size: int) -> Iterator[memoryview]:
         """Yield the next bytes, in pieces as they come."""
         while size:
@@ -119,11 +147,40 @@ class Reader:
             size -= len(piece)
             yield piece
 
+    def skip(self, size: int) -> None:
+        """Pass over the next bytes; of a file, they are not read.
+
+        Raises:
+            TruncatedError: there are fewer, as far as that is seen.
+        """
+        far = size - (len(self._chunk) - self._at)
+        if far > CHUNK and self._heard is None and self._left is None:
+            try:
+                os.lseek(self._fd, far, os.SEEK_CUR)
+            except OSError:  # a pipe
+                pass
+            else:
+                self._chunk, self._at = memoryview(b""), 0
+                self.done += size
+                return
+        for _ in self.stream(size):
+            pass
+
     def drain(self) -> None:
         """Read to the end and forget it: whoever writes must not die of a closed pipe."""
         self._chunk, self._at = memoryview(b""), 0
-        while os.read(self._fd, CHUNK):
+        while self._read():
             pass
+
+    def _read(self) -> memoryview:
+        data = memoryview(
+            os.read(self._fd, CHUNK if self._left is None else min(CHUNK, self._left))
+        )
+        if self._left is not None:
+            self._left -= len(data)
+        if self._heard:
+            self._heard(data)
+        return data
 
 
 def padding(size: int) -> int:
@@ -131,8 +188,13 @@ def padding(size: int) -> int:
     return -size % BLOCK
 
 
-def members(reader: Reader) -> Iterator[Member]:
-    """Yield the members of an archive; the content of a file has to be taken in between.
+def members(reader: Reader, *, marked: bool = True) -> Iterator[Member]:
+    """Yield the members of an archive; the content of a file may be taken in between.
+
+    Args:
+        reader: where it is read.
+        marked: whether it has to have a mark at its end. Without one, nobody sees whether an
+            archive was cut between two members.
 
     Raises:
         TruncatedError: it ends before its end is marked.
@@ -144,6 +206,8 @@ def members(reader: Reader) -> Iterator[Member]:
         extended = dict(general)
         long: dict[bytes, bytes] = {}
         while True:
+            if not marked and reader.ended():
+                return
             header = bytes(reader.take(BLOCK))
             if header == _EMPTY:
                 return
@@ -165,7 +229,13 @@ def members(reader: Reader) -> Iterator[Member]:
                 extended.update(general)
             elif kind != b"V":
                 long[kind] = data.rstrip(b"\0")
-        yield _member(header, extended, long)
+        member = _member(header, extended, long)
+        size = member.size
+        if member.kind == _DUMP:
+            member.kind, member.size = DIRECTORY, 0
+        end = reader.done + size + padding(size)
+        yield member
+        reader.skip(end - reader.done)
 
 
 def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes]) -> Member:
@@ -177,10 +247,10 @@ def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes
     if kind in (b"\0", b"7"):
         # Archives of before POSIX tell directories by the slash.
         kind = DIRECTORY if path.endswith(b"/") and kind == b"\0" else FILE
-    if kind not in _KINDS:
-        raise _unreadable(path)
+    if kind not in (*_KINDS, _DUMP):
+        raise _unreadable(path, kind)
     target = b""
-    if kind in _LINKS:
+    if kind in LINKS:
         target = extended.get(b"linkpath") or long.get(b"K") or header[157:257].split(b"\0", 1)[0]
     member = Member(
         path,
@@ -197,11 +267,12 @@ def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes
     # Whoever unpacks ends a name there: it would be another name than the one that was checked.
     if b"\0" in b"".join((path, target, *member.xattrs)):
         raise ImageError(f"member {os.fsdecode(path)!r} has a byte 0 in a name")
-    if kind != FILE and member.size:
-        if kind != HARD_LINK:
-            raise DamagedError(f"member {os.fsdecode(path)} is no file and has content")
-        # POSIX lets a hard link carry the content once more; nobody writes that today.
-        raise ImageError(f"hard link {os.fsdecode(path)} has content of its own")
+    if kind not in (FILE, _DUMP):
+        # Some write there how large the file of a hard link is, or the disk space of a directory;
+        # no content follows. tar(1) and Docker do not look at it either.
+        member.size = 0
+    elif member.size < 0:
+        raise DamagedError(f"member {member.name} has a negative size")
     return member
 
 
@@ -214,20 +285,25 @@ def _apply(member: Member, extended: dict[bytes, bytes]) -> None:
             member.mtime = int(extended[b"mtime"].split(b".")[0])
     except ValueError as error:
         raise DamagedError(f"member {member.name}: {error}") from error
-    if member.size < 0:
-        raise DamagedError(f"member {member.name} has a negative size")
     for key, value in extended.items():
         if key.startswith(_XATTR):
             name = key[len(_XATTR) :].replace(b"%3D", b"=").replace(b"%25", b"%")
             member.xattrs[name] = value
-        elif key.startswith(b"GNU.sparse"):
-            raise _unreadable(member.path)
+        elif key.startswith(b"GNU.sparse."):
+            raise _unreadable(member.path, _SPARSE)
 
 
-def _unreadable(path: bytes) -> ImageError:
+def _unreadable(path: bytes, kind: bytes) -> ImageError:
+    name = os.fsdecode(path)
+    if kind == _SPARSE:
+        return ImageError(f"member {name} is packed as sparse: pack it anew without --sparse")
+    if kind == b"M":
+        return ImageError(
+            f"member {name} goes on from another volume: pack it anew without --multi-volume"
+        )
     return ImageError(
-        f"member {os.fsdecode(path)} is sparse or of another kind that cannot be read: pack it "
-        "anew without --sparse"
+        f"member {name} is of kind {kind.decode('latin-1')!r}, which cannot be read: pack it anew "
+        "with GNU tar"
     )
 
 

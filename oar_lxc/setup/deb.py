@@ -38,8 +38,8 @@ DEPENDS = (
     "openssh-client",
 )
 # What only nodes need; `oar-lxc setup node` installs it. Recommending it would bring LXC with its
-# own bridge, DHCP server and PAM module to servers and frontends too. The last three are for
-# images of squashfs, OCI and Docker.
+# own bridge, DHCP server and PAM module to servers and frontends too. The last is for images
+# of squashfs.
 SUGGESTS = (
     "lxc",
     "lxcfs",
@@ -47,9 +47,7 @@ SUGGESTS = (
     "nftables",
     "mmdebstrap",
     "zstd",
-    "skopeo",
     "squashfs-tools-ng",
-    "umoci",
 )
 
 DESCRIPTION = """\

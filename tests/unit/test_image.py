@@ -122,15 +122,15 @@ REFUSED = {
     "damaged": (damaged(1024), " is damaged or cut short (the checksum of a header is wrong)"),
     "damaged gzip": (
         damaged(-5, gzip.compress(system())),
-        " is damaged or cut short (gzip: stdin: invalid compressed data",
+        " is damaged or cut short (gzip cannot unpack it)",
     ),
     "cut gzip": (
         gzip.compress(system(member("x", content=os.urandom(5000))))[:4000],
-        " is damaged or cut short (gzip: stdin: unexpected end of file)",
+        CUT,
     ),
     "cut xz": (
         lzma.compress(system(member("x", content=os.urandom(5000))))[:4000],
-        " is damaged or cut short (xz: (stdin): Unexpected end of input)",
+        CUT,
     ),
     "hostile": (archive([member("../x")]), ": member ../x leads out of the root by '..'"),
     "text": (b"hello " * 1000, ": it is no tar archive"),
@@ -141,7 +141,7 @@ REFUSED = {
 def test_of_a_source_that_is_refused_nothing_is_left(
     store: Store, tmp_path: Path, kind: str
 ) -> None:
-    """One sentence names the file and what it is, and then the tool's words."""
+    """One sentence names the file and what it is, in no other program's words."""
     data, sentence = REFUSED[kind]
     path = tmp_path / "bad.tar"
     path.write_bytes(data)
@@ -307,7 +307,7 @@ def test_a_build_that_fails_leaves_nothing(store: Store, mmdebstrap: Path, tmp_p
     add_program(
         tmp_path / "bin", "mmdebstrap", "echo I: begin >&2; echo E: no mirror >&2; exit 25"
     )
-    with pytest.raises(ImageError, match=r"^image debian-12: no mirror$"):
+    with pytest.raises(ImageError, match=r"^image debian-12: .* its last words: no mirror$"):
         built(store)
     assert os.listdir(store.root) == [".lock"]
 
@@ -321,7 +321,7 @@ def test_a_build_without_the_program_says_what_to_install(
 
 
 def test_there_are_recipes_for_some_names_only(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no recipe debian-99; ready ones: debian-12, busybox"):
+    with pytest.raises(ImageError, match=r"no recipe debian-99: .* \(debian-12, busybox\)"):
         recipe_for("debian-99")
     assert recipe_for("anything", "busybox") == RECIPES["busybox"]
 

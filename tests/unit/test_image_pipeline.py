@@ -16,8 +16,9 @@ from oar_lxc.image.make import import_image
 from oar_lxc.image.manifest import Manifest, read_tree
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.pipeline import ingest
-from oar_lxc.image.record import BUSYBOX_HALT, OTHER_HALT, SYSTEMD_HALT, halt_signal_of
+from oar_lxc.image.record import BUSYBOX_HALT, INIT, OTHER_HALT, SYSTEMD_HALT, halt_signal_of
 from oar_lxc.image.store import Store
+from oar_lxc.image.tarstream import Reader
 from oar_lxc.run import run
 from tests.unit.archives import archive, file_of, member, system
 from tests.unit.strategies import quick
@@ -29,7 +30,7 @@ def take(data: bytes, complete: bool = False) -> tuple[Manifest, bytes]:
     """Check an archive; return what it holds and what was handed on."""
     source, output = file_of(data), os.memfd_create("output")
     try:
-        manifest = ingest(source, output, complete=complete)
+        manifest = ingest(Reader(source), output, complete=complete)
         return manifest, os.pread(output, 1 << 24, 0)
     finally:
         os.close(source)
@@ -49,8 +50,9 @@ def long(name: str, kind: bytes = REG, **fields: Any) -> tuple[tarfile.TarInfo, 
         ([member("./a/../../x")], "leads out of the root"),
         ([member("a/..", DIR)], "leads out of the root"),
         ([member("..", DIR)], "leads out of the root"),
-        ([member("dev/null", tarfile.CHRTYPE)], "member dev/null is a device"),
-        ([member("dev/sda", tarfile.BLKTYPE)], "member dev/sda is a device"),
+        ([member("null", tarfile.CHRTYPE)], "member null is a device"),
+        ([member("a/sda", tarfile.BLKTYPE)], "member a/sda is a device"),
+        ([member("x"), member("a", HARD, linkname="dev/null")], "leads to dev/null, which is no"),
         ([member("a", LINK, linkname="../x")], "link a leads out of the root, to ../x"),
         ([member("a/b", LINK, linkname="c/../../../x")], "link a/b leads out of the root"),
         ([member("a", LINK)], "link a leads nowhere"),
@@ -58,8 +60,8 @@ def long(name: str, kind: bytes = REG, **fields: Any) -> tuple[tarfile.TarInfo, 
         ([member("a", LINK, linkname="b"), member("a/b/c")], "below member a, which is a link"),
         ([member("a"), member("a/x")], "below member a, which is no directory"),
         ([member("a", LINK, linkname="/etc"), member("a", DIR)], "is there twice"),
-        ([member("a"), member("a")], "member a is there twice"),
-        ([member("a"), member("./a")], "member ./a is there twice"),
+        ([member("a"), member("./a", DIR)], "member ./a/ is there twice"),
+        ([member("a", DIR), member("a")], "member a is there twice"),
         ([member("a", DIR), member("a", LINK, linkname="/")], "member a is there twice"),
         ([member("h", HARD, linkname="/etc/shadow")], "absolute name"),
         ([member("h", HARD, linkname="../x")], "leads out of the root"),
@@ -89,7 +91,7 @@ def test_what_leads_out_of_the_root_is_refused(
 def test_what_was_refused_is_not_handed_on() -> None:
     source, output = file_of(archive([member("../x", content=b"evil")])), os.memfd_create("o")
     with pytest.raises(ImageError):
-        ingest(source, output)
+        ingest(Reader(source), output)
     assert os.pread(output, 1 << 16, 0) == b""
     os.close(source)
     os.close(output)
@@ -141,6 +143,51 @@ def test_whatever_goes_through_unpacks_below_its_directory_to_what_was_hashed(
     for entry in (*found.entries.values(), *manifest.entries.values()):
         entry.uid = entry.gid = 0  # missing directories are root's, which a user cannot set
     assert found.digest() == manifest.digest()
+
+
+def test_of_a_member_that_comes_again_the_last_counts() -> None:
+    """As with tar(1), whose --append and --update make such archives; other names stay."""
+    data = archive(
+        [
+            member("a", content=b"first"),
+            member("b", HARD, linkname="a"),
+            member("c", HARD, linkname="b"),
+            member("c", HARD, linkname="a"),
+            member("a", HARD, linkname="c"),
+            member("./a", content=b"second", mode=0o600),
+            member("d", HARD, linkname="c"),
+            member("soft", LINK, linkname="a"),
+            member("soft", content=b"no link"),
+            member("a/", REG, content=b"last"),
+        ]
+    )
+    manifest, handed = take(data)
+    wanted = archive(
+        [
+            member("a", content=b"last"),
+            member("b", content=b"first"),
+            member("c", HARD, linkname="b"),
+            member("d", HARD, linkname="b"),
+            member("soft", content=b"no link"),
+        ]
+    )
+    assert manifest.digest() == take(wanted)[0].digest()
+    assert take(handed)[0].digest() == manifest.digest()
+
+
+def test_devices_that_containers_have_anyhow_are_left_out() -> None:
+    data = archive(
+        [
+            member("dev/null", tarfile.CHRTYPE),
+            member("dev/block/sda", tarfile.BLKTYPE),
+            member("dev/zero", HARD, linkname="dev/null"),
+            member("dev/fd", LINK, linkname="/proc/self/fd"),
+        ]
+    )
+    manifest, handed = take(data)
+    assert set(manifest.entries) == {b".", b"dev", b"dev/fd"}
+    assert manifest.left_out == 3
+    assert take(handed)[0].digest() == manifest.digest()
 
 
 def test_directories_that_are_missing_are_made_and_counted() -> None:
@@ -210,6 +257,43 @@ def test_an_owner_that_was_only_written_down_is_taken() -> None:
 def test_the_signal_that_halts_is_that_of_the_init(target: str, signal: str) -> None:
     manifest, _ = take(archive([member("sbin/init", LINK, linkname=target)]))
     assert halt_signal_of(manifest) == signal
+
+
+def merged(*links: tuple[str, str]) -> Manifest:
+    """Return a tree with these links, and an init of systemd in usr/lib/systemd."""
+    made = [member(name, LINK, linkname=target) for name, target in links]
+    return take(archive([member("usr/lib/systemd/systemd"), *made]))[0]
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [("sbin/init", "/lib/systemd/systemd"), ("lib", "usr/lib")],
+        [("usr/sbin/init", "../lib/systemd/systemd"), ("sbin", "usr/sbin")],
+        [("usr/bin/init", "../lib/systemd/systemd"), ("sbin", "usr/bin")],
+        [("usr/bin/init", "../lib/systemd/systemd"), ("sbin", "usr/sbin"), ("usr/sbin", "bin")],
+        [("sbin/init", "/etc/init"), ("etc/init", "/usr/lib/systemd/systemd")],
+        [("sbin/init", "/../usr/./lib/systemd/systemd")],
+    ],
+)
+def test_an_init_is_found_through_links(links: list[tuple[str, str]]) -> None:
+    """Distributions merge sbin in several ways; a container follows all of them."""
+    manifest = merged(*links)
+    assert manifest.leads(INIT)
+    assert halt_signal_of(manifest) == SYSTEMD_HALT
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [],
+        [("sbin/init", "/lib/systemd/systemd")],
+        [("sbin/init", "init")],
+        [("sbin/init", "/usr/sbin/init"), ("usr/sbin", "/sbin")],
+    ],
+)
+def test_an_init_that_leads_nowhere_is_none(links: list[tuple[str, str]]) -> None:
+    assert not merged(*links).leads(INIT)
 
 
 def test_what_was_read_is_what_is_on_disk(tmp_path: Path) -> None:

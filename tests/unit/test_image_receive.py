@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from oar_lxc.errors import CommandError, ImageError
+from oar_lxc.errors import ImageError
 from oar_lxc.image import push as push_module
 from oar_lxc.image import receive as receive_module
 from oar_lxc.image.make import import_image, verify
@@ -216,7 +216,9 @@ def test_a_push_reaches_all_nodes_and_tells_of_those_it_does_not(
     said: list[str] = []
     pushed = push(here, NAME, route("a", "b", "down"), scratch, said.append)
     assert (pushed.present, pushed.done) == ((), ("a", "b"))
-    assert pushed.failed == {"down": "ssh: no way to down"}
+    assert pushed.failed == {
+        "down": "it could not be reached; its last words: ssh: no way to down"
+    }
     for node in ("a", "b"):
         verify(Store(tmp_path / "nodes" / node, archives=True), NAME)
     assert len(said) == 1
@@ -245,7 +247,7 @@ def test_a_broadcast_that_fails_as_a_whole_says_why(
 ) -> None:
     add_program(tmp_path / "bin", "taktuk", "echo broken >&2; exit 9")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    with pytest.raises(CommandError, match="broken"):
+    with pytest.raises(ImageError, match=r"no node was reached: .* its last words: broken"):
         push(here, NAME, Route(["a"], ["ssh"], ["x"]), tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from oar_lxc.errors import ImageError
 from oar_lxc.image.tarstream import (
     END,
+    DamagedError,
     Member,
     Reader,
     TruncatedError,
@@ -140,6 +142,79 @@ def test_a_header_of_which_a_byte_changed_is_refused_or_means_the_same(at: int, 
         return
     assert 148 <= at < 156, "a header that changed went through"  # the checksum's own blanks
     assert found == read(archive([member("a", content=b"y" * 700)], tarfile.USTAR_FORMAT))
+
+
+def rewritten(data: bytes, **fields: bytes) -> bytes:
+    """Return an archive whose first header has other fields, and the checksum of those."""
+    places = {"size": (124, 12), "kind": (156, 1), "magic": (257, 8), "mtime": (136, 12)}
+    header = bytearray(data[:512])
+    for name, value in fields.items():
+        at, size = places[name]
+        header[at : at + size] = value.ljust(size, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + data[512:]
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
+def test_only_files_have_content_whatever_size_is_told(kind: bytes) -> None:
+    """As tar(1) and Docker have it: a hard link's size is that of its file."""
+    one = archive([member("a", kind, linkname="b"), member("after", content=b"here")])
+    found = read(rewritten(one, size=b"00000001274"))
+    assert [(m.kind, m.size, data) for m, data in found] == [(kind, 0, b""), (b"0", 4, b"here")]
+
+
+def test_a_directory_of_an_incremental_dump_is_one() -> None:
+    names = b"Yhostname\0Dold\0\0"
+    one = archive([member("etc/", content=names), member("after", content=b"here")])
+    found = read(rewritten(one, kind=b"D"))
+    assert [(m.path, m.kind, m.size, data) for m, data in found] == [
+        (b"etc/", b"5", 0, b""),
+        (b"after", b"0", 4, b"here"),
+    ]
+
+
+def test_an_archive_of_before_posix_is_read() -> None:
+    one = archive([member("a/", content=b"")], tarfile.USTAR_FORMAT)
+    ((found, _),) = read(rewritten(one, kind=b"\0", magic=b""))
+    assert (found.path, found.kind) == (b"a/", b"5")
+
+
+def test_numbers_may_be_binary() -> None:
+    one = archive([member("a", content=b"here")], tarfile.GNU_FORMAT)
+    size, time = b"\x80" + (4).to_bytes(11), (-5 % 256**12).to_bytes(12)
+    ((found, data),) = read(rewritten(one, size=size, mtime=time))
+    assert (found.size, data) == (4, b"here")
+    with pytest.raises(DamagedError, match="negative size"):
+        read(rewritten(one, size=(-4 % 256**12).to_bytes(12)))
+
+
+def test_content_that_nobody_takes_is_passed_over(tmp_path: Path) -> None:
+    data = archive([member("a", content=b"x" * 5_000_000), member("b", content=b"y")])
+    (tmp_path / "a.tar").write_bytes(data)
+    with (tmp_path / "a.tar").open("rb", buffering=0) as file:
+        reader = Reader(file.fileno())
+        found = [(one.path, reader.done) for one in reader.members()]
+    assert found == [(b"a", 512), (b"b", 5_001_216)]
+
+
+def test_a_header_for_all_members_counts_for_all() -> None:
+    stream = io.BytesIO()
+    notes = {"comment": "of a commit", "SCHILY.xattr.user.a": "b"}
+    with tarfile.open(fileobj=stream, mode="w", pax_headers=notes) as tar:
+        for name in ("a", "b"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert [one.xattrs for one, _ in read(stream.getvalue())] == [{b"user.a": b"b"}] * 2
+
+
+def test_a_mark_at_the_end_may_be_missing_where_a_digest_tells() -> None:
+    data = archive([member("a", content=b"x" * 600)])[: 512 * 3]
+    reader = Reader(file_of(data))
+    assert [one.path for one in members(reader, marked=False)] == [b"a"]
+    with pytest.raises(TruncatedError):
+        read(data)
 
 
 def test_sparse_members_are_refused_with_advice() -> None:

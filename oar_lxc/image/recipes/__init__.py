@@ -125,5 +125,5 @@ def recipe_for(name: str, recipe: str | None = None) -> Recipe:
     if recipe and Path(recipe).exists():
         return read_recipe(Path(recipe))
     raise ImageError(
-        f"no recipe {wanted}; ready ones: {', '.join(RECIPES)}; or give a TOML file by --recipe"
+        f"no recipe {wanted}: give --recipe with a ready one ({', '.join(RECIPES)}) or a TOML file"
     )
