@@ -120,7 +120,9 @@ def find_whose(layout: JobLayout, user: str, uid: int, first_id: int) -> Whose:
         uid: the user's id, -1 where it is not known.
         first_id: first id of the job's range; 0 where it had none.
     """
-    found = {(start, count) for owner, start, count in granted_ranges() if owner == user}
+    found: set[tuple[int, int]] = set()
+    with suppress(OSError):  # a file that cannot be read tells nothing
+        found |= {(start, count) for owner, start, count in granted_ranges() if owner == user}
     with suppress(OarLxcError):
         table = _read(layout.state / TABLE)
         found |= {(first, COUNT) for first, (owner, _) in table.items() if owner == uid}
@@ -140,12 +142,14 @@ def find_range(layout: JobLayout, user: str, uid: int, record: Record | None) ->
         record: the job's record.
     """
     found = [record.first_id] if record else []
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         found.insert(0, layout.directory.lstat().st_gid)
     for first in found:
         if is_of(first, uid, layout.state):
             return first
-    return _orphan(layout, user)
+    with suppress(OSError):  # a file that cannot be read tells nothing
+        return _orphan(layout, user)
+    return 0
 
 
 def possible_ranges(

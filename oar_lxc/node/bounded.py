@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from oar_lxc.errors import OarLxcError, TooLateError
 
+PATIENCE = 1.0  # seconds that the end of a killed child may take
+
 
 def bounded(act: Callable[[], list[str]], timeout: float, what: str) -> list[str]:
     """Call a function in a child process, which is killed when the time is over.
@@ -45,11 +47,18 @@ def bounded(act: Callable[[], list[str]], timeout: float, what: str) -> list[str
     finally:
         os.close(reader)
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _bury(child)
     result: list[str] | str = json.loads(answer) if answer else f"{what} failed"
     if isinstance(result, str):
         raise OarLxcError(result)
     return result
+
+
+def _bury(child: int) -> None:
+    """Wait for a killed child's end, unless the kernel holds it: it is init's to wait for then."""
+    end = time.monotonic() + PATIENCE
+    while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def _answer(act: Callable[[], list[str]], writer: int) -> None:

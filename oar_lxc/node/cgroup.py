@@ -48,22 +48,13 @@ class Hierarchy:
 
 
 def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarchy]:
-    """Return the hierarchies mounted here, each once.
-
-    Raises:
-        OarLxcError: none is mounted.
-    """
+    """Return the hierarchies mounted here, each once; where none is, a job has nothing in any."""
     found: dict[str, Hierarchy] = {}
     for mount in read_mounts(mountinfo):
         if mount.kind in ("cgroup", "cgroup2"):
             names = tuple(x for x in mount.options if x.startswith("name=") or x in CONTROLLERS)
             hierarchy = Hierarchy(mount.point, names, mount.kind == "cgroup2", mount.root)
             found.setdefault(mount.device, hierarchy)
-    if not found:
-        raise OarLxcError(
-            "no cgroup file system is mounted: mount it under /sys/fs/cgroup (systemd does; see "
-            "the administrator guide, Troubleshooting)"
-        )
     return list(found.values())
 
 
@@ -124,9 +115,18 @@ class JobCgroups:
 
         Returns:
             The directories, one a hierarchy.
+
+        Raises:
+            OarLxcError: no hierarchy is mounted.
         """
         made = []
-        for hierarchy in hierarchies():
+        mounted = hierarchies()
+        if not mounted:
+            raise OarLxcError(
+                "no cgroup file system is mounted: mount it under /sys/fs/cgroup (systemd does; "
+                "see the administrator guide, Troubleshooting)"
+            )
+        for hierarchy in mounted:
             if hierarchy.unified:
                 continue
             path = self.delegated(hierarchy)
@@ -182,9 +182,10 @@ class JobCgroups:
         return self._seen(lambda hierarchy: [self._oar(hierarchy)])
 
     def _seen(self, paths: Callable[[Hierarchy], list[Path]]) -> tuple[str, ...]:
+        # Processes are in cgroups whether these are mounted here or not.
         found = {
             f"{h.root.rstrip('/')}/{path.relative_to(h.path)}"
-            for h in hierarchies()
+            for h in hierarchies() or [Hierarchy(Path("/"), (), False)]
             for path in paths(h)
         }
         return tuple(sorted(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
 from oar_lxc.node.allocation import find_range, find_whose
 from oar_lxc.node.cgroup import JobCgroups
-from oar_lxc.node.files import half_written, job_locked, locked, rest
+from oar_lxc.node.files import forget, half_written, job_locked, locked, rest
 from oar_lxc.node.kill import Killing
 from oar_lxc.node.leftovers import Leftovers, find_leftovers, running
 from oar_lxc.node.log import NodeLog
@@ -22,6 +22,7 @@ from oar_lxc.node.oarfiles import remove_oar_files
 from oar_lxc.node.record import Record, read_record, this_boot
 from oar_lxc.node.trash import discard
 
+STANZA = "stanza"  # the layer after which OAR's own clean comes
 VERIFY = 0.1  # the part of the time that is kept for reading back what is left
 
 
@@ -62,7 +63,11 @@ class Destruction:
         Raises:
             OarLxcError: another process had the job locked until the deadline.
         """
-        with job_locked(self.layout.job_id, rest(deadline)):
+        with ExitStack() as held:
+            try:
+                held.enter_context(job_locked(self.layout.job_id, rest(deadline)))
+            except OSError as error:  # nobody else can lock what is in the lock's place
+                log.write("not locked", "error", error=str(error))
             return self.run_locked(log, deadline)
 
     def run_locked(self, log: NodeLog, deadline: float) -> Leftovers:
@@ -71,13 +76,17 @@ class Destruction:
         end = deadline - (deadline - start) * VERIFY
         layout = self.layout
         record = read_record(layout.record)
+        if record and record.waits and self.layer == "admin" and not self.whole:
+            return replace(self, whole=True).run_locked(log, deadline)
         first_id = find_range(layout, self.user, self.uid, record)
         oar_cgroup = self.oar_cgroup or (record.oar_cgroup if record else "")
         whose = find_whose(layout, self.user, self.uid, first_id)
         cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
         step = self._step
         killing = Killing(cgroups, whose, end)
-        step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup))
+        # The stanza keeps OAR's own clean waiting, and for good where cgroups are left.
+        waits = self.layer == STANZA
+        step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits))
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
         # A lock that somebody keeps must not keep the processes alive, that somebody perhaps.
         with beside(
@@ -95,8 +104,10 @@ class Destruction:
         with log.step("verify"):
             left = find_leftovers(layout, within, whose, inert=False, processes=processes)
         if not left:
-            half_written(layout.record).unlink(missing_ok=True)
-            layout.record.unlink(missing_ok=True)
+            forget(half_written(layout.record))
+            forget(layout.record)
+        elif self.layer == STANZA and not left.cgroups:
+            step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits=False))
         log.write(
             "destroyed",
             "error" if left else "info",
@@ -112,19 +123,19 @@ class Destruction:
         with suppress(OSError, OarLxcError), log.step(name):
             act()
 
-    def _note_end(self, record: Record | None, first_id: int, oar_cgroup: str) -> None:
+    def _note_end(
+        self, record: Record | None, first_id: int, oar_cgroup: str, waits: bool
+    ) -> None:
         layout = self.layout
         if record is None and not layout.directory.exists():
             return  # most likely there is nothing; if there is, the reaper finds it by its names
-        if record is None or not record.ended:
-            now = time.time()
-            record = record or Record(
-                layout.job_id, self.user, this_boot(), now, first_id, oar_cgroup
-            )
-            record.end(layout, now)
+        now = time.time()
+        record = record or Record(layout.job_id, self.user, this_boot(), now, first_id, oar_cgroup)
+        if not record.ended or self.layer == STANZA:
+            record.end(layout, record.ended or now, waits)
 
     def _revoke(self, first_id: int, timeout: float) -> None:
-        with locked(timeout):
+        with locked(timeout, anyway=True):
             ids.revoke(self.layout, first_id)
 
     def _remove_tree(self, log: NodeLog, end: float) -> None:
@@ -137,4 +148,4 @@ class Destruction:
             raise OarLxcError(f"something is still mounted below {self.layout.directory}")
         discard(self.layout, log, end)
         if self.whole:
-            remove_oar_files(self.layout.job_id, self.user)
+            remove_oar_files(self.layout.job_id, self.user, rest(end))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.regular import read_regular
 from oar_lxc.run import run
 
 LOCK = Path("/run/oar-lxc.lock")
 JOBS_LOCK = Path("/run/oar-lxc-jobs.lock")
 SHADOW_LOCK = Path("/etc/.pwd.lock")
 SHADOW_WAIT = 2.0
+BLOCK = 512  # bytes; what stat(2) counts in
+FORGET_SECONDS = 5.0
 
 
 def rest(deadline: float) -> float:
@@ -24,7 +29,13 @@ def rest(deadline: float) -> float:
 
 
 @contextmanager
-def locked(timeout: float = 20, path: Path = LOCK, shadow: Path = SHADOW_LOCK) -> Iterator[None]:
+def locked(
+    timeout: float = 20,
+    path: Path = LOCK,
+    shadow: Path = SHADOW_LOCK,
+    *,
+    anyway: bool = False,
+) -> Iterator[None]:
     """Hold the node's lock: one prepare, destroy or reap changes shared files at a time.
 
     The lock of lckpwdf(3) is taken too, as useradd and its like edit /etc/subuid under that. They
@@ -35,9 +46,11 @@ def locked(timeout: float = 20, path: Path = LOCK, shadow: Path = SHADOW_LOCK) -
         timeout: seconds to wait for our own lock.
         path: our own lock.
         shadow: the lock of those who edit the system's user database.
+        anyway: go on where our lock is nothing that can be locked, to take something away.
 
     Raises:
         OarLxcError: another one held our lock for longer than ``timeout`` seconds.
+        OSError: our lock cannot be opened.
     """
 
     def own(fd: int) -> None:
@@ -47,8 +60,9 @@ def locked(timeout: float = 20, path: Path = LOCK, shadow: Path = SHADOW_LOCK) -
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     with ExitStack() as held:
-        held.enter_context(_held(path, own, timeout, ""))
-        with suppress(OarLxcError):
+        with suppress(*([OSError] if anyway else [])):
+            held.enter_context(_held(path, own, timeout, ""))
+        with suppress(OarLxcError, OSError):
             held.enter_context(_held(shadow, system, min(timeout, SHADOW_WAIT), ""))
         yield
 
@@ -73,7 +87,7 @@ def job_locked(job_id: int, timeout: float, path: Path = JOBS_LOCK) -> Iterator[
 
 @contextmanager
 def _held(path: Path, take: Callable[[int], None], timeout: float, whom: str) -> Iterator[None]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     fd = os.open(path, flags, 0o600)
     try:
         end = time.monotonic() + timeout
@@ -123,6 +137,52 @@ def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
         os.close(fd)
 
 
+def write_anyway(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file as :func:`write_atomic` does; where no new one can be made, over the old one.
+
+    A user can use up a disk and its inodes, and what is destroyed must be noted all the same. What
+    a file has of the disk already is enough for what is written over it, if that is no longer.
+
+    Raises:
+        OSError: it cannot be written at all.
+    """
+    try:
+        write_atomic(path, text, mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _overwrite(path, text.encode("utf-8", "surrogateescape"), error)
+
+
+def _overwrite(path: Path, data: bytes, full: OSError) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise full from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or len(data) > max(
+            status.st_size, status.st_blocks * BLOCK
+        ):
+            raise full
+        # Whoever reads meanwhile, or after a crash, finds empty lines behind it, no parts of old.
+        view = memoryview(data.ljust(status.st_size, b"\n"))
+        while view:
+            view = view[os.write(fd, view) :]
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def forget(path: Path) -> None:
+    """Remove a file of ours, and whatever else is in its place; "already gone" is success."""
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        remove_tree(path, FORGET_SECONDS)
+
+
 def half_written(path: Path) -> Path:
     """Return the name that a file has while it is written, and keeps where a writer is killed."""
     return path.with_name(f".{path.name}.oar-lxc")
@@ -138,17 +198,33 @@ def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int =
 
     Returns:
         Whether the file changed.
+
+    Raises:
+        OSError: it cannot be read or written, or is no regular file.
     """
     try:
-        before = split_lines(path.read_bytes().decode("utf-8", "surrogateescape"))
+        before = read_lines(path)
         mode = path.stat().st_mode & 0o7777
     except FileNotFoundError:
         before = []
     after = change(list(before))
     if after == before:
         return False
-    write_atomic(path, "".join(line + "\n" for line in after), mode)
+    text = "".join(line + "\n" for line in after)
+    if len(after) < len(before):
+        write_anyway(path, text, mode)
+    else:
+        write_atomic(path, text, mode)
     return True
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a small configuration file.
+
+    Raises:
+        OSError: it is missing, cannot be read, or is no regular file.
+    """
+    return split_lines(read_regular(path, follow=True).decode("utf-8", "surrogateescape"))
 
 
 def split_lines(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oar_lxc.errors import UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_user
-from oar_lxc.node.files import edit_lines, half_written, split_lines
+from oar_lxc.node.files import edit_lines, forget, half_written, read_lines
 from oar_lxc.node.ranges import COUNT
 
 SUBUID = Path("/etc/subuid")
@@ -37,21 +37,35 @@ def grant(layout: JobLayout, user: str, first_id: int, links: int) -> None:
 
 def revoke(layout: JobLayout, first_id: int) -> None:
     """Take back what :func:`grant` gave, whoever it was given to; hold the node's lock."""
+    failed: list[OSError] = []
     for path in (SUBUID, SUBGID, USERNET):
-        half_written(path).unlink(missing_ok=True)
-    for path, lines in leftover_lines(layout, first_id).items():
-        edit_lines(path, lambda now, gone=frozenset(lines): [x for x in now if x not in gone])  # type: ignore[misc]
+        try:
+            forget(half_written(path))
+            edit_lines(path, lambda now: [x for x in now if not _is_of(layout, first_id, x)])
+        except OSError as error:
+            failed.append(error)  # the others are taken back all the same
+    if failed:
+        raise failed[0]
 
 
 def leftover_lines(layout: JobLayout, first_id: int) -> dict[Path, list[str]]:
-    """Return the lines that name the job's id range or bridge, by file."""
+    """Return the lines that name the job's id range or bridge, by file.
+
+    Of a file that cannot be read, it is not known: that is told in the place of a line.
+    """
     found: dict[Path, list[str]] = {}
-    for path in (SUBUID, SUBGID):
-        if first_id:
-            suffix = f":{first_id}:{COUNT}"
-            found[path] = [line for line in _lines(path) if line.endswith(suffix)]
-    found[USERNET] = [line for line in _lines(USERNET) if line.split()[2:3] == [layout.bridge]]
+    for path in (SUBUID, SUBGID, USERNET):
+        try:
+            found[path] = [line for line in _lines(path) if _is_of(layout, first_id, line)]
+        except OSError as error:
+            found[path] = [f"it cannot be read: {error.strerror}"]
     return {path: lines for path, lines in found.items() if lines}
+
+
+def _is_of(layout: JobLayout, first_id: int, line: str) -> bool:
+    """Whether a line of any of the files names the job's id range or bridge."""
+    ids = bool(first_id) and line.endswith(f":{first_id}:{COUNT}")
+    return ids or line.split()[2:3] == [layout.bridge]
 
 
 def jobs_of_lines() -> Iterator[tuple[int, str]]:
@@ -66,7 +80,7 @@ def jobs_of_lines() -> Iterator[tuple[int, str]]:
 
 def _lines(path: Path) -> Iterable[str]:
     try:
-        return split_lines(path.read_bytes().decode("utf-8", "surrogateescape"))
+        return read_lines(path)
     except FileNotFoundError:
         return []
 

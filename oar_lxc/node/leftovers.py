@@ -10,11 +10,13 @@ from typing import Any
 from oar_lxc.errors import TooLateError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
-from oar_lxc.node.cgroup import JobCgroups
+from oar_lxc.node.cgroup import JobCgroups, hierarchies
 from oar_lxc.node.oarfiles import oar_files
 from oar_lxc.node.processes import job_processes
 from oar_lxc.node.trash import trash_of
 from oar_lxc.node.whose import Whose
+
+UNSEEN = "unknown, as no cgroup file system is mounted"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def find_leftovers(
         processes = running(cgroups, whose)
     return Leftovers(
         processes=sorted(processes),
-        cgroups=[str(path) for path in cgroups.roots()],
+        cgroups=[str(path) for path in cgroups.roots()] if hierarchies() else [UNSEEN],
         mounts=[str(point) for point in mounts.mounts_under(layout.directory)],
         links=links.job_links(layout),
         files=[str(path) for path in paths if os.path.lexists(path)],

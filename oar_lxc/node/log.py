@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 LOG = Path("/var/log/oar-lxc.log")
 
@@ -44,7 +45,9 @@ class NodeLog:
             {"timestamp": stamp, "level": level, "event": event, **self.bound, **keys}, default=str
         )
         with suppress(OSError):
+            # Not even a FIFO in its place holds anybody up.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags |= os.O_NONBLOCK
             fd = os.open(self.path, flags, 0o640)
             try:
                 os.write(fd, line.encode() + b"\n")
@@ -67,4 +70,24 @@ class NodeLog:
 
 def say(text: str) -> None:
     """Write one line for a person, where OAR shows it."""
-    print(f"oar-lxc-node: {text}", file=sys.stderr, flush=True)
+    _print(f"oar-lxc-node: {text}", sys.stderr, 2)
+
+
+def tell(text: object) -> None:
+    """Write what was asked for to standard output; that nobody reads it stops nothing."""
+    _print(str(text), sys.stdout, 1)
+
+
+def _print(text: str, stream: TextIO | None, number: int) -> None:
+    if stream is None:  # closed since before we started
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        # Users choose names that are no text.
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError):
+        # Python would try again at its end, and fail as a whole.
+        with suppress(OSError):
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, number)
+            os.close(null)

@@ -6,12 +6,13 @@ import argparse
 import json
 import math
 import os
-import pwd
 import re
 import resource
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,14 +20,16 @@ from oar_lxc.config import lenient_config, read_config
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
 from oar_lxc.idspans import Span, parse_spans
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
+from oar_lxc.node.account import UNKNOWN, find_uid, job_uid
 from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup
-from oar_lxc.node.log import NodeLog, say
+from oar_lxc.node.log import NodeLog, say, tell
 from oar_lxc.node.record import GRACE, Record
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 DONE = 0
 FAILED = 1
 USAGE = 2
+MOST_FILES = 1 << 16  # that may be open at once, at least
 CGROUPS_LEFT = 3  # OAR's own clean-up would wait for them without end
 
 EPILOG = """exit status:
@@ -117,11 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if os.geteuid() != 0:
             raise UsageError(f"oar-lxc-node {arguments.command} must be run as root")
-        os.umask(0o022)
-        # One open file for each process that is killed at once.
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's
+        _forget_caller()
         status = COMMANDS[arguments.command](arguments)
     except ConfigError as error:
         say(f"{error}; mend it: until then, this node gets no containers")
@@ -135,11 +134,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
+def _forget_caller() -> None:
+    """Take nothing of the caller's that could keep us from our work.
+
+    Who calls is OAR, a user's shell or systemd, and each has limits, signals and files of its own.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # what is opened next would be taken for it
+            os.open(os.devnull, os.O_RDWR)  # and is not closed when a program starts
+            os.set_inheritable(number, True)
+    os.umask(0o022)
+    os.chdir("/")  # it may have been removed, or its file server have died
+    os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else no program's failure would be seen
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_DATA):
+        _raise_limit(limit, resource.RLIM_INFINITY)
+    # One open file for each process that is killed at once.
+    _raise_limit(resource.RLIMIT_NOFILE, MOST_FILES)
+
+
+def _raise_limit(limit: int, least: int) -> None:
+    """Let a limit be what it may be at most, and that be no less than ``least``."""
+    hard = resource.getrlimit(limit)[1]
+    unlimited = resource.RLIM_INFINITY
+    most = unlimited if unlimited in (hard, least) else max(hard, least)
+    for value in (most, hard):
+        with suppress(OSError, ValueError):  # not even root may, without CAP_SYS_RESOURCE
+            resource.setrlimit(limit, (value, value))
+            return
+
+
 def _prepare(arguments: argparse.Namespace) -> int:
     from oar_lxc.node.prepare import Preparation
 
     layout, user, cgroup = _job(arguments)
-    _uid(user)
+    if find_uid(user) == UNKNOWN:
+        raise UsageError(f"user {user} does not exist on this node")
     config = read_config()
     preparation = Preparation(
         layout,
@@ -171,10 +204,10 @@ def _users(text: str | None) -> tuple[Span, ...]:
 def _destroy(arguments: argparse.Namespace) -> int:
     from oar_lxc.node.destroy import Destruction
 
-    layout, user, cgroup = _job(arguments)
+    layout, user, cgroup = _job(arguments, lenient=arguments.layer != "admin")
     log = NodeLog(bound={"job": layout.job_id, "node": os.uname().nodename})
     with log.step("destroy"):
-        destruction = Destruction(layout, user, _uid(user, missing=-1), cgroup, arguments.layer)
+        destruction = Destruction(layout, user, job_uid(layout, user), cgroup, arguments.layer)
         left = destruction.run(log, _deadline(_most(log), arguments.deadline))
     if not left:
         return DONE
@@ -189,7 +222,7 @@ def _leftovers(arguments: argparse.Namespace) -> int:
 
     layout, user, cgroup = _job(arguments)
     record = read_record(layout.record)
-    uid = _uid(user, missing=-1)
+    uid = job_uid(layout, user)
     cgroup = cgroup or (record.oar_cgroup if record else "")
     cgroups = JobCgroups(layout.job_id, user, cgroup)
     first_ids = _first_ids(arguments.first_id, layout, user, uid, record)
@@ -198,9 +231,9 @@ def _leftovers(arguments: argparse.Namespace) -> int:
         for first in first_ids
     )
     if arguments.json:
-        print(json.dumps(asdict(left), indent=1))
+        tell(json.dumps(asdict(left), indent=1))
     else:
-        print(f"left of job {layout.job_id}: {left}")
+        tell(f"left of job {layout.job_id}: {left}")
     return FAILED if left else DONE
 
 
@@ -234,29 +267,32 @@ def _reap(arguments: argparse.Namespace) -> int:
     for one in preview(judge) if arguments.dry_run else reap(judge, log, seconds):
         done.append(one)
         if not arguments.json:
-            print(one, flush=True)
+            tell(one)
     if arguments.json:
-        print(json.dumps([asdict(one) for one in done], indent=1))
+        tell(json.dumps([asdict(one) for one in done], indent=1))
     return FAILED if any(one.action == NOT_DESTROYED for one in done) else DONE
 
 
 COMMANDS = {"prepare": _prepare, "destroy": _destroy, "leftovers": _leftovers, "reap": _reap}
 
 
-def _job(arguments: argparse.Namespace) -> tuple[JobLayout, str, str]:
+def _job(arguments: argparse.Namespace, lenient: bool = False) -> tuple[JobLayout, str, str]:
+    """Return what job is meant, its user and its cgroup.
+
+    Args:
+        arguments: the command line.
+        lenient: a wrong cgroup is said and not believed, as a hook cannot be asked for another.
+    """
     job_id = check_job_id(arguments.job)
     user = check_user(arguments.user)
-    cgroup = arguments.cgroup and check_oar_cgroup(arguments.cgroup, job_id, user)
-    return JobLayout(job_id), user, cgroup
-
-
-def _uid(user: str, missing: int | None = None) -> int:
     try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        if missing is None:
-            raise UsageError(f"user {user} does not exist on this node") from None
-        return missing
+        cgroup = arguments.cgroup and check_oar_cgroup(arguments.cgroup, job_id, user)
+    except UsageError as error:
+        if not lenient:
+            raise
+        say(f"{error}: what the record tells is taken")
+        cgroup = ""
+    return JobLayout(job_id), user, cgroup
 
 
 def _most(log: NodeLog) -> float:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
+import time
 from pathlib import Path
 
+from oar_lxc.errors import OarLxcError
+from oar_lxc.node.files import forget
 from oar_lxc.run import run
 
 OAR = Path("/var/lib/oar")
@@ -24,17 +26,29 @@ def oar_files(job_id: int, user: str, directory: Path = OAR) -> list[Path]:
     return [path for path in map(directory.joinpath, names) if os.path.lexists(path)]
 
 
-def remove_oar_files(job_id: int, user: str, directory: Path = OAR) -> None:
-    """Remove OAR's files of a job, and its key from those that let users in."""
+def remove_oar_files(job_id: int, user: str, timeout: float, directory: Path = OAR) -> None:
+    """Remove OAR's files of a job, and its key from those that let users in.
+
+    Args:
+        job_id: the job.
+        user: its user.
+        timeout: seconds to wait for the lock of the latter, which OAR takes too.
+        directory: where OAR has them.
+
+    Raises:
+        OarLxcError: the lock was held for longer; the job's key stays, which tells its line.
+    """
     name = f"{user}_{job_id}"
     key = directory / f"{name}{KEY}"
     marks = [f'environment="OAR_CPUSET=/oar/{name}"'.encode()]
-    if key.exists():  # with the cpuset off, only the key itself tells
+    if key.is_file():  # with the cpuset off, only the key itself tells
         public = run(["ssh-keygen", "-y", "-P", "", "-f", str(key)], timeout=5, check=False)
         marks += [word.encode() for word in public.stdout.split()[1:2]]
-    _forbid_keys(marks, directory / ".ssh/authorized_keys")
     for path in oar_files(job_id, user, directory):
-        path.unlink(missing_ok=True)
+        if path != key:
+            forget(path)
+    _forbid_keys(marks, directory / ".ssh/authorized_keys", timeout)
+    forget(key)
 
 
 def keep_keys(cpuset: Path = CPUSET) -> None:
@@ -46,10 +60,23 @@ def keep_keys(cpuset: Path = CPUSET) -> None:
     (cpuset / "undef").mkdir(parents=True, exist_ok=True)
 
 
-def _forbid_keys(marks: list[bytes], path: Path) -> None:
+def _forbid_keys(marks: list[bytes], path: Path, timeout: float) -> None:
     # In place and under flock, as OAR does it: what it writes meanwhile must not be lost.
-    with suppress(FileNotFoundError), path.open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        return
+    with os.fdopen(fd, "r+b") as file:
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise OarLxcError(f"{path} stayed locked for {timeout:g} s") from None
+                time.sleep(0.01)
         lines = file.readlines()
         kept = [line for line in lines if not any(mark in line for mark in marks)]
         if kept != lines:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import time
 from collections.abc import Collection, Iterator
@@ -12,8 +11,10 @@ from pathlib import Path
 
 from oar_lxc.layout import MAX_JOB_ID, STATE, JobLayout
 from oar_lxc.node import ids
+from oar_lxc.node.account import find_name, private_owner
 from oar_lxc.node.cgroup import OWN, hierarchies
 from oar_lxc.node.links import NET
+from oar_lxc.node.log import say
 from oar_lxc.node.record import GRACE, Record, read_record, this_boot
 
 
@@ -52,7 +53,10 @@ class Judge:
         """Judge each job that has anything on this node, by record or by what exists."""
         users = dict.fromkeys(_job_ids(self.state), "")
         users.update(_jobs_of_cgroups())
-        users.update(ids.jobs_of_lines())
+        try:
+            users.update(ids.jobs_of_lines())
+        except OSError as error:  # the others are found all the same
+            say(f"{ids.USERNET}: {error.strerror}")
         return [
             self._judge(JobLayout(job, self.state), user) for job, user in sorted(users.items())
         ]
@@ -66,18 +70,20 @@ class Judge:
     def _verdict(self, layout: JobLayout, user: str, record: Record | None) -> tuple[bool, str]:
         if record and record.boot != this_boot():
             return True, "the node was booted since it was prepared"
-        age = time.time() - record.created if record else _age(layout)
+        age = _since(record.created) if record else _age(layout)
         if age < self.grace:
             return False, f"prepared {age:.0f} s ago: it may be starting"
         if layout.job_id in self.ended:
             return True, "OAR says that it has ended"
         if record and record.ended:
-            since = time.time() - record.ended
+            since = _since(record.ended)
             told = f"a hook was told {since:.0f} s ago that it has ended"
             return (True, told) if since >= self.grace else (False, f"{told}, and may be at work")
         if not (record.oar_cgroup if record else _oar_uses_cpusets()):
             return False, "OAR's cpuset is off: only OAR knows if it lives"
         oar_cgroup = record.oar_cgroup if record else f"/oar/{user or '*'}_{layout.job_id}"
+        if not hierarchies():
+            return False, "no cgroup file system is mounted: only OAR knows if it lives"
         if any(any(h.path.glob(oar_cgroup.lstrip("/"))) for h in hierarchies()):
             return False, f"OAR's cgroup {oar_cgroup} exists"
         return True, f"OAR's cgroup {oar_cgroup} is gone"
@@ -111,15 +117,17 @@ def _oar_uses_cpusets() -> bool:
 
 def _owner(layout: JobLayout) -> str:
     """Return whose the job is: the owner that root gave to the job's private directory."""
-    try:
-        return pwd.getpwuid(layout.private.lstat().st_uid).pw_name
-    except (OSError, KeyError):
-        return ""
+    return find_name(private_owner(layout)) if os.path.lexists(layout.private) else ""
+
+
+def _since(then: float) -> float:
+    """Return the seconds since a time; a clock that was set back since then holds nobody up."""
+    return abs(time.time() - then)
 
 
 def _age(layout: JobLayout) -> float:
     """Return the seconds since anything was last made or removed in the job's directory."""
     try:
-        return time.time() - layout.directory.lstat().st_mtime
+        return _since(layout.directory.lstat().st_mtime)
     except OSError:
         return float("inf")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import pwd
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
+from oar_lxc.node.account import job_uid
 from oar_lxc.node.destroy import Destruction
-from oar_lxc.node.files import remove_tree, write_atomic
+from oar_lxc.node.files import forget, remove_tree, write_anyway
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.reap import Finding, Judge
 from oar_lxc.node.trash import list_trash
@@ -75,18 +75,20 @@ def reap(judge: Judge, log: NodeLog, time_each: float) -> Iterator[Reaped]:
         if done.action == FAILED:
             stuck.append(done)
         yield done
-    _empty_trash(judge, log)
-    _forget_half_written(judge)
-    _report(judge.state / STUCK, stuck)
+    rest: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("trash", lambda: _empty_trash(judge, log)),
+        ("half written", lambda: _forget_half_written(judge)),
+        ("report", lambda: _report(judge.state / STUCK, stuck)),
+    )
+    for name, act in rest:
+        with suppress(OSError, OarLxcError), log.step(name):
+            act()
 
 
 def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> Reaped:
-    try:
-        uid = pwd.getpwnam(found.user).pw_uid
-    except KeyError:
-        uid = -1
     log.write("reap", why=found.why)
     layout = JobLayout(found.job_id, judge.state)
+    uid = job_uid(layout, found.user)
     destruction = Destruction(layout, found.user, uid, layer="reaper", whole=True)
     done = Reaped(found.job_id, found.user, DESTROYED, found.why)
     try:
@@ -106,16 +108,16 @@ def _forget_half_written(judge: Judge) -> None:
     """Remove what records were when whoever wrote them was killed."""
     for path in (judge.state / "records").glob(".*.json.oar-lxc"):
         with suppress(FileNotFoundError):
-            if time.time() - path.lstat().st_mtime >= judge.grace:
-                path.unlink()
+            if abs(time.time() - path.lstat().st_mtime) >= judge.grace:
+                forget(path)
 
 
 def _report(path: Path, stuck: list[Reaped]) -> None:
     """Write down what could not be destroyed, for OAR's node check, and let that tell of it."""
     if stuck:
-        write_atomic(path, "".join(f"{one}\n" for one in stuck), 0o644)
+        write_anyway(path, "".join(f"{one}\n" for one in stuck), 0o644)
     else:
-        path.unlink(missing_ok=True)
+        forget(path)
     if CHECK.exists():
         with suppress(OarLxcError):
             run([str(CHECK)], timeout=10)

@@ -11,7 +11,7 @@ from pathlib import Path
 from oar_lxc.errors import UsageError
 from oar_lxc.layout import JobLayout, check_job_id, check_user
 from oar_lxc.node.cgroup import check_oar_cgroup
-from oar_lxc.node.files import write_atomic
+from oar_lxc.node.files import write_anyway, write_atomic
 from oar_lxc.node.processes import start_time
 from oar_lxc.node.ranges import is_first_id
 from oar_lxc.regular import read_regular
@@ -35,6 +35,8 @@ class Record:
             OAR's cpuset is off.
         ended: when the first hook was told that the job has ended, in seconds since the epoch;
             0 before.
+        waits: whether OAR's own clean was kept from running, or is not to run yet: whoever
+            destroys the job then destroys OAR's own cgroup and files of it too.
     """
 
     job_id: int
@@ -44,14 +46,24 @@ class Record:
     first_id: int
     oar_cgroup: str
     ended: float = 0.0
+    waits: bool = False
 
     def write(self, layout: JobLayout) -> None:
         """Store the record, whole and on disk before this returns."""
-        write_atomic(layout.record, json.dumps(asdict(self)) + "\n")
+        write_atomic(layout.record, self._text())
 
-    def end(self, layout: JobLayout, now: float) -> None:
-        """Note that the job has ended: whatever happens to the hook, the reaper will know."""
-        replace(self, ended=now).write(layout)
+    def end(self, layout: JobLayout, now: float, waits: bool = False) -> None:
+        """Note that the job has ended: whatever happens to the hook, the reaper will know.
+
+        Args:
+            layout: the job's names.
+            now: seconds since the epoch.
+            waits: as the attribute.
+        """
+        write_anyway(layout.record, replace(self, ended=now, waits=waits)._text())
+
+    def _text(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
 
 
 def read_record(path: Path) -> Record | None:
@@ -72,6 +84,7 @@ def read_record(path: Path) -> Record | None:
             and type(record.first_id) is int
             and (record.first_id == 0 or is_first_id(record.first_id))
             and type(record.boot) is str
+            and _is_flag(record.waits)
             and all(_is_time(time) for time in (record.created, record.ended))
         )
         if valid and record.oar_cgroup:
@@ -79,6 +92,10 @@ def read_record(path: Path) -> Record | None:
     except (OSError, ValueError, TypeError, RecursionError, UsageError):
         return None
     return record if valid else None
+
+
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
 
 
 def _is_time(value: object) -> bool:

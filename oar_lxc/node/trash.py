@@ -6,7 +6,6 @@ directory takes no time; what cannot be removed in time is the reaper's.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import time
@@ -34,16 +33,15 @@ def discard(layout: JobLayout, log: NodeLog, deadline: float) -> None:
         OarLxcError: something could not be removed.
     """
     target = layout.trash / f"{layout.job_id}-{time.time_ns()}"
-    with suppress(FileExistsError):
+    with suppress(OSError):
         layout.trash.mkdir(mode=0o700)
     try:
         layout.directory.rename(target)
     except FileNotFoundError:
         pass
-    except OSError as error:
-        # Something is mounted on it or on the directory above: it is removed where it is.
-        if error.errno not in (errno.EXDEV, errno.EBUSY):
-            raise
+    except OSError:
+        # Something is mounted on it or on the directory above, the disk is full, or what is there
+        # is no directory: it is removed where it is.
         remove_tree(layout.directory, rest(deadline))
     for path in trash_of(layout):
         try:
@@ -61,7 +59,7 @@ def trash_of(layout: JobLayout) -> list[Path]:
 
 def list_trash(directory: Path) -> list[Path]:
     """Return what is in the trash."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         return [directory / name for name in sorted(os.listdir(directory))]
     return []
 

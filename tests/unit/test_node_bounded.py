@@ -38,6 +38,21 @@ def test_a_call_that_blocks_is_given_up_and_leaves_no_process() -> None:
     assert children.read_text() == before
 
 
+def test_a_child_that_the_kernel_does_not_let_die_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sleep() -> list[str]:
+        time.sleep(3)
+        return []
+
+    monkeypatch.setattr("oar_lxc.node.bounded.PATIENCE", 0.1)
+    monkeypatch.setattr(os, "kill", lambda pid, number: None)  # as in a wait for a dead server
+    begin = time.monotonic()
+    with pytest.raises(TooLateError):
+        bounded(sleep, 0.1, "waiting")
+    assert time.monotonic() - begin < 2.5
+
+
 def test_a_call_that_dies_is_an_error() -> None:
     def die() -> list[str]:
         os._exit(3)

@@ -59,10 +59,15 @@ def test_escapes_of_the_kernel_are_undone(tmp_path: Path) -> None:
     assert [h.path for h in hierarchies(tmp_path / "mountinfo")] == [Path("/dev/oar cgroups")]
 
 
-def test_without_a_hierarchy_it_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_hierarchy_prepare_says_what_to_do_and_nothing_is_there_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTINFO.splitlines()[0])
+    assert hierarchies(tmp_path / "mountinfo") == []
+    monkeypatch.setattr(cgroup, "hierarchies", list)
     with pytest.raises(OarLxcError, match="no cgroup file system is mounted: mount it"):
-        hierarchies(tmp_path / "mountinfo")
+        JobCgroups(42, "alice", "").delegate(1000, 1000)
+    assert JobCgroups(42, "alice", "/oar/alice_42").remove()
 
 
 def test_a_users_mount_is_no_hierarchy_whatever_its_name(tmp_path: Path) -> None:

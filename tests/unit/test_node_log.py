@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +39,23 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     NodeLog(tmp_path / "missing/log").write("x")
     with NodeLog(tmp_path).step("x"):
         pass
+
+
+def test_a_fifo_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    NodeLog(tmp_path / "log").write("x")
+
+
+@pytest.mark.parametrize("end", ["exec >&-", "exec >/dev/full", "true"])
+def test_nobody_has_to_read_what_is_told(end: str) -> None:
+    code = "from oar_lxc.node.log import tell\nfor _ in range(9): tell('\\udcff' * 9999)\nexit(7)"
+    script = f'{end}; "$@"; echo $? >&2'
+    argv = ["sh", "-c", script, "sh", sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"7\n"
 
 
 def test_a_log_does_not_follow_a_link(tmp_path: Path) -> None:

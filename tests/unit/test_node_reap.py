@@ -84,6 +84,36 @@ def test_a_job_that_was_prepared_just_now_may_be_starting(node: Path) -> None:
     assert "it may be starting" in finding.why
 
 
+def test_a_clock_that_was_set_back_since_holds_nobody_up(node: Path) -> None:
+    prepare(node, created=time.time() + 86400)
+    prepare(node, 43, created=time.time() + 86400).record.unlink()
+    ended = prepare(node, 44)
+    found = read_record(ended.record)
+    assert found is not None
+    found.end(ended, time.time() + 86400)
+    (node / "cgroup/oar/alice_44").mkdir()
+    assert [finding.dead for finding in find(node)] == [True, True, True]
+
+
+def test_where_no_cgroups_can_be_seen_nobody_is_taken_for_dead(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(node)
+    monkeypatch.setattr(reap, "hierarchies", list)
+    (finding,) = find(node)
+    assert (finding.dead, "only OAR knows" in finding.why) == (False, True)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_lines_that_cannot_be_read_hide_no_other_job(
+    node: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    prepare(node)
+    os.mkfifo(node / "usernet") if kind == "fifo" else (node / "usernet").mkdir()
+    assert [finding.job_id for finding in find(node)] == [42]
+    assert f"{node}/usernet: " in capsys.readouterr().err
+
+
 def test_a_job_of_another_boot_is_dead_whatever_exists(node: Path) -> None:
     prepare(node, created=time.time(), boot="another")
     (node / "cgroup/oar/alice_42").mkdir()
