@@ -13,6 +13,7 @@ import json
 import os
 import pwd
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,16 +48,30 @@ def find_processes(job: int, user: str, first_id: int) -> list[str]:
     found = []
     name = f"{user}_{job}"
     for pid in processes():
-        status = read(f"/proc/{pid}/status")
-        match = re.search(r"^Uid:\t(\d+)", status, re.MULTILINE)
         inside = re.search(rf"/{re.escape(name)}(/|$)", read(f"/proc/{pid}/cgroup"), re.MULTILINE)
-        in_range = match and first_id and first_id <= int(match[1]) < first_id + ID_COUNT
+        in_range = first_id and has_ids(pid, first_id)
         monitor = f"{STATE}/jobs/{job}/" in read(f"/proc/{pid}/cmdline")
         in_job = f"OAR_JOB_ID={job}" in read(f"/proc/{pid}/environ").split("\0")
         # This reader itself names the job in its arguments, not its directory.
         if (inside or in_range or monitor or in_job) and not is_dead(pid):
             found.append(f"{pid} {read(f'/proc/{pid}/comm').strip()}")
     return found
+
+
+def has_ids(pid: int, first_id: int) -> bool:
+    """Whether a process has an id of a range, of any kind, or a user namespace that does."""
+    last = first_id + ID_COUNT - 1
+    status = read(f"/proc/{pid}/status")
+    lines = re.findall(r"^(?:Uid|Gid|Groups):\t(.*)", status, re.MULTILINE)
+    if any(first_id <= int(word) <= last for line in lines for word in line.split()):
+        return True
+    for name in ("uid_map", "gid_map"):
+        for line in read(f"/proc/{pid}/{name}").splitlines():
+            _, start, count = map(int, line.split())
+            # Root's own namespaces may have all ids, from 0 on.
+            if 0 < start <= last and start + count > first_id:
+                return True
+    return False
 
 
 def find_cgroups(job: int, user: str, first_id: int) -> list[str]:
@@ -122,7 +137,34 @@ def find_files(job: int, user: str, first_id: int) -> list[str]:
         *(STATE / "jobs").glob(f".{job}*"),
         *(STATE / "trash").glob(f"{job}-*"),
     ]
-    return [str(path) for path in [*paths, *strays] if os.path.lexists(path)]
+    found = [str(path) for path in [*paths, *strays] if os.path.lexists(path)]
+    return found + (find_shared(first_id) if first_id else [])
+
+
+def find_shared(first_id: int) -> list[str]:
+    """Return the files of a range's ids in the directories that all users share."""
+    first, last = first_id - 1, first_id + ID_COUNT
+    own = [f"-{kind} +{first} -{kind} -{last}".split() for kind in ("uid", "gid")]
+    places = [
+        path for path in ("/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp") if Path(path).is_dir()
+    ]
+    command = ["find", *places, "-xdev", "(", *own[0], "-o", *own[1], ")", "-print0"]
+    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    return [os.fsdecode(path) for path in told.stdout.split(b"\0") if path]
+
+
+def find_ipc(job: int, user: str, first_id: int) -> list[str]:
+    """Return the SysV IPC of a range's ids, but for memory that goes with whoever has it still."""
+    found = []
+    for kind in ("shm", "sem", "msg"):
+        head, *lines = read(f"/proc/sysvipc/{kind}").splitlines() or [""]
+        for line in lines:
+            row = dict(zip(head.split(), line.split(), strict=False))
+            ids = [int(row[name]) for name in ("uid", "gid", "cuid", "cgid")]
+            dying = kind == "shm" and int(row["perms"], 8) & 0o1000
+            if first_id and not dying and any(0 <= x - first_id < ID_COUNT for x in ids):
+                found.append(f"{kind} {line.split()[1]}")
+    return found
 
 
 def find_lines(job: int, user: str, first_id: int) -> list[str]:
@@ -143,6 +185,7 @@ KINDS: dict[str, Callable[[int, str, int], list[str]]] = {
     "mounts": find_mounts,
     "links": find_links,
     "files": find_files,
+    "ipc": find_ipc,
     "lines": find_lines,
 }
 

@@ -17,6 +17,7 @@ from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.files import forget, half_written, job_locked, locked, rest
 from oar_lxc.node.kill import Killing
 from oar_lxc.node.leftovers import Leftovers, find_leftovers, running
+from oar_lxc.node.litter import SHARE, Litter
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import remove_oar_files
 from oar_lxc.node.record import Record, read_record, this_boot
@@ -93,16 +94,20 @@ class Destruction:
             lambda: step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
         ) as done:
             step(log, "processes", partial(killing.kill, done))
+        litter = Litter(whose, time.monotonic() + rest(end) * SHARE, end)
         # Nothing of the job runs any more. Links take most of their time in waiting.
         with (
             beside(lambda: step(log, "links", lambda: links.remove(layout, rest(end)))),
             beside(lambda: self._remove_tree(log, end)),
+            beside(lambda: step(log, "litter", litter.remove)),
         ):
             step(log, "cgroups", killing.remove_cgroups)
             within = replace(cgroups, deadline=deadline)
             processes = running(within, whose)
         with log.step("verify"):
-            left = find_leftovers(layout, within, whose, inert=False, processes=processes)
+            left = find_leftovers(
+                layout, within, whose, inert=False, processes=processes, litter=litter
+            )
         if not left:
             forget(half_written(layout.record))
             forget(layout.record)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from oar_lxc.errors import TooLateError
+from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import ids, links, mounts
 from oar_lxc.node.cgroup import JobCgroups, hierarchies
+from oar_lxc.node.litter import Litter
 from oar_lxc.node.oarfiles import oar_files
 from oar_lxc.node.processes import job_processes
 from oar_lxc.node.trash import trash_of
@@ -29,7 +31,9 @@ class Leftovers:
         mounts: mount points in the node's own mount namespace. Users make others as they like,
             with any names; copies of ours there are detached when the directory is removed.
         links: names of network devices.
-        files: paths of files and directories, OAR's own of the job where it left them.
+        files: paths of files and directories, OAR's own of the job where it left them, and those
+            of its ids in the directories that all users share.
+        ipc: SysV IPC of its ids, kind and number.
         lines: lines in /etc/subuid, /etc/subgid and /etc/lxc/lxc-usernet.
     """
 
@@ -38,6 +42,7 @@ class Leftovers:
     mounts: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    ipc: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -68,6 +73,7 @@ def find_leftovers(
     *,
     inert: bool = True,
     processes: Collection[int] | None = None,
+    litter: Litter | None = None,
 ) -> Leftovers:
     """Look for everything that a job may have on this node.
 
@@ -77,18 +83,24 @@ def find_leftovers(
         whose: its ids, and its user's.
         inert: whether the record counts, and what is in the trash.
         processes: what :func:`running` has found, where it was asked already.
+        litter: what was found of its ids elsewhere, likewise.
     """
     paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
     if cgroups.whole:
         paths += oar_files(layout.job_id, cgroups.user)
     if processes is None:
         processes = running(cgroups, whose)
+    if litter is None:
+        litter = Litter(whose, cgroups.deadline)
+        with suppress(OarLxcError):  # only files of others can be so many
+            litter.look()
     return Leftovers(
         processes=sorted(processes),
         cgroups=[str(path) for path in cgroups.roots()] if hierarchies() else [UNSEEN],
         mounts=[str(point) for point in mounts.mounts_under(layout.directory)],
         links=links.job_links(layout),
-        files=[str(path) for path in paths if os.path.lexists(path)],
+        files=[*(str(path) for path in paths if os.path.lexists(path)), *litter.files],
+        ipc=litter.ipc,
         lines=[
             f"{path}: {line}"
             for path, lines in ids.leftover_lines(layout, whose.first_id).items()

@@ -1,0 +1,116 @@
+"""What a job's ids leave where all users may leave things, and what is there of others."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import kernel
+from tests.integration.conftest import published
+from tests.integration.test_attack_processes import PROLOGUE, assert_gone, ids_options
+from tests.pretend import PYTHON, PretendJob
+
+LEAVE = """
+key, mark = int(sys.argv[1]), sys.argv[2]
+libc.shmat.restype = ctypes.c_void_p
+memory = libc.shmget(key, 1 << 20, 0o1600)
+ctypes.memset(libc.shmat(memory, None, 0), 1, 1 << 20)
+assert libc.semget(key, 10, 0o1666) >= 0 and libc.msgget(key, 0o1666) >= 0
+assert libc.mq_open(f"/{mark}".encode(), os.O_CREAT | os.O_RDWR, 0o666, None) >= 0
+for place in ("/dev/shm", "/tmp", "/var/tmp"):
+    os.umask(0)
+    top = f"{place}/{mark}"
+    os.mkdir(top, 0o3777)
+    os.symlink("/etc/passwd", f"{top}/link")
+    os.symlink("/etc", f"{top}/etc")
+    os.mkfifo(f"{top}/pipe")
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(300):  # longer than a path may be
+        os.mkdir("deeper" * 4, 0o777, dir_fd=here)
+        there = os.open("deeper" * 4, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = there
+    os.close(os.open("-rf", os.O_CREAT | os.O_WRONLY, 0o6755, dir_fd=here))
+    open(f"{place}/{mark}.file", "w").write("x")
+tell(memory)
+"""
+BOBS_KEY = 0x0B0B
+
+
+@contextmanager
+def of_bob(other_user: str, mark: str) -> Iterator[dict[str, str]]:
+    """Let another user put a file into each directory that is left, and have IPC of their own."""
+    account = pwd.getpwnam(other_user)
+    code = PROLOGUE + (
+        "for path in sys.argv[1:]: open(path, 'w').write('bobs')\n"
+        f"tell(libc.shmget({BOBS_KEY}, 4096, 0o1600), libc.semget({BOBS_KEY}, 1, 0o1600))\n"
+    )
+    paths = [f"/tmp/{mark}/bobs", f"/tmp/{mark}.bobs"]
+    become = ["setpriv", "--reuid", other_user, "--regid", other_user, "--init-groups", "--"]
+    done = subprocess.run([*become, PYTHON, "-c", code, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    memory, semaphores = done.stdout.split()
+    try:
+        yield dict.fromkeys(paths, "bobs")
+        assert f"\n{BOBS_KEY:>10} {memory:>10}" in kernel.read("/proc/sysvipc/shm")
+        assert f" {account.pw_uid:>5} " in kernel.read("/proc/sysvipc/sem")
+    finally:
+        subprocess.run(["ipcrm", "-m", memory, "-s", semaphores], check=True)
+        for path in paths:
+            Path(path).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def mark(job: PretendJob) -> Iterator[str]:
+    """Return a name for what is left; nothing of it stays."""
+    name = f"oar-lxc-test-left-{job.id}"
+    yield name
+    for place in ("/dev/shm", "/tmp", "/var/tmp"):
+        paths = [f"{place}/{name}{end}" for end in ("", ".file", ".own")]
+        subprocess.run(["rm", "-rf", *paths], check=True)
+    Path(f"/dev/mqueue/{name}").unlink(missing_ok=True)
+
+
+def test_memory_queues_and_files_of_a_jobs_ids_go_with_it(
+    job: PretendJob, other_user: str, mark: str
+) -> None:
+    """OAR removes what has the user's id; the user may not remove what containers' root left."""
+    first_id, key = published(job).first_id, str(0x0A11CE00 + job.id % 255)
+    passwd = Path("/etc/passwd").read_bytes()
+    own = Path(f"/tmp/{mark}.own")
+    assert job.run(["touch", str(own)]).status == 0
+    done = job.run(
+        ["lxc-usernsexec", *ids_options(job), "--", PYTHON, "-c", PROLOGUE + LEAVE, key, mark]
+    )
+    assert done.status == 0, done.stderr
+    found = kernel.find_ipc(job.id, job.user, first_id)
+    assert sorted(x.split()[0] for x in found) == ["msg", "sem", "shm"]
+    assert len(kernel.find_shared(first_id)) > 900
+    with of_bob(other_user, mark) as bobs:
+        assert_gone(job, 40)
+        assert {path: Path(path).read_text() for path in bobs} == bobs
+        status = Path(f"/tmp/{mark}").stat()  # bob has something in it: it is the user's now
+        assert (status.st_uid, oct(status.st_mode)) == (own.stat().st_uid, "0o41777")
+    assert Path("/etc/passwd").read_bytes() == passwd
+    assert own.exists()
+
+
+def test_what_is_left_elsewhere_is_told(job: PretendJob, mark: str) -> None:
+    first_id = published(job).first_id
+    job.destroy()
+    path = Path(f"/dev/shm/{mark}.file")
+    path.touch()
+    os.chown(path, 0, first_id + 3)
+    try:
+        done = job.node_side("leftovers", "--first-id", str(first_id), check=False)
+        assert (done.status, str(path) in done.stdout) == (1, True), done.stdout
+        assert kernel.find_shared(first_id) == [str(path)]
+        assert job.node_side("destroy", check=False).status == 0
+    finally:
+        path.unlink(missing_ok=True)
