@@ -16,7 +16,7 @@ from oar_lxc.image.record import INIT, Record
 from oar_lxc.image.sources import Stream, open_archive, open_source
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store, remove_tree
 from oar_lxc.image.tarstream import DamagedError, TruncatedError
-from oar_lxc.image.words import meaning, need, no_room
+from oar_lxc.image.words import meaning, need, no_room, printable
 from oar_lxc.run import Program, running
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
@@ -98,11 +98,12 @@ def publish_stream(
     if not any(path in manifest.entries for path in _TOP):
         raise ImageError("it is no root file system: at its top there is no etc, bin, sbin or usr")
     for remark in stream.remarks:
-        say(f"image {name}: {remark}")
+        say(f"image {name}: {printable(remark)}")
     if manifest.left_out:
+        devices = f"{manifest.left_out} device{'s' if manifest.left_out > 1 else ''}"
         say(
-            f"image {name}: left out {manifest.left_out} devices below /dev, as containers get "
-            "theirs when they start"
+            f"image {name}: left out {devices} below /dev, as containers get theirs when they "
+            "start"
         )
     if not manifest.leads(INIT):
         say(
@@ -263,14 +264,14 @@ def one_sentence(
     except CommandError as error:
         full = no_room(error)
         where = f" into {store.root}" if full else ""
-        raise ImageError(f"{source}{where}: {full or means(error)}") from error
+        raise ImageError(printable(f"{source}{where}: {full or means(error)}")) from error
     except DamagedError as error:
-        raise ImageError(f"{source} is damaged or cut short ({error})") from error
+        raise ImageError(printable(f"{source} is damaged or cut short ({error})")) from error
     except ImageError as error:
         text = str(error)
         if text.startswith(source) or str(store.root) in text or "is not installed" in text:
-            raise
-        raise ImageError(f"{source}: {text}") from error
+            raise ImageError(printable(text)) from error
+        raise ImageError(printable(f"{source}: {text}")) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ImageError(f"{source} into {store.root}: {error.strerror}") from error

@@ -183,7 +183,7 @@ def _of_docker(box: Box, reference: str, called: str, open_blob: Open) -> Found:
     images = _json_of(box, DOCKER)
     if not isinstance(images, list):
         raise DamagedError(f"{DOCKER} in it is not Docker's")
-    names = [[str(tag) for tag in one.get("RepoTags") or ()] for one in map(_object, images)]
+    names = [_list_of_texts(one.get("RepoTags") or []) for one in map(_object, images)]
     chosen = _object(images[_choose(names, reference, called)])
     config, paths = chosen.get("Config"), chosen.get("Layers")
     if not isinstance(config, str) or not isinstance(paths, list):
@@ -364,6 +364,12 @@ def _object(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DamagedError("what it says of itself is not as it should be")
     return data
+
+
+def _list_of_texts(data: Any) -> list[str]:
+    if not isinstance(data, list):
+        raise DamagedError("what it says of itself is not as it should be")
+    return [str(one) for one in data]
 
 
 def _json_of(box: Box, name: str) -> Any:

@@ -33,6 +33,7 @@ _KINDS = (FILE, *LINKS, CHARACTER, DEVICE, DIRECTORY, FIFO)
 _DUMP = b"D"  # of GNU tar --listed-incremental: a directory, and the names in it as content
 _SPARSE = b"S"
 _XATTR = b"SCHILY.xattr."
+_MOST_SIZE = 2**62  # bytes; more, no system can count
 _MOST_EXTENDED = CHUNK  # bytes of one extended header
 _OCTAL_8, _OCTAL_12 = 8**7 - 1, 8**11 - 1
 _USTAR = b"ustar\0" + b"00" + bytes(32 + 32) + b"0000000\0" + b"0000000\0" + bytes(155 + 12)
@@ -271,8 +272,8 @@ def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes
         # Some write there how large the file of a hard link is, or the disk space of a directory;
         # no content follows. tar(1) and Docker do not look at it either.
         member.size = 0
-    elif member.size < 0:
-        raise DamagedError(f"member {member.name} has a negative size")
+    elif not 0 <= member.size <= _MOST_SIZE:
+        raise DamagedError(f"member {member.name} has a size that no file has")
     return member
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import shlex
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ from tests.integration.conftest import containers_of, first_id_of_record, publis
 from tests.integration.test_home import write_spec
 from tests.integration.test_session import Running, close, start_script
 from tests.pretend import PYTHON, PretendJob, checkout
+from tests.unit.archives import archive as layer_of
+from tests.unit.archives import member as layer_member
+from tests.unit.archives import of_crane, tar_of, zstd
 
 OWN = ImageName("own", "1")
 
@@ -66,6 +70,34 @@ def imported(job: PretendJob, archive: Path) -> Iterator[str]:
     assert done.status == 0, done.stderr
     yield done.stdout.split()[1]
     cli(job, "rm", str(OWN), "--force")
+
+
+def test_layers_make_the_same_image_for_root_and_for_users(
+    job: PretendJob, tmp_path: Path
+) -> None:
+    """With devices, owners and what a layer takes away; nobody but root can make the first two."""
+    lower = layer_of(
+        [
+            layer_member("etc/shadow", content=b"x", uid=0, gid=42, mode=0o640),
+            layer_member("dev/null", tarfile.CHRTYPE),
+            layer_member("sbin/init", mode=0o4755, uid=7),
+            layer_member("gone"),
+        ]
+    )
+    upper = layer_of([layer_member(".wh.gone"), layer_member("etc/new", uid=1000, gid=1000)])
+    path = home_of(job) / "layers.tar"
+    path.write_bytes(tar_of(of_crane({"x:1": [lower, upper]}, zstd)))
+    path.chmod(0o644)
+    digest = import_image(Store(tmp_path / "root"), OWN, str(path)).digest
+    rootfs = tmp_path / "root" / OWN.directory / "rootfs"
+    assert (rootfs / "etc/shadow").stat().st_gid == 42
+    assert (os.listdir(rootfs / "dev"), (rootfs / "gone").exists()) == ([], False)
+    done = cli(job, "import", str(OWN), str(path))
+    try:
+        assert done.stdout == f"{OWN} {digest}\n", done.stderr
+        assert "left out 1 device below /dev" in done.stderr
+    finally:
+        cli(job, "rm", str(OWN), "--force")
 
 
 def unpacked(job: PretendJob) -> list[str]:
@@ -129,7 +161,7 @@ def test_an_archive_that_was_changed_is_not_used(
         message = "was changed: its digest is sha256:"
     elif kind == "cut":
         os.truncate(directory / "rootfs.tar.zst", 100_000)
-        message = "image own:1 is damaged or cut short (zstd: "
+        message = "image own:1 is damaged or cut short (it ends in the middle)"
     else:
         run(
             ["tar", "--zstd", "-C", "/etc", "-cf", str(directory / "rootfs.tar.zst"), "./hostname"]

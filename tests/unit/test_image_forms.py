@@ -156,6 +156,12 @@ def test_a_system_that_has_such_files_itself_is_one(store: Store, tmp_path: Path
     assert said == []
 
 
+def test_names_in_an_archive_do_not_reach_the_terminal(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(archive([member("../\033[2J\nx\udcff")]))
+    said = refused(store, tmp_path / "a")
+    assert said == "member ../?[2J?x? leads out of the root by '..'"
+
+
 def test_that_an_image_has_no_init_is_told(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(tar_of({"etc/passwd": b"", "bin/sh": b""}))
     _, said = taken(store, tmp_path / "a")

@@ -357,6 +357,8 @@ def spoilt(files: dict[str, bytes], what: str) -> dict[str, bytes]:
         files["manifest.json"] = b"{"
     elif what == "another kind":
         files["manifest.json"] = b'[{"Layers": 5, "Config": "x"}]'
+    elif what == "other tags":
+        files["manifest.json"] = b'[{"Layers": [], "Config": "x", "RepoTags": 5}]'
     elif what == "out of it":
         files["manifest.json"] = b'[{"Layers": ["/etc/passwd"], "Config": "../x"}]'
     return files
@@ -371,6 +373,7 @@ def spoilt(files: dict[str, bytes], what: str) -> dict[str, bytes]:
         ("no configuration", "is not in it"),
         ("no JSON", "manifest.json is no JSON"),
         ("another kind", "manifest.json in it is not Docker's"),
+        ("other tags", "what it says of itself is not as it should be"),
         ("out of it", "../x is not in it"),
     ],
 )

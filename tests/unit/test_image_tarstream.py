@@ -187,8 +187,14 @@ def test_numbers_may_be_binary() -> None:
     size, time = b"\x80" + (4).to_bytes(11), (-5 % 256**12).to_bytes(12)
     ((found, data),) = read(rewritten(one, size=size, mtime=time))
     assert (found.size, data) == (4, b"here")
-    with pytest.raises(DamagedError, match="negative size"):
-        read(rewritten(one, size=(-4 % 256**12).to_bytes(12)))
+
+
+@pytest.mark.parametrize("size", [-4 % 256**12, 1 << 95 | 1 << 70])
+def test_a_size_that_no_file_has_is_damage(size: int, tmp_path: Path) -> None:
+    """It must not keep a reader busy for ever, nor be sought."""
+    data = rewritten(archive([member("a", content=b"here")]), size=size.to_bytes(12))
+    with pytest.raises(DamagedError, match="a size that no file has"):
+        read(data)
 
 
 def test_content_that_nobody_takes_is_passed_over(tmp_path: Path) -> None:
