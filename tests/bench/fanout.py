@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ case "$*" in *oar_lxc.fanout*) for last; do :; done; exec sh -c "$last";; esac
 # What a node that leads to others has for a python.
 PYTHON = f"""\
 #!/bin/sh
-[ "$2" = oar_lxc.fanout ] && exec {sys.executable} "$@"
+[ "$2" = oar_lxc.fanout ] && exec {shlex.quote(sys.executable)} "$@"
 {ANSWER}
 """
 # One process per measurement: its peak of memory, and that of its fan-out, are those of one call.

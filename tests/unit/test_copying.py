@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -414,7 +415,7 @@ def test_a_long_copy_tells_how_far_it_is_on_a_terminal_only(tmp_path: Path) -> N
     )
     quiet = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert quiet.stderr == b""
-    argv = ["script", "-qec", f"{sys.executable} -c '{program}'", "/dev/null"]
+    argv = ["script", "-qec", f"{shlex.quote(sys.executable)} -c '{program}'", "/dev/null"]
     told = subprocess.run(argv, capture_output=True, check=True, stdin=subprocess.DEVNULL)
     assert b"3.0 MiB copied, " in told.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def on_node(place: Path, node: str, body: str) -> None:
 
 
 def python(place: Path, agent: str) -> str:
-    add_program(place, "python", PYTHON.format(python=sys.executable, agent=agent))
+    add_program(place, "python", PYTHON.format(python=shlex.quote(sys.executable), agent=agent))
     return str(place / "python")
 
 
@@ -198,7 +199,7 @@ def test_where_no_node_has_oar_lxc_each_is_told_so(
     place: Path, call: Callable[..., Called]
 ) -> None:
     for node in names(9):
-        on_node(place, node, f"exec {sys.executable} -I -S -m oar_lxc.fanout")
+        on_node(place, node, f"exec {shlex.quote(sys.executable)} -I -S -m oar_lxc.fanout")
     _, errors = call(ECHO, 9)
     reason = "oar-lxc is not installed there: ask the administrator to install it"
     assert errors == {node: f"node {node}: {reason}" for node in names(9)}

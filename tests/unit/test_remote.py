@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -179,7 +180,7 @@ def test_what_is_no_event_is_no_event(tmp_path: Path, calls: Path) -> None:
 @pytest.mark.parametrize("local", ["node1", ""])
 def test_a_node_without_oar_lxc_is_told_so(tmp_path: Path, calls: Path, local: str) -> None:
     # -S hides what is installed beside the interpreter, -I what lies in the working directory.
-    agent = f'exec {sys.executable} -I -S "$@"'
+    agent = f'exec {shlex.quote(sys.executable)} -I -S "$@"'
     _, errors = call(remote(tmp_path, agent, "node1", local=local))
     assert str(errors[0]) == (
         "node node1: oar-lxc is not installed there: ask the administrator to install it"
