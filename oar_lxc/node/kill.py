@@ -85,7 +85,7 @@ class Killing:
     def _kill_holders(self) -> set[int]:
         """Kill who could come back to the job's ids later, and return them."""
         with Handles() as handles:
-            found = find_holders(self._others, self.whose, handles)
+            found = find_holders(self._others, self.whose, handles, self.end)
             self._kill(handles, found)
         return found
 
@@ -95,7 +95,7 @@ class Killing:
             with standstill(self.cgroups, self.whose):
                 self._kill(handles, self._find(handles))
                 self.cgroups.remove()
-                holders = find_holders(self._others, self.whose, handles)
+                holders = find_holders(self._others, self.whose, handles, self.end)
                 handles.kill(holders)
             self._kill(handles, holders)  # what was frozen dies only now
 

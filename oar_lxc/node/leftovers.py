@@ -10,8 +10,8 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import ids, links, mounts
-from oar_lxc.node.cgroup import JobCgroups, hierarchies
+from oar_lxc.node import cgroup, ids, links, mounts
+from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.litter import Litter
 from oar_lxc.node.oarfiles import oar_files
 from oar_lxc.node.processes import job_processes
@@ -96,7 +96,7 @@ def find_leftovers(
             litter.look()
     return Leftovers(
         processes=sorted(processes),
-        cgroups=[str(path) for path in cgroups.roots()] if hierarchies() else [UNSEEN],
+        cgroups=[str(path) for path in cgroups.roots()] if cgroup.hierarchies() else [UNSEEN],
         mounts=[str(point) for point in mounts.mounts_under(layout.directory)],
         links=links.job_links(layout),
         files=[*(str(path) for path in paths if os.path.lexists(path)), *litter.files],
@@ -110,8 +110,15 @@ def find_leftovers(
 
 
 def running(cgroups: JobCgroups, whose: Whose) -> set[int]:
-    """Look for the processes of a job alone, which takes longest; arguments as above."""
+    """Look for the processes of a job alone, which takes longest; arguments as above.
+
+    Raises:
+        TooLateError: there are more processes, or cgroups, than could be looked at in time, and
+            nothing else tells that the job is not gone.
+    """
     try:
         return job_processes(cgroups, whose)
     except TooLateError:
-        return set()  # only cgroups can be so many, and those are told
+        if cgroups.roots():
+            return set()  # those are told
+        raise

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from oar_lxc.errors import TooLateError
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.namespaces import UserNamespaces
 from oar_lxc.node.whose import Whose
@@ -103,6 +104,8 @@ def job_processes(
     hooks = ancestry()
     namespaces = UserNamespaces(whose)
     for pid in pids():
+        if time.monotonic() > cgroups.deadline:
+            raise TooLateError("the time was over before all processes of this node were seen")
         threads = _threads(pid)  # most are the kernel's own, and are not looked at further
         if not threads or pid in hooks:
             continue

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from oar_lxc.errors import CommandError, OarLxcError
+from oar_lxc.errors import CommandError, OarLxcError, UsageError
 from oar_lxc.layout import check_node
 from oar_lxc.node.reach import FANOUT, command_on
 from oar_lxc.node.reaper import LEFT_ALONE, Reaped
@@ -54,7 +54,7 @@ def sweep(grace: float, *, dry_run: bool = False) -> Sweep:
     """
     result = Sweep()
     look = ["reap", "--dry-run", "--json", f"--grace={grace:g}"]
-    found = _everywhere(dict.fromkeys(_nodes(), look), LOOK_TIMEOUT, result)
+    found = _everywhere(dict.fromkeys(_nodes(result), look), LOOK_TIMEOUT, result)
     unsure = {job.job_id for jobs in found.values() for job in jobs if job.action == LEFT_ALONE}
     ended = _ended(sorted(unsure))
     option = ["--dry-run"] if dry_run else []
@@ -67,13 +67,20 @@ def sweep(grace: float, *, dry_run: bool = False) -> Sweep:
     return result
 
 
-def _nodes() -> list[str]:
+def _nodes(result: Sweep) -> list[str]:
+    """Return the names of the cluster's nodes; what is none is told, and stops no other."""
     if shutil.which("oarnodes") is None:
         raise OarLxcError(
             "oarnodes is not installed here: run this on the OAR server, or leave out --everywhere"
         )
     words = run(["oarnodes", "-l"]).stdout.split()
-    return [check_node(word) for word in dict.fromkeys(words)]
+    nodes = []
+    for word in dict.fromkeys(words):
+        try:
+            nodes.append(check_node(word))
+        except UsageError as error:
+            result.unreachable[word] = str(error)
+    return nodes
 
 
 def _ended(jobs: Sequence[int]) -> set[int]:

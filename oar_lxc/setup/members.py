@@ -24,6 +24,7 @@ from oar_lxc.setup.plan import Plan, SetupError, Step
 from oar_lxc.setup.server import CPUSET_PATH, cpuset
 
 PORT = 6667
+OAR_LOCK = Path("/var/lib/oar/job_manager_lock_file")  # of init and clean of all jobs
 SSHD_CONFIG = Path("/etc/oar/sshd_config")
 DIRECTORIES = (
     (STATE, 0o755),
@@ -80,6 +81,8 @@ def node_plan(options: Options) -> Plan:
             packages.installed(packages.NODE),
             _oar_conf(bundle, options, {}),
             *_keys(bundle),
+            # OAR makes it for everybody to read, and whoever may read a file may hold its lock.
+            files.own_file("nobody but OAR holds its lock", OAR_LOCK, "", 0o600, "oar", "oar"),
             files.own_file(
                 "OAR's sshd has the cluster's host key", keys.HOST_KEY, bundle.host_private, 0o600
             ),

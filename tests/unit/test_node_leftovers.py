@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import Popen
 
 import pytest
 
+from oar_lxc.errors import TooLateError
 from oar_lxc.idspans import LOWEST, MOST_USERS
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import cgroup, ids, links, processes
@@ -41,6 +43,22 @@ def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
     left = find(node)
     assert not left
     assert str(left) == "nothing"
+
+
+def test_what_could_not_be_looked_at_in_time_is_not_called_gone(node: Path) -> None:
+    late = JobCgroups(42, "alice", "/oar/alice_42", deadline=time.monotonic())
+    with pytest.raises(TooLateError, match="before all processes of this node were seen"):
+        find_leftovers(JobLayout(42, node), late, Whose(-1, FIRST))
+    (node / "cgroup/oar/alice_42/lxc").mkdir(parents=True)
+    left = find_leftovers(JobLayout(42, node), late, Whose(-1, FIRST))
+    assert left.cgroups == [str(node / "cgroup/oar/alice_42/lxc")]
+
+
+def test_where_no_cgroups_are_mounted_none_are_called_gone(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "hierarchies", list)
+    assert "no cgroup file system is mounted" in str(find(node))
 
 
 def test_the_traces_of_another_job_are_not_this_ones(node: Path) -> None:

@@ -136,6 +136,16 @@ def test_a_node_that_is_down_is_told_and_the_others_are_served(cluster: Cluster)
     assert len(cluster.orders) == 1
 
 
+def test_a_resource_without_a_hosts_name_is_told_and_the_others_are_served(
+    cluster: Cluster,
+) -> None:
+    add_program(cluster.bin, "oarnodes", "printf 'node1\n_x;y\n'")
+    cluster.node("node1", [ALONE], [])
+    done = sweep(120)
+    assert done.unreachable == {"_x;y": "node '_x;y' is not a host name"}
+    assert len(cluster.orders) == 1
+
+
 def test_where_oar_is_not_one_sentence_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
