@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_without_a_configuration_pip_has_its_own_defaults(tmp_path: Path) -> Non
 def test_a_clone_is_put_below_a_directory(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="absolute path below a directory"):
         place(text)
+
+
+def test_continuous_integration_runs_on_a_fresh_machine_alone() -> None:
+    text = (machine.CHECKOUT / ".ci/run").read_text()
+    (there,) = re.findall(r'^FRESH="(.*?)"$', text, re.MULTILINE | re.DOTALL)
+    assert "make test" in there.splitlines()
+    here = text.replace(there, "")
+    assert re.findall(r"^(?:exec )?make (\S+)", here, re.MULTILINE) == ["fresh"]
 
 
 def test_a_fresh_machine_and_the_sandbox_have_no_name_in_common() -> None:
