@@ -36,7 +36,7 @@ from oar_lxc.image.oci import (
 )
 from oar_lxc.image.pipeline import Source
 from oar_lxc.image.tarstream import HARD_LINK, DamagedError, Member, Reader
-from oar_lxc.image.words import damage, need
+from oar_lxc.image.words import damage, need, no_room
 from oar_lxc.run import Program, running
 
 # Of skopeo, as it names where images are.
@@ -83,7 +83,7 @@ def _finish_unpacking(program: Program) -> None:
     try:
         program.finish(_UNPACKING)
     except CommandError as error:
-        if error.status < 0:
+        if error.status < 0 or no_room(error):
             raise
         if error.argv[0] == "gzip" and error.status == _WARNING:
             return
@@ -139,20 +139,28 @@ def _parse(source: str) -> tuple[str, Path, str]:
     Raises:
         ImageError: there is no such path.
     """
-    if not Path(source).exists():
+    if not _exists(source):
         transport, _, rest = source.partition(":")
         if transport in _TRANSPORTS:
             path, colon, reference = rest, "", ""
-            while not Path(path).exists() and ":" in path:
+            while not _exists(path) and ":" in path:
                 path, _, last = path.rpartition(":")
                 reference = f"{last}{colon}{reference}"
                 colon = ":"
-            if path and Path(path).exists():
+            if path and _exists(path):
                 return transport, Path(path), reference
             raise ImageError(f"{source}: No such file or directory")
         refuse_elsewhere(source)
-        raise ImageError(f"{source}: No such file or directory")
     return "", Path(source), ""
+
+
+def _exists(path: str) -> bool:
+    """Whether there is something; also where its directory may not be entered, nothing fails."""
+    try:
+        Path(path).stat()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

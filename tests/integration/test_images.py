@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import os
 import signal
@@ -22,6 +24,7 @@ from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import RECIPES
 from oar_lxc.image.store import Store
 from oar_lxc.run import run
+from tests.unit.archives import Pack, of_crane, tar_of, zstd
 
 NAME = ImageName("made", "1")
 CAPABILITY = "security.capability"
@@ -198,16 +201,21 @@ def test_an_import_that_is_killed_in_the_middle_publishes_nothing(
     assert sorted(os.listdir(store)) == [".lock", NAME.directory]
 
 
+@pytest.mark.parametrize("pack", [zstd, gzip.compress])
 def test_a_disk_that_fills_half_way_is_one_sentence_and_leaves_nothing(
-    tree: Path, tmp_path: Path
+    tree: Path, tmp_path: Path, pack: Pack
 ) -> None:
+    """Also where an archive of layers has to be unpacked first: it is not to blame."""
+    layers = tmp_path / "layers.tar"
+    layer = Path(packed(tree, tmp_path, "--format=pax")).read_bytes()
+    layers.write_bytes(pack(tar_of(of_crane({"x:1": [layer]}))))
     store = tmp_path / "small"
     store.mkdir()
     run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(store)])
     try:
-        for archives in (False, True):
+        for archives, source in itertools.product((False, True), (tree, layers)):
             with pytest.raises(ImageError, match="No space left on device") as caught:
-                import_image(Store(store / "images", archives=archives), NAME, str(tree))
+                import_image(Store(store / "images", archives=archives), NAME, str(source))
             assert "\n" not in str(caught.value)
             assert os.listdir(store / "images") == [".lock"]
     finally:

@@ -276,6 +276,15 @@ def test_what_would_have_to_be_fetched_is_refused_with_the_way(store: Store, sou
     assert ELSEWHERE[source] in refused(store, source)
 
 
+def test_what_the_system_says_of_a_path_is_told(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    assert refused(store, tmp_path / "file/x") == "Not a directory"
+    assert refused(store, "x" * 300) == "File name too long"
+    assert refused(store, f"oci:{'x' * 300}") == "No such file or directory"
+
+
 def test_pipes_and_devices_are_refused_at_once(store: Store, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", "/dev/null"):
