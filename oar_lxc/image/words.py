@@ -14,7 +14,7 @@ _ENDS_EARLY = re.compile(
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
 # Of tar: `tar: ./etc/shadow: Cannot open: Permission denied`.
 _OF_A_FILE = re.compile(
-    r"(?:[a-z0-9-]+: )?(?P<file>.+?): (?:[A-Z][a-z]+ [a-z ]+: )?(?P<why>[A-Z][\w ,-]+)"
+    r"(?:[a-z0-9-]+: )?(?P<file>.+?): (?:[A-Z][a-z]+ [a-z ]+: )?(?P<why>[A-Z][\w ,/-]+)"
 )
 _CHANGED = re.compile(
     r"tar: (?P<file>.+): (?:file changed as we read it|File removed before we read it)"
@@ -146,7 +146,8 @@ def damage(error: CommandError) -> str:
 
 
 def _lines(error: CommandError) -> list[str]:
-    return [line.strip() for line in error.stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in error.stderr.splitlines()]
+    return [line for line in lines if line and "Exiting with failure status" not in line]
 
 
 def _says(lines: list[str]) -> str:

@@ -323,7 +323,14 @@ def failed(name: str, said: str, status: int = 1) -> CommandError:
             failed("tar", "tar: ./a: Cannot open: No such file or directory\ntar: Exiting\n"),
             "a: No such file or directory",
         ),
-        (failed("tar", "tar: oh\nwell\n"), "tar failed; its last words: well"),
+        (
+            failed("tar", "tar: ./a: Cannot open: Input/output error"),
+            "a: Input/output error",
+        ),
+        (
+            failed("tar", "tar: oh\ntar: Exiting with failure status due to previous errors\n"),
+            "tar failed; its last words: tar: oh",
+        ),
         (failed("sync", ""), "sync failed, and does not say why"),
         (failed("zstd", "", -9), "zstd was killed by signal 9: the machine may have too little"),
     ],
