@@ -179,6 +179,18 @@ def find_lines(job: int, user: str, first_id: int) -> list[str]:
     return found
 
 
+def nft_table() -> str:
+    """Return the packet filter's table as nft prints it, empty where there is none."""
+    argv = ["nft", "list", "table", "inet", "oar_lxc"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+
+def find_rules(job: int, user: str, first_id: int) -> list[str]:
+    """Return what the packet filter names of the job: its bridge, and its VXLAN in packets."""
+    vni = (job & 0xFFFFFF) << 8
+    return re.findall(rf'"olb{job}"|\S+ \. 0x0*{vni:x}\b', nft_table())
+
+
 KINDS: dict[str, Callable[[int, str, int], list[str]]] = {
     "processes": find_processes,
     "cgroups": find_cgroups,
@@ -187,6 +199,7 @@ KINDS: dict[str, Callable[[int, str, int], list[str]]] = {
     "files": find_files,
     "ipc": find_ipc,
     "lines": find_lines,
+    "rules": find_rules,
 }
 
 
@@ -274,6 +287,7 @@ def find_any() -> dict[str, list[str]]:
         "links": [x for x in os.listdir("/sys/class/net") if re.fullmatch(r"ol[bv]\d+", x)],
         "files": sorted(map(str, files)),
         "lines": lines,
+        "rules": re.findall(r'"olb\d+"|\S+ \. 0x[0-9a-f]+\b', nft_table()),
     }
 
 

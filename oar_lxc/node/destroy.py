@@ -11,7 +11,7 @@ from functools import partial
 from oar_lxc.beside import beside
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import ids, links, mounts
+from oar_lxc.node import ids, links, mounts, packetfilter
 from oar_lxc.node.allocation import find_range, find_whose
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.files import forget, half_written, job_locked, locked, rest
@@ -97,7 +97,7 @@ class Destruction:
         litter = Litter(whose, time.monotonic() + rest(end) * SHARE, end)
         # Nothing of the job runs any more. Links take most of their time in waiting.
         with (
-            beside(lambda: step(log, "links", lambda: links.remove(layout, rest(end)))),
+            beside(lambda: self._remove_network(log, end)),
             beside(lambda: self._remove_tree(log, end)),
             beside(lambda: step(log, "litter", litter.remove)),
         ):
@@ -142,6 +142,11 @@ class Destruction:
     def _revoke(self, first_id: int, timeout: float) -> None:
         with locked(timeout, anyway=True):
             ids.revoke(self.layout, first_id)
+
+    def _remove_network(self, log: NodeLog, end: float) -> None:
+        self._step(log, "links", lambda: links.remove(self.layout, rest(end)))
+        # A packet of a device that still is there would bring an element of the filter back.
+        self._step(log, "filter", lambda: packetfilter.forget(self.layout, rest(end)))
 
     def _remove_tree(self, log: NodeLog, end: float) -> None:
         step = self._step

@@ -17,6 +17,7 @@ from oar_lxc.run import run
 
 LOCK = Path("/run/oar-lxc.lock")
 JOBS_LOCK = Path("/run/oar-lxc-jobs.lock")
+FILTER_LOCK = Path("/run/oar-lxc-filter.lock")
 SHADOW_LOCK = Path("/etc/.pwd.lock")
 SHADOW_WAIT = 2.0
 BLOCK = 512  # bytes; what stat(2) counts in
@@ -82,6 +83,21 @@ def job_locked(job_id: int, timeout: float, path: Path = JOBS_LOCK) -> Iterator[
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, job_id)
 
     with _held(path, take, timeout, f" for job {job_id}"):
+        yield
+
+
+@contextmanager
+def filter_locked(timeout: float, path: Path = FILTER_LOCK) -> Iterator[None]:
+    """Hold the lock of the packet filter: it is loaded, or added to, by one at a time.
+
+    Raises:
+        OarLxcError: another one held it for longer than ``timeout`` seconds.
+    """
+
+    def take(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with _held(path, take, timeout, ""):
         yield
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import cgroup, ids, links, mounts
+from oar_lxc.node import cgroup, ids, links, mounts, packetfilter
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.litter import Litter
 from oar_lxc.node.oarfiles import oar_files
@@ -19,6 +19,8 @@ from oar_lxc.node.trash import trash_of
 from oar_lxc.node.whose import Whose
 
 UNSEEN = "unknown, as no cgroup file system is mounted"
+
+NFT_TIMEOUT = 5.0  # seconds; it takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Leftovers:
             of its ids in the directories that all users share.
         ipc: SysV IPC of its ids, kind and number.
         lines: lines in /etc/subuid, /etc/subgid and /etc/lxc/lxc-usernet.
+        rules: elements of the packet filter.
     """
 
     processes: list[int] = field(default_factory=list)
@@ -44,6 +47,7 @@ class Leftovers:
     files: list[str] = field(default_factory=list)
     ipc: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
@@ -106,7 +110,15 @@ def find_leftovers(
             for path, lines in ids.leftover_lines(layout, whose.first_id).items()
             for line in lines
         ],
+        rules=_rules(layout),
     )
+
+
+def _rules(layout: JobLayout) -> list[str]:
+    try:
+        return packetfilter.elements(layout, NFT_TIMEOUT)
+    except OarLxcError as error:
+        return [f"unknown, as the packet filter cannot be read: {error}"]
 
 
 def running(cgroups: JobCgroups, whose: Whose) -> set[int]:

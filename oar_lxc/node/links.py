@@ -6,20 +6,26 @@ than the whole of prepare may last.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
-from oar_lxc.errors import OarLxcError
+from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import MTU, JobNetwork
 from oar_lxc.node.bounded import bounded
+from oar_lxc.node.refusal import Refusal
 from oar_lxc.run import run
 
 NET = Path("/sys/class/net")
-VXLAN_PORT = 4789  # RFC 7348
+IPV6 = Path("/proc/sys/net/ipv6/conf")
+# Registered for nothing. Users can bind none below 1024, to hold it or to be answered there; and
+# those from 512 on are what bindresvport(3) gives to daemons.
+VXLAN_PORT = 289
+ALL = "00:00:00:00:00:00"  # where a VXLAN sends what is for all, or for it does not know whom
 GOING = 0x6F6C7863  # the group of devices ("olxc") in which they are removed
 
 
@@ -35,7 +41,7 @@ def holder_of_subnet(network: JobNetwork, timeout: float) -> str:
     return ""
 
 
-def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) -> None:
+def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) -> list[str]:
     """Make the job's bridge with this node's address and, for several nodes, its VXLAN.
 
     Args:
@@ -44,34 +50,75 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         node: this node's name.
         timeout: seconds for each thing that may block, the names of the other nodes among them.
 
+    Returns:
+        The addresses of the job's other nodes.
+
     Raises:
+        Refusal: another program holds the VXLAN's port.
         TooLateError: the names of other nodes were not resolved in time.
         CommandError: the kernel refused one.
         OarLxcError: the address of another node is not known.
     """
-    bridge = layout.bridge
-    address = network.node_address(node)
-    lines = [
-        f"link add {bridge} type bridge forward_delay 0 stp_state 0",
-        f"link set {bridge} mtu {MTU} up",
-        f"address add {address} dev {bridge}",
-    ]
+    bridge, vxlan = layout.bridge, layout.vxlan
     peers = [other for other in network.nodes if other != node]
+    addresses: list[str] = []
+    lines = [f"link add {bridge} mtu {MTU} type bridge forward_delay 0 stp_state 0"]
+    devices = [bridge]
     if peers:
-        vxlan = layout.vxlan
-        lines += [
-            f"link add {vxlan} type vxlan id {network.vni} dstport {VXLAN_PORT}",
-            f"link set {vxlan} mtu {MTU} master {bridge} up",
-        ]
+        what = "resolving the names of the job's nodes"
+        own, *addresses = bounded(
+            lambda: [_own_address(node), *map(_resolve, peers)], timeout, what
+        )
+        local = f" local {own}" if own else ""
+        lines.append(
+            f"link add {vxlan} mtu {MTU} type vxlan id {network.vni} dstport {VXLAN_PORT}{local}"
+        )
+        devices.append(vxlan)
     run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", timeout=timeout)
+    for name in devices:
+        # Before it is up: it would take routes and addresses from what containers advertise.
+        with suppress(FileNotFoundError):  # a node without IPv6
+            (IPV6 / name / "disable_ipv6").write_text("1")
+    lines = [
+        f"link set {bridge} up",
+        f"address add {network.node_address(node)} dev {bridge}",
+        *([f"link set {vxlan} master {bridge} up"] if peers else []),
+    ]
+    try:
+        run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", timeout=timeout)
+    except CommandError as error:
+        if peers and os.strerror(errno.EADDRINUSE) in error.stderr:
+            raise Refusal(
+                f"UDP port {VXLAN_PORT}, which joins the networks of a job's nodes, is in use on "
+                f"node {node}: ask the administrator, whom `ss -ulpn sport = :{VXLAN_PORT}` there "
+                "shows the program"
+            ) from error
+        raise
     if peers:
-        what = "resolving the names of the job's other nodes"
-        addresses = bounded(lambda: [_resolve(peer) for peer in peers], timeout, what)
-        entries = [
-            f"fdb append 00:00:00:00:00:00 dev {layout.vxlan} dst {address}"
-            for address in addresses
-        ]
+        entries = [f"fdb append {ALL} dev {vxlan} dst {address}" for address in addresses]
         run(["bridge", "-batch", "-"], input="\n".join(entries) + "\n", timeout=timeout)
+    return addresses
+
+
+def flooded(layout: JobLayout, timeout: float) -> list[str]:
+    """Return the addresses of the other nodes that a job's VXLAN joins; none without one."""
+    if not (NET / layout.vxlan).exists():
+        return []
+    argv = ["bridge", "-json", "fdb", "show", "dev", layout.vxlan]
+    listing = json.loads(run(argv, timeout=timeout, check=False).stdout or "[]")
+    return [str(entry["dst"]) for entry in listing if entry["mac"] == ALL and "dst" in entry]
+
+
+def _own_address(node: str) -> str:
+    """Return the address that the other nodes know this one by, where its own name tells it."""
+    import socket
+
+    with suppress(OSError, OarLxcError):
+        address = _resolve(node)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+        return "" if ip_address(address).is_loopback else address
+    return ""
 
 
 def _resolve(node: str) -> str:

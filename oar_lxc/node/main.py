@@ -30,6 +30,7 @@ DONE = 0
 FAILED = 1
 USAGE = 2
 MOST_FILES = 1 << 16  # that may be open at once, at least
+FILTER_TIMEOUT = 30.0  # seconds
 CGROUPS_LEFT = 3  # OAR's own clean-up would wait for them without end
 
 EPILOG = """exit status:
@@ -46,6 +47,7 @@ examples:
   oar-lxc-node leftovers --job 42 --user alice --json
   oar-lxc-node reap --dry-run
   oar-lxc-node reap --ended 42,43 --grace 0
+  oar-lxc-node filter
 """
 
 LAYERS = ("stanza", "epilogue", "prologue", "admin")
@@ -90,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
                 "--first-id", help="first id of the job's range, where nothing here tells it"
             )
             command.add_argument("--json", action="store_true", help="print JSON")
+    text = "load the packet filter of all jobs of this node"
+    commands.add_parser("filter", help=text, description=text)
     reap = commands.add_parser("reap", help="destroy what dead jobs left on this node")
     reap.add_argument("--dry-run", action="store_true", help="tell what and why; change nothing")
     reap.add_argument("--json", action="store_true", help="print JSON")
@@ -273,7 +277,20 @@ def _reap(arguments: argparse.Namespace) -> int:
     return FAILED if any(one.action == NOT_DESTROYED for one in done) else DONE
 
 
-COMMANDS = {"prepare": _prepare, "destroy": _destroy, "leftovers": _leftovers, "reap": _reap}
+def _filter(arguments: argparse.Namespace) -> int:
+    from oar_lxc.node import packetfilter
+
+    packetfilter.load(read_config().pool, FILTER_TIMEOUT)
+    return DONE
+
+
+COMMANDS = {
+    "prepare": _prepare,
+    "destroy": _destroy,
+    "leftovers": _leftovers,
+    "reap": _reap,
+    "filter": _filter,
+}
 
 
 def _job(arguments: argparse.Namespace, lenient: bool = False) -> tuple[JobLayout, str, str]:

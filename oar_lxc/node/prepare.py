@@ -19,7 +19,7 @@ from oar_lxc.idmap import IdMap
 from oar_lxc.idspans import Span
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import POOL, JobNetwork
-from oar_lxc.node import ids, links, mounts, ranges
+from oar_lxc.node import ids, links, mounts, packetfilter, ranges
 from oar_lxc.node.allocation import NoRangeError, allocate
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.destroy import Destruction
@@ -27,15 +27,12 @@ from oar_lxc.node.files import job_locked, locked, rest, write_atomic
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import keep_keys
 from oar_lxc.node.record import Record, read_record, this_boot
+from oar_lxc.node.refusal import Refusal
 from oar_lxc.node.trees import mount_trees
 from oar_lxc.published import READY, REFUSED, PublishedJob
 from oar_lxc.regular import read_regular
 
 UNDO = 0.3  # the part of the time that is kept for taking everything back
-
-
-class Refusal(OarLxcError):
-    """The job cannot have containers on this node, through no fault of the node."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,8 @@ class Preparation:
             if not layout.published.exists():
                 # Publishing comes last: before it, what is there is half made or another's.
                 links.remove(layout, rest(end))
-                links.create(layout, network, self.node, rest(end))
+                peers = links.create(layout, network, self.node, rest(end))
+                packetfilter.admit(layout, account.pw_uid, peers, self.pool, rest(end))
         if time.monotonic() > end:
             raise OarLxcError("it took too long: the node is slow, or its lock was held")
         return PublishedJob(

@@ -6,13 +6,16 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import MAX_JOB_ID, STATE, JobLayout
-from oar_lxc.node import ids
+from oar_lxc.node import ids, packetfilter
 from oar_lxc.node.account import find_name, private_owner
 from oar_lxc.node.cgroup import OWN, hierarchies
+from oar_lxc.node.leftovers import NFT_TIMEOUT
 from oar_lxc.node.links import NET
 from oar_lxc.node.log import say
 from oar_lxc.node.record import GRACE, Record, read_record, this_boot
@@ -52,6 +55,7 @@ class Judge:
     def find_jobs(self) -> list[Finding]:
         """Judge each job that has anything on this node, by record or by what exists."""
         users = dict.fromkeys(_job_ids(self.state), "")
+        users.update(_jobs_of_rules())
         users.update(_jobs_of_cgroups())
         try:
             users.update(ids.jobs_of_lines())
@@ -109,6 +113,13 @@ def _jobs_of_cgroups() -> Iterator[tuple[int, str]]:
             match = re.fullmatch(r"(.+)_([0-9]{1,10})", name)
             if match and 1 <= int(match[2]) <= MAX_JOB_ID:
                 yield int(match[2]), match[1]
+
+
+def _jobs_of_rules() -> Iterator[tuple[int, str]]:
+    # Where they cannot be read, what else there is of jobs is still looked at.
+    with suppress(OarLxcError):
+        for job in packetfilter.jobs(NFT_TIMEOUT):
+            yield job, ""
 
 
 def _oar_uses_cpusets() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,15 @@ OAR_KEY = 'environment="OAR_KEY=1" '
 CLIENT_CONFIG = """\
 Host *
 ForwardX11 no
-StrictHostKeyChecking no
+StrictHostKeyChecking yes
 PasswordAuthentication no
 AddressFamily inet
 """
+# As OAR's own set-up has it: ssh then goes on where a host key is another than the known one.
+_LAX = re.compile(
+    r"^([ \t]*StrictHostKeyChecking[ \t]*[ \t=][ \t]*)\"?(no|off|accept-new)\"?[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def generate(comment: str) -> tuple[str, str]:
@@ -117,12 +123,21 @@ def oar_knows_the_nodes(host_public: Callable[[], str]) -> list[Step]:
             "user oar knows the host key of port 6667", SSH / "known_hosts", with_line, 0o644
         ),
         _oar_file(
-            "user oar's ssh asks no questions",
+            "user oar's ssh asks no questions, and refuses other host keys",
             SSH / "config",
-            lambda text: text or CLIENT_CONFIG,
+            strict,
             0o644,
         ),
     ]
+
+
+def strict(text: str) -> str:
+    """Return a text of ssh_config(5) that goes on nowhere with a host key that is not known.
+
+    Whoever has a port of a node would else be sent OAR's commands, with the keys of jobs. The rest
+    of what a site has written stays.
+    """
+    return _LAX.sub(r"\1yes", text) or CLIENT_CONFIG
 
 
 def _oar_file(title: str, path: Path, edit: files.Edit, mode: int) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from contextlib import suppress
@@ -10,15 +11,15 @@ from pathlib import Path
 
 from oar_lxc.config import read_config
 from oar_lxc.layout import CONFIG
-from oar_lxc.node.links import VXLAN_PORT
+from oar_lxc.node import packetfilter
 from oar_lxc.run import run
 from oar_lxc.setup import files, services
 from oar_lxc.setup.plan import Step
 
-TABLE = "oar_lxc"
-RULES = Path("/etc/oar-lxc/nftables.nft")
+OLD_RULES = Path("/etc/oar-lxc/nftables.nft")  # of version 0.1.0
 SYSCTL = Path("/etc/sysctl.d/60-oar-lxc.conf")
 UNIT = "oar-lxc-network.service"
+PORTS = Path("/proc/sys/net/ipv4")
 RESOLVER = Path("/etc/resolv.conf")
 
 # Priorities of our routing rules: before those of the main table.
@@ -26,61 +27,40 @@ OWN = 30000
 OTHERS = 30001
 
 
-def rules_text(pool: IPv4Network) -> str:
-    """Return the packet filter's rules; nft applies a file as one transaction."""
-    return f"""\
-# Made by oar-lxc setup node.
-table inet {TABLE}
-delete table inet {TABLE}
-table inet {TABLE} {{
-    # Containers have their own addresses only, and nobody but root joins a VXLAN.
-    chain forward {{
-        type filter hook forward priority filter; policy accept;
-        iifname "olb*" ip saddr != {pool} drop
-        iifname "olb*" udp dport {VXLAN_PORT} drop
-    }}
-    chain input {{
-        type filter hook input priority filter; policy accept;
-        iifname "olb*" udp dport {VXLAN_PORT} drop
-    }}
-    chain output {{
-        type filter hook output priority filter; policy accept;
-        meta skuid != 0 udp dport {VXLAN_PORT} drop
-    }}
-    chain postrouting {{
-        type nat hook postrouting priority srcnat; policy accept;
-        ip saddr {pool} ip daddr != {pool} masquerade
-    }}
-}}
-"""
-
-
 def unit_text(pool: IPv4Network) -> str:
-    """Return the unit that loads the rules and keeps jobs' networks apart.
+    """Return the unit that loads the packet filter and keeps jobs' networks apart.
+
+    It is started anew with the node's own packet filter, which flushes all rules, and where the
+    rules of this version are others: the unit has their digest.
 
     Containers of one job are bridged. What is routed from pool to pool, but for what the node
     itself sends, is from job to job. Routing rules say so and not the packet filter, as that sees
     bridged packets too where br_netfilter is loaded, and cannot tell them apart.
     """
     pair = f"from {pool} to {pool}"
+    digest = hashlib.sha256(packetfilter.rules_text(pool).encode()).hexdigest()
     return f"""\
+# Rules: {digest}
 [Unit]
 Description=Networks of OAR jobs' containers
-After=network-pre.target nftables.service
+After=network-pre.target nftables.service firewalld.service ufw.service
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
 Before=oar-node.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/usr/sbin/nft -f {RULES}
+ExecStart=/usr/sbin/oar-lxc-node filter
 ExecStart=/usr/sbin/sysctl -q -p {SYSCTL}
 ExecStart=-/usr/sbin/ip rule del priority {OWN}
 ExecStart=-/usr/sbin/ip rule del priority {OTHERS}
 ExecStart=/usr/sbin/ip rule add priority {OWN} {pair} iif lo lookup main
 ExecStart=/usr/sbin/ip rule add priority {OTHERS} {pair} prohibit
+ExecReload=/usr/sbin/oar-lxc-node filter
 ExecStop=-/usr/sbin/ip rule del priority {OTHERS}
 ExecStop=-/usr/sbin/ip rule del priority {OWN}
-ExecStop=/usr/sbin/nft delete table inet {TABLE}
+ExecStop=-/usr/sbin/nft delete table inet {packetfilter.TABLE}
 
 [Install]
 WantedBy=multi-user.target
@@ -124,20 +104,54 @@ def pool_is_free() -> Step:
     return Step("the network of jobs is used for nothing else", problem)
 
 
+def ports_are_free(
+    given: Path = PORTS / "ip_local_port_range", reserved: Path = PORTS / "ip_local_reserved_ports"
+) -> Step:
+    """Make the step that wants the kernel to give programs none of the containers' ports."""
+
+    def problem() -> str | None:
+        first, last = packetfilter.FIRST_PORT, packetfilter.LAST_PORT
+        highest = int(given.read_text().split()[1])
+        kept = {
+            port
+            for part in reserved.read_text().strip().split(",")
+            if part
+            for port in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)
+        }
+        if all(port in kept for port in range(first, highest + 1)):
+            return None
+        return (
+            f"the kernel gives ports up to {highest} to programs of this node, and from {first} "
+            f"on they are those of containers: write net.ipv4.ip_local_reserved_ports = "
+            f"{first}-{last} into a file in /etc/sysctl.d, or let net.ipv4.ip_local_port_range "
+            f"end at {first - 1}, and run `sysctl --system`"
+        )
+
+    return Step("containers' connections have ports of their own", problem)
+
+
+def no_file(title: str, path: Path) -> Step:
+    """Make the step after which a file of an earlier version is gone."""
+
+    def pending() -> str | None:
+        return f"{path}: remove it" if path.exists() else None
+
+    return Step(title, pending, lambda: path.unlink(missing_ok=True))
+
+
 def steps() -> list[Step]:
     """Make the steps after which containers of a job reach each other, and the world."""
     return [
         pool_is_free(),
+        ports_are_free(),
         files.own_file("packets are forwarded", SYSCTL, "net.ipv4.ip_forward = 1\n"),
-        files.own_file(
-            "containers reach the world", RULES, lambda: rules_text(read_config().pool)
-        ),
         services.with_reload(
             files.own_file(
-                "a unit loads this, and keeps jobs' networks apart",
+                "a unit loads the packet filter, and keeps jobs' networks apart",
                 services.UNITS / UNIT,
                 lambda: unit_text(read_config().pool),
             )
         ),
-        services.running(UNIT, reads=lambda: [RULES, SYSCTL, services.UNITS / UNIT]),
+        services.running(UNIT, reads=lambda: [SYSCTL, services.UNITS / UNIT]),
+        no_file("rules of version 0.1.0 are not there", OLD_RULES),
     ]

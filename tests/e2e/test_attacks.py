@@ -90,10 +90,77 @@ def test_a_forged_address_does_not_reach_another_job(
         inside(alices, f"{give}; ip route del {target}/32", check=False)
 
 
+# Who has the address? Asked in plain UDP, as another node of the job would in its VXLAN.
+JOIN = """
+import socket, struct, sys
+node, vni, target, me = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+mac = bytes.fromhex("02badbadbad1")
+arp = b"\\xff" * 6 + mac + b"\\x08\\x06" + struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + mac
+arp += socket.inet_aton(me) + bytes(6) + socket.inet_aton(target)
+for port in (289, 4789):
+    s = socket.socket(type=socket.SOCK_DGRAM)
+    s.settimeout(1)
+    try: s.bind(("", port))
+    except PermissionError: s.bind(("", 0))
+    try:
+        for _ in range(3): s.sendto(struct.pack("!II", 0x08000000, vni << 8) + arp, (node, port))
+        s.recv(2000)
+        print("answered")
+    except OSError: print("no")
+"""
+
+
+def test_no_user_of_a_frontend_is_in_a_jobs_network(
+    jobs: tuple[SubmittedJob, SubmittedJob],
+) -> None:
+    """By plain UDP, which takes no rights."""
+    alices, bobs = jobs
+    cluster = alices.cluster
+    target = address(bobs)
+    me = target.rpartition(".")[0] + ".99"
+    for node in cluster.nodes:
+        argv = ["python3", "-c", JOIN, node, str(bobs.id), target, me]
+        assert cluster.frontend(*argv).stdout == "no\nno\n"
+        argv = ["bridge", "fdb", "show", "dev", f"olv{bobs.id}"]
+        assert "02:ba:db:ad:ba:d1" not in cluster.on(node, *argv).stdout
+    assert inside(bobs, connect(target), "vm2") == "reached"
+
+
+def test_plain_programs_on_a_node_do_not_reach_anothers_containers(
+    jobs: tuple[SubmittedJob, SubmittedJob],
+) -> None:
+    """The user's own do, as ``oar-lxc ssh`` and ports need it."""
+    alices, bobs = jobs
+    target = address(bobs)
+    line = shlex.quote(connect(target))
+    for job, answer in ((alices, "no\n"), (bobs, "reached")):
+        argv = ["env", f"OAR_JOB_ID={job.id}", "oarsh", job.cluster.nodes[0], "bash", "-c", line]
+        assert job.cluster.frontend(*argv, user=job.user).stdout == answer
+
+
+def test_oars_ssh_refuses_another_host_key(cluster: Cluster) -> None:
+    """On every machine; and with the cluster's it goes on without a question."""
+    node = cluster.nodes[0]
+    ssh = ["runuser", "-u", "oar", "--", "ssh", "-p", "6667", "-o", "BatchMode=yes"]
+    for machine in ("server", "frontend", node):
+        assert cluster.on(machine, *ssh, node, "hostname").stdout == f"{node}\n"
+    # Who would answer in the node's place, where the node's own sshd does not.
+    lure = "d=$(mktemp -d); trap 'kill $(cat $d/pid); rm -r $d' EXIT; ip link set lo up; "
+    lure += (
+        "ssh-keygen -q -t ed25519 -N '' -f $d/key; sed '/^HostKey/d' /etc/oar/sshd_config >$d/c; "
+    )
+    lure += f"/usr/sbin/sshd -f $d/c -h $d/key -o PidFile=$d/pid; {shlex.join(ssh)} 127.0.0.1 cat"
+    argv = ["unshare", "-n", "bash", "-c", lure]
+    done = cluster.on(node, *argv, check=False, stdin="a key of a job")
+    assert done.status == 255
+    assert "host key" in done.stderr.lower()
+    assert done.stdout == ""
+
+
 def test_the_users_own_shell_on_a_node_is_no_way_into_anothers_container(
     jobs: tuple[SubmittedJob, SubmittedJob],
 ) -> None:
-    """The node itself may speak to all containers, but keys and commands stay the job's."""
+    """Keys and commands stay the job's."""
     alices, bobs = jobs
     cluster = alices.cluster
     for command in (

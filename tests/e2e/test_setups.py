@@ -222,7 +222,7 @@ def test_a_container_cannot_speak_to_the_nodes_vxlan(running: SubmittedJob) -> N
     node = cluster.nodes[0]
     gateway = cluster.published(node, running)["gateway"].partition("/")[0]
     try:
-        for port in (4789, 4790):  # the second one shows that packets arrive at all
+        for port in (289, 290):  # the second one shows that packets arrive at all
             rule = f'add rule inet oar_lxc input iifname "olb*" udp dport {port} counter'
             cluster.on(node, "nft", rule)
             send = f"echo x > /dev/udp/{gateway}/{port}"
@@ -230,8 +230,8 @@ def test_a_container_cannot_speak_to_the_nodes_vxlan(running: SubmittedJob) -> N
         counted = cluster.on(node, "nft", "list", "chain", "inet", "oar_lxc", "input").stdout
     finally:
         cluster.on(node, "systemctl", "restart", "oar-lxc-network")
-    assert "dport 4789 counter packets 0" in counted
-    assert "dport 4790 counter packets 1" in counted
+    assert "dport 289 counter packets 0" in counted
+    assert "dport 290 counter packets 1" in counted
 
 
 def test_another_user_gets_nowhere(running: SubmittedJob) -> None:

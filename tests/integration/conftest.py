@@ -18,7 +18,10 @@ import pytest
 
 from oar_lxc import image
 from oar_lxc.layout import STATE, STORE
+from oar_lxc.network import POOL
+from oar_lxc.node import packetfilter
 from oar_lxc.published import PublishedJob
+from oar_lxc.run import run
 from tests import kernel
 from tests.pretend import CGROUPS, PretendJob, ordinary_user, pretend_job
 
@@ -82,7 +85,12 @@ def _machine() -> Iterator[None]:
         (STATE / name).mkdir(mode=mode, parents=True, exist_ok=True)
     image.build(IMAGE)
     before = set(CGROUPS.glob("*/oar*"))
+    table = ["table", "inet", packetfilter.TABLE]
+    filtered = run(["nft", "list", *table], check=False).status == 0
+    packetfilter.load(POOL, 30)
     yield
+    if not filtered:
+        run(["nft", "delete", *table])
     for path in set(CGROUPS.glob("*/oar*")) - before:
         with suppress(OSError):  # another test run's jobs are in it
             path.rmdir()

@@ -160,7 +160,7 @@ def test_a_job_of_several_nodes_has_a_vxlan_to_the_others(unprepared: PretendJob
     (link,) = ip("-details", "link", "show", "dev", f"olv{job.id}")
     assert link["master"] == f"olb{job.id}"
     info = link["linkinfo"]["info_data"]  # type: ignore[index]
-    assert (info["id"], info["port"]) == (job.id & 0xFFFFFF, 4789)
+    assert (info["id"], info["port"]) == (job.id & 0xFFFFFF, 289)
     done = subprocess.run(
         ["bridge", "fdb", "show", "dev", f"olv{job.id}"],
         capture_output=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from oar_lxc.node.cgroup import Hierarchy, JobCgroups
 from oar_lxc.node.leftovers import Leftovers, find_leftovers
 from oar_lxc.node.ranges import COUNT
 from oar_lxc.node.whose import Whose
+from tests.unit.fakes import add_program
 
 FIRST = LOWEST + (MOST_USERS - 1) * COUNT  # which no job on this machine has
 
@@ -31,12 +34,27 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(links, "NET", tmp_path / "net")
     found = [Hierarchy(tmp_path / "cgroup", ("cpuset",), False)]
     monkeypatch.setattr(cgroup, "hierarchies", lambda: found)
+    elements = tmp_path / "elements"
+    add_program(tmp_path / "bin", "nft", f"cat {elements}")
+    elements.write_text('{"nftables": []}')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return tmp_path
 
 
 def find(node: Path, inert: bool = True) -> Leftovers:
     cgroups = JobCgroups(42, "alice", "/oar/alice_42")
     return find_leftovers(JobLayout(42, node), cgroups, Whose(-1, FIRST), inert=inert)
+
+
+def listing(job: int) -> str:
+    """Return what nft lists of the packet filter where it has elements of a job."""
+    sets = {
+        "owners": [{"concat": [f"olb{job}", 2001]}],
+        "peers": [{"concat": ["10.0.0.2", job << 8]}],
+        "connections": [{"elem": {"val": f"olb{job}", "ct count": {"val": 1}}}],
+    }
+    found = [{"set": {"name": name, "elem": elem}} for name, elem in sets.items()]
+    return json.dumps({"nftables": [{"table": {"name": "oar_lxc"}}, *found]})
 
 
 def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
@@ -68,6 +86,7 @@ def test_the_traces_of_another_job_are_not_this_ones(node: Path) -> None:
     (node / "cgroup/oar/alice_421/lxc").mkdir(parents=True)
     (node / "subuid").write_text(f"alice:{FIRST + COUNT}:{COUNT}\n")
     (node / "usernet").write_text("alice veth olb421 9\n")
+    (node / "elements").write_text(listing(421))
     assert not find(node)
 
 
@@ -87,6 +106,7 @@ def test_every_trace_is_left(
     (node / "net/olv42").mkdir()
     (node / "subuid").write_text(f"alice:{FIRST}:{COUNT}\n")
     (node / "usernet").write_text("alice veth olb42 9\n")
+    (node / "elements").write_text(listing(42))
     left = find(node)
     assert left
     assert left.processes == [process.pid]
@@ -97,6 +117,18 @@ def test_every_trace_is_left(
         f"{node}/subuid: alice:{FIRST}:{COUNT}",
         f"{node}/usernet: alice veth olb42 9",
     ]
+    assert left.rules == [
+        'nft owners "olb42" . 2001',
+        "nft peers 10.0.0.2 . 10752",
+        'nft connections "olb42"',
+    ]
+
+
+def test_a_packet_filter_that_cannot_be_read_is_not_taken_for_an_empty_one(node: Path) -> None:
+    add_program(node / "bin", "nft", "echo netlink: Operation not permitted >&2; exit 1")
+    assert "Operation not permitted" in find(node).rules[0]
+    add_program(node / "bin", "nft", "echo Error: No such file or directory >&2; exit 1")
+    assert find(node).rules == []
 
 
 def test_the_record_is_left_or_not_as_asked(node: Path) -> None:

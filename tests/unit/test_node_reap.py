@@ -12,7 +12,7 @@ import pytest
 
 from oar_lxc.idspans import LOWEST
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import ids, reap
+from oar_lxc.node import ids, packetfilter, reap
 from oar_lxc.node.cgroup import Hierarchy
 from oar_lxc.node.reap import Finding, Judge
 from oar_lxc.node.record import GRACE, Record, read_record, this_boot
@@ -29,6 +29,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = [Hierarchy(tmp_path / "cgroup", ("cpuset",), False)]
     monkeypatch.setattr(reap, "hierarchies", lambda: found)
     monkeypatch.setattr(reap, "NET", tmp_path / "net")
+    monkeypatch.setattr(packetfilter, "jobs", lambda timeout: set())
     monkeypatch.setattr(ids, "USERNET", tmp_path / "usernet")
     return tmp_path
 
