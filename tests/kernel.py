@@ -118,7 +118,16 @@ def find_links(job: int, user: str, first_id: int) -> list[str]:
     bridge = f"olb{job}"
     ports = Path(f"/sys/class/net/{bridge}/brif")
     names = [name for name in os.listdir("/sys/class/net") if name in (bridge, f"olv{job}")]
-    return names + (os.listdir(ports) if ports.is_dir() else [])
+    names += os.listdir(ports) if ports.is_dir() else []
+    # What lxc-user-nic made for the user and did not plug in: while the user has another job on
+    # the node, it may be that one's.
+    lines = read("/etc/lxc/lxc-usernet").split("\n")
+    uids = [str(x.pw_uid) for x in pwd.getpwall() if x.pw_name == user]
+    if uids and not any(line.split()[:1] == [user] for line in lines):
+        made = re.compile(rf"veth{uids[0]}_\w+")
+        for name in filter(made.fullmatch, os.listdir("/sys/class/net")):
+            names += [] if Path(f"/sys/class/net/{name}/master").exists() else [name]
+    return names
 
 
 def find_files(job: int, user: str, first_id: int) -> list[str]:

@@ -144,7 +144,10 @@ class Destruction:
             ids.revoke(self.layout, first_id)
 
     def _remove_network(self, log: NodeLog, end: float) -> None:
-        self._step(log, "links", lambda: links.remove(self.layout, rest(end)))
+        def remove() -> None:
+            links.remove(self.layout, rest(end), links.stray_links(self.user, self.uid))
+
+        self._step(log, "links", remove)
         # A packet of a device that still is there would bring an element of the filter back.
         self._step(log, "filter", lambda: packetfilter.forget(self.layout, rest(end)))
 

@@ -68,6 +68,14 @@ def _is_of(layout: JobLayout, first_id: int, line: str) -> bool:
     return ids or line.split()[2:3] == [layout.bridge]
 
 
+def may_plug(user: str) -> bool:
+    """Whether a user may plug anything in on this node, as far as that can be told."""
+    try:
+        return any(line.startswith((f"{user} ", f"{user}\t", "@")) for line in _lines(USERNET))
+    except OSError:
+        return True
+
+
 def jobs_of_lines() -> Iterator[tuple[int, str]]:
     """Yield job and user of each line that lets a user plug into a job's bridge."""
     for line in _lines(USERNET):

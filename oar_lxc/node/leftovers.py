@@ -32,7 +32,7 @@ class Leftovers:
         cgroups: paths of cgroups.
         mounts: mount points in the node's own mount namespace. Users make others as they like,
             with any names; copies of ours there are detached when the directory is removed.
-        links: names of network devices.
+        links: names of network devices, with those of no job that the user's jobs left.
         files: paths of files and directories, OAR's own of the job where it left them, and those
             of its ids in the directories that all users share.
         ipc: SysV IPC of its ids, kind and number.
@@ -102,7 +102,7 @@ def find_leftovers(
         processes=sorted(processes),
         cgroups=[str(path) for path in cgroups.roots()] if cgroup.hierarchies() else [UNSEEN],
         mounts=[str(point) for point in mounts.mounts_under(layout.directory)],
-        links=links.job_links(layout),
+        links=[*links.job_links(layout), *links.stray_links(cgroups.user, whose.uid)],
         files=[*(str(path) for path in paths if os.path.lexists(path)), *litter.files],
         ipc=litter.ipc,
         lines=[

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+from collections.abc import Collection
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import MTU, JobNetwork
+from oar_lxc.node import ids
 from oar_lxc.node.bounded import bounded
 from oar_lxc.node.refusal import Refusal
 from oar_lxc.run import run
@@ -144,9 +147,30 @@ def job_links(layout: JobLayout) -> list[str]:
     return names
 
 
-def remove(layout: JobLayout, timeout: float) -> None:
-    """Remove the job's devices; those that go by themselves meanwhile are fine."""
-    names = job_links(layout)
+def stray_links(user: str, uid: int) -> list[str]:
+    """Return the devices that nobody plugs in any more, which a user's lxc-user-nic made.
+
+    Killed between making one and plugging it in, it leaves it with no bridge, and nothing tells
+    for which job it was. Where the user may plug nothing in on this node any more, it is certainly
+    of none that lives; else it stays until that is so.
+
+    Args:
+        user: the user.
+        uid: the user's id; -1 where it is not known.
+    """
+    made = re.compile(rf"veth{uid}_\w+")  # as lxc-user-nic(1) names them
+    names = [
+        name
+        for name in os.listdir(NET)
+        if made.fullmatch(name) and not os.path.lexists(NET / name / "master")
+    ]
+    # After that: what was there before is of a job that could plug in then.
+    return [] if names and ids.may_plug(user) else names
+
+
+def remove(layout: JobLayout, timeout: float, strays: Collection[str] = ()) -> None:
+    """Remove the job's devices, and others; those that go by themselves meanwhile are fine."""
+    names = [*job_links(layout), *strays]
     if names:
         # All in one go: each by itself makes the kernel wait for as long as all of them do.
         lines = [f"link set dev {name} group {GOING}\n" for name in names]
