@@ -120,9 +120,10 @@ def find_whose(layout: JobLayout, user: str, uid: int, first_id: int) -> Whose:
         uid: the user's id, -1 where it is not known.
         first_id: first id of the job's range; 0 where it had none.
     """
+    names = {user, str(uid)}  # either is a user's to shadow
     found: set[tuple[int, int]] = set()
     with suppress(OSError):  # a file that cannot be read tells nothing
-        found |= {(start, count) for owner, start, count in granted_ranges() if owner == user}
+        found |= {(start, count) for owner, start, count in granted_ranges() if owner in names}
     with suppress(OarLxcError):
         table = _read(layout.state / TABLE)
         found |= {(first, COUNT) for first, (owner, _) in table.items() if owner == uid}

@@ -12,6 +12,7 @@ import ctypes
 import os
 import stat
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -34,12 +35,27 @@ _SYS_OPENAT2 = 437
 _RESOLVE_NO_XDEV = 1
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_NO_AUTOMOUNT = 0x800
+_AT_EMPTY_PATH = 0x1000
 _AT_STATX_DONT_SYNC = 0x4000  # a file system in user space is not asked
 _STATX = struct.Struct("=20xIIH2xQ104xQ")  # stx_uid, stx_gid, stx_mode, stx_ino, stx_mnt_id
 _STATX_MASK = 0x7FF | 0x1000  # the basic ones and the mount's number
 _STATX_SIZE = 256
 
+_OF_NAME = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_statx = _libc.statx
+_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+
+
+class _Buffers(threading.local):
+    """What the kernel writes its answers into, one for each thread: there are many."""
+
+    def __init__(self) -> None:
+        self.statx = ctypes.create_string_buffer(_STATX_SIZE)
+
+
+_buffers = _Buffers()
 
 
 class _Facts(NamedTuple):
@@ -184,12 +200,13 @@ def _visit_all(place: Path, visit: _Visit, end: float) -> None:
     """
     moved = ""
     here = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    mount = _facts(here, "").mount
     path = [str(place)]
-    below = _list(here, mount, visit, str(place), end)
-    # The way down: an open directory or -1, its inode, what is yet to be seen in it.
-    above: list[tuple[int, int, list[tuple[str, _Facts]]]] = []
+    # The way down: what is a directory, in which open one or in which inode, and what else is yet
+    # to be seen in that.
+    above: list[tuple[_Facts, int, int, list[tuple[str, _Facts]]]] = []
     try:
+        mount = _facts(here, "").mount
+        below = _list(here, mount, visit, str(place), end)
         while below or above:
             if below:
                 name, facts = below.pop()
@@ -198,29 +215,29 @@ def _visit_all(place: Path, visit: _Visit, end: float) -> None:
                 except OSError:  # it is another file by now, or a mount
                     visit(here, name, facts, "/".join([*path, name]))
                     continue
-                above.append((here, _facts(here, "").inode, below))
-                if len(above) > KEPT_OPEN:
+                if len(above) < KEPT_OPEN:
+                    above.append((facts, here, 0, below))
+                else:
+                    above.append((facts, -1, _facts(here, "").inode, below))
                     os.close(here)
-                    above[-1] = (-1, *above[-1][1:])
                 here = fd
                 path.append(name)
                 below = _list(here, mount, visit, "/".join(path), end)
                 continue
-            inside = _facts(here, "")
-            kept, inode, below = above.pop()
+            facts, kept, inode, below = above.pop()
             fd = kept if kept >= 0 else _parent(here, inode)
             os.close(here)
-            if fd < 0:
-                moved = "/".join(path)
-                while fd < 0:
-                    fd, _, below = above.pop()
-                    path.pop()
-            else:
-                visit(fd, path[-1], inside, "/".join(path))
             here = fd
+            if here >= 0:
+                visit(here, path[-1], facts, "/".join(path))
+            else:
+                moved = "/".join(path)
+            while here < 0:
+                _, here, _, below = above.pop()
+                path.pop()
             path.pop()
     finally:
-        for fd in (here, *(kept for kept, _, _ in above)):
+        for fd in (here, *(kept for _, kept, _, _ in above)):
             if fd >= 0:
                 os.close(fd)
     if moved:
@@ -244,25 +261,26 @@ def _list(here: int, mount: int, visit: _Visit, path: str, end: float) -> list[t
         for entry in entries:
             if time.monotonic() > end:
                 raise TooLateError(f"the time was over before all in {path} was seen")
-            with suppress(OSError):
+            try:
                 facts = _facts(here, entry.name)
-                if facts.mount != mount:
-                    continue
-                if stat.S_ISDIR(facts.mode):
-                    found.append((entry.name, facts))
-                else:
-                    visit(here, entry.name, facts, f"{path}/{entry.name}")
+            except OSError:  # it is gone
+                continue
+            if facts.mount != mount:
+                continue
+            if stat.S_ISDIR(facts.mode):
+                found.append((entry.name, facts))
+            else:
+                visit(here, entry.name, facts, f"{path}/{entry.name}")
     return found
 
 
 def _facts(directory: int, name: str) -> _Facts:
     """Ask the kernel, and no file system, about a file in an open directory, or about that."""
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    flags = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
-    flags |= 0 if name else 0x1000  # AT_EMPTY_PATH
-    if _libc.statx(directory, os.fsencode(name), flags, _STATX_MASK, buffer) != 0:
+    buffer = _buffers.statx
+    flags = _OF_NAME if name else _OF_NAME | _AT_EMPTY_PATH
+    if _statx(directory, os.fsencode(name), flags, _STATX_MASK, buffer) != 0:
         raise OSError(ctypes.get_errno(), "statx")
-    return _Facts(*_STATX.unpack_from(buffer.raw))
+    return _Facts(*_STATX.unpack_from(buffer))
 
 
 def _open(directory: int, name: str) -> int:
