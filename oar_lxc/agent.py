@@ -1,8 +1,9 @@
-"""What acts on one node as the job's user: ``python3 -m oar_lxc.agent JOB OPERATION``.
+"""What acts on one node as the job's user: ``oar_lxc.agent JOB OPERATION``.
 
-The session starts it through oarsh on each node of the job, writes one request to its standard
-input and reads events from its standard output, both JSON, an object a line. Every event has a
-key ``event``; the last one is ``done`` or ``error``.
+The session starts it through oarsh on each node of the job. It writes
+:data:`oar_lxc.remote.UP`, is then given one request on its standard input, and writes events to
+its standard output, both JSON, an object a line. Every event has a key ``event``; the last one is
+``done`` or ``error``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.here import environ_here, open_job
 from oar_lxc.layout import check_job_id
 from oar_lxc.onnode import OnNode
-from oar_lxc.remote import HEARTBEAT
+from oar_lxc.remote import HEARTBEAT, UP
 
 HEARTBEAT_SECONDS = 1.0
 # Where each operation is: a launch waits for no module that it does not need.
@@ -99,9 +100,13 @@ def _request(line: str) -> dict[str, Any]:
 
 def main() -> None:
     """Carry out one operation; failures are events, and the exit status."""
+    os.umask(0o022)  # whatever the user's shell has set
+    # What the shell wrote before may lack the end of its line.
+    sys.stdout.write(f"\n{UP.decode()}\n")
+    sys.stdout.flush()
     try:
         if len(sys.argv) != 3:
-            raise UsageError("usage: python3 -m oar_lxc.agent JOB OPERATION <REQUEST")
+            raise UsageError("usage: oar_lxc.agent JOB OPERATION <REQUEST")
         request = _request(sys.stdin.readline())
         layout, published = open_job(check_job_id(sys.argv[1]))
         os.environ.update(environ_here(layout))

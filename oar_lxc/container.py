@@ -8,6 +8,7 @@ two processes.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.errors import ContainerError, OarLxcError, printable
 from oar_lxc.run import Program, running
 
 KILL_TIMEOUT = 10.0  # seconds until what SIGKILL was sent to counts as immortal
@@ -122,7 +123,8 @@ class Runtime(Protocol):
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
         """Start a command in a container; return a process id to wait for.
 
-        Its exit status is that of the command, 127 where there is no such command.
+        Its exit status is that of the command. Where it cannot be executed, the status is 127 or
+        126, and one sentence on ``stderr`` says so; see :func:`become_command`.
         """
 
 
@@ -317,14 +319,16 @@ class LxcRuntime:
         if container.state != RUNNING:
             raise ContainerError(name, self._node, not_running(container.state))
         written = log_size(self._directory / name)
+        environment = environment_inside(self._directory / name)
+        path = dict(v.split("=", 1) for v in environment)["PATH"]
         pid = container.attach(
-            _lead_group if own_group else _run_command,
+            partial(_run_command, path, name, own_group),
             list(argv),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             env_policy=lxc.LXC_ATTACH_CLEAR_ENV,
-            extra_env_vars=environment_inside(self._directory / name),
+            extra_env_vars=environment,
             initial_cwd="/root",
         )
         if pid <= 0:
@@ -441,16 +445,49 @@ def not_running(state: str) -> str:
     return f"it is {state}, not {RUNNING}" + (f": {cure[state]}" if state in cure else "")
 
 
-def _run_command(argv: list[str]) -> int:
+def _run_command(path: str, name: str, own_group: bool, argv: Sequence[str]) -> int:
     """Become a command, inside a container, with the signals that Python ignores set right."""
+    if own_group:
+        os.setpgid(0, 0)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    return int(_bindings().attach_run_command(argv))
+    return become_command(argv, path, name)
 
 
-def _lead_group(argv: list[str]) -> int:
-    os.setpgid(0, 0)
-    return _run_command(argv)
+def become_command(argv: Sequence[str], path: str, name: str) -> int:
+    """Become a command of a container; where that cannot be, say why on standard error.
+
+    LXC's own function for it takes no bytes that are not UTF-8, and says nothing: a status of 127
+    may as well be the command's own.
+
+    Args:
+        argv: the command; bytes that are no UTF-8 as surrogates.
+        path: the directories that it is looked for in, as ``PATH`` has them.
+        name: the container's.
+
+    Returns:
+        The exit status that shells have for it: 127 where there is none, 126 where it cannot be
+        executed.
+    """
+    words = [word.encode("utf-8", "surrogateescape") for word in argv]
+    places = [b""] if b"/" in words[0] else [os.fsencode(p) + b"/" for p in path.split(":") if p]
+    why = ""
+    for place in places:
+        file = place + words[0]
+        try:
+            try:
+                os.execv(file, words)  # noqa: S606  # there is no shell between
+            except OSError as error:
+                if error.errno != errno.ENOEXEC:
+                    raise
+                os.execv("/bin/sh", [b"sh", file, *words[1:]])  # noqa: S606  # as execvp(3) does
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.lexists(file):
+                why = why or "not executable, as what its first line names is missing"
+        except OSError as error:
+            why = why or f"not executable ({error.strerror})"
+    os.write(2, f"oar-lxc: {printable(argv[0])}: {why or 'no such command'} in {name}\n".encode())
+    return 126 if why else 127
 
 
 def _bindings() -> Any:

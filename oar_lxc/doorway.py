@@ -1,6 +1,8 @@
 """What acts on one container as the job's user, its standard streams passed straight through.
 
-``python3 -m oar_lxc.doorway JOB ACTION CONTAINER [ARGUMENT …]`` with one of the actions
+``oar_lxc.doorway JOB MARK WORDS`` with the words packed by :mod:`oar_lxc.crossing`: an action, a
+container, and what belongs to it. Where MARK is not ``-``, the door writes it once it is open, to
+standard output and standard error, before anything else. Actions:
 
 ``attach [COMMAND …]``
     Runs a command, or a shell, as the container's root; on a terminal where all its streams are
@@ -15,6 +17,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import selectors
@@ -36,18 +39,24 @@ from oar_lxc.container import (
     not_running,
     why_full,
 )
-from oar_lxc.errors import ContainerError, OarLxcError, UsageError
-from oar_lxc.execute import NOT_EXECUTED
+from oar_lxc.crossing import NO_MARK, mark_of, unpack
+from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
 from oar_lxc.facts import configured_address
 from oar_lxc.here import environ_here, open_job
+from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.published import PublishedJob
 from oar_lxc.readiness import SSH_PORT
 
 CHUNK = 65536
+ACTIONS = ("attach", "connect", "console", "log", "ssh")
 SHELL = ("/bin/sh", "-c", "exec $(command -v bash || command -v sh) -l")
 # lxc-attach would stay in a directory of the same name as ours, if there is one.
-AT_HOME = ("/bin/sh", "-c", 'cd; exec "$@"', "sh")
+AT_HOME = """\
+cd
+command -v "$1" >/dev/null 2>&1 || { echo "oar-lxc: $1: no such command in $0" >&2; exit 127; }
+exec "$@"
+"""
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 GRACE = 5.0  # seconds between SIGHUP and SIGKILL for a command whose caller is gone
@@ -82,6 +91,7 @@ systemctl is-active --quiet oar-lxc-console.service ||
 
 def main() -> None:
     """Open the door, or leave with one sentence."""
+    os.umask(0o022)  # whatever the user's shell has set
     try:
         sys.exit(_main(sys.argv[1:]))
     except OarLxcError as error:
@@ -90,26 +100,33 @@ def main() -> None:
 
 
 def _main(arguments: list[str]) -> int:
-    if len(arguments) < 3 or arguments[1] not in ("attach", "connect", "console", "log"):
-        raise UsageError("usage: python3 -m oar_lxc.doorway JOB attach|connect CONTAINER …")
-    job, action, name, *rest = arguments
+    if len(arguments) != 3:
+        raise UsageError("usage: oar_lxc.doorway JOB MARK WORDS")
+    job, token, packed = arguments
+    try:
+        action, name, *rest = unpack(packed)
+    except ValueError as error:
+        raise UsageError(f"{packed[:40]!r} are no packed words") from error
+    if action not in ACTIONS:
+        raise UsageError(f"action {action!r}; known: {', '.join(ACTIONS)}")
     layout, published = open_job(check_job_id(job))
     os.environ.update(environ_here(layout))
     runtime = LxcRuntime(layout.containers, published.node)
     if name not in runtime.names():
         raise ContainerError(name, published.node, "there is no such container")
     if action == "log":
-        log(layout, name, rest)
+        log(layout, name, rest, token)
     state = runtime.state(name)
     if state != RUNNING:
         raise ContainerError(name, published.node, not_running(state))
-    if action == "connect":
-        connect(configured_address(layout, name))
+    if action in ("connect", "ssh"):
+        connect(layout, name, token, with_keys=action == "ssh")
         return 0
     enter_cgroups(published.cgroups)
     if action == "console":
-        console(layout, published, runtime, name)
+        console(layout, published, runtime, name, token)
     argv = rest or list(SHELL)
+    tell_open(token)
     if all(os.isatty(fd) for fd in (0, 1)):
         written = log_size(layout.containers / name)
         status = attach_terminal(layout, name, argv)
@@ -117,10 +134,15 @@ def _main(arguments: list[str]) -> int:
             raise ContainerError(name, published.node, full)
     else:
         status = attach_streams(runtime, name, argv)
-    if status in NOT_EXECUTED:
-        with suppress(OSError):
-            sys.stderr.write(f"oar-lxc: {argv[0]}: {NOT_EXECUTED[status]} in {name}\n")
     return status
+
+
+def tell_open(token: str) -> None:
+    """Write the mark to both streams, unless none is wanted or nobody reads."""
+    if token != NO_MARK:
+        for fd in (1, 2):
+            with suppress(OSError):
+                os.write(fd, mark_of(token))
 
 
 def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
@@ -139,7 +161,9 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
     if pid == 0:
         try:
             _default_signals()
-            os.execvp(command[0], [*command, "--", *AT_HOME, *argv])  # noqa: S606  # the terminal is its
+            command += ["--", "/bin/sh", "-c", AT_HOME, name, *argv]
+            words = [word.encode("utf-8", "surrogateescape") for word in command]
+            os.execvp(words[0], words)  # noqa: S606  # the terminal is its
         finally:
             os._exit(127)
     try:
@@ -240,7 +264,9 @@ def _default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def console(layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, name: str) -> None:
+def console(
+    layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, name: str, token: str
+) -> None:
     """Become lxc-console on the container's first terminal.
 
     Raises:
@@ -260,6 +286,7 @@ def console(layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, nam
     if os.waitpid(pid, 0)[1] != 0:
         why = said.splitlines()[-1] if said else "sh ended without a word"
         raise ContainerError(name, published.node, f"nobody can log in at its console: {why}")
+    tell_open(token)
     sys.stderr.write(f"console of {name}; leave it with Ctrl-a q, enter Ctrl-a as Ctrl-a Ctrl-a\n")
     sys.stderr.flush()
     argv = ["lxc-console", "-q", "-P", str(layout.containers), "-n", name, "-t", CONSOLE]
@@ -267,28 +294,63 @@ def console(layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, nam
     os.execvp(argv[0], argv)  # noqa: S606  # the terminal is its from here on
 
 
-def log(layout: JobLayout, name: str, arguments: list[str]) -> None:
+def log(layout: JobLayout, name: str, arguments: list[str], token: str) -> None:
     """Become tail on LXC's log of a container.
 
     Raises:
         UsageError: the number of lines is none.
     """
     if not arguments or not (arguments[0] == "+1" or arguments[0].isdecimal()):
-        raise UsageError("usage: python3 -m oar_lxc.doorway JOB log CONTAINER LINES [follow]")
+        raise UsageError("usage: log CONTAINER LINES [follow]")
     follow = ["-F"] if arguments[1:] == ["follow"] else []
     path = layout.containers / name / LOG_FILE
     argv = ["tail", "-q", "-n", arguments[0], *follow, "--", str(path)]
+    tell_open(token)
     _default_signals()
     os.execvp(argv[0], argv)  # noqa: S606  # streams go straight through
 
 
-def connect(address: str) -> None:
-    """Pass bytes between the standard streams and a container's sshd until one side ends."""
+def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False) -> None:
+    """Pass bytes between the standard streams and a container's sshd until one side ends.
+
+    Args:
+        layout: the job's names.
+        name: the container.
+        token: of the mark.
+        with_keys: whether a line of JSON with the keys that a client needs comes first.
+
+    Raises:
+        OarLxcError: it does not answer, or breaks the connection off.
+    """
+    address = configured_address(layout, name)
+    keys = b""
+    if with_keys:
+        try:
+            keys = json.dumps(JobKeys(layout.private).to_client_data()).encode() + b"\n"
+        except FileNotFoundError:
+            raise JobError(
+                f"job {layout.job_id} has no ssh key: it has not launched containers yet"
+            ) from None
     try:
         peer = socket.create_connection((address, SSH_PORT), timeout=10)
     except OSError as error:
-        raise OarLxcError(f"sshd at {address} does not answer: {error}") from error
+        raise OarLxcError(f"sshd of {name} at {address} does not answer: {_why(error)}") from error
     peer.settimeout(None)
+    tell_open(token)
+    os.write(1, keys)
+    try:
+        _pass_bytes(peer)
+    except BrokenPipeError:
+        pass  # whoever reads our output is gone
+    except OSError as error:
+        raise OarLxcError(f"{name} broke off the connection to its sshd: {_why(error)}") from error
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _pass_bytes(peer: socket.socket) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
         selector.register(peer, selectors.EVENT_READ)

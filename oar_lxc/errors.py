@@ -7,6 +7,19 @@ from collections.abc import Sequence, Sized
 MOST_SHOWN = 3  # containers that an error of many tells of one by one
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Return text without what would act on a terminal.
+
+    Names of files, and what programs say, are a container's to choose, and whoever is root there
+    may be anybody.
+
+    Args:
+        text: the text.
+        keep: characters that stay all the same, such as a newline.
+    """
+    return "".join(c if c.isprintable() or c in keep else "?" for c in text)
+
+
 class OarLxcError(Exception):
     """Root of all errors that the package raises on purpose.
 
@@ -38,6 +51,10 @@ class UsageError(OarLxcError):
 
 class JobEnvironmentError(OarLxcError):
     """The environment is not that of an OAR job, or a file that OAR writes is not usable."""
+
+
+class JobError(OarLxcError):
+    """A job cannot be used: there is none of its number, it is another's, or it does not run."""
 
 
 class SpecError(UsageError):

@@ -18,8 +18,6 @@ from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.onnode import OnNode, failed_event
 
 CHUNK = 65536
-# What a shell and LXC say, by exit status, of a command that they could not execute.
-NOT_EXECUTED = {126: "not executable", 127: "no such command"}
 _POLL = 0.05  # seconds between looks at whether a process without output has ended
 
 
@@ -32,7 +30,6 @@ class _Running:
     open: set[int] = field(default_factory=set)
     rest: dict[str, bytes] = field(default_factory=dict)  # the begun line of each stream
     status: int | None = None
-    wrote: bool = False
 
 
 def execute_asked(node: OnNode, request: Mapping[str, Any]) -> None:
@@ -102,10 +99,6 @@ def execute(
                     for stream, rest in command.rest.items():  # cut off by the timeout
                         text = rest.decode("utf-8", "surrogateescape")
                         emit(_output_event(command.name, stream, text))
-                    if command.status in NOT_EXECUTED and not command.wrote:
-                        why = NOT_EXECUTED[command.status]
-                        text = f"oar-lxc: {argv[0]}: {why} in {command.name}\n"
-                        emit(_output_event(command.name, "stderr", text))
                     status = command.status
                     emit({"event": "exit", "container": command.name, "status": status})
     finally:
@@ -167,7 +160,6 @@ def _transfer(
         if lines:
             emit(_output_event(command.name, stream, lines.decode("utf-8", "surrogateescape")))
         if data:
-            command.wrote = True
             return
     selector.unregister(key.fd)
     os.close(key.fd)

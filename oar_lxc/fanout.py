@@ -1,9 +1,14 @@
-"""Run a program on many nodes at once, through oarsh: ``python3 -m oar_lxc.fanout``.
+"""Run a program on many nodes at once, through oarsh: ``oar_lxc.fanout``.
 
 It reads an order (:class:`Order`), one line of JSON, and after it what the program is to read on
-each node. It writes lines of JSON: ``["", "up"]`` first; a list of node, ``line`` and text for
-each line that the program writes; and one of node, ``end``, exit status and standard error when
-it has ended. An empty line each second tells that it is still there.
+each node. It writes lines of JSON: :data:`oar_lxc.remote.UP` first; a list of node and ``up`` when
+the program has begun; one of node, ``line`` and text for each line that it writes; and one of
+node, ``end``, exit status and standard error when it has ended. An empty line each second tells
+that it is still there.
+
+The program says that it is up by the same line. What stands before it is of the user's login
+shell, and is of interest where the program does not come up. It is given what it is to read when
+it is up: dotfiles that read their standard input get nothing of it.
 
 More nodes than one is to reach are parted into branches. The first node of each runs this same
 program, with an order for its branch. It gets the order when it is up, and not before: where it
@@ -30,25 +35,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from oar_lxc.errors import CommandError
-from oar_lxc.remote import oarsh_environ
+from oar_lxc.isolated import isolated
+from oar_lxc.remote import LOST, OARSH, UP, oarsh_environ, stuck_shell
 from oar_lxc.run import Program
 
-CONNECT_SECONDS = 10  # for ssh to get to a node
 UP_SECONDS = 10  # for the first node of a branch; the others are reached without it then
+SHELL_SECONDS = 60  # for a login shell to get to the program
 SILENT_SECONDS = 60  # after which the first node of a branch is lost
-LOST = 255  # the exit status of ssh where the way is lost
 FILES = 3  # that are open for each node
 OTHER_FILES = 64
 READ_SIZE = 1 << 16  # bytes
-OARSH = (
-    "oarsh",
-    "-oForwardAgent=no",
-    "-oForwardX11=no",
-    f"-oConnectTimeout={CONNECT_SECONDS}",
-    "-oBatchMode=yes",
-)
-MODULE = ("-m", "oar_lxc.fanout")
-UP = ["", "up"]
 
 
 @dataclass(frozen=True)
@@ -95,13 +91,23 @@ class _Way:
         self._fanout = fanout
         self._program = Program(argv, env=fanout.environ, one_of_many=True)
         self._watched: set[int] = set()
+        self._up = False
+        self._noise: list[str] = []
         self._part = b""  # of a line
         self._unsent: list[memoryview] = []
         self._watch(self._program.stdout, selectors.EVENT_READ, self._read)
 
     def begin(self) -> None:
-        """Do what comes first."""
+        """Do what is to be done when the program is up."""
+        self._fanout.tell(self.node, "up")
         self.send(self._fanout.input)
+
+    def look(self) -> None:
+        """Give it up where it does not come up; called each second."""
+        self.quiet += 1
+        if not self._up and self.quiet > SHELL_SECONDS:
+            self.leave()
+            self.end(LOST, stuck_shell(SHELL_SECONDS))
 
     def send(self, *data: bytes) -> None:
         """Let the program read this, and no more."""
@@ -109,14 +115,29 @@ class _Way:
         os.set_blocking(self._program.stdin, False)
         self._watch(self._program.stdin, selectors.EVENT_WRITE, self._write)
 
+    def hear(self, line: bytes) -> None:
+        """Take a line that the program wrote, or the login shell before it."""
+        if not line:
+            return  # it is still there
+        if self._up:
+            self.take(line)
+        elif line == UP:
+            self._up = True
+            self.begin()
+        else:
+            self._noise.append(line.decode("utf-8", "surrogateescape"))
+
     def take(self, line: bytes) -> None:
         """Take a line that the program wrote."""
-        if line:  # an empty one tells that it is still there
-            self._fanout.tell(self.node, "line", line.decode("utf-8", "surrogateescape"))
+        self._fanout.tell(self.node, "line", line.decode("utf-8", "surrogateescape"))
 
     def end(self, status: int, said: str) -> None:
         """Take its exit status and what it wrote to its standard error."""
-        self._fanout.tell(self.node, "end", status, said)
+        self._fanout.tell(self.node, "end", status, self._all(said))
+
+    def _all(self, said: str) -> str:
+        """Return what was written to standard error, after the login shell's own words."""
+        return said if self._up else "\n".join([*self._noise, said])
 
     def leave(self) -> None:
         """Have no more to do with the program, which ends when it can hand nothing on."""
@@ -143,9 +164,9 @@ class _Way:
         data = os.read(self._program.stdout, READ_SIZE)
         *lines, self._part = (self._part + data).split(b"\n")
         for line in lines:
-            self.take(line)
+            self.hear(line)
         if not data:
-            self.take(self._part)
+            self.hear(self._part)
             self._unwatch(self._program.stdout)
             # It may stay a while yet.
             pidfd = os.pidfd_open(self._program.pid)
@@ -183,33 +204,22 @@ class _Branch(_Way):
         super().__init__(fanout, node, argv)
         self._others = others
         self._open = {node, *others}  # nodes that have not ended
-        self._up = False
-        self._noise: list[str] = []
 
     def begin(self) -> None:
-        """Wait until the first node is up."""
+        """Give the first node its order."""
+        order = replace(self._fanout.order, nodes=self._others, here=self.node)
+        self.send(order.line(), self._fanout.input)
 
     def take(self, line: bytes) -> None:
-        """Pass on what the branch tells; give the first node its order when it is up."""
-        if not line:
-            return
-        try:
-            node, kind, *_ = json.loads(line)
-        except (ValueError, TypeError):  # what a shell writes at a login
-            self._noise.append(line.decode("utf-8", "surrogateescape"))
-            return
-        if kind == UP[1]:
-            self._up = True
-            order = replace(self._fanout.order, nodes=self._others, here=self.node)
-            self.send(order.line(), self._fanout.input)
-            return
+        """Pass on what the branch tells."""
+        node, kind, *_ = json.loads(line)
         if kind == "end":
             self._open.discard(node)
         self._fanout.pass_on(line)
 
     def end(self, status: int, said: str) -> None:
         """Tell of those that had not ended, or reach them without the first node."""
-        said = "\n".join([*self._noise, said])
+        said = self._all(said)
         others = [node for node in self._others if node in self._open]
         if self.node in self._open:
             self._fanout.tell(self.node, "end", status, said)
@@ -222,7 +232,7 @@ class _Branch(_Way):
 
     def look(self) -> None:
         """Give it up where nothing is heard of it; called each second."""
-        self.quiet += 1
+        super().look()
         if not self._up and self._others and self.quiet > UP_SECONDS:
             # It may come up yet, and is then on its own.
             others, self._others, self._open = self._others, (), {self.node}
@@ -276,7 +286,7 @@ class Fanout:
                 # reads what is told, and what was to be heard of nodes meanwhile comes after it.
                 due = time.monotonic() + 1
                 self.pass_on(b"")
-                for way in [way for way in self.ways if isinstance(way, _Branch)]:
+                for way in list(self.ways):
                     way.look()
             self._flush()
         self._flush()
@@ -301,7 +311,8 @@ class Fanout:
             if node == order.here:
                 way = _Way(self, node, order.argv)
             elif others:
-                way = _Branch(self, node, _oarsh(node, [order.python, *MODULE]), others)
+                lead = isolated("oar_lxc.fanout", python=order.python)
+                way = _Branch(self, node, _oarsh(node, lead), others)
             else:
                 way = _Way(self, node, _oarsh(node, order.argv))
         except CommandError as failed:
@@ -309,7 +320,6 @@ class Fanout:
                 self.tell(one, "end", failed.status, failed.stderr)
             return
         self.ways.append(way)
-        way.begin()
 
     def tell(self, *what: str | int) -> None:
         """Tell something of a node."""
@@ -330,7 +340,8 @@ def _write(data: bytes) -> None:
 
 
 def _oarsh(node: str, argv: Sequence[str]) -> list[str]:
-    return [*OARSH, node, shlex.join(argv)]
+    # exec: nothing that a shell does at its end comes after what the program writes.
+    return [*OARSH, node, f"exec {shlex.join(argv)}"]
 
 
 def _allow_files(count: int) -> None:
@@ -345,7 +356,7 @@ def _allow_files(count: int) -> None:
 def main() -> None:
     """Carry out the order on standard input."""
     try:
-        _write(json.dumps(UP).encode() + b"\n")
+        _write(b"\n" + UP + b"\n")  # what a shell wrote before may lack the end of its line
         line = sys.stdin.buffer.readline()
         if not line:
             return  # whoever was to give an order is gone

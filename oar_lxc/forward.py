@@ -1,4 +1,4 @@
-"""Let TCP ports of a node lead into containers: ``python3 -m oar_lxc.forward FORWARD …``.
+"""Let TCP ports of a node lead into containers: ``oar_lxc.forward FORWARD …``.
 
 A process of the user's inside the job, which ends with it like all others.
 """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import os
 import struct
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,22 @@ class JobKeys:
                 for program in making:
                     program.finish()
         return self
+
+    def keep(self, data: Mapping[str, str]) -> None:
+        """Keep on another node of the job what a client needs, as :meth:`to_client_data` has it.
+
+        Args:
+            data: of :meth:`to_data`, from the node that made the keys.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for name, key in ((CLIENT, "client"), (f"{HOST}.pub", "host_public")):
+            new = self.directory / f".{name}.new"
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "w") as file:
+                file.write(data[key])
+            new.replace(self.directory / name)
 
     def to_data(self) -> dict[str, str]:
         """Return what containers need, as :class:`oar_lxc.skeleton.Skeleton` names it."""

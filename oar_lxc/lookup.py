@@ -7,15 +7,26 @@ import pwd
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from oar_lxc.errors import CommandError, ContainerError, JobEnvironmentError, UsageError
+from oar_lxc.container import CONFIG_FILE
+from oar_lxc.errors import (
+    CommandError,
+    CommandTimeoutError,
+    ContainerError,
+    JobEnvironmentError,
+    JobError,
+    NodeError,
+    UsageError,
+)
 from oar_lxc.job import Job, parse_resources
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.published import read_published
 from oar_lxc.remote import Remote, raise_first
 from oar_lxc.run import run
+from oar_lxc.whereabouts import recall, remember
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,11 @@ def parse_target(text: str) -> tuple[int | None, str]:
     return (check_job_id(job) if slash else None), name
 
 
+def has_container(job_id: int, name: str) -> bool:
+    """Whether a job has a container of a name on this node."""
+    return (JobLayout(job_id).containers / name / CONFIG_FILE).exists()
+
+
 def find_remote(job_id: int | None, environ: Mapping[str, str] | None = None) -> Remote:
     """Return the way to the nodes of a job.
 
@@ -73,7 +89,7 @@ def find_remote(job_id: int | None, environ: Mapping[str, str] | None = None) ->
 
     Raises:
         JobEnvironmentError: no job was named and this is none.
-        UsageError: OAR knows no such running job of this user.
+        JobError: OAR knows no such running job of this user.
     """
     environ = os.environ if environ is None else environ
     inside = environ.get("OAR_JOB_ID") or environ.get("OAR_JOBID")
@@ -98,7 +114,7 @@ def find_job(job_id: int | None, environ: Mapping[str, str] | None = None) -> Jo
 
     Raises:
         JobEnvironmentError: no job was named and this is none.
-        UsageError: OAR knows no such running job of this user.
+        JobError: OAR knows no such running job of this user.
     """
     environ = os.environ if environ is None else environ
     inside = environ.get("OAR_JOB_ID") or environ.get("OAR_JOBID")
@@ -121,7 +137,7 @@ def _oarstat(job_id: int, option: str) -> str:
         return run(["oarstat", f"{option}j", str(job_id)], timeout=30).stdout
     except CommandError as error:
         if error.status == 127:
-            raise UsageError(
+            raise JobError(
                 f"cannot find job {job_id} from here, as this machine has no oarstat and this is "
                 "not the job's own environment: run it on a frontend, or in the job"
             ) from error
@@ -132,7 +148,7 @@ def has_ended(job_id: int) -> bool:
     """Whether a job is over, or was never the caller's.
 
     Raises:
-        UsageError: there is no oarstat here.
+        JobError: there is no oarstat here.
         CommandError: it did not answer.
     """
     facts = _facts_by_oarstat(job_id)
@@ -154,14 +170,16 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
     facts = _facts_by_oarstat(job_id)
     user = pwd.getpwuid(os.getuid()).pw_name
     if not facts:
-        raise UsageError(f"OAR knows no job {job_id}")
+        raise JobError(f"OAR knows no job {job_id}")
     if facts.get("owner", user) != user:
-        raise UsageError(f"job {job_id} belongs to {facts['owner']}, not to {user}")
+        raise JobError(f"job {job_id} belongs to {facts['owner']}, not to {user}")
     state = facts.get("state", "unknown")
     if state in ("Terminated", "Error"):
-        raise UsageError(f"job {job_id} has ended ({state}), and its containers with it")
+        raise JobError(f"job {job_id} has ended ({state}), and its containers with it")
+    if state in ("toError", "Finishing"):
+        raise JobError(f"job {job_id} is ending ({state}), and its containers with it")
     if state != "Running":
-        raise UsageError(f"job {job_id} is {state}: it has containers only while it is Running")
+        raise JobError(f"job {job_id} is {state}: it has containers only while it is Running")
     return [name for name in facts.get("assigned_hostnames", "").split("+") if name]
 
 
@@ -170,15 +188,46 @@ def list_containers(remote: Remote) -> list[FoundContainer]:
 
     Raises:
         NodeError: a node did not answer; "failed" must not read as "none".
+        JobError: none did, as the job has ended meanwhile.
+    """
+    found, errors = ask_nodes(remote)
+    raise_first(errors)
+    return found
+
+
+def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[FoundContainer], list[NodeError]]:
+    """Return what a job's nodes tell of its containers, by name, and which do not answer.
+
+    Args:
+        remote: the way to them.
+        wanted: the name of a container at which to stop, as it is the one that is looked for;
+            nodes that are dead or slow are not waited for then.
+
+    Raises:
+        JobError: none answers, as the job has ended meanwhile.
     """
     found: list[FoundContainer] = []
+    errors: list[NodeError] = []
 
     def take(node: str, event: dict[str, Any]) -> None:
         if event.pop("event") == "container":
             found.append(FoundContainer(name=event.pop("container"), **event))
+            if found[-1].name == wanted:
+                raise _FoundError
 
-    raise_first(remote.call("list", {}, take))
-    return sorted(found, key=lambda c: by_number(c.name))
+    with suppress(_FoundError):
+        errors = remote.call("list", {}, take)
+    if errors and not found and not remote.local:
+        with suppress(CommandError, CommandTimeoutError):
+            _nodes_by_oarstat(remote.job_id)  # which refuses what is no running job
+    nodes = {container.name: container.node for container in found}
+    if nodes:
+        remember(remote.job_id, recall(remote.job_id) | nodes if wanted or errors else nodes)
+    return sorted(found, key=lambda c: by_number(c.name)), errors
+
+
+class _FoundError(Exception):
+    """No more is to be looked for."""
 
 
 def by_number(name: str) -> tuple[str, int]:
@@ -188,15 +237,17 @@ def by_number(name: str) -> tuple[str, int]:
 
 
 def find_container(remote: Remote, name: str) -> FoundContainer:
-    """Return one container of a job by its name.
+    """Return one container of a job by its name, also where other nodes do not answer.
 
     Raises:
         ContainerError: the job has no such container; the message names those it has.
+        NodeError: a node did not answer that may have it.
     """
-    containers = list_containers(remote)
+    containers, errors = ask_nodes(remote, name)
     for container in containers:
         if container.name == name:
             return container
+    raise_first(errors)
     known = ", ".join(c.name for c in containers) or "none"
     raise ContainerError(name, "", f"job {remote.job_id} has no such container; it has: {known}")
 
@@ -205,7 +256,7 @@ def find_keys(remote: Remote) -> dict[str, str]:
     """Return the job's ssh keys: ``client``, a private key, and ``host_public``.
 
     Raises:
-        UsageError: no node has them; the job has not launched containers.
+        JobError: no node has them; the job has not launched containers.
     """
     found: dict[str, str] = {}
 
@@ -214,5 +265,5 @@ def find_keys(remote: Remote) -> dict[str, str]:
 
     raise_first(remote.call("keys", {}, take))
     if not found:
-        raise UsageError(f"job {remote.job_id} has no ssh key: it has not launched containers yet")
+        raise JobError(f"job {remote.job_id} has no ssh key: it has not launched containers yet")
     return found

@@ -15,6 +15,7 @@ from oar_lxc.create import create_containers, in_user_namespace_argv, remove_con
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.image.provide import provide
 from oar_lxc.job import Job
+from oar_lxc.keys import JobKeys
 from oar_lxc.launching import start_containers
 from oar_lxc.onnode import OnNode
 from oar_lxc.plan import Plan, PlannedContainer
@@ -51,6 +52,7 @@ def make_and_start(
         failed = False
         first = 0.0
         try:
+            JobKeys(node.layout.private).keep(request["keys"])
             for event in start_containers(start_all, _created(node, plan, images, request)):
                 if event["event"] == "started":
                     first = first or time.time() - event["seconds"]

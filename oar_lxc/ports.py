@@ -6,12 +6,12 @@ import json
 import os
 import select
 import signal
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.isolated import isolated
 from oar_lxc.layout import JobLayout
 from oar_lxc.plan import PlannedContainer
 
@@ -30,7 +30,7 @@ def open_ports(layout: JobLayout, session: str, share: Sequence[PlannedContainer
 
     forwards = [Forward(p.node, c.ip, p.container) for c in share for p in c.ports]
     out_r, out_w = os.pipe()
-    argv = [sys.executable, "-m", "oar_lxc.forward", *map(str, forwards)]
+    argv = isolated("oar_lxc.forward", list(map(str, forwards)))
     null = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)]
     both = [(os.POSIX_SPAWN_DUP2, out_w, fd) for fd in (1, 2)]
     # It outlives whoever starts it, in the job's cgroups as everything here.

@@ -16,8 +16,10 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from oar_lxc.doing import doing
 from oar_lxc.errors import CommandError, NodeError, OarLxcError
 from oar_lxc.forked import become, may_fork
+from oar_lxc.isolated import isolated
 from oar_lxc.layout import JobLayout
 from oar_lxc.run import Program, read_lines, running
 
@@ -28,6 +30,21 @@ Request = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 # A key of a request: its reader is to write something every second. What is between them, oarsh,
 # ends where that cannot be handed on.
 HEARTBEAT = "heartbeat"
+# The line that a program of ours begins with on a node. What stands before it is of the user's
+# login shell. Only then is it given what it is to read, which the shell could take from it.
+UP = b'["", "up"]'
+LOST = 255  # the exit status of ssh where the way is lost
+CONNECT_SECONDS = 10  # for ssh to get to a node
+OARSH = (
+    "oarsh",
+    "-oForwardAgent=no",
+    "-oForwardX11=no",
+    f"-oConnectTimeout={CONNECT_SECONDS}",
+    "-oBatchMode=yes",
+    "-oLogLevel=ERROR",
+)
+NOT_INSTALLED = re.compile(r"isolated\.py'?: \[Errno 2\]|No module named '?oar_lxc")
+OARSH_SAYS = re.compile(r"^oarsh: ", re.MULTILINE)
 # Nodes that are reached from one node. oarsh takes about 0.08 s of processor time for each, and a
 # branch, which one more node leads to, twice the time that ssh takes to log in.
 WIDTH = 64
@@ -71,7 +88,8 @@ class Remote:
             The nodes on which it failed as a whole, and why.
         """
         wanted = self.nodes if nodes is None else tuple(nodes)
-        argv = [self._python, "-m", "oar_lxc.agent", str(self.job_id), operation]
+        argv = isolated("oar_lxc.agent", [str(self.job_id), operation], self._python)
+        doing("asking nodes", operation=operation, job=self.job_id, nodes=" ".join(wanted))
         answers = _Answers(on_event)
         environ = {**os.environ, **oarsh_environ(self.job_id)}
         far = [node for node in wanted if node != self.local]
@@ -85,8 +103,7 @@ class Remote:
                 except CommandError as failed:
                     answers.end(self.local, failed.status, failed.stderr)
             if far:
-                way = [sys.executable, "-m", "oar_lxc.fanout"]
-                fanout = stack.enter_context(_running(way, environ))
+                fanout = stack.enter_context(_running(isolated("oar_lxc.fanout"), environ))
                 readers[fanout.stdout] = answers.take_far
             asked = request() if callable(request) else request
             if agent:
@@ -107,14 +124,19 @@ class Remote:
 
 
 def _running(argv: Sequence[str], environ: Mapping[str, str]) -> AbstractContextManager[Program]:
-    """Run ``PYTHON -m MODULE …`` beside the block; in a fork of this process, where it may."""
-    python, _, module, *_ = argv
+    """Run a module's program beside the block; in a fork of this process, where it may.
+
+    Args:
+        argv: of :func:`oar_lxc.isolated.isolated`.
+        environ: its environment.
+    """
+    python, _, _, module, *_ = argv
 
     def main() -> None:
         import_module(module).main()
 
     fork = python == sys.executable and may_fork()
-    instead = partial(become, main, argv[2:], environ) if fork else None
+    instead = partial(become, main, argv[3:], environ) if fork else None
     return running(argv, env=environ, instead=instead)
 
 
@@ -142,11 +164,16 @@ class _Answers:
         self._on_event = on_event
         self._reason: dict[str, str] = {}
         self._done: set[str] = set()
+        self._begun: set[str] = set()
         self._stderr: dict[str, list[str]] = {}
         self._status: dict[str, int] = {}
 
     def take(self, node: str, line: bytes) -> None:
         """Take one line that a node wrote to its standard output."""
+        if line == UP:
+            self._begun.add(node)
+        if line in (b"", UP):
+            return
         text = line.decode("utf-8", "surrogateescape")
         try:
             event = json.loads(text)
@@ -166,7 +193,9 @@ class _Answers:
         if not line:
             return  # it is still there
         node, what, *content = json.loads(line)
-        if what == "line":
+        if what == "up":
+            self._begun.add(node)
+        elif what == "line":
             self.take(node, content[0].encode("utf-8", "surrogateescape"))
         elif what == "end":
             self.end(node, *content)
@@ -182,15 +211,53 @@ class _Answers:
             return None
         if node in self._reason:
             return NodeError(node, self._reason[node])
-        said = "\n".join(self._stderr.get(node, []))
-        if re.search(r"No module named '?oar_lxc", said) or self._status.get(node) == 127:
-            return NodeError(
-                node, "oar-lxc is not installed there: ask the administrator to install it"
-            )
-        last = (said.strip().splitlines() or ["it said nothing; the job may be ending"])[-1]
-        return NodeError(
-            node, f"oarsh or the agent failed (status {self._status.get(node)}): {last}"
+        status, said = self._status.get(node, LOST), "\n".join(self._stderr.get(node, []))
+        if why := why_not_begun(status, said, node in self._begun):
+            return NodeError(node, why)
+        last = (said.strip().splitlines() or ["it said nothing"])[-1]
+        return NodeError(node, f"the agent failed (status {status}): {last}")
+
+
+def why_not_begun(status: int, said: str, begun: bool = False) -> str:
+    """Return why a program of ours did not do its work on a node, as a sentence for the user.
+
+    Args:
+        status: the exit status of oarsh.
+        said: what it and the login shell wrote.
+        begun: whether the program said that it had begun.
+
+    Returns:
+        The reason, empty where it is the program's own to tell.
+    """
+    last = (said.strip().splitlines() or [""])[-1]
+    if "oarsh: Cannot find cpuset file" in said:
+        return (
+            "OAR has nothing of this job there any more: the job is ending, or the node was "
+            "restarted, and its containers are gone"
         )
+    if status == LOST and not last:
+        return "the way there was closed without a word: the job is ending, or the node is down"
+    if status == LOST:
+        return f"it cannot be reached: {last}"
+    if begun:
+        return ""
+    if status == 127 or NOT_INSTALLED.search(said):
+        return "oar-lxc is not installed there: ask the administrator to install it"
+    if OARSH_SAYS.search(said):
+        return f"oarsh failed (status {status}): {last}"
+    told = f", and wrote {last!r}" if last else ""
+    return (
+        f"your login shell ended there (status {status}) before oar-lxc could begin{told}: look "
+        "at what ~/.bashrc, or your shell's file like it, does where there is no terminal"
+    )
+
+
+def stuck_shell(seconds: float) -> str:
+    """Return what is told of a node where our program does not begin."""
+    return (
+        f"your login shell there did not start oar-lxc within {seconds:g} s: look at whether "
+        "~/.bashrc, or your shell's file like it, waits for input or starts another shell"
+    )
 
 
 def raise_first(errors: Sequence[OarLxcError]) -> None:

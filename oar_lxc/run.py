@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from oar_lxc.doing import doing
 from oar_lxc.errors import CommandError, CommandTimeoutError
 
 KILL_WAIT = 2.0  # seconds; a program that runs as root on behalf of another cannot be killed
@@ -61,6 +62,7 @@ def run(
         CommandError: the status is not 0, or the program cannot be executed (status 127).
         CommandTimeoutError: it did not end in time.
     """
+    doing("running a program", command=" ".join(argv))
     if isinstance(input, str):
         input = input.encode("utf-8", "surrogateescape")
     try:
@@ -132,6 +134,7 @@ class Program:
         one_of_many: bool = False,
     ) -> None:
         self.argv = tuple(argv)
+        doing("running a program", command=" ".join(argv))
         # In a file, not a pipe: nobody reads while the program runs.
         self._stderr = os.fdopen(os.memfd_create("stderr"), "w+b")
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -358,7 +359,13 @@ class Session:
             # The job's end destroys what is left; an error here would hide why the block ended.
             import structlog  # takes 0.1 s, which a launch should not
 
-            log = structlog.get_logger().bind(job=self.job.id)
+            # Unless the program set it up, structlog writes to standard output, which is the
+            # program's own.
+            log = (
+                structlog.get_logger()
+                if structlog.is_configured()
+                else structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
+            ).bind(job=self.job.id)
             for failure in failures:
                 log.warning("not destroyed yet", reason=str(failure))
 

@@ -23,6 +23,19 @@ from oar_lxc.layout import JobLayout
 from oar_lxc.lookup import FoundContainer
 
 INCLUDE = "Include oar-lxc/*/config"
+# What an entry for all hosts may have, and the way to a container cannot bear. The keys are of
+# ed25519; the older name of an option is known to all versions.
+NOT_FROM_OTHERS = (
+    "    HostKeyAlgorithms ssh-ed25519",
+    "    PubkeyAcceptedKeyTypes ssh-ed25519",
+    "    PubkeyAuthentication yes",
+    "    PreferredAuthentications publickey",
+    "    VerifyHostKeyDNS no",
+    "    AddKeysToAgent no",
+    "    ProxyUseFdpass no",
+    "    RemoteCommand none",
+    "    RequestTTY auto",
+)
 
 
 def ssh_home() -> Path:
@@ -111,6 +124,7 @@ class SshFiles:
                 f"    HostKeyAlias {host_name(container.name, self.job_id)}",
                 "    StrictHostKeyChecking yes",
                 "    UpdateHostKeys no",
+                *NOT_FROM_OTHERS,
                 f"    ProxyCommand {proxy(container).replace('%', '%%')}",
             ]
         return "\n".join(lines) + "\n"

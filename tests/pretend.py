@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from oar_lxc.crossing import NO_MARK, pack
 from oar_lxc.run import Result, run
 from oar_lxc.setup.deb import OAR_LXC_NODE
 
@@ -136,6 +137,11 @@ class PretendJob:
             "OAR_USER": self.user,
             "OAR_NODEFILE": str(nodefile),
         }
+
+    def door(self, *words: str) -> list[str]:
+        """Return the command that opens a container's door on this machine."""
+        program = str(checkout() / "oar_lxc/isolated.py")
+        return [PYTHON, "-I", program, "oar_lxc.doorway", str(self.id), NO_MARK, pack(words)]
 
     def start(
         self,

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import click
 
 from oar_lxc.cli.look import size
-from oar_lxc.cli.reach import doorway, find_running
-from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, Door
+from oar_lxc.cli.reach import Door, doorway, find_running
+from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, OpenDoor
 from oar_lxc.copying import (
     LocalSource,
     LocalTarget,
@@ -21,7 +21,7 @@ from oar_lxc.copying import (
     parse_place,
     transfer,
 )
-from oar_lxc.errors import UsageError
+from oar_lxc.errors import UsageError, printable
 
 PROGRESS_AFTER = 2.0  # seconds
 PROGRESS_EVERY = 0.5
@@ -59,10 +59,10 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
         nonlocal complaints
         complaints += lost
         progress.clear()
-        click.echo(f"oar-lxc: {sentence}", err=True)
+        click.echo(f"oar-lxc: {printable(sentence)}", err=True)
 
     progress = Progress()
-    doors: dict[str, Door] = {}
+    doors: dict[str, OpenDoor] = {}
     for place in (*places, to):
         if place.container and place.container not in doors:
             doors[place.container] = _door(place)
@@ -89,10 +89,10 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
         sys.exit(1)
 
 
-def _door(place: Place) -> Door:
+def _door(place: Place) -> OpenDoor:
     remote, found = find_running(place.container)
 
-    def door(argv: Sequence[str]) -> list[str]:
+    def door(argv: Sequence[str]) -> Door:
         return doorway(remote, found.node, "attach", found.name, *argv)
 
     return door

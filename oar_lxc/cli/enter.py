@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from functools import partial
 
 import click
 
-from oar_lxc.cli.reach import (
-    become,
-    complete_container,
-    doorway,
-    find_running,
-    forwarded,
-    on_terminal,
-    pass_through,
-)
+from oar_lxc.cli.passing import in_memory, opened, run_here
+from oar_lxc.cli.reach import at_door, complete_container, doorway, on_terminal, through
+from oar_lxc.doing import doing
 from oar_lxc.errors import UsageError
-from oar_lxc.lookup import find_keys
+from oar_lxc.remote import Remote
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
@@ -29,9 +23,9 @@ from oar_lxc.lookup import find_keys
 def exec_(container: str, command: tuple[str, ...]) -> None:
     """Run COMMAND as root in CONTAINER; its exit status is the command's.
 
-    CONTAINER is JOB/NAME, or NAME inside a job. Standard streams are passed through as they are.
-    With a terminal at both ends the command has one too; otherwise a signal that ends this
-    command is passed on to it.
+    CONTAINER is JOB/NAME, or NAME inside a job. The words of COMMAND and the standard streams are
+    passed on as they are. With a terminal at both ends the command has one too; otherwise a signal
+    that ends this command is passed on to it.
 
     \b
     Examples:
@@ -39,12 +33,7 @@ def exec_(container: str, command: tuple[str, ...]) -> None:
       oar-lxc exec 42/vm1 -- sh -c 'nproc; free -h'
       tar c data | oar-lxc exec 42/vm1 -- tar x -C /root
     """
-    remote, found = find_running(container)
-    terminal = on_terminal()
-    argv = doorway(remote, found.node, "attach", found.name, *command, terminal=terminal)
-    if terminal:
-        become(argv)
-    sys.exit(pass_through(remote, found, argv))
+    sys.exit(through(container, "attach", *command, terminal=on_terminal()))
 
 
 @click.command()
@@ -58,12 +47,7 @@ def shell(container: str) -> None:
       oar-lxc shell 42/vm1
       echo 'nproc; free -h' | oar-lxc shell 42/vm1
     """
-    remote, found = find_running(container)
-    terminal = on_terminal()
-    argv = doorway(remote, found.node, "attach", found.name, terminal=terminal)
-    if terminal:
-        become(argv)
-    sys.exit(pass_through(remote, found, argv))
+    sys.exit(through(container, "attach", terminal=on_terminal()))
 
 
 @click.command()
@@ -81,8 +65,7 @@ def console(container: str) -> None:
     """
     if not on_terminal():
         raise UsageError("a console needs a terminal: run it from one, or use `oar-lxc exec`")
-    remote, found = find_running(container)
-    become(doorway(remote, found.node, "console", found.name, terminal=True))
+    sys.exit(through(container, "console", terminal=True))
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -92,37 +75,43 @@ def ssh(container: str, command: tuple[str, ...]) -> None:
     """Open ssh to CONTAINER as root, with the key that was made for the job.
 
     The host key is checked against the one that the job gave to its containers. COMMAND is run
-    instead of a shell where given, as with ssh. For ssh's own options, scp, rsync and others see
-    `oar-lxc ssh-config`.
+    instead of a shell where given, as with ssh: its words are put together with blanks, and the
+    shell in the container takes them apart again; `oar-lxc exec` hands words on as they are. For
+    ssh's own options, scp, rsync and others see `oar-lxc ssh-config`.
 
     \b
     Examples:
       oar-lxc ssh 42/vm1
       oar-lxc ssh 42/vm1 uptime
+      oar-lxc ssh 42/vm1 "grep 'two words' /etc/motd"
     """
-    remote, found = find_running(container)
-    keys = find_keys(remote)
-    proxy = doorway(remote, found.node, "connect", found.name)
-    with tempfile.TemporaryDirectory(prefix="oar-lxc-") as directory:
-        key = Path(directory) / "key"
-        key.touch(mode=0o600)
-        key.write_text(keys["client"])
-        known = Path(directory) / "known_hosts"
+    sys.exit(at_door(container, partial(_ssh, command)))
+
+
+def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
+    """Run ssh through a door that is open already, and has handed out the keys."""
+    door = doorway(remote, node, "ssh", name)
+    with opened(door.argv, door.token) as way:
+        keys = json.loads(way.line())
         kind, public = keys["host_public"].split()[:2]
-        known.write_text(f"{found.name} {kind} {public}\n")
-        options = {
-            "ProxyCommand": shlex.join(proxy).replace("%", "%%"),
-            "IdentityFile": str(key),
+        files = {
+            "IdentityFile": keys["client"],
+            "UserKnownHostsFile": f"{name} {kind} {public}\n",
+        }
+        # In memory, not below a directory: nothing is left, however this ends.
+        options = {option: in_memory(option, text) for option, text in files.items()}
+        options |= {
+            # cat, not what opened the door: it is open, and nothing is lost to a slow start.
+            "ProxyCommand": f"/bin/cat <{way.out} & exec /bin/cat >{way.into}",
             "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": str(known),
-            "HostKeyAlias": found.name,
+            "HostKeyAlias": name,
             "StrictHostKeyChecking": "yes",
+            "UpdateHostKeys": "no",
         }
         argv = ["ssh", "-F", "/dev/null"]
-        for name, value in options.items():
-            argv += ["-o", f"{name}={value}"]
-        # A signal ends ssh, not us: the key must not stay behind.
-        argv += [f"root@{found.name}", *command]
-        with subprocess.Popen(argv) as process, forwarded(process):
-            status = process.wait()
-    sys.exit(status if status >= 0 else 128 - status)
+        for option, value in options.items():
+            argv += ["-o", f"{option}={value}"]
+        argv += [f"root@{name}", *command]
+        doing("running ssh", command=shlex.join(argv))
+        # The shell of a proxy command is that of SHELL, which may be any.
+        return run_here(argv, {**os.environ, "SHELL": "/bin/sh"})

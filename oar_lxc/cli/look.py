@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from oar_lxc.cli import reach
-from oar_lxc.cli.reach import complete_container, complete_job, doorway, find_running
+from oar_lxc.cli.reach import complete_container, complete_job
 from oar_lxc.cli.table import print_table
 from oar_lxc.container import RUNNING
 from oar_lxc.errors import ContainerError
 from oar_lxc.layout import check_job_id
-from oar_lxc.lookup import find_container, list_containers, parse_target
+from oar_lxc.lookup import ask_nodes, find_container, parse_target
 from oar_lxc.remote import raise_first
 
 
@@ -35,28 +35,30 @@ def list_(job: str | None, as_json: bool) -> None:
       oar-lxc list 42 --json
     """
     remote = reach.remote_of(None if job is None else check_job_id(job))
-    containers = list_containers(remote)
+    containers, errors = ask_nodes(remote)
     if as_json:
         click.echo(json.dumps([asdict(c) for c in containers], indent=1))
-        return
-    if not containers:
+    elif containers:
+        print_table(
+            ("CONTAINER", "NODE", "STATE", "READY", "ADDRESS", "PID", "CPUS"),
+            [
+                (
+                    c.name,
+                    c.node,
+                    c.state,
+                    ("yes" if c.ready else "no") if c.state == RUNNING else "-",
+                    c.address,
+                    str(c.pid or "-"),
+                    c.cpus or "-",
+                )
+                for c in containers
+            ],
+        )
+    elif not errors:
         click.echo(f"job {remote.job_id} has no containers", err=True)
-        return
-    print_table(
-        ("CONTAINER", "NODE", "STATE", "READY", "ADDRESS", "PID", "CPUS"),
-        [
-            (
-                c.name,
-                c.node,
-                c.state,
-                ("yes" if c.ready else "no") if c.state == RUNNING else "-",
-                c.address,
-                str(c.pid or "-"),
-                c.cpus or "-",
-            )
-            for c in containers
-        ],
-    )
+    for error in errors[:-1]:
+        click.echo(f"oar-lxc: {error}", err=True)
+    raise_first(errors[-1:])
 
 
 @click.command()
@@ -156,13 +158,8 @@ def logs(container: str, follow: bool, lines: int | None, lxc: bool) -> None:
       oar-lxc logs --lxc 42/vm1     why it did not start
     """
     if lxc:
-        job_id, name = parse_target(container)
-        remote = reach.remote_of(job_id)
-        found = find_container(remote, name)
         count = "+1" if lines is None else str(lines)
-        argv = doorway(remote, found.node, "log", name, count, *(["follow"] if follow else []))
-        sys.exit(reach.pass_through(remote, found, argv))
-    remote, found = find_running(container)
+        sys.exit(reach.through(container, "log", count, *(["follow"] if follow else [])))
     options = ["--follow"] if follow else []
     options += ["--no-tail"] if follow and lines is None else []
     options += [] if lines is None else ["--lines", str(lines)]
@@ -172,5 +169,4 @@ def logs(container: str, follow: bool, lines: int | None, lxc: bool) -> None:
         "{ echo 'oar-lxc: this image has no journal (no journalctl): see --lxc, or its own logs "
         'below /var/log\' >&2; exit 1; }; exec journalctl --no-pager --quiet "$@"'
     )
-    argv = doorway(remote, found.node, "attach", found.name, "sh", "-c", script, "sh", *options)
-    sys.exit(reach.pass_through(remote, found, argv))
+    sys.exit(reach.through(container, "attach", "sh", "-c", script, "sh", *options))

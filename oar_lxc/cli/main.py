@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import time
 from importlib import import_module
 
 import click
 
 from oar_lxc import __version__
-from oar_lxc.errors import OarLxcError
+from oar_lxc.errors import OarLxcError, printable
 
+NEWLINE = "\n"
 # Command name → (module, attribute, one line of help). Modules load when their command is run.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": ("oar_lxc.cli.plan", "plan", "Show what a spec file would make, and where."),
@@ -54,6 +57,18 @@ class LazyGroup(click.Group):
             raise TypeError(f"{module}.{attribute} is not a command")
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; of one that there is not, say which one may have been meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches  # which a right command need not load
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any."""
         with formatter.section("Commands"):
@@ -78,14 +93,28 @@ def cli(verbose: bool) -> None:
 
 
 def log_to_stderr() -> None:
-    """Send the log to standard error, all of it."""
+    """Send the log to standard error, and what is done as well."""
     import structlog  # takes 0.1 s, which most calls need not pay
 
+    from oar_lxc.doing import listen
+
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    begin = time.monotonic()
+    log = structlog.get_logger()
+
+    def tell(event: str, **facts: object) -> None:
+        log.info(event, after=f"{time.monotonic() - begin:.2f} s", **facts)
+
+    listen(tell)
 
 
 def main() -> None:
     """Run the command line; errors of the package become one message and their exit status."""
+    for fd in (0, 1, 2):  # what is opened next must not come where a closed one was
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     try:
         status = cli.main(prog_name="oar-lxc", standalone_mode=False)
     except click.Abort:
@@ -94,7 +123,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except OarLxcError as error:
-        click.echo(f"oar-lxc: {error}", err=True)
+        click.echo(f"oar-lxc: {printable(str(error), keep=NEWLINE)}", err=True)
         sys.exit(error.exit_status)
     except OSError as error:
         click.echo(f"oar-lxc: {error}", err=True)

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
 import shlex
-import signal
-import subprocess
 import sys
-import termios
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from oar_lxc.cli.passing import SHELL_SECONDS, NotOpenedError, become, run_far, run_here
 from oar_lxc.container import RUNNING, not_running
-from oar_lxc.errors import ContainerError, OarLxcError, UsageError
+from oar_lxc.crossing import NO_MARK, pack
+from oar_lxc.doing import doing
+from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
+from oar_lxc.isolated import isolated
 from oar_lxc.layout import check_job_id
 from oar_lxc.lookup import (
     FoundContainer,
     find_container,
     find_remote,
+    has_container,
     list_containers,
     parse_target,
 )
-from oar_lxc.remote import Remote, oarsh_environ
+from oar_lxc.remote import OARSH, Remote, oarsh_environ, stuck_shell, why_not_begun
 from oar_lxc.run import run
+from oar_lxc.whereabouts import forget, recall
 
-Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+Result = TypeVar("Result")
+LONGEST_WORD = 1 << 17  # bytes of one word of a command line: MAX_ARG_STRLEN, linux/binfmts.h
 COMPLETION_TIMEOUT = 5.0  # seconds; somebody waits at a prompt
 
 
@@ -54,19 +55,19 @@ def complete_container(
 def complete_job(
     context: click.Context, parameter: click.Parameter, begun: str
 ) -> list[CompletionItem]:
-    """Return the caller's jobs whose number begins so."""
+    """Return the caller's running jobs whose number begins so."""
     with suppress(OarLxcError, OSError):
         return [CompletionItem(job_id) for job_id in _jobs() if job_id.startswith(begun)]
     return []
 
 
 def _jobs() -> list[str]:
-    """Return the numbers of the caller's jobs, as OAR lists them."""
+    """Return the numbers of the caller's running jobs, which alone have containers."""
     text = run(["oarstat", "-u"], timeout=COMPLETION_TIMEOUT).stdout
     return [
         words[0]
         for line in text.splitlines()
-        if (words := line.split())[:1] and words[0].isdigit()
+        if (words := line.split())[1:2] == ["R"] and words[0].isdigit()
     ]
 
 
@@ -85,12 +86,17 @@ def find_running(target: str) -> tuple[Remote, FoundContainer]:
         UsageError: it is neither, or the job is not a running one of the caller's.
         ContainerError: there is none, or it does not run; the message says what to do.
     """
+    remote, found = find_target(target)
+    if found.state != RUNNING:
+        raise ContainerError(found.name, found.node, not_running(found.state))
+    return remote, found
+
+
+def find_target(target: str) -> tuple[Remote, FoundContainer]:
+    """Return a container, and the way to it; see :func:`find_running`."""
     job_id, name = parse_target(target)
     remote = find_remote(job_id)
-    found = find_container(remote, name)
-    if found.state != RUNNING:
-        raise ContainerError(name, found.node, not_running(found.state))
-    return remote, found
+    return remote, find_container(remote, name)
 
 
 def find_several(targets: Sequence[str]) -> tuple[Remote, list[FoundContainer]]:
@@ -127,118 +133,155 @@ def find_several(targets: Sequence[str]) -> tuple[Remote, list[FoundContainer]]:
     return remote, [c for c in containers if wanted is None or c.name in wanted]
 
 
-def doorway(
-    remote: Remote, node: str, action: str, *arguments: str, terminal: bool = False
-) -> list[str]:
-    """Return the command that opens a container's door on its node; see oar_lxc.doorway."""
+@dataclass(frozen=True)
+class Door:
+    """The command that opens a container's door on its node; see :mod:`oar_lxc.doorway`.
+
+    Attributes:
+        argv: the command.
+        node: the node.
+        token: of the mark that the door writes first; empty where none is needed, on this node.
+        terminal: whether the command is to have a terminal.
+    """
+
+    argv: tuple[str, ...]
+    node: str
+    token: str
+    terminal: bool = False
+
+    def run(self) -> int:
+        """Run it with our streams; return its exit status.
+
+        Raises:
+            NotOpenedError: it did not open, and nothing was done behind it.
+        """
+        doing("opening a door", node=self.node, command=shlex.join(self.argv))
+        if self.token:
+            return run_far(self.argv, self.token, terminal=self.terminal)
+        if self.terminal:
+            become(self.argv)
+        return run_here(self.argv)
+
+
+def doorway(remote: Remote, node: str, action: str, *words: str, terminal: bool = False) -> Door:
+    """Return a container's door.
+
+    Args:
+        remote: the way to the job's nodes.
+        node: the container's.
+        action: what is to be done behind it.
+        words: the container, and what belongs to the action.
+        terminal: whether it is to have a terminal.
+
+    Raises:
+        UsageError: there is more than a command line holds.
+    """
     if node == remote.local:
-        return [*_doorway(remote, action), *arguments]
-    return far_doorway(remote, node, action, *arguments, terminal=terminal)
+        arguments = [str(remote.job_id), NO_MARK, pack((action, *words))]
+        return Door(tuple(isolated("oar_lxc.doorway", arguments)), node, "", terminal)
+    token = os.urandom(8).hex()
+    argv = far_doorway(remote, node, action, *words, token=token, terminal=terminal)
+    return Door(tuple(argv), node, token, terminal)
 
 
 def far_doorway(
-    remote: Remote, node: str, action: str, *arguments: str, terminal: bool = False
+    remote: Remote,
+    node: str,
+    action: str,
+    *words: str,
+    token: str = NO_MARK,
+    terminal: bool = False,
 ) -> list[str]:
-    """Return the same for whoever is not on the node, or may not be."""
-    option = ["-t"] if terminal else []
+    """Return the command that opens a door for whoever is not on the node, or may not be."""
     variables = [f"{key}={value}" for key, value in oarsh_environ(remote.job_id).items()]
-    line = shlex.join([*_doorway(remote, action), *arguments])
-    return ["env", *variables, "oarsh", *option, node, line]
+    arguments = [str(remote.job_id), token, pack((action, *words))]
+    # exec: nothing that a shell does at its end comes after what the program writes.
+    line = f"exec {shlex.join(isolated('oar_lxc.doorway', arguments))}"
+    if len(line) >= LONGEST_WORD:
+        raise UsageError(
+            f"the command is {sum(map(len, words))} bytes long, and about {LONGEST_WORD * 3 // 4} "
+            "is the most: put it into a file, or let it read its standard input"
+        )
+    terminal_option = ["-t"] if terminal else []
+    return ["env", "-u", "DISPLAY", *variables, *OARSH, *terminal_option, node, line]
 
 
-def _doorway(remote: Remote, action: str) -> list[str]:
-    return [sys.executable, "-m", "oar_lxc.doorway", str(remote.job_id), action]
+def through(target: str, action: str, *words: str, terminal: bool = False) -> int:
+    """Open a container's door and pass our streams through; return the exit status.
+
+    Args:
+        target: ``JOB/CONTAINER``, or ``CONTAINER`` inside a job.
+        action: what is to be done behind the door.
+        words: what belongs to it.
+        terminal: whether it is to have a terminal.
+
+    Raises:
+        UsageError: it is neither, or the job is not a running one of the caller's.
+        ContainerError: there is none, or it does not run; the message says what to do.
+        NodeError: there is no way to its node.
+    """
+    return at_door(
+        target,
+        lambda remote, node, name: doorway(
+            remote, node, action, name, *words, terminal=terminal
+        ).run(),
+        any_state=action == "log",
+    )
+
+
+def at_door(
+    target: str, act: Callable[[Remote, str, str], Result], *, any_state: bool = False
+) -> Result:
+    """Do something at a container's door: where it was last, and else where it is found.
+
+    Args:
+        target: ``JOB/CONTAINER``, or ``CONTAINER`` inside a job.
+        act: is given the way to the job, the node and the container's name; it raises
+            NotOpenedError where the door does not open.
+        any_state: whether the container need not run.
+    """
+    job_id, name = parse_target(target)
+    if guess := guess_node(job_id, name):
+        try:
+            return act(*guess, name)
+        except NotOpenedError as error:
+            if error.late:
+                raise not_opened(error, guess[1]) from None
+        doing("the door did not open: looking for the container", container=name)
+        forget(guess[0].job_id)
+    remote, found = find_target(target) if any_state else find_running(target)
+    try:
+        return act(remote, found.node, name)
+    except NotOpenedError as error:
+        raise not_opened(error, found.node) from None
+
+
+def not_opened(error: NotOpenedError, node: str) -> OarLxcError:
+    """Return why a door did not open, for the user."""
+    if error.late:
+        return NodeError(node, stuck_shell(SHELL_SECONDS))
+    lines = error.said.strip().splitlines()
+    if own := [line for line in lines if line.startswith("oar-lxc: ")]:
+        told = OarLxcError(own[-1].removeprefix("oar-lxc: "))
+        told.exit_status = error.status
+        return told
+    return NodeError(node, why_not_begun(error.status, error.said))
+
+
+def guess_node(job_id: int | None, name: str) -> tuple[Remote, str] | None:
+    """Return the way to the node that a container was seen on last, and its name."""
+    inside = os.environ.get("OAR_JOB_ID") or os.environ.get("OAR_JOBID") or ""
+    if inside and job_id in (None, int(inside) if inside.isdecimal() else 0):
+        remote = find_remote(job_id)
+        if remote.local and has_container(remote.job_id, name):
+            return remote, remote.local
+        node = recall(remote.job_id).get(name, "")
+        return (remote, node) if node in remote.nodes else None
+    if job_id is not None and (node := recall(job_id).get(name, "")):
+        return Remote(job_id, [node]), node
+    return None
 
 
 def on_terminal() -> bool:
     """Whether there is somebody at both ends: what is typed is read, what is written is seen."""
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def become(argv: Sequence[str]) -> NoReturn:
-    """Let a program have this process, its terminal and all signals."""
-    os.execvp(argv[0], list(argv))  # noqa: S606
-
-
-def pass_through(remote: Remote, found: FoundContainer, argv: Sequence[str]) -> int:
-    """Run a door's command with our streams; return its exit status, 128 + signal."""
-    if found.node == remote.local:
-        with subprocess.Popen(list(argv)) as process, forwarded(process):
-            return _status(process.wait())
-    return _leashed(argv)
-
-
-def _status(code: int) -> int:
-    return code if code >= 0 else 128 - code
-
-
-@contextmanager
-def forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand signals on to a child; those of the terminal reach it without us."""
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
-
-    handlers: dict[int, Handler] = dict.fromkeys((signal.SIGTERM, signal.SIGHUP), forward)
-    handlers |= dict.fromkeys((signal.SIGINT, signal.SIGQUIT), signal.SIG_IGN)
-    before = _handle(handlers)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _handle(handlers: Mapping[int, Handler]) -> dict[int, Handler]:
-    """Set handlers, but none for what is ignored already; return those before."""
-    before: dict[int, Handler] = {}
-    for number, handler in handlers.items():
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, handler)
-    return before
-
-
-def _leashed(argv: Sequence[str]) -> int:
-    """Run oarsh so that it ends when we do, however that happens.
-
-    It runs as OAR's user, whom we may not send signals to. But the kernel does, to whoever has a
-    terminal that is gone: so it gets one of its own, which ends with us. Its streams are ours.
-    """
-    master, slave = pty.openpty()
-
-    def take_terminal() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup is for us: it goes on while we do
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-
-    process = subprocess.Popen(list(argv), start_new_session=True, preexec_fn=take_terminal)
-    os.close(slave)
-    before = _handle({signal.SIGTERM: _leave, signal.SIGHUP: _leave})
-    try:
-        child = os.pidfd_open(process.pid)
-        poll = select.poll()
-        poll.register(child, select.POLLIN)
-        poll.register(master, select.POLLIN)
-        while True:
-            happened = dict(poll.poll())
-            if child in happened:
-                return _status(process.wait())
-            try:
-                said = os.read(master, 4096)
-            except OSError:  # its end closed the terminal: nothing can be asked there
-                poll.unregister(master)
-                continue
-            # ssh asks there what nobody is there to answer.
-            sys.stderr.buffer.write(said)
-            sys.stderr.flush()
-            os.close(master)
-            master = -1
-            return _status(process.wait())
-    finally:
-        if master >= 0:
-            os.close(master)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

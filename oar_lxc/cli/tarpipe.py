@@ -5,14 +5,20 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
+from oar_lxc.cli.passing import SHELL_SECONDS, Marked, NotOpenedError
+from oar_lxc.cli.reach import Door, not_opened
 from oar_lxc.copying import CopyError, Place, split_path
+from oar_lxc.crossing import mark_of
+from oar_lxc.errors import printable
 from oar_lxc.extract import CHUNK, Complain, Readable, Refused
+from oar_lxc.remote import LOST
 
-Door = Callable[[Sequence[str]], list[str]]
+OpenDoor = Callable[[Sequence[str]], Door]
 
 # Prints what it cannot read on standard error, as `PATH: REASON`. A link that is named is
 # followed, but not those below it, for which neither GNU tar nor busybox has an option. Files that
@@ -99,16 +105,30 @@ class _Process:
 
     inside = True
 
-    def __init__(self, argv: Sequence[str], place: Place, *, reads: bool) -> None:
+    def __init__(self, door: Door, place: Place, *, reads: bool) -> None:
         self.place = place
+        self._token = door.token
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # wait() closes it
         self.process = subprocess.Popen(
-            list(argv),
+            list(door.argv),
             stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._said,
             bufsize=0,
         )
+        if door.token:
+            out = _end(self.process.stdout).fileno()
+            heard = Marked(out, door.token, time.monotonic() + SHELL_SECONDS, size=1)
+            if heard.skip() is None:
+                raise not_opened(self._not_opened(heard), door.node)
+
+    def _not_opened(self, heard: Marked) -> NotOpenedError:
+        self._close_pipes()
+        status = LOST if heard.late else self.process.wait()
+        self._said.seek(0)
+        said = self._said.read().decode("utf-8", "replace")
+        self._said.close()
+        return NotOpenedError(status, f"{heard.text()}\n{said}", heard.late)
 
     def wait(self, complain: Complain) -> None:
         """Wait for its end, and tell what it said.
@@ -157,11 +177,12 @@ class _Process:
     def said(self) -> list[str]:
         """Return the lines that it wrote to its standard error."""
         self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").splitlines()
+        text = self._said.read()
+        if self._token:  # what comes before is the login shell's
+            text = text.partition(mark_of(self._token))[2]
+        lines = text.decode("utf-8", "replace").splitlines()
         self._said.close()
-        lines = [
-            _printable(line.removeprefix("tar: ").removeprefix("oar-lxc: ")) for line in lines
-        ]
+        lines = [printable(line.removeprefix("tar: ").removeprefix("oar-lxc: ")) for line in lines]
         needless = ("Exiting with failure status", "Error is not recoverable")
         return [line.replace("./", "", 1) for line in lines if not line.startswith(needless)]
 
@@ -170,11 +191,6 @@ def _end(pipe: IO[bytes] | None) -> IO[bytes]:
     if pipe is None:
         raise CopyError("there is no pipe")
     return pipe
-
-
-def _printable(text: str) -> str:
-    """Return text that a container sent without what would act on a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class ContainerSource(_Process):
@@ -186,7 +202,7 @@ class ContainerSource(_Process):
         complain: is given one sentence for each thing that is left out.
     """
 
-    def __init__(self, place: Place, door: Door, complain: Complain) -> None:
+    def __init__(self, place: Place, door: OpenDoor, complain: Complain) -> None:
         directory, self.name = split_path(place.path)
         self._complain = complain
         script = ["sh", "-c", SEND, "sh", place.path, directory, self.name]
@@ -252,7 +268,7 @@ class ContainerTarget(_Process):
     def __init__(
         self,
         place: Place,
-        door: Door,
+        door: OpenDoor,
         several: bool,
         complain: Complain,
     ) -> None:

@@ -37,6 +37,8 @@ DEPENDS = (
     "iproute2",
     "openssh-client",
 )
+# What a frontend is better with: the shell's completion of commands, jobs and containers.
+RECOMMENDS = ("bash-completion",)
 # What only nodes need; `oar-lxc setup node` installs it. Recommending it would bring LXC with its
 # own bridge, DHCP server and PAM module to servers and frontends too. The last is for images
 # of squashfs.
@@ -77,8 +79,10 @@ License: LGPL-2.1+
  version 2.1 is in the file /usr/share/common-licenses/LGPL-2.1.
 """
 
+# -I keeps the caller's variables and directories out: clusters' modules set PYTHONPATH and
+# PYTHONHOME for other versions of Python.
 OAR_LXC = """\
-#!/usr/bin/python3
+#!/usr/bin/python3 -I
 import sys
 
 from oar_lxc.cli.main import main
@@ -282,6 +286,7 @@ def _stage_control(root: Path, version: str) -> None:
         f"Maintainer: {MAINTAINER}\n"
         f"Installed-Size: {kibibytes}\n"
         f"Depends: {', '.join(DEPENDS)}\n"
+        f"Recommends: {', '.join(RECOMMENDS)}\n"
         f"Suggests: {', '.join(SUGGESTS)}\n"
         f"Description: {DESCRIPTION}"
     )

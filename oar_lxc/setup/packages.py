@@ -18,7 +18,15 @@ SERVER = (
     "openssh-client",
     "zstd",
 )
-FRONTEND = ("oar-user", "oar-user-pgsql", "openssh-client", "xauth", "taktuk", "zstd")
+FRONTEND = (
+    "oar-user",
+    "oar-user-pgsql",
+    "openssh-client",
+    "xauth",
+    "taktuk",
+    "zstd",
+    "bash-completion",
+)
 NODE = (
     "oar-node",
     "openssh-server",

@@ -21,7 +21,7 @@ from tests.bench.timing import Spread
 LATENCY = 0.3  # seconds that oarsh takes to log in, as measured in the sandbox
 SLOW = 3.0  # seconds beside which the processor time of all these processes counts little
 MANY = 1000
-ANSWER = 'read -r request; echo \'{"event": "done"}\''
+ANSWER = 'echo \'["", "up"]\'; read -r request; echo \'{"event": "done"}\''
 # What a node does when it is reached: it leads to others, or is an agent that is done at once.
 OARSH = f"""\
 #!/bin/sh
@@ -32,7 +32,7 @@ case "$*" in *oar_lxc.fanout*) for last; do :; done; exec sh -c "$last";; esac
 # What a node that leads to others has for a python.
 PYTHON = f"""\
 #!/bin/sh
-[ "$2" = oar_lxc.fanout ] && exec {shlex.quote(sys.executable)} "$@"
+[ "$3" = oar_lxc.fanout ] && exec {shlex.quote(sys.executable)} "$@"
 {ANSWER}
 """
 # One process per measurement: its peak of memory, and that of its fan-out, are those of one call.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from oar_lxc.cli.reach import Door
 from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget
 from oar_lxc.copying import CopyError, LocalSource, LocalTarget, Place, Source, Target, transfer
 from oar_lxc.run import run
@@ -37,6 +38,11 @@ def complain(sentence: str, *, lost: bool = True) -> None:
     pytest.fail(sentence)
 
 
+def door(argv: Sequence[str]) -> Door:
+    """Return what runs a command in the "container", which is this machine."""
+    return Door(tuple(argv), "node1", "")
+
+
 @pytest.mark.parametrize("inwards", [True, False], ids=["into", "out of"])
 @pytest.mark.parametrize("name", ["", "three"], ids=["directory", "name"])
 def test_a_full_disk_is_told_in_the_words_of_the_system(
@@ -48,9 +54,9 @@ def test_a_full_disk_is_told_in_the_words_of_the_system(
     place = Place("42/vm1", goal if inwards else str(tmp_path / "three"))
     if inwards:
         source: Source = LocalSource(str(tmp_path / "three"), complain)
-        target: Target = ContainerTarget(place, list, False, complain)
+        target: Target = ContainerTarget(place, door, False, complain)
     else:
-        source = ContainerSource(place, list, complain)
+        source = ContainerSource(place, door, complain)
         target = LocalTarget(goal, False, complain)
     with pytest.raises(CopyError, match=r"No space left on device$") as caught:
         copy(source, target)

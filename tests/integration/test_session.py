@@ -186,7 +186,7 @@ def ssh(running: Running, known: str, key: Path) -> Result:
     directory = JobLayout(running.job.id).private / "ssh"
     running.job.run(["mkdir", "-p", str(directory)])
     (directory / "known_hosts").write_text(known)
-    proxy = [PYTHON, "-m", "oar_lxc.doorway", str(running.job.id), "connect", "vm1"]
+    proxy = running.job.door("connect", "vm1")
     options = {
         "ProxyCommand": shlex.join(proxy),
         "UserKnownHostsFile": str(directory / "known_hosts"),
@@ -223,7 +223,7 @@ def test_another_user_gets_into_no_container(running: Running, other_user: str) 
     become = ["setpriv", "--reuid", other_user, "--regid", other_user, "--init-groups"]
     for arguments in (["attach", "vm1", "true"], ["connect", "vm1"]):
         done = subprocess.run(
-            [*become, PYTHON, "-m", "oar_lxc.doorway", str(running.job.id), *arguments],
+            [*become, *running.job.door(*arguments)],
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout())},
             stdin=subprocess.DEVNULL,
             capture_output=True,

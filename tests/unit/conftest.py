@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc import whereabouts
+
 
 @pytest.fixture(autouse=True)
 def _outside_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +19,12 @@ def _outside_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("OAR_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def whereabouts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep where containers were seen away from the home of whoever runs the tests."""
+    monkeypatch.setattr(whereabouts, "directory", lambda: str(tmp_path / "whereabouts"))
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from oar_lxc.container import (
     STOPPED,
     StartAll,
     Started,
+    become_command,
     not_running,
 )
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError
@@ -239,9 +240,11 @@ class FakeRuntime:
             try:
                 for number, fd in enumerate((stdin, stdout, stderr)):
                     os.dup2(fd, number)
-                os.execvpe(argv[0], list(argv), {"PATH": PATH_INSIDE, "HOME": "/root"})
+                os.environ.clear()
+                os.environ.update(PATH=PATH_INSIDE, HOME="/root")
+                os._exit(become_command(argv, PATH_INSIDE, name))
             finally:
-                os._exit(127)
+                os._exit(1)
         return pid
 
     def running(self) -> list[str]:

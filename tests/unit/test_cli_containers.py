@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import stat
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc import whereabouts
 from oar_lxc.cli import main as cli_main
 from oar_lxc.cli import reach
 from oar_lxc.cli.look import describe, size
 from oar_lxc.cli.main import cli
-from oar_lxc.errors import ContainerError, OarLxcError, UsageError
-from oar_lxc.keys import CLIENT, HOST
+from oar_lxc.crossing import unpack
+from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.timeline import note
 from tests.unit.fakes import (
     FakeNode,
@@ -37,6 +39,11 @@ IdentityFile=*) cp -p "${word#*=}" "$SEEN/key";;
 UserKnownHostsFile=*) cp "${word#*=}" "$SEEN/known_hosts"; echo "${word#*=}" > "$SEEN/path";;
 esac; done
 exit 5
+"""
+# Starts its proxy as the real one does, which has closed all files but the first three.
+SPEAKS = r"""
+for word; do case "$word" in ProxyCommand=*) proxy=${word#*=};; esac; done
+(echo hello; sleep 1) | "$SHELL" -c "exec $proxy" | head -n 1 > "$SEEN/heard"
 """
 
 
@@ -73,9 +80,24 @@ def running(remote: FakeRemote) -> FakeRemote:
     return remote
 
 
-def oarsh(tmp_path: Path, body: str = "") -> None:
-    log = f'echo "$OAR_JOB_ID" > {tmp_path}/job\n'
-    add_program(tmp_path / "bin", "oarsh", log + recorder(tmp_path / "oarsh", body))
+# Writes the mark that its command line names, as a door does.
+OPEN = r"""
+for last; do :; done; token=${last% *}; token=${token##* }
+printf '\n\001oar-lxc %s\n' "$token"; printf '\n\001oar-lxc %s\n' "$token" >&2
+"""
+
+
+def oarsh(tmp_path: Path, body: str = "", before: str = "") -> None:
+    """Let an oarsh be there; what it does before the door opens, and behind it."""
+    log = f'echo "$OAR_JOB_ID" > {tmp_path}/job\n{before}\n'
+    add_program(tmp_path / "bin", "oarsh", log + recorder(tmp_path / "oarsh", OPEN + body))
+
+
+def asked(tmp_path: Path) -> tuple[str, list[str], list[str]]:
+    """Return the node that oarsh was asked for, the words of its line, and what they say."""
+    (call,) = recorded(tmp_path / "oarsh")
+    words = shlex.split(call[-1])
+    return call[-2], words, unpack(words[-1])
 
 
 def test_a_list_is_a_table_for_people(
@@ -147,11 +169,11 @@ def test_a_command_is_run_on_the_containers_node_inside_the_job(
 ) -> None:
     oarsh(tmp_path)
     assert invoke(cli, "exec", "42/vm2", "--", "sh", "-c", "echo 'a  b'; $X") == 0
-    (call,) = recorded(tmp_path / "oarsh")
-    assert call[0] == "node2"
-    words = shlex.split(call[1])
-    assert words[:4] == [sys.executable, "-m", "oar_lxc.doorway", "42"]
-    assert words[4:] == ["attach", "vm2", "sh", "-c", "echo 'a  b'; $X"]
+    node, words, said = asked(tmp_path)
+    assert node == "node2"
+    assert words[:3] == ["exec", sys.executable, "-I"]
+    assert words[4:6] == ["oar_lxc.doorway", "42"]
+    assert said == ["attach", "vm2", "sh", "-c", "echo 'a  b'; $X"]
     assert (tmp_path / "job").read_text() == "42\n"
 
 
@@ -161,6 +183,138 @@ def test_the_status_of_a_command_is_passed_on(
 ) -> None:
     oarsh(tmp_path, f"exit {status}")
     assert invoke(cli, "exec", "42/vm1", "--", "true") == status
+
+
+GREETING = "echo Welcome; printf 'no end'; echo loud >&2; set -x; : $0; set +x"
+
+
+def test_what_the_login_shell_writes_is_no_part_of_the_streams(
+    remote: FakeRemote, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    oarsh(tmp_path, "echo out; echo err >&2", GREETING)
+    assert invoke(cli, "exec", "42/vm1", "--", "true") == 0
+    assert capfd.readouterr() == ("out\n", "err\n")
+
+
+def test_input_is_not_read_by_what_the_login_shell_starts(
+    running: FakeRemote, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = bytes(range(256)) * 5000
+    (tmp_path / "data").write_bytes(data)
+    oarsh(tmp_path, f"cat > {tmp_path}/got", f"read -t 0.3 x; echo $x > {tmp_path}/taken")
+    script = (tmp_path / "bin/oarsh").read_text().replace("#!/bin/sh", "#!/bin/bash", 1)
+    (tmp_path / "bin/oarsh").write_text(script)
+    with (tmp_path / "data").open("rb") as file:
+        before = os.dup(0)
+        os.dup2(file.fileno(), 0)
+        try:
+            assert invoke(cli, "exec", "42/vm2", "--", "cat") == 0
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
+    assert (tmp_path / "got").read_bytes() == data
+    assert (tmp_path / "taken").read_text() == "\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("echo bye; exit 3", "your login shell ended there (status 3) before oar-lxc could begin"),
+        ("exit 0", "look at what ~/.bashrc"),
+        ("echo 'ssh: No route to host' >&2; exit 255", "it cannot be reached: ssh: No route"),
+        ("exit 255", "closed without a word: the job is ending, or the node is down"),
+        (
+            "echo 'oarsh: Cannot find cpuset file : /dev/cpuset//oar/a_1/tasks' >&2; exit 61",
+            "the job is ending, or the node was restarted, and its containers are gone",
+        ),
+        ("exit 127", "oar-lxc is not installed there"),
+    ],
+)
+def test_a_door_that_does_not_open_is_one_sentence(
+    running: FakeRemote, tmp_path: Path, body: str, sentence: str
+) -> None:
+    oarsh(tmp_path, before=body)
+    for command in (["exec", "42/vm2", "--", "true"], ["ssh", "42/vm2"]):
+        with pytest.raises(NodeError, match=re.escape(sentence)) as caught:
+            invoke(cli, *command)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_a_door_says_itself_is_the_reason(running: FakeRemote, tmp_path: Path) -> None:
+    oarsh(tmp_path, before="echo hello; echo 'oar-lxc: sshd of vm2 does not answer' >&2; exit 1")
+    with pytest.raises(OarLxcError, match=r"^sshd of vm2 does not answer$"):
+        invoke(cli, "ssh", "42/vm2")
+
+
+def test_a_container_is_gone_to_at_once_where_it_was_seen_last(
+    running: FakeRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oarsh(tmp_path)
+    assert invoke(cli, "list", "42") == 0
+    monkeypatch.setattr(reach, "find_remote", lambda job_id: pytest.fail("OAR was asked"))
+    assert invoke(cli, "exec", "42/vm2", "--", "true") == 0
+    assert asked(tmp_path)[0] == "node2"
+
+
+def test_a_container_that_is_elsewhere_now_is_looked_for(
+    running: FakeRemote, tmp_path: Path
+) -> None:
+    whereabouts.remember(42, {"vm2": "node1"})
+    oarsh(tmp_path, before='case "$*" in *" node1 exec "*) exit 1;; esac')
+    assert invoke(cli, "exec", "42/vm2", "--", "true") == 0
+    assert asked(tmp_path)[0] == "node2"
+    assert whereabouts.recall(42)["vm2"] == "node2"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"vm2": "-oProxyCommand=x"}', '{"vm2": ["x"]}', '{"vm2": "a b"}']
+)
+def test_a_note_of_where_containers_are_that_is_wrong_is_none(
+    running: FakeRemote, tmp_path: Path, text: str
+) -> None:
+    whereabouts.remember(42, {"vm1": "node1"})
+    (tmp_path / "whereabouts/42.json").write_text(text)
+    oarsh(tmp_path)
+    assert invoke(cli, "exec", "42/vm2", "--", "true") == 0
+    assert asked(tmp_path)[0] == "node2"
+
+
+@pytest.mark.parametrize("dead", ["node1", "node2"])
+def test_a_dead_node_keeps_nobody_from_the_others(
+    running: FakeRemote, tmp_path: Path, dead: str
+) -> None:
+    running.unreachable = [dead]
+    oarsh(tmp_path)
+    there, gone = ("vm2", "vm1") if dead == "node1" else ("vm1", "vm2")
+    assert invoke(cli, "exec", f"42/{there}", "--", "true") == 0
+    with pytest.raises(NodeError, match=f"node {dead}: "):
+        invoke(cli, "exec", f"42/{gone}", "--", "true")
+
+
+def test_a_list_shows_what_answers_and_fails_for_what_does_not(
+    running: FakeRemote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.unreachable = ["node1"]
+    with pytest.raises(NodeError, match="node node1: "):
+        invoke(cli, "list", "42")
+    assert "vm2" in capsys.readouterr().out
+
+
+WORDS = ["a b", "", "#x", "$HOME", "'", '"', "\\", "*", "!", "line\nline", "caf\udce9", "-x", "é"]
+
+
+def test_words_mean_nothing_to_a_shell_and_arrive(running: FakeRemote, tmp_path: Path) -> None:
+    oarsh(tmp_path)
+    assert invoke(cli, "exec", "42/vm2", "--", "printf", *WORDS) == 0
+    _, words, said = asked(tmp_path)
+    assert said == ["attach", "vm2", "printf", *WORDS]
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", words[-1])
+
+
+def test_a_command_that_no_line_holds_is_refused(running: FakeRemote, tmp_path: Path) -> None:
+    oarsh(tmp_path)
+    with pytest.raises(UsageError, match="put it into a file, or let it read"):
+        invoke(cli, "exec", "42/vm2", "--", "echo", "x" * 200_000)
 
 
 def test_a_command_that_a_signal_ended_has_the_status_that_shells_give_it(
@@ -193,7 +347,6 @@ def test_a_missing_argument_is_told_with_how_it_is_meant(
         (("exec", "42/", "--", "true"), "'42/' names no container", 2),
         (("exec", "42/vm9", "--", "true"), "container vm9: job 42 has no such container; it", 1),
         (("ssh", "vm9"), "container vm9: job 42 has no such container; it has: vm1, vm2", 1),
-        (("ssh", "42/vm1"), "job 42 has no ssh key", 2),
     ],
 )
 def test_a_mistake_is_one_sentence_after_the_programs_name(
@@ -312,10 +465,9 @@ def test_a_frozen_container_is_told_with_what_thaws_it(running: FakeRemote) -> N
 def test_logs_reads_the_journal_in_the_container(running: FakeRemote, tmp_path: Path) -> None:
     oarsh(tmp_path)
     assert invoke(cli, "logs", "-n", "5", "-f", "42/vm1") == 0
-    (call,) = recorded(tmp_path / "oarsh")
-    words = shlex.split(call[1])
-    assert words[3:6] == ["42", "attach", "vm1"]
-    assert words[-3:] == ["--follow", "--lines", "5"]
+    _, _, said = asked(tmp_path)
+    assert said[:2] == ["attach", "vm1"]
+    assert said[-3:] == ["--follow", "--lines", "5"]
 
 
 def test_logs_of_lxc_are_read_on_the_node_also_of_a_stopped_one(
@@ -323,8 +475,7 @@ def test_logs_of_lxc_are_read_on_the_node_also_of_a_stopped_one(
 ) -> None:
     oarsh(tmp_path)
     assert invoke(cli, "logs", "--lxc", "42/vm2") == 0
-    (call,) = recorded(tmp_path / "oarsh")
-    assert shlex.split(call[1])[3:] == ["42", "log", "vm2", "+1"]
+    assert asked(tmp_path)[2] == ["log", "vm2", "+1"]
 
 
 def test_a_console_needs_a_terminal(remote: FakeRemote) -> None:
@@ -350,10 +501,10 @@ def test_oarsh_ends_with_us_though_it_is_anothers(remote: FakeRemote, tmp_path: 
 
 @pytest.fixture
 def keys(running: FakeRemote, tmp_path: Path) -> Path:
-    """Give the job ssh keys; return where our ssh leaves what it saw."""
-    private = running.by_name["node1"].layout.private
-    (private / CLIENT).write_text("-----BEGIN KEY-----\n")
-    (private / f"{HOST}.pub").write_text("ssh-ed25519 AAAA oar job 42\n")
+    """Let the door hand out ssh keys; return where our ssh leaves what it saw."""
+    data = {"client": "-----BEGIN KEY-----\n", "host_public": "ssh-ed25519 AAAA oar job 42\n"}
+    (tmp_path / "keys").write_text(json.dumps(data) + "\n")
+    oarsh(tmp_path, f"cat {tmp_path}/keys; cat")
     add_program(tmp_path / "bin", "ssh", recorder(tmp_path / "ssh", SSH))
     return tmp_path
 
@@ -372,11 +523,15 @@ def options(keys: Path) -> tuple[dict[str, str], list[str]]:
 
 def test_ssh_goes_through_the_containers_node_and_its_status_is_passed_on(keys: Path) -> None:
     assert invoke(cli, "ssh", "42/vm2", "uptime", "-p") == 5
-    found, rest = options(keys)
+    _, rest = options(keys)
     assert rest == ["root@vm2", "uptime", "-p"]
-    proxy = shlex.split(found["ProxyCommand"].replace("%%", "%"))
-    assert proxy[:4] == ["env", "OAR_JOB_ID=42", "oarsh", "node2"]
-    assert shlex.split(proxy[4])[-4:] == ["oar_lxc.doorway", "42", "connect", "vm2"]
+    assert asked(keys)[0::2] == ("node2", ["ssh", "vm2"])
+
+
+def test_what_ssh_writes_passes_through_the_door_and_back(keys: Path) -> None:
+    add_program(keys / "bin", "ssh", SPEAKS)
+    assert invoke(cli, "ssh", "42/vm2") == 0
+    assert (keys / "heard").read_text() == "hello\n"
 
 
 def test_ssh_trusts_only_the_host_key_that_the_job_made(keys: Path) -> None:
@@ -395,11 +550,12 @@ def test_ssh_uses_only_the_key_of_the_job_and_keeps_it_to_itself(keys: Path) -> 
     assert stat.S_IMODE((keys / "key").stat().st_mode) == 0o600
 
 
-def test_after_ssh_no_key_is_left(keys: Path) -> None:
+def test_no_file_has_the_key(keys: Path) -> None:
+    """None can be left behind, wherever TMPDIR points."""
     invoke(cli, "ssh", "42/vm2")
-    path = Path((keys / "path").read_text().strip())
-    assert path.is_absolute()
-    assert not path.parent.exists()
+    path = (keys / "path").read_text().strip()
+    assert path.startswith(f"/proc/{os.getpid()}/fd/")
+    assert " " not in path
 
 
 def test_help_names_every_command_without_importing_any(

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, Door
+from oar_lxc.cli.reach import Door
+from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, OpenDoor
 from oar_lxc.copying import (
     CopyError,
     LocalSource,
@@ -66,9 +67,9 @@ class Copier:
                 goal.finish()
 
 
-def door(argv: Sequence[str]) -> list[str]:
+def door(argv: Sequence[str]) -> Door:
     """Return the command that runs a command in the "container"."""
-    return list(argv)
+    return Door(tuple(argv), "node1", "")
 
 
 @pytest.fixture
@@ -280,9 +281,9 @@ def archive(*members: tuple[str, bytes, bytes, str]) -> bytes:
     return stream.getvalue()
 
 
-def sending(path: Path) -> Door:
+def sending(path: Path) -> OpenDoor:
     """Return the door of a container that sends a file, whatever it is asked for."""
-    return lambda argv: ["cat", str(path)]
+    return lambda argv: Door(("cat", str(path)), "node1", "")
 
 
 HOSTILE = {
@@ -359,15 +360,17 @@ def test_what_is_no_archive_is_one_sentence_or_nothing(
 
 def test_what_a_container_says_cannot_act_on_the_terminal(copier: Copier) -> None:
     script = ["sh", "-c", r"printf 'tar: \033[2Jevil\n' >&2; exit 2"]
-    source = ContainerSource(Place("vm1", "x"), lambda argv: script, copier.complain)
+    source = ContainerSource(
+        Place("vm1", "x"), lambda argv: Door(tuple(script), "node1", ""), copier.complain
+    )
     with pytest.raises(CopyError, match=r"^vm1: \?\[2Jevil$"):
         source.finish()
 
 
 def test_a_target_whose_tar_dies_says_why(copier: Copier, tree: Path) -> None:
     said = "echo into plain; head -c 2000 >/dev/null; echo 'tar: no space' >&2; exit 2"
-    script = ["sh", "-c", said]
-    target = ContainerTarget(Place("42/vm1", "/x"), lambda argv: script, False, copier.complain)
+    door = Door(("sh", "-c", said), "node1", "")
+    target = ContainerTarget(Place("42/vm1", "/x"), lambda argv: door, False, copier.complain)
     source = LocalSource(str(tree), copier.complain)
     with closing(target), pytest.raises(CopyError, match=r"^42/vm1: no space$"):
         transfer(source, target, copier.complain, copier.count)

@@ -79,11 +79,29 @@ def test_a_missing_command_has_status_127_and_is_named(runtime: FakeRuntime) -> 
     assert text(events, "vm1", "stderr") == "oar-lxc: no-such-command: no such command in vm1\n"
 
 
-def test_a_command_that_says_itself_why_it_leaves_with_127_is_not_called_missing(
-    runtime: FakeRuntime,
+@pytest.mark.parametrize("status", [126, 127])
+def test_a_command_that_leaves_with_127_itself_is_not_called_missing(
+    runtime: FakeRuntime, status: int
 ) -> None:
-    events = run(runtime, "sh", "-c", "echo my own words >&2; exit 127")
-    assert text(events, "vm1", "stderr") == "my own words\n"
+    for said in ("", "my own words\n"):
+        events = run(runtime, "sh", "-c", f"printf '{said}' >&2; exit {status}")
+        assert text(events, "vm1", "stderr") == said
+
+
+def test_what_cannot_be_executed_is_told_with_why(runtime: FakeRuntime, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    (tmp_path / "script").write_text("#!/no/such/program\n")
+    (tmp_path / "script").chmod(0o755)
+    events = run(runtime, str(tmp_path / "script"))
+    assert statuses(events) == {"vm1": 126}
+    assert "what its first line names is missing in vm1" in text(events, "vm1", "stderr")
+    if os.geteuid():
+        assert "(Permission denied)" in text(run(runtime, str(tmp_path)), "vm1", "stderr")
+
+
+def test_arguments_need_not_be_utf_8(runtime: FakeRuntime) -> None:
+    events = run(runtime, "printf", "%s", "caf\udce9")
+    assert text(events, "vm1", "stdout") == "caf\udce9"
 
 
 def test_all_bytes_come_back(runtime: FakeRuntime) -> None:

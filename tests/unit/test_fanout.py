@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from oar_lxc import remote
-from oar_lxc.fanout import UP, Order
-from oar_lxc.remote import HEARTBEAT, Remote
+from oar_lxc.fanout import Order
+from oar_lxc.isolated import isolated
+from oar_lxc.remote import HEARTBEAT, UP, Remote
 from tests.unit.fakes import add_program
 
 # It notes who reached whom: a node's processes have its name in the environment. What a node does
@@ -34,7 +35,8 @@ exec setsid sh -c "$2"  # no signal that is sent here gets there
 """
 # What nodes have for a python: they run the real oar_lxc.fanout, and a stand-in for the agent.
 PYTHON = """
-[ "$2" = oar_lxc.fanout ] && exec {python} "$@"
+[ "$3" = oar_lxc.fanout ] && exec {python} "$@"
+printf '\\n["", "up"]\\n'
 {agent}
 """
 ECHO = """
@@ -170,7 +172,7 @@ def test_a_node_that_fails_is_told_and_no_other(place: Path, call: Callable[...,
     on_node(place, "node7", 'echo "ssh: No route to host" >&2; exit 255')
     _, errors = call(f"[ $NODE = node8 ] && {{ {agent}; }}; {DONE}", 9)
     assert errors == {
-        "node7": "node node7: oarsh or the agent failed (status 255): ssh: No route to host",
+        "node7": "node node7: it cannot be reached: ssh: No route to host",
         "node8": "node node8: no image x",
     }
 
@@ -180,9 +182,7 @@ def test_a_branch_whose_first_node_is_dead_is_reached_without_it(
 ) -> None:
     on_node(place, "node1", 'echo "ssh: No route to host" >&2; exit 255')
     events, errors = call(ECHO, 16)
-    assert errors == {
-        "node1": "node node1: oarsh or the agent failed (status 255): ssh: No route to host"
-    }
+    assert errors == {"node1": "node node1: it cannot be reached: ssh: No route to host"}
     assert sorted(events) == sorted(names(16)[1:])
     assert [reached(place)[node] for node in ("node2", "node3", "node4")] == ["head"] * 3
 
@@ -232,10 +232,8 @@ def test_nodes_behind_one_that_is_lost_are_told_unless_they_were_done(
     """
     _, errors = call(agent, 9)
     assert sorted(errors) == ["node1", "node3"]
-    # The shell of the stand-in says it.
     assert errors["node3"] == (
-        "node node3: oarsh or the agent failed (status 255): "
-        "node1, which leads to it, is lost: Killed"
+        "node node3: it cannot be reached: node1, which leads to it, is lost: status -9"
     )
 
 
@@ -270,7 +268,7 @@ def fanout(place: Path, agent: str, count: int) -> Iterator[subprocess.Popen[str
         "from oar_lxc import fanout; fanout.UP_SECONDS = fanout.SILENT_SECONDS = 1; fanout.main()"
     )
     interpreter = python(place, agent)
-    order = Order(42, names(count), "", [interpreter, "-m", "oar_lxc.agent"], interpreter, 4)
+    order = Order(42, names(count), "", isolated("oar_lxc.agent", (), interpreter), interpreter, 4)
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -294,7 +292,7 @@ def told(process: subprocess.Popen[str]) -> list[Any]:
     assert process.stdout is not None
     lines = [json.loads(line) for line in process.stdout.read().splitlines() if line]
     assert process.wait() == 0
-    assert lines.pop(0) == UP
+    assert lines.pop(0) == json.loads(UP)
     return lines
 
 
@@ -303,7 +301,7 @@ def test_a_branch_whose_first_node_does_not_answer_is_reached_without_it(place: 
     on_node(place, "node1", f"while ! [ -e {place}/go ]; do sleep 0.01; done")
     agent = f"[ $NODE = node3 ] && touch {place}/go; {DONE}"
     with fanout(place, agent, 9) as process:
-        ends = [(node, status) for node, what, status, *_ in told(process) if what == "end"]
+        ends = [(node, rest[0]) for node, what, *rest in told(process) if what == "end"]
     assert sorted(ends) == [(node, 0) for node in names(9)]
     by = reached(place)
     assert [by[node] for node in ("node1", "node2", "node3")] == ["head"] * 3

@@ -19,6 +19,7 @@ from oar_lxc import agent
 from oar_lxc.config import Config
 from oar_lxc.layout import MAX_JOB_ID
 from oar_lxc.node import hook, main
+from oar_lxc.remote import UP
 from tests.unit.strategies import hostile, job_ids, nodes, quick, users
 
 USAGE = 2
@@ -203,5 +204,6 @@ def test_any_request_to_an_agent_is_an_event_and_a_status(
         with pytest.raises(SystemExit) as caught:
             agent.main()
     assert caught.value.code in (1, 2)
-    (line,) = out.getvalue().splitlines()
+    _, up, line = out.getvalue().splitlines()
+    assert up.encode() == UP
     assert json.loads(line)["event"] == "error"

@@ -19,6 +19,7 @@ DOMAIN = {
     "beside",
     "config",
     "contain",
+    "doing",
     "errors",
     "hints",
     "idmap",
@@ -47,7 +48,7 @@ MAY_USE = {
 NOT_ON_THE_NODE_SIDE = {"click", "lxc", "pyroute2", "rich", "structlog"}
 
 # Start programs whose streams are the user's or a copy's, which oar_lxc.run is not for.
-HANDS_TERMINAL_OVER = {"cli/enter.py", "cli/reach.py", "cli/tarpipe.py"}
+HANDS_TERMINAL_OVER = {"cli/passing.py", "cli/tarpipe.py"}
 
 MODULES = sorted(
     path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"

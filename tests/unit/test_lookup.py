@@ -15,6 +15,7 @@ from oar_lxc.errors import (
     CommandError,
     ContainerError,
     JobEnvironmentError,
+    JobError,
     NodeError,
     OarLxcError,
     UsageError,
@@ -103,7 +104,7 @@ def test_a_job_whose_containers_cannot_be_reached_is_one_sentence(
 ) -> None:
     owner = owner.format(me=getpass.getuser())
     oarstat(tmp_path, monkeypatch, OARSTAT.format(owner=owner, state=state))
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(JobError, match=message):
         find_remote(42, {})
 
 
@@ -111,7 +112,7 @@ def test_a_job_that_oar_does_not_know_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     oarstat(tmp_path, monkeypatch, "")
-    with pytest.raises(UsageError, match="OAR knows no job 42"):
+    with pytest.raises(JobError, match="OAR knows no job 42"):
         find_remote(42, {})
 
 
@@ -127,7 +128,7 @@ def test_without_oarstat_it_says_why_the_job_is_not_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match=r"cannot find job 42 from here.* oarstat"):
+    with pytest.raises(JobError, match=r"cannot find job 42 from here.* oarstat"):
         find_remote(42, {})
 
 

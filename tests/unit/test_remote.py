@@ -26,6 +26,8 @@ echo "$1 $OAR_JOB_ID" >> "$CALLS"
 [ "$1" = unreachable ] && { echo "ssh: connect to host $1: No route to host" >&2; exit 255; }
 NODE=$1 exec sh -c "$2"
 """
+# What every program of ours begins with.
+UP_SAID = 'printf \'\\n["", "up"]\\n\''
 ECHO = """
 read -r request
 printf '{"event": "told", "node": "%s", "argv": "%s", "request": %s}\\n' "$NODE" "$*" "$request"
@@ -42,8 +44,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls"
 
 
-def remote(tmp_path: Path, agent: str, *nodes: str, local: str = "") -> Remote:
-    add_program(tmp_path, "agent", agent)
+def remote(tmp_path: Path, agent: str, *nodes: str, local: str = "", up: bool = True) -> Remote:
+    add_program(tmp_path, "agent", f"{UP_SAID if up else ''}\n{agent}")
     return Remote(42, nodes, local, str(tmp_path / "agent"))
 
 
@@ -64,7 +66,7 @@ def test_every_node_gets_the_request_and_its_events_come_back(tmp_path: Path, ca
     assert errors == []
     assert [(node, event["node"]) for node, event in events] == [("node1", ""), ("node2", "node2")]
     for node, event in events:
-        assert event["argv"] == "-m oar_lxc.agent 42 list"
+        assert event["argv"].partition("isolated.py ")[2] == "oar_lxc.agent 42 list"
         assert event["request"] == (request if node == "node1" else {**request, HEARTBEAT: True})
 
 
@@ -145,7 +147,10 @@ def test_a_node_that_cannot_be_reached_is_told_with_what_oarsh_said(
     assert [node for node, _ in events] == ["node1"]
     (error,) = errors
     assert error.node == "unreachable"
-    assert "(status 255): ssh: connect to host unreachable: No route to host" in str(error)
+    assert str(error) == (
+        "node unreachable: it cannot be reached: ssh: connect to host unreachable: "
+        "No route to host"
+    )
 
 
 def test_an_agent_that_ends_without_a_word_has_failed(tmp_path: Path, calls: Path) -> None:
@@ -177,11 +182,37 @@ def test_what_is_no_event_is_no_event(tmp_path: Path, calls: Path) -> None:
     assert errors == []
 
 
+def test_what_a_login_shell_writes_is_no_event_and_its_reads_take_nothing(
+    tmp_path: Path, calls: Path
+) -> None:
+    """Whatever it looks like, and though the end of its line is missing."""
+    noise = 'echo \'{"event": "false"}\'; echo \'["", "up"\'; printf \'no end\'; read -t 0.3 x;'
+    agent = f"{noise}\n{UP_SAID}\n{ECHO}"
+    way = remote(tmp_path, agent, "node2", up=False)
+    script = (tmp_path / "agent").read_text().replace("#!/bin/sh", "#!/bin/bash", 1)
+    (tmp_path / "agent").write_text(script)
+    events, errors = call(way, {"text": "x"})
+    assert errors == []
+    assert [event["request"]["text"] for _, event in events] == ["x"]
+
+
+@pytest.mark.parametrize("status", [0, 1, 3])
+def test_a_login_shell_that_ends_too_early_is_blamed(
+    tmp_path: Path, calls: Path, status: int
+) -> None:
+    _, errors = call(remote(tmp_path, f"echo Bye; exit {status}", "node2", up=False))
+    assert str(errors[0]) == (
+        f"node node2: your login shell ended there (status {status}) before oar-lxc could begin, "
+        "and wrote 'Bye': look at what ~/.bashrc, or your shell's file like it, does where there "
+        "is no terminal"
+    )
+
+
 @pytest.mark.parametrize("local", ["node1", ""])
 def test_a_node_without_oar_lxc_is_told_so(tmp_path: Path, calls: Path, local: str) -> None:
     # -S hides what is installed beside the interpreter, -I what lies in the working directory.
-    agent = f'exec {shlex.quote(sys.executable)} -I -S "$@"'
-    _, errors = call(remote(tmp_path, agent, "node1", local=local))
+    agent = f'shift 2; exec {shlex.quote(sys.executable)} -I -S -m "$@"'
+    _, errors = call(remote(tmp_path, agent, "node1", local=local, up=False))
     assert str(errors[0]) == (
         "node node1: oar-lxc is not installed there: ask the administrator to install it"
     )

@@ -16,7 +16,8 @@ from oar_lxc.cli import inventory, reach
 from oar_lxc.cli import sshconfig as cli_sshconfig
 from oar_lxc.cli.main import cli
 from oar_lxc.container import DESCRIPTION_FILE
-from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.crossing import NO_MARK, unpack
+from oar_lxc.errors import JobError, OarLxcError, UsageError
 from oar_lxc.keys import CLIENT, HOST
 from oar_lxc.layout import JobLayout
 from oar_lxc.sshconfig import INCLUDE, SshFiles, forget_ended, include, known_jobs
@@ -68,8 +69,46 @@ def test_ssh_reads_of_each_container_what_is_needed(remote: FakeRemote, home: Pa
         assert said["stricthostkeychecking"] == "true"
         assert said["userknownhostsfile"] == str(home / "oar-lxc/42/known_hosts")
         proxy = shlex.split(said["proxycommand"])
-        assert proxy[:4] == ["env", "OAR_JOB_ID=42", "oarsh", node]
-        assert shlex.split(proxy[4])[-4:] == ["oar_lxc.doorway", "42", "connect", name]
+        assert proxy[:5] == ["env", "-u", "DISPLAY", "OAR_JOB_ID=42", "oarsh"]
+        assert proxy[-2] == node
+        *_, module, job, mark, words = shlex.split(proxy[-1])
+        assert (module, job, mark) == ("oar_lxc.doorway", "42", NO_MARK)
+        assert unpack(words) == ["connect", name]
+
+
+# What people have for all hosts, none of which a container's entry may take.
+FOR_ALL = """
+Host *
+    RequestTTY force
+    RemoteCommand tmux attach
+    ProxyJump gateway
+    ProxyUseFdpass yes
+    HostKeyAlgorithms ssh-rsa
+    PubkeyAcceptedKeyTypes ssh-rsa
+    PubkeyAuthentication no
+    PreferredAuthentications password
+    VerifyHostKeyDNS yes
+    AddKeysToAgent yes
+    User alice
+"""
+
+
+def test_what_is_set_for_all_hosts_does_not_break_the_way_to_containers(
+    remote: FakeRemote, home: Path
+) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "config").write_text(FOR_ALL)
+    assert invoke(cli, "ssh-config", "42", "--install") == 0
+    said = ssh_says(home, "web1.42")
+    assert said["user"] == "root"
+    assert said["requesttty"] == "auto"
+    assert "proxyjump" not in said
+    assert "remotecommand" not in said
+    assert said["proxyusefdpass"] == "no"
+    assert said["verifyhostkeydns"] == said["addkeystoagent"] == "false"
+    assert said["hostkeyalgorithms"] == said["pubkeyacceptedalgorithms"] == "ssh-ed25519"
+    assert said["pubkeyauthentication"] == "true"
+    assert said["preferredauthentications"] == "publickey"
 
 
 def test_hosts_that_only_look_like_containers_are_left_alone(
@@ -189,7 +228,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence(
 
 def test_a_job_without_keys_is_one_sentence(remote: FakeRemote) -> None:
     (remote.by_name["node1"].layout.private / CLIENT).unlink()
-    with pytest.raises(UsageError, match="job 42 has no ssh key: it has not launched"):
+    with pytest.raises(JobError, match="job 42 has no ssh key: it has not launched"):
         cli.main(["ssh-config", "42"], standalone_mode=False)
 
 
