@@ -14,6 +14,8 @@ import os
 import re
 import select
 import signal
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +41,9 @@ LOG_TAIL = 8  # lines of LXC's log that go into an error
 LOG_FILE = "lxc.log"
 CONFIG_FILE = "config"
 DESCRIPTION_FILE = "container.json"
+PATH_LINK = "path"
+_PEER = struct.Struct("3i")  # struct ucred: process, user, group
+_LONGEST_ADDRESS = 106  # bytes of an abstract socket's name, without the zeros at both ends
 # LXC's words for states.
 RUNNING = "RUNNING"
 STOPPED = "STOPPED"
@@ -132,7 +137,7 @@ class LxcRuntime:
     """Containers of the calling user below one directory, through the lxc bindings.
 
     Args:
-        directory: LXC's path; the bindings are never left to choose one.
+        directory: a directory for each container; see :func:`lxc_path` for what LXC gets of it.
         node: name of this node, for errors.
     """
 
@@ -148,11 +153,11 @@ class LxcRuntime:
 
     def state(self, name: str) -> str:
         """Return LXC's word for a container's state."""
-        return str(self._container(name).state)
+        return str(self._container(name).state) if self._listens(name) else STOPPED
 
     def init_pid(self, name: str) -> int:
         """Return the process id of a container's init, -1 where it does not run."""
-        return int(self._container(name).init_pid)
+        return int(self._container(name).init_pid) if self._listens(name) else -1
 
     def start(self, name: str) -> Started:
         """Start a container and return when it is RUNNING."""
@@ -168,7 +173,7 @@ class LxcRuntime:
         at_once = 2 * len(os.sched_getaffinity(0))  # as LXC waits for the kernel now and then
         place = str(Path(_bindings().__file__).parent.parent)
         program = str(Path(__file__).with_name("starter.py"))
-        options = [place, str(self._directory), str(min(at_once, MOST_AT_ONCE))]
+        options = [place, str(min(at_once, MOST_AT_ONCE))]
         with running([sys.executable, "-I", "-S", program, *options]) as starter:
             yield partial(self._start_all, starter)
 
@@ -179,7 +184,8 @@ class LxcRuntime:
         try:
             for names in batches:
                 left.update(names)
-                starter.send("".join(f"{name}\n" for name in names).encode())
+                lines = (f"{name} {_renew_lxc_path(self._directory, name)}\n" for name in names)
+                starter.send("".join(lines).encode())
                 yield from self._started(starter, left, wait=False)
             starter.feed(b"")
             yield from self._started(starter, left, wait=True)
@@ -218,15 +224,15 @@ class LxcRuntime:
         die. Those of containers that are killed for good die with them.
         """
         end = time.monotonic() + timeout
-        left = {name: self._container(name) for name in names}
+        left = list(names)
         while True:
             # Each round again: a container that was just starting gets its init only now.
-            inits = {name: pid for name, one in left.items() if (pid := one.init_pid) > 0}
+            inits = {name: pid for name in left if (pid := self.init_pid(name)) > 0}
             monitors = [self._monitor(name, pid) for name, pid in inits.items() if for_good]
             _kill([*filter(None, monitors), *inits.values()], end)
-            left = {name: one for name, one in left.items() if one.state != STOPPED}
+            left = [name for name in left if self.state(name) != STOPPED]
             if not left or time.monotonic() > end:
-                return list(left)
+                return left
             time.sleep(0.005)
 
     def _monitor(self, name: str, init_pid: int) -> int:
@@ -235,7 +241,8 @@ class LxcRuntime:
             stat = Path(f"/proc/{init_pid}/stat").read_bytes()
             parent = int(stat[stat.rindex(b")") + 2 :].split()[1])
             title = Path(f"/proc/{parent}/cmdline").read_bytes().rstrip(b"\0")
-            if title == b"[lxc monitor] " + os.fsencode(f"{self._directory} {name}"):
+            path = lxc_path(self._directory, name)
+            if title == b"[lxc monitor] " + os.fsencode(f"{path} {name}"):
                 return parent
         return 0
 
@@ -348,12 +355,70 @@ class LxcRuntime:
         lines = [re.sub(r"^(\S+ )?\S+ \d{14}\.\d+ ", "", x) for x in text.splitlines()]
         return [x for x in lines if not any(noise in x for noise in _NOISE)][-LOG_TAIL:]
 
+    def _listens(self, name: str) -> bool:
+        """Whether LXC's monitor of a container listens for commands, so that it runs.
+
+        LXC would ask whoever listens there, and wait for an answer for ever: another user can take
+        the name of a container that has ended.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.setblocking(False)
+            try:
+                peer.connect(_command_socket(lxc_path(self._directory, name), name))
+            except OSError:  # nobody is there, or somebody who lets more wait than LXC ever has
+                return False
+            ids = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            return bool(_PEER.unpack(ids)[1] == os.getuid())
+
     def _container(self, name: str) -> Any:
         try:
-            return _bindings().Container(name, str(self._directory))
+            return _bindings().Container(name, lxc_path(self._directory, name))
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error
+
+
+def lxc_path(directory: Path, name: str) -> str:
+    """Return what LXC is given for its path, to find a container of a directory.
+
+    LXC listens for commands to a container at an abstract socket whose name is made of this path
+    and the container's name. The node has one space of such names for all its users and jobs: who
+    can foresee one can take it, and the container does not start. A path is therefore made for
+    each start, and says in the end where all the others do: it is a link in the container's own
+    directory, where nobody else may look, to the directory of all.
+
+    Source: ``lxc_make_abstract_socket_name`` of LXC.
+    """
+    try:
+        return f"{directory}/{name}/{os.readlink(directory / name / PATH_LINK)}"
+    except OSError:  # it was never started
+        return str(directory)
+
+
+def _command_socket(path: str, name: str) -> bytes:
+    """Return the address at which LXC listens for commands to a container, as LXC makes it."""
+    address = f"{path}/{name}/command"
+    if len(os.fsencode(address)) >= _LONGEST_ADDRESS:
+        number = 0xCBF29CE484222325  # FNV-1a of 64 bits
+        for byte in os.fsencode(f"{path}/{name}"):
+            number = (number ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+        address = f"lxc/{number:016x}/command"
+    return b"\0" + os.fsencode(address)
+
+
+def _renew_lxc_path(directory: Path, name: str) -> str:
+    """Give a container that is to be started another path; see :func:`lxc_path`."""
+    own = directory / name
+    with suppress(OSError):  # LXC says why it does not find a container whose directory is gone
+        before = own / Path(lxc_path(directory, name)).name
+        after, link = os.urandom(8).hex(), own / f".{PATH_LINK}"
+        (own / after).symlink_to("..")
+        link.unlink(missing_ok=True)
+        link.symlink_to(after)
+        link.replace(own / PATH_LINK)
+        if before.is_symlink():
+            before.unlink()
+    return lxc_path(directory, name)
 
 
 def log_size(directory: Path) -> int:

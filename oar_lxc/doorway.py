@@ -36,6 +36,7 @@ from oar_lxc.container import (
     LxcRuntime,
     environment_inside,
     log_size,
+    lxc_path,
     not_running,
     why_full,
 )
@@ -153,7 +154,8 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
     variables = environment_inside(layout.containers / name)
     if os.environ.get("TERM"):
         variables.append(f"TERM={os.environ['TERM']}")
-    command = ["lxc-attach", "-P", str(layout.containers), "-n", name, "--clear-env", "--quiet"]
+    command = ["lxc-attach", "-P", lxc_path(layout.containers, name), "-n", name]
+    command += ["--clear-env", "--quiet"]
     for variable in variables:
         command += ["--set-var", variable]
     before = termios.tcgetattr(0)
@@ -289,7 +291,8 @@ def console(
     tell_open(token)
     sys.stderr.write(f"console of {name}; leave it with Ctrl-a q, enter Ctrl-a as Ctrl-a Ctrl-a\n")
     sys.stderr.flush()
-    argv = ["lxc-console", "-q", "-P", str(layout.containers), "-n", name, "-t", CONSOLE]
+    path = lxc_path(layout.containers, name)
+    argv = ["lxc-console", "-q", "-P", path, "-n", name, "-t", CONSOLE]
     _default_signals()
     os.execvp(argv[0], argv)  # noqa: S606  # the terminal is its from here on
 

@@ -399,7 +399,7 @@ def test_a_damaged_record_leaks_nothing(running: Running, damage: Callable[[Path
 
 def test_a_monitor_that_is_killed_takes_its_container_along(running: Running) -> None:
     job, first_id = running.job, published(running.job).first_id
-    mark = f"[lxc monitor] {containers_of(job)} "
+    mark = f"[lxc monitor] {containers_of(job)}/"
     commands = {pid: kernel.read(f"/proc/{pid}/cmdline") for pid in kernel.processes()}
     monitors = [pid for pid, command in commands.items() if command.startswith(mark)]
     assert len(monitors) == 2

@@ -120,10 +120,10 @@ def _containers(key: str, job: int) -> dict[str, str]:
     """Return the monitors of a job's containers and their inits, as processes."""
     found = {}
     everything = processes({})
-    mark = f"[lxc monitor] {STATE}/jobs/{job}/containers "
+    mark = f"[lxc monitor] {STATE}/jobs/{job}/containers/"
     for process in everything:
         if process["command"].startswith(mark):
-            name = process["command"][len(mark) :]
+            name = process["command"].split()[-1]
             inits = [x["identity"] for x in everything if x["parent"] == process["pid"]]
             found[f"{key} {name} monitor"] = process["identity"]
             found[f"{key} {name} init"] = " ".join(inits)
