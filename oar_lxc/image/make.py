@@ -14,9 +14,10 @@ from oar_lxc.image.names import ImageName
 from oar_lxc.image.pipeline import ingest
 from oar_lxc.image.record import INIT, Record
 from oar_lxc.image.sources import Stream, open_archive, open_source
-from oar_lxc.image.store import ARCHIVE, ROOTFS, Store, remove_tree
+from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.image.tarstream import DamagedError, TruncatedError
 from oar_lxc.image.words import meaning, need, no_room, printable
+from oar_lxc.removal import remove_tree
 from oar_lxc.run import Program, running
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from oar_lxc.closed import keep_from_jobs
 from oar_lxc.errors import ImageError
 from oar_lxc.image.make import import_image
 from oar_lxc.image.names import ImageName
@@ -162,6 +163,7 @@ def _part(store: Store, header: Header, stream: BinaryIO) -> Iterator[BinaryIO]:
     path = store.root / header.part
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "r+b") as file:
+        keep_from_jobs(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

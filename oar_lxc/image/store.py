@@ -9,15 +9,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from oar_lxc.errors import ImageError
+from oar_lxc.closed import keep_from_jobs, why_open
+from oar_lxc.errors import ImageError, OarLxcError
 from oar_lxc.image.names import ImageName
 from oar_lxc.image.record import RECORD, Record
 from oar_lxc.layout import IMAGES, STATE
+from oar_lxc.removal import remove_tree
 from oar_lxc.run import NONE, run
 
 DIRECTORY = STATE / IMAGES
@@ -27,6 +29,7 @@ PRIVATE = Path(".local/share/oar-lxc/images")  # below the user's home
 
 _HALF = ".half-"
 _LOCK = ".lock"
+_PATIENCE = 120.0  # seconds for a lock, which others hold for a moment
 _TRIES = 100  # for a lock whose store goes and comes meanwhile
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _GOING = (errno.ENOENT, errno.EEXIST, errno.ESTALE)  # what is met where one does
@@ -157,7 +160,8 @@ class Store:
             yield half
         finally:
             os.close(mine)  # first: on NFS, files that are open keep their directory
-            remove_tree(half)
+            with suppress(OarLxcError):  # what cannot be removed is swept by whoever comes next
+                remove_tree(half)
             self._vanish()
 
     def publish(self, half: Path, record: Record) -> Path:
@@ -177,6 +181,8 @@ class Store:
             self.refuse_existing(name)
             (half / _LOCK).unlink()
             half.chmod(0o700 if self._is_private else 0o755)
+            if not self._is_private:
+                os.chown(half, 0, 0)
             os.rename(half, final)
             _sync_directory(self.root)
         return final
@@ -202,6 +208,8 @@ class Store:
 
     def _make_root(self) -> None:
         # Images hold programs that are set-user-id root: nobody else may come near.
+        if not self._is_private and (why := why_open(self.root)):
+            raise ImageError(why)
         self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.mkdir(mode=0o700 if self._is_private else 0o755, exist_ok=True)
 
@@ -229,6 +237,11 @@ class Store:
                 if os.path.samestat(os.fstat(fd), path.stat()):
                     return fd
             except OSError as error:
+                if error.errno == errno.ETIMEDOUT:
+                    raise ImageError(
+                        f"images in {self.root} stayed locked for {_PATIENCE:g} s by another "
+                        f"command (fuser {path} tells which): try again when it has ended"
+                    ) from error
                 if error.errno in _REFUSED:
                     raise ImageError(f"images in {self.root} are made by root: {error}") from error
                 if error.errno not in _GOING:
@@ -260,41 +273,38 @@ class Store:
             try:
                 fd = os.open(half / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError:
-                remove_tree(half)
+                with suppress(OarLxcError):
+                    remove_tree(half)
                 continue
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_tree(half)
-            except BlockingIOError:
-                pass  # somebody does
+                with suppress(BlockingIOError, OarLxcError):  # where somebody does
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove_tree(half)
             finally:
                 os.close(fd)
 
 
 def _lock(path: Path) -> int:
+    """Open and lock a file; no container's root may, who sees it in a job's mount.
+
+    Raises:
+        OSError: somebody else held it all the time (ETIMEDOUT).
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        keep_from_jobs(fd)
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fd
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TimeoutError(errno.ETIMEDOUT, "it stayed locked", str(path)) from None
+                time.sleep(0.05)
     except BaseException:
         os.close(fd)
         raise
-    return fd
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a tree, where it is there; what is mounted below it stays.
-
-    Directories that deny their owner to enter are removed too.
-    """
-    if not path.exists():
-        return
-    argv = ["rm", "-rf", "--one-file-system", "--preserve-root=all", "--", str(path)]
-    if run(argv, timeout=600, check=False).status != 0:
-        for directory, names, _ in os.walk(path):
-            for name in names:
-                with suppress(OSError):
-                    (Path(directory) / name).chmod(0o700, follow_symlinks=True)
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_directory(path: Path) -> None:
@@ -331,4 +341,6 @@ def _make_directory(parent: Path) -> Path:
     """Make a directory for what is half made, or half removed."""
     import tempfile  # takes time that launches, which never come here, need not pay
 
-    return Path(tempfile.mkdtemp(prefix=_HALF, dir=parent))
+    made = Path(tempfile.mkdtemp(prefix=_HALF, dir=parent))
+    keep_from_jobs(made)
+    return made

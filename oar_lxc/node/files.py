@@ -13,7 +13,7 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.regular import read_regular
-from oar_lxc.run import run
+from oar_lxc.removal import remove_tree
 
 LOCK = Path("/run/oar-lxc.lock")
 JOBS_LOCK = Path("/run/oar-lxc-jobs.lock")
@@ -247,20 +247,3 @@ def split_lines(text: str) -> list[str]:
     """Split at newlines and nowhere else, as the programs do that read such files."""
     lines = text.split("\n")
     return lines if lines[-1] else lines[:-1]
-
-
-def remove_tree(path: Path, timeout: float) -> None:
-    """Remove a directory with all below it; "already gone" is success.
-
-    rm(1) opens each directory relative to its parent and without following links, descends to
-    any depth, and with ``--one-file-system`` leaves alone what is mounted below.
-
-    Raises:
-        CommandError: something could not be removed.
-        CommandTimeoutError: it took longer than ``timeout`` seconds.
-    """
-    if os.path.lexists(path):
-        run(
-            ["rm", "-rf", "--one-file-system", "--preserve-root=all", "--", str(path)],
-            timeout=timeout,
-        )

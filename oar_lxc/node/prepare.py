@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from oar_lxc.closed import why_open
 from oar_lxc.config import Config
 from oar_lxc.errors import OarLxcError
 from oar_lxc.idmap import IdMap
@@ -170,6 +171,8 @@ class Preparation:
             with suppress(OSError), log.step("keys"):
                 keep_keys()
         with log.step("images"):
+            if why := why_open(self.store):
+                raise Refusal(why)
             if not mounts.mounts_under(layout.images):
                 id_map = IdMap.of_job(first_id, ranges.COUNT, account.pw_uid, account.pw_gid)
                 self._mount_images(id_map)

@@ -12,10 +12,11 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node.account import job_uid
 from oar_lxc.node.destroy import Destruction
-from oar_lxc.node.files import forget, remove_tree, write_anyway
+from oar_lxc.node.files import forget, write_anyway
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.reap import Finding, Judge
 from oar_lxc.node.trash import list_trash
+from oar_lxc.removal import remove_tree
 from oar_lxc.run import run
 
 STUCK = "stuck"  # below the state directory: what could not be destroyed, for the node check

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from oar_lxc.errors import CommandTimeoutError, OarLxcError
 from oar_lxc.layout import JobLayout
-from oar_lxc.node.files import remove_tree, rest
+from oar_lxc.node.files import rest
 from oar_lxc.node.log import NodeLog
+from oar_lxc.removal import remove_tree
 from oar_lxc.run import run
 
 REAPER = "oar-lxc-reap.service"

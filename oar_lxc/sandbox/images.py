@@ -150,7 +150,8 @@ class Cache:
         final = self.root / f"{kind}-{key}"
         if final.is_dir():
             return final
-        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o700)  # images have programs that are set-user-id root
         with locked(f".{kind}", locks=self.root):
             if final.is_dir():
                 return final

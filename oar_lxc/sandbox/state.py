@@ -101,7 +101,8 @@ class State:
 
     def claim(self) -> None:
         """Make the directory ours."""
-        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o700)  # machines and images have programs that are set-user-id root
         self.write("owner", str(self.checkout))
 
     def check_owner(self) -> None:

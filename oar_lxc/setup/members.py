@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from oar_lxc.layout import CONFIG, STATE, STORE
 from oar_lxc.node.ids import USERNET
 from oar_lxc.node.oarfiles import CPUSET
 from oar_lxc.regular import read_regular
+from oar_lxc.removal import remove_tree
 from oar_lxc.run import run
 from oar_lxc.setup import checks, files, keys, lxcfs, network, oarconf, packages, reaper, services
 from oar_lxc.setup.bundle import PATH as BUNDLE
@@ -209,7 +209,7 @@ def _no_directory() -> Step:
         in_the_way = not CPUSET.is_symlink() and CPUSET.is_dir() and not CPUSET.is_mount()
         return f"{CPUSET}: remove the directory" if in_the_way else None
 
-    return Step(f"OAR can make {CPUSET}", pending, lambda: shutil.rmtree(CPUSET))
+    return Step(f"OAR can make {CPUSET}", pending, lambda: remove_tree(CPUSET))
 
 
 def _usernet_exists() -> Step:

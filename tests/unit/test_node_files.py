@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import CommandError, OarLxcError
-from oar_lxc.node.files import edit_lines, job_locked, locked, remove_tree, write_atomic
+from oar_lxc.node.files import edit_lines, job_locked, locked, write_atomic
+from oar_lxc.removal import remove_tree
 from tests.unit.fakes import deep_tree
 from tests.unit.strategies import quick
 
