@@ -42,6 +42,8 @@ OPERATIONS = {
     "keys": "telling:tell_keys",
     "timeline": "telling:tell_timeline",
     "images": "jobimages:tell_images",
+    "allot": "ledger:allot_asked",
+    "release": "ledger:release_asked",
 }
 
 

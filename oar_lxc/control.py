@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
 from oar_lxc.create import containers_of, remove_containers
-from oar_lxc.errors import ContainerError
+from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.launching import start_containers
+from oar_lxc.names import forget, may_be_stale, tell
 from oar_lxc.onnode import OnNode, failed_event
 from oar_lxc.ports import close_ports
 from oar_lxc.timeline import note
@@ -68,6 +70,9 @@ def destroy(node: OnNode, request: Mapping[str, Any]) -> None:
         left = node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
         gone = [name for name in names if name not in left]
         remove_containers(node.layout, node.published, gone)
+        with suppress(OSError, OarLxcError):  # of what is gone, others need not be told
+            if not left and forget(node.layout, request["session"]):
+                tell(node, node.runtime.names())
     if names:
         note(node.layout, "destroy", begin, time.monotonic() - start, len(gone))
     for name in gone:
@@ -103,6 +108,8 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                 times = {LAUNCHED: begin, "start_seconds": event["seconds"], READY: time.time()}
                 write_times(node.layout, name, times)
                 _tell(node, name, RUNNING, STOPPED)
+        if may_be_stale(node.layout):
+            tell(node, stopped)
 
 
 def _stop(
@@ -139,6 +146,8 @@ def _freeze(node: OnNode, names: Sequence[str], before: str, after: str) -> None
             node.emit(failed_event(error))
             continue
         _tell(node, name, after, state)
+    if after == RUNNING and may_be_stale(node.layout):
+        tell(node, names)
 
 
 def _tell(node: OnNode, name: str, state: str, was: str, *, killed: bool = False) -> None:

@@ -22,6 +22,7 @@ from oar_lxc.binds import binds_of
 from oar_lxc.capacity import check_memory, job_memory
 from oar_lxc.config import read_config
 from oar_lxc.container import CONFIG_FILE, DESCRIPTION_FILE, read_description
+from oar_lxc.ed25519 import KeyPair
 from oar_lxc.errors import CommandError, ConfigError
 from oar_lxc.image.provide import halt_signal
 from oar_lxc.layout import JobLayout
@@ -44,8 +45,9 @@ def create_containers(
     containers: Sequence[PlannedContainer],
     *,
     images: Mapping[str, Path],
-    hosts: Mapping[str, str],
+    names: Mapping[str, tuple[str, str]],
     keys: Mapping[str, str],
+    host_keys: Mapping[str, KeyPair],
     session: str,
     cores: int = 0,
     variables: Mapping[str, str] | None = None,
@@ -60,8 +62,9 @@ def create_containers(
         published: what the root side says of this node.
         containers: those of this node.
         images: the root directory of each image, by its name.
-        hosts: address by name, of all containers of the job.
+        names: address and public host key by name, of all containers of the job.
         keys: see :class:`oar_lxc.skeleton.Skeleton`.
+        host_keys: the key of each container's ssh server, by its name.
         session: whose they are; see :func:`containers_of`.
         cores: how many cores OAR reserved on this node; 0 where that is not known.
         variables: variables of the job that sessions and commands in containers get.
@@ -101,12 +104,21 @@ def create_containers(
         )
     resolver = resolver_text(_nameservers())
     skeleton = Skeleton(
-        hosts, keys, account, published.ids, resolver, variables or {}, nodefile, _timezone()
+        names=names,
+        keys=keys,
+        host_keys=host_keys,
+        account=account,
+        ids=published.ids,
+        resolver=resolver,
+        variables=variables or {},
+        nodefile=nodefile,
+        timezone=_timezone(),
     )
     filled: set[str] = set()
     for batch in _batches(containers):
         for planned in batch:
             description = describe(planned, session, skeleton.environment(planned))
+            description["host_key"] = host_keys[planned.name].public
             texts = {
                 DESCRIPTION_FILE: json.dumps(description) + "\n",
                 CONFIG_FILE: configs[planned.name],

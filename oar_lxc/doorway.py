@@ -38,6 +38,7 @@ from oar_lxc.container import (
     log_size,
     lxc_path,
     not_running,
+    read_description,
     why_full,
 )
 from oar_lxc.crossing import NO_MARK, mark_of, unpack
@@ -324,14 +325,18 @@ def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False
     """
     # What a command need not wait for.
     from oar_lxc.facts import configured_address
-    from oar_lxc.keys import JobKeys
+    from oar_lxc.keys import JobKey
     from oar_lxc.readiness import SSH_PORT
 
     address = configured_address(layout, name)
     keys = b""
     if with_keys:
         try:
-            keys = json.dumps(JobKeys(layout.private).to_client_data()).encode() + b"\n"
+            known = {
+                **JobKey(layout.private).to_client_data(),
+                "host_key": str(read_description(layout.containers / name).get("host_key", "")),
+            }
+            keys = json.dumps(known).encode() + b"\n"
         except FileNotFoundError:
             raise JobError(
                 f"job {layout.job_id} has no ssh key: it has not launched containers yet"

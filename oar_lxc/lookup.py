@@ -23,6 +23,7 @@ from oar_lxc.errors import (
 )
 from oar_lxc.job import Job, parse_resources
 from oar_lxc.layout import JobLayout, check_job_id
+from oar_lxc.plan import by_number
 from oar_lxc.published import read_published
 from oar_lxc.remote import Remote, raise_first
 from oar_lxc.run import run
@@ -44,6 +45,7 @@ class FoundContainer:
         start_seconds: from the start call to RUNNING.
         ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
         ready: whether it runs and is ready; while it is waited for or provisioned it is not.
+        host_key: the public key of its ssh server, which no other container has.
     """
 
     name: str
@@ -56,6 +58,7 @@ class FoundContainer:
     start_seconds: float = 0.0
     ready_seconds: float = 0.0
     ready: bool = False
+    host_key: str = ""
 
 
 def parse_target(text: str) -> tuple[int | None, str]:
@@ -230,12 +233,6 @@ class _FoundError(Exception):
     """No more is to be looked for."""
 
 
-def by_number(name: str) -> tuple[str, int]:
-    """Return what sorts names as people do: ``vm2`` before ``vm10``."""
-    group = name.rstrip("0123456789")
-    return group, int(name[len(group) :] or 0)
-
-
 def find_container(remote: Remote, name: str) -> FoundContainer:
     """Return one container of a job by its name, also where other nodes do not answer.
 
@@ -253,7 +250,7 @@ def find_container(remote: Remote, name: str) -> FoundContainer:
 
 
 def find_keys(remote: Remote) -> dict[str, str]:
-    """Return the job's ssh keys: ``client``, a private key, and ``host_public``.
+    """Return the job's ssh keys: ``client``, a private key.
 
     Raises:
         JobError: no node has them; the job has not launched containers.
@@ -261,7 +258,7 @@ def find_keys(remote: Remote) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def take(node: str, event: dict[str, Any]) -> None:
-        found.update(client=event["client"], host_public=event["host_public"])
+        found.update(client=event["client"])
 
     raise_first(remote.call("keys", {}, take))
     if not found:

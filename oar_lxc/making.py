@@ -12,11 +12,13 @@ from typing import Any
 
 from oar_lxc.container import KILL_TIMEOUT, StartAll
 from oar_lxc.create import create_containers, in_user_namespace_argv, remove_containers
+from oar_lxc.ed25519 import KeyPair
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.image.provide import provide
 from oar_lxc.job import Job
-from oar_lxc.keys import JobKeys
+from oar_lxc.keys import JobKey
 from oar_lxc.launching import start_containers
+from oar_lxc.names import all_names, learn, tell
 from oar_lxc.onnode import OnNode
 from oar_lxc.plan import Plan, PlannedContainer
 from oar_lxc.timeline import note, noted
@@ -32,8 +34,8 @@ def make_and_start(
 
     Args:
         node: this node.
-        request: ``plan``, ``keys``, ``cores``, ``session`` and ``variables``, as the session has
-            them.
+        request: ``plan``, ``keys``, ``host_keys`` and ``names`` as
+            :func:`oar_lxc.ledger.allot` returns them; ``cores``, ``session`` and ``variables``.
         start_all: of :meth:`oar_lxc.container.Runtime.starting`.
 
     Returns:
@@ -52,7 +54,8 @@ def make_and_start(
         failed = False
         first = 0.0
         try:
-            JobKeys(node.layout.private).keep(request["keys"])
+            JobKey(node.layout.private).keep(request["keys"])
+            others = learn(node.layout, request["names"])
             for event in start_containers(start_all, _created(node, plan, images, request)):
                 if event["event"] == "started":
                     first = first or time.time() - event["seconds"]
@@ -65,6 +68,8 @@ def make_and_start(
                 _undo(node, share)
                 return ()
             note(node.layout, "start", first, time.time() - first, len(share))
+            if others:
+                tell(node, sorted({*node.runtime.names()} - {c.name for c in share}))
             if any(planned.ports for planned in share):
                 from oar_lxc.ports import open_ports
 
@@ -91,8 +96,12 @@ def _created(
         node.published,
         share,
         images=images,
-        hosts={c.name: c.ip for c in plan.containers},
+        names=all_names(node.layout),
         keys=request["keys"],
+        host_keys={
+            planned.name: KeyPair(bytes.fromhex(request["host_keys"][planned.name]))
+            for planned in share
+        },
         session=request["session"],
         cores=reserved_cores(request, node.published.node),
         variables=request["variables"],
@@ -126,8 +135,8 @@ def _refuse_existing(node: OnNode, share: Sequence[PlannedContainer]) -> None:
             raise ContainerError(
                 planned.name,
                 node.published.node,
-                f"job {node.published.job_id} has one of this name already: give the spec "
-                "another name",
+                f"job {node.published.job_id} has one of this name already: give the group "
+                f"another name, such as {planned.group}-b",
             )
 
 

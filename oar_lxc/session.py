@@ -42,8 +42,8 @@ from oar_lxc.errors import (
 )
 from oar_lxc.hints import refuse_unknown
 from oar_lxc.job import Job
-from oar_lxc.keys import JobKeys
 from oar_lxc.layout import JobLayout
+from oar_lxc.ledger import allot, head_of, process_of, release
 from oar_lxc.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.published import PublishedJob, read_published
 from oar_lxc.remote import Remote, raise_first
@@ -146,7 +146,7 @@ class Session:
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        self._token = os.urandom(8).hex()  # tells this session's containers from others'
+        self._token = ""  # tells this session's containers from others'
         asked = as_spec(spec)
         self.spec: Spec = replace(
             asked,
@@ -166,6 +166,7 @@ class Session:
         self._handles: dict[str, ContainerHandle] = {}
         self._failed_nodes: set[str] = set()  # those that the launch's error names already
         self._signals: contextlib.ExitStack = contextlib.ExitStack()
+        self._has_numbers = False
 
     def _read_published(self) -> PublishedJob:
         here = os.uname().nodename
@@ -185,11 +186,13 @@ class Session:
         )
 
     def __enter__(self) -> Session:
-        """Launch the plan on all nodes at once.
+        """Launch the plan on all nodes at once, beside what other sessions of the job have.
 
         Raises:
+            SpecError: other sessions leave too little, or have a container of one of the names.
             LaunchError: a container or node failed; all that was started is gone again.
         """
+        self._token = os.urandom(8).hex()
         self._signals = contextlib.ExitStack()
         self._signals.enter_context(raising_signals())
         try:
@@ -222,7 +225,7 @@ class Session:
         if not self.published.in_cpuset:
             # What OAR does not find at the job's end, the root side does.
             enter_cgroups(self.published.cgroups)
-        planned = {c.name: c for c in self.plan.containers}
+        planned: dict[str, PlannedContainer] = {}
         failures: list[ContainerError | NodeError] = []
 
         def take(node: str, event: dict[str, Any]) -> None:
@@ -235,15 +238,15 @@ class Session:
                 self._set_ready(event)
             self._on_progress(node, event)
 
-        for container in self.plan.containers:
-            event = {"event": "planned", "container": container.name, "wait": self.spec.wait}
-            self._on_progress(container.node, event)
-
         def request() -> dict[str, Any]:
-            keys = JobKeys.make(self.layout, f"oar job {self.job.id}")
+            allotted = self._allot()
+            self.plan = Plan.from_data(allotted["plan"])
+            for container in self.plan.containers:
+                planned[container.name] = container
+                event = {"event": "planned", "container": container.name, "wait": self.spec.wait}
+                self._on_progress(container.node, event)
             return {
-                "plan": self.plan.to_data(),
-                "keys": keys.to_data(),
+                **allotted,
                 "cores": dict(self.job.cores),
                 "session": self._token,
                 "variables": self.job.variables(),
@@ -255,6 +258,33 @@ class Session:
         if failures:
             self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}
             raise LaunchError(failures)
+
+    def _allot(self) -> dict[str, Any]:
+        """Get addresses, cores and keys; see :func:`oar_lxc.ledger.allot`."""
+        request = {
+            "spec": self.spec.to_data(),
+            "user": self.job.user,
+            "cores": dict(self.job.cores),
+            "session": self._token,
+            "owner": process_of(os.getpid(), self.published.node),
+        }
+        self._has_numbers = True
+        head = head_of(self.published.nodes)
+        if head == self.published.node:
+            return allot(self.layout, self.published, request)
+        allotted: dict[str, Any] = {}
+        raise_first(self._remote.call("allot", request, lambda _, e: allotted.update(e), [head]))
+        return allotted
+
+    def _release(self) -> None:
+        """Give back what :meth:`_allot` got; the containers are gone."""
+        head = head_of(self.published.nodes)
+        if head == self.published.node:
+            release(self.layout, self._token)
+        else:
+            request = {"session": self._token}
+            raise_first(self._remote.call("release", request, lambda _, e: None, [head]))
+        self._has_numbers = False
 
     def _set_ready(self, event: dict[str, Any]) -> None:
         handle = self._handles[event["container"]]
@@ -354,6 +384,9 @@ class Session:
         request = {"session": self._token, "grace": grace}
         failures += self._remote.call("destroy", request, take)
         self._handles.clear()
+        if self._has_numbers and not failures:
+            with contextlib.suppress(OarLxcError):  # they are the job's, and end with it
+                self._release()
         failures = [f for f in failures if f.node not in self._failed_nodes]
         if failures:
             # The job's end destroys what is left; an error here would hide why the block ended.

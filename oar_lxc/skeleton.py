@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from oar_lxc import rootpath
+from oar_lxc.ed25519 import KeyPair
 from oar_lxc.idmap import IdMap
-from oar_lxc.keys import in_dropbear_form
 from oar_lxc.lxcconfig import UPPER, WORK
 from oar_lxc.plan import PlannedContainer
 
@@ -33,6 +33,17 @@ KNOWN_HOSTS = "etc/ssh/ssh_known_hosts"
 NODEFILE = "etc/oar-lxc/nodefile"
 PROVISION = "etc/oar-lxc/provision"
 ZONES = "usr/share/zoneinfo"
+MARK = "# oar-lxc"  # at the end of each line that is ours in a file that others write to as well
+
+# Its arguments: a file, and what drops our lines from it. Who has removed the file, or mounted
+# another there, has it so.
+_RENAMING = """\
+umask 022
+put() {
+    [ -f "$1" ] || { cat >/dev/null; return; }
+    { sed "$2" "$1" && cat; } >"$1.oar-lxc" && mv -f "$1.oar-lxc" "$1" || rm -f "$1.oar-lxc"
+}
+"""
 
 # LXC has given eth0 its address before init starts. What asks for another by DHCP waits in vain,
 # and the boot with it: program, file and text by which each leaves the device alone.
@@ -91,9 +102,9 @@ class Skeleton:
     """What the containers of a job have in common.
 
     Attributes:
-        hosts: address by name, of all containers of the job.
-        keys: ``authorized`` (the job's public key), ``client`` (its private one), ``host`` (the
-            private key of all containers' sshd) and ``host_public``.
+        names: address and public host key by name, of all containers of the job.
+        keys: ``authorized`` (the job's public key) and ``client`` (its private one).
+        host_keys: the key of the ssh server of each container of this node, by its name.
         account: the job's user; None where she is nobody inside.
         ids: who is who inside and outside.
         resolver: text of resolv.conf.
@@ -102,8 +113,9 @@ class Skeleton:
         timezone: name of the node's time zone, such as ``Europe/Paris``; empty where not known.
     """
 
-    hosts: Mapping[str, str]
+    names: Mapping[str, tuple[str, str]]
     keys: Mapping[str, str]
+    host_keys: Mapping[str, KeyPair]
     account: Account | None
     ids: IdMap
     resolver: str = ""
@@ -146,16 +158,20 @@ class Skeleton:
                 upper = Upper(tar, f"{planned.name}/{UPPER}", images[planned.image], self.ids)
                 upper.directory("", 0o755)
                 upper.file("etc/hostname", planned.name + "\n")
+                self._identify(upper, self.host_keys[planned.name])
         return stream.getvalue()
+
+    def _identify(self, upper: Upper, key: KeyPair) -> None:
+        """Give a container's ssh server its key, which no other container has."""
+        upper.file(HOST_KEY, key.private(), 0o600)
+        upper.file(f"{HOST_KEY}.pub", f"{key.public}\n")
+        if rootpath.is_program(upper.rootfs, f"/{DROPBEAR}"):
+            upper.file(DROPBEAR_KEY, key.dropbear(), 0o600)
 
     def _fill(self, upper: Upper, planned: PlannedContainer) -> None:
         upper.directory("", 0o755)
-        upper.file("etc/hosts", self._hosts())
+        upper.file("etc/hosts", "127.0.0.1 localhost\n" + _hosts(self.names))
         upper.file("etc/resolv.conf", self.resolver)
-        upper.file(HOST_KEY, self.keys["host"], 0o600)
-        upper.file(f"{HOST_KEY}.pub", self.keys["host_public"])
-        if rootpath.is_program(upper.rootfs, f"/{DROPBEAR}"):
-            upper.file(DROPBEAR_KEY, in_dropbear_form(self.keys["host"]), 0o600)
         authorized = "".join(
             key.rstrip("\n") + "\n" for key in (self.keys["authorized"], *planned.ssh_keys)
         )
@@ -164,8 +180,8 @@ class Skeleton:
         upper.directory("root", 0o700)
         upper.directory("root/.ssh", 0o700)
         upper.file("root/.ssh/authorized_keys", authorized, 0o600)
-        upper.file(KNOWN_HOSTS, self._known_hosts())
-        upper.file(CLIENT_CONFIG, self._client_config())
+        upper.file(KNOWN_HOSTS, _known_hosts(self.names))
+        upper.file(CLIENT_CONFIG, _client_config(self.names))
         upper.file(f"{CLIENT_KEYS}/root", self.keys["client"], 0o600)
         if self.account:
             owner = (self.account.uid, self.account.gid)
@@ -193,19 +209,6 @@ class Skeleton:
         if self.timezone and (upper.rootfs / ZONES / self.timezone).is_file():
             upper.link("etc/localtime", f"/{ZONES}/{self.timezone}")
             upper.file("etc/timezone", self.timezone + "\n")
-
-    def _hosts(self) -> str:
-        lines = (f"{ip} {name}\n" for name, ip in self.hosts.items())
-        return "127.0.0.1 localhost\n" + "".join(lines)
-
-    def _known_hosts(self) -> str:
-        key = " ".join(self.keys["host_public"].split()[:2])
-        return "".join(f"{name},{ip} {key}\n" for name, ip in self.hosts.items())
-
-    def _client_config(self) -> str:
-        # Only for these: with a key of its own for all hosts, ssh would not try the user's.
-        names = " ".join(word for pair in self.hosts.items() for word in pair)
-        return f"Host {names}\n    IdentityFile /{CLIENT_KEYS}/%u\n"
 
     def _passwd(self, rootfs: Path) -> str:
         account = self.account
@@ -239,6 +242,38 @@ class Skeleton:
         names = {field[0] for field in fields}
         name = f"group{account.gid}" if account.group in names else account.group
         return _text([*lines, f"{name}:x:{account.gid}:"])
+
+
+def _hosts(names: Mapping[str, tuple[str, str]]) -> str:
+    return "".join(f"{ip} {name} {MARK}\n" for name, (ip, _) in names.items())
+
+
+def _known_hosts(names: Mapping[str, tuple[str, str]]) -> str:
+    return "".join(f"{name},{ip} {key} {MARK}\n" for name, (ip, key) in names.items())
+
+
+def _client_config(names: Mapping[str, tuple[str, str]]) -> str:
+    # Only for these: with a key of its own for all hosts, ssh would not try the user's.
+    words = " ".join(word for name, (ip, _) in names.items() for word in (name, ip))
+    return f"Host {words}\n    IdentityFile /{CLIENT_KEYS}/%u\n"
+
+
+def renaming(names: Mapping[str, tuple[str, str]]) -> str:
+    """Return the shell script by which a running container learns all names of the job.
+
+    What others wrote into ``/etc/hosts`` and ssh's list of known hosts stays.
+
+    Args:
+        names: as :attr:`Skeleton.names`.
+    """
+    script = _RENAMING
+    for path, drop, text in (
+        ("etc/hosts", f"/ {MARK}$/d", _hosts(names)),
+        (KNOWN_HOSTS, f"/ {MARK}$/d", _known_hosts(names)),
+        (CLIENT_CONFIG, "d", _client_config(names)),
+    ):
+        script += f"put /{path} '{drop}' <<'END'\n{text}END\n"
+    return script
 
 
 def extend(lines: Sequence[str], mine: str) -> list[str]:

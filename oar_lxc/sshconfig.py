@@ -80,7 +80,7 @@ class SshFiles:
 
         Args:
             containers: those of the job.
-            keys: ``client`` and ``host_public``; see :func:`oar_lxc.lookup.find_keys`.
+            keys: ``client``; see :func:`oar_lxc.lookup.find_keys`.
             proxy: returns the shell command that passes bytes to a container's sshd.
 
         Raises:
@@ -92,9 +92,8 @@ class SshFiles:
             self.directory.chmod(0o700)
             key, known = self.directory / "id_ed25519", self.directory / "known_hosts"
             replace_file(key, keys["client"])
-            names = [host_name(c.name, self.job_id) for c in containers]
-            kind, public = keys["host_public"].split()[:2]
-            replace_file(known, f"{','.join(names)} {kind} {public}\n" if names else "")
+            lines = (f"{host_name(c.name, self.job_id)} {c.host_key}\n" for c in containers)
+            replace_file(known, "".join(lines))
             replace_file(self.config, self._text(containers, key, known, proxy))
         except OSError as error:
             raise OarLxcError(

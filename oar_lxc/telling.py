@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from oar_lxc.container import RUNNING
+from oar_lxc.container import RUNNING, read_description
 from oar_lxc.facts import configured_address, init_facts, show_container
-from oar_lxc.keys import JobKeys
+from oar_lxc.keys import JobKey
 from oar_lxc.onnode import OnNode
 from oar_lxc.timeline import read_timeline
 from oar_lxc.times import READY, read_times
@@ -20,12 +20,14 @@ def tell_containers(node: OnNode, request: Mapping[str, Any]) -> None:
     for name in node.runtime.names():
         known = times.get(name, {})
         state = node.runtime.state(name)
+        told = read_description(node.layout.containers / name)
         node.emit(
             {
                 "event": "container",
                 "container": name,
                 "node": node.published.node,
                 "state": state,
+                "host_key": str(told.get("host_key", "")),
                 "ready": state == RUNNING and READY in known,
                 "address": configured_address(node.layout, name),
                 "start_seconds": known.get("start_seconds", 0.0),
@@ -44,10 +46,10 @@ def tell_all(node: OnNode, request: Mapping[str, Any]) -> None:
 
 
 def tell_keys(node: OnNode, request: Mapping[str, Any]) -> None:
-    """Tell the job's keys, by an event ``keys``, where they are: on the node that launched."""
-    keys = JobKeys(node.layout.private)
+    """Tell the job's key, by an event ``keys``, where it is: on the head node."""
+    key = JobKey(node.layout.private)
     with suppress(FileNotFoundError):
-        node.emit({"event": "keys", **keys.to_client_data()})
+        node.emit({"event": "keys", **key.to_client_data()})
 
 
 def tell_timeline(node: OnNode, request: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ def console(container: str) -> None:
 def ssh(container: str, command: tuple[str, ...]) -> None:
     """Open ssh to CONTAINER as root, with the key that was made for the job.
 
-    The host key is checked against the one that the job gave to its containers. COMMAND is run
+    The host key is checked against the one that the job gave to this container. COMMAND is run
     instead of a shell where given, as with ssh: its words are put together with blanks, and the
     shell in the container takes them apart again; `oar-lxc exec` hands words on as they are. For
     ssh's own options, scp, rsync and others see `oar-lxc ssh-config`.
@@ -93,10 +93,9 @@ def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
     door = doorway(remote, node, "ssh", name)
     with opened(door.argv, door.token) as way:
         keys = json.loads(way.line())
-        kind, public = keys["host_public"].split()[:2]
         files = {
             "IdentityFile": keys["client"],
-            "UserKnownHostsFile": f"{name} {kind} {public}\n",
+            "UserKnownHostsFile": f"{name} {keys['host_key']}\n",
         }
         # In memory, not below a directory: nothing is left, however this ends.
         options = {option: in_memory(option, text) for option, text in files.items()}

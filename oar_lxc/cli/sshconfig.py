@@ -30,7 +30,7 @@ from oar_lxc.sshconfig import (
 def ssh_config(job: str | None, install: bool, remove: bool) -> None:
     """Let ssh, scp, rsync, Ansible … reach the containers of JOB as CONTAINER.JOB.
 
-    Writes ~/.ssh/oar-lxc/JOB with the job's key, its known host key and an entry for each
+    Writes ~/.ssh/oar-lxc/JOB with the job's key, an entry and the known host key of each
     container. Files of jobs that have ended are removed.
 
     \b

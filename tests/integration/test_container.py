@@ -16,6 +16,7 @@ from tests.unit.runtime_contract import Containers, RuntimeContract
 CREATE = """
 import os, sys
 from oar_lxc.create import create_containers
+from oar_lxc.ed25519 import KeyPair
 from oar_lxc.layout import JobLayout
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import read_published
@@ -26,10 +27,18 @@ share = [
     PlannedContainer(name, published.node, f"{network}.{number}/21", "debian-12")
     for number, name in enumerate(("a", "b", "broken"), 10)
 ]
-keys = {"authorized": "", "client": "", "host": "", "host_public": ""}
+keys = {"authorized": "", "client": ""}
+host_keys = {planned.name: KeyPair.make() for planned in share}
 images = {"debian-12": layout.images / "debian-12/rootfs"}
 made = create_containers(
-    layout, published, share, images=images, hosts={}, keys=keys, session="test"
+    layout,
+    published,
+    share,
+    images=images,
+    names={},
+    keys=keys,
+    host_keys=host_keys,
+    session="test",
 )
 assert [name for names in made for name in names] == ["a", "b", "broken"]
 config = layout.containers / "broken/config"

@@ -203,7 +203,7 @@ def ssh(running: Running, known: str, key: Path) -> Result:
 
 def test_another_host_key_is_refused(running: Running) -> None:
     private = JobLayout(running.job.id).private
-    good = " ".join((private / "host_ed25519.pub").read_text().split()[:2])
+    good = running.containers()["vm1"]["host_key"]
     wrong = " ".join((private / "id_ed25519.pub").read_text().split()[:2])
     assert ssh(running, f"vm1 {good}\n", private / "id_ed25519").stdout == "vm1\n"
     refused = ssh(running, f"vm1 {wrong}\n", private / "id_ed25519")
@@ -212,9 +212,11 @@ def test_another_host_key_is_refused(running: Running) -> None:
 
 
 def test_another_users_key_is_refused(running: Running) -> None:
-    private = JobLayout(running.job.id).private
-    good = " ".join((private / "host_ed25519.pub").read_text().split()[:2])
-    refused = ssh(running, f"vm1 {good}\n", private / "host_ed25519")
+    good = running.containers()["vm1"]["host_key"]
+    other = JobLayout(running.job.id).private / "ssh/other"
+    running.job.run(["mkdir", "-p", str(other.parent)])
+    running.job.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)])
+    refused = ssh(running, f"vm1 {good}\n", other)
     assert refused.status == 255
     assert "Permission denied" in refused.stderr
 

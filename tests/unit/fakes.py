@@ -33,6 +33,7 @@ from oar_lxc.container import (
     become_command,
     not_running,
 )
+from oar_lxc.ed25519 import KeyPair
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError
 from oar_lxc.job import Job
 from oar_lxc.layout import JobLayout
@@ -42,15 +43,10 @@ from oar_lxc.published import READY, PublishedJob
 from oar_lxc.remote import Request
 
 IMAGE = "debian-12"
-KEYS = {
-    "authorized": "ssh-ed25519 USER\n",
-    "client": "CLIENT KEY\n",
-    "host": "HOST KEY\n",
-    "host_public": "ssh-ed25519 H\n",
-}
+KEYS = {"authorized": "ssh-ed25519 USER\n", "client": "CLIENT KEY\n"}
+HOST_KEY = KeyPair(bytes(64))
 # Becomes root of a user namespace; here it only stays who it is.
 LXC_USERNSEXEC = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
-SSH_KEYGEN = 'while [ "$1" != -f ]; do shift; done; echo SECRET > "$2"; echo PUBLIC > "$2.pub"'
 
 
 def add_program(directory: Path, name: str, body: str) -> None:
@@ -151,6 +147,8 @@ class FakeRuntime:
         self.broken = dict(broken or {})
         self.immortal = list(immortal)
         self.stubborn: list[str] = []
+        self.told = directory.with_name("told")  # what shells without a command read, by name
+        self.told.mkdir(exist_ok=True)
 
     def names(self) -> list[str]:
         with os.scandir(self.directory) as entries:
@@ -235,6 +233,8 @@ class FakeRuntime:
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
         if self.state(name) != RUNNING:
             raise ContainerError(name, self.node, not_running(self.state(name)))
+        if list(argv) == ["/bin/sh"]:  # a script, which would change this machine's own files
+            argv = ["/bin/sh", "-c", 'cat > "$0"', str(self.told / name)]
         pid = os.fork()
         if pid == 0:
             try:
@@ -394,7 +394,6 @@ def prepared_nodes(
 ) -> Iterator[FakeRemote]:
     """Give a job prepared nodes; sessions of it are on the first, and reach the others."""
     add_program(tmp_path / "bin", "lxc-usernsexec", LXC_USERNSEXEC)
-    add_program(tmp_path / "bin", "ssh-keygen", SSH_KEYGEN)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     nodes = {name: FakeNode(tmp_path / name, name, job.nodes, job.id) for name in job.nodes}
     remote = FakeRemote(nodes, job.nodes[0])

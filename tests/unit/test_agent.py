@@ -27,13 +27,14 @@ from oar_lxc.errors import (
 )
 from oar_lxc.here import environ_here, open_job
 from oar_lxc.job import Job
-from oar_lxc.keys import CLIENT, HOST
+from oar_lxc.keys import CLIENT
 from oar_lxc.layout import JobLayout
 from oar_lxc.plan import make_plan
 from oar_lxc.published import REFUSED, PublishedJob
 from oar_lxc.spec import Group
 from oar_lxc.timeline import timeline_file
 from tests.unit.fakes import (
+    HOST_KEY,
     IMAGE,
     KEYS,
     LXC_USERNSEXEC,
@@ -57,6 +58,8 @@ def request(per_node: int = 2, **spec: Any) -> dict[str, Any]:
     return {
         "plan": plan.to_data(),
         "keys": KEYS,
+        "host_keys": {planned.name: HOST_KEY.secret.hex() for planned in plan.containers},
+        "names": {"s1": {c.name: [c.ip, HOST_KEY.public] for c in plan.containers}},
         "session": "s1",
         "wait": "running",
         "variables": {},
@@ -309,10 +312,7 @@ def test_a_late_container_with_few_processes_is_told_how_many_it_takes(node: Fak
 def test_keys_are_told_where_they_are(node: FakeNode) -> None:
     assert node.run("keys", {}) == []
     (node.layout.private / CLIENT).write_text("PRIVATE")
-    (node.layout.private / f"{HOST}.pub").write_text("HOST PUBLIC")
-    assert node.run("keys", {}) == [
-        {"event": "keys", "client": "PRIVATE", "host_public": "HOST PUBLIC"}
-    ]
+    assert node.run("keys", {}) == [{"event": "keys", "client": "PRIVATE"}]
 
 
 def test_an_unknown_operation_is_refused(node: FakeNode) -> None:

@@ -502,7 +502,7 @@ def test_oarsh_ends_with_us_though_it_is_anothers(remote: FakeRemote, tmp_path: 
 @pytest.fixture
 def keys(running: FakeRemote, tmp_path: Path) -> Path:
     """Let the door hand out ssh keys; return where our ssh leaves what it saw."""
-    data = {"client": "-----BEGIN KEY-----\n", "host_public": "ssh-ed25519 AAAA oar job 42\n"}
+    data = {"client": "-----BEGIN KEY-----\n", "host_key": "ssh-ed25519 vm2"}
     (tmp_path / "keys").write_text(json.dumps(data) + "\n")
     oarsh(tmp_path, f"cat {tmp_path}/keys; cat")
     add_program(tmp_path / "bin", "ssh", recorder(tmp_path / "ssh", SSH))
@@ -539,7 +539,7 @@ def test_ssh_trusts_only_the_host_key_that_the_job_made(keys: Path) -> None:
     found, _ = options(keys)
     assert found["StrictHostKeyChecking"] == "yes"
     assert found["HostKeyAlias"] == "vm2"
-    assert (keys / "known_hosts").read_text() == "vm2 ssh-ed25519 AAAA\n"
+    assert (keys / "known_hosts").read_text() == "vm2 ssh-ed25519 vm2\n"
 
 
 def test_ssh_uses_only_the_key_of_the_job_and_keeps_it_to_itself(keys: Path) -> None:

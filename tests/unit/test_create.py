@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.create import create_containers, remove_containers
+from oar_lxc.ed25519 import KeyPair
 from oar_lxc.errors import CommandError
 from oar_lxc.plan import PlannedContainer
 from tests.unit.fakes import (
@@ -22,8 +24,14 @@ from tests.unit.fakes import (
     recorder,
 )
 
-HOSTS = {"vm1": "100.65.80.2", "vm2": "100.65.80.3"}
-SHARE = [PlannedContainer(name, "node1", f"{ip}/21", IMAGE, "vm") for name, ip in HOSTS.items()]
+PAIRS = {name: KeyPair(bytes([number]) * 64) for number, name in enumerate(("vm1", "vm2"))}
+NAMES = {
+    "vm1": ("100.65.80.2", PAIRS["vm1"].public),
+    "vm2": ("100.65.80.3", PAIRS["vm2"].public),
+}
+SHARE = [
+    PlannedContainer(name, "node1", f"{ip}/21", IMAGE, "vm") for name, (ip, _) in NAMES.items()
+]
 
 
 @pytest.fixture
@@ -42,9 +50,16 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 def create(node: FakeNode) -> None:
     images = {IMAGE: node.layout.images / IMAGE / "rootfs"}
     made = create_containers(
-        node.layout, node.published, SHARE, images=images, hosts=HOSTS, keys=KEYS, session="s1"
+        node.layout,
+        node.published,
+        SHARE,
+        images=images,
+        names=NAMES,
+        keys=KEYS,
+        host_keys=PAIRS,
+        session="s1",
     )
-    assert [name for names in made for name in names] == list(HOSTS)
+    assert [name for names in made for name in names] == list(NAMES)
 
 
 def config(node: FakeNode, name: str) -> dict[str, str]:
@@ -88,18 +103,23 @@ def test_a_container_knows_its_name_and_all_others(node: FakeNode) -> None:
     create(node)
     assert (node.layout.containers / "vm1/upper/etc/hostname").read_text() == "vm1\n"
     assert (layer(node) / "etc/hosts").read_text() == (
-        "127.0.0.1 localhost\n100.65.80.2 vm1\n100.65.80.3 vm2\n"
+        "127.0.0.1 localhost\n100.65.80.2 vm1 # oar-lxc\n100.65.80.3 vm2 # oar-lxc\n"
     )
 
 
 def test_keys_are_where_sshd_looks_and_private_ones_are_private(node: FakeNode) -> None:
     create(node)
-    upper = layer(node)
-    host, authorized = upper / "etc/ssh/ssh_host_ed25519_key", upper / "root/.ssh/authorized_keys"
-    assert (host.read_text(), mode(host)) == (KEYS["host"], 0o600)
+    authorized = layer(node) / "root/.ssh/authorized_keys"
     assert (authorized.read_text(), mode(authorized)) == (KEYS["authorized"], 0o600)
-    assert (upper / "etc/ssh/ssh_host_ed25519_key.pub").read_text() == KEYS["host_public"]
-    assert mode(upper / "root") & 0o777 == mode(upper / "root/.ssh") & 0o777 == 0o700
+    for name, pair in PAIRS.items():
+        directory = node.layout.containers / name
+        host = directory / "upper/etc/ssh/ssh_host_ed25519_key"
+        assert mode(host) == 0o600
+        assert pair.private().splitlines()[0] == host.read_text().splitlines()[0]
+        assert Path(f"{host}.pub").read_text() == f"{pair.public}\n"
+        assert json.loads((directory / "container.json").read_text())["host_key"] == pair.public
+    root = layer(node) / "root"
+    assert mode(root) & 0o777 == mode(root / ".ssh") & 0o777 == 0o700
 
 
 def test_what_containers_root_owns_is_unpacked_under_its_ids(

@@ -20,16 +20,16 @@ from oar_lxc.errors import (
     OarLxcError,
     UsageError,
 )
-from oar_lxc.keys import CLIENT, HOST
+from oar_lxc.keys import CLIENT
 from oar_lxc.layout import JobLayout
 from oar_lxc.lookup import (
-    by_number,
     find_container,
     find_keys,
     find_remote,
     list_containers,
     parse_target,
 )
+from oar_lxc.plan import by_number
 from oar_lxc.published import READY, PublishedJob
 from oar_lxc.remote import Remote
 from tests.unit.fakes import FakeNode, FakeRemote, add_program
@@ -218,8 +218,10 @@ def test_the_order_of_a_list_depends_on_no_node(remote: FakeRemote) -> None:
 
 
 def test_names_are_sorted_by_group_and_number() -> None:
-    names = ["cache1", "vm1", "py1", "web10", "web2", "vm"]
-    assert sorted(names, key=by_number) == ["cache1", "py1", "vm", "vm1", "web2", "web10"]
+    names = ["cache1", "vm1", "py1", "web10", "web2", "vm", "n10.b", "n9.b"]
+    assert sorted(names, key=by_number) == (
+        ["cache1", "n9.b", "n10.b", "py1", "vm", "vm1", "web2", "web10"]
+    )
 
 
 def test_a_node_that_does_not_answer_is_an_error_and_not_an_empty_list(remote: FakeRemote) -> None:
@@ -245,8 +247,7 @@ def test_an_unknown_container_is_one_sentence_that_names_those_that_exist(
 def test_keys_are_found_on_whichever_node_has_them(remote: FakeRemote) -> None:
     private = remote.by_name["node2"].layout.private
     (private / CLIENT).write_text("SECRET")
-    (private / f"{HOST}.pub").write_text("PUBLIC")
-    assert find_keys(way(remote)) == {"client": "SECRET", "host_public": "PUBLIC"}
+    assert find_keys(way(remote)) == {"client": "SECRET"}
 
 
 def test_a_job_without_keys_is_one_sentence(remote: FakeRemote) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oar_lxc import keys
+from oar_lxc import keys, session
 from oar_lxc.errors import (
     ContainerError,
     JobEnvironmentError,
@@ -23,10 +26,14 @@ from oar_lxc.errors import (
     SpecError,
 )
 from oar_lxc.job import Job
+from oar_lxc.layout import JobLayout
+from oar_lxc.ledger import head_of, process_of
+from oar_lxc.names import all_names
+from oar_lxc.plan import PlannedContainer
 from oar_lxc.session import Outcome, Session
 from oar_lxc.signals import SIGNALS
-from oar_lxc.spec import Group
-from tests.unit.fakes import FakeRemote, add_program, prepared_nodes
+from oar_lxc.spec import Group, Port
+from tests.unit.fakes import FakeRemote, prepared_nodes
 
 JOB = Job(42, "alice", {"node1": 1, "node2": 2})
 
@@ -129,7 +136,7 @@ def test_an_unknown_image_fails_on_each_node_and_leaves_nothing(remote: FakeRemo
 def test_a_second_session_of_the_same_names_leaves_the_first_alone(remote: FakeRemote) -> None:
     with Session(job=JOB) as first:
         pids = [c.init_pid for c in first.containers]
-        with pytest.raises(LaunchError, match="vm1"):
+        with pytest.raises(SpecError, match="another session of the job has a container vm1"):
             Session(job=JOB).__enter__()
         runtimes = [node.runtime for node in remote.by_name.values()]
         assert [r.init_pid(n) for r, n in zip(runtimes, ("vm1", "vm2"), strict=True)] == pids
@@ -140,6 +147,175 @@ def test_two_sessions_with_names_of_their_own_live_side_by_side(remote: FakeRemo
         with Session(Group(name="b"), JOB):
             assert remote.running() == ["a1", "a2", "b1", "b2"]
         assert remote.running() == ["a1", "a2"]
+
+
+def known(remote: FakeRemote, node: str) -> dict[str, str]:
+    return {name: ip for name, (ip, _) in all_names(remote.by_name[node].layout).items()}
+
+
+def told(remote: FakeRemote, node: str, container: str) -> list[str]:
+    """Return the lines of /etc/hosts that a running container was told."""
+    text = (remote.by_name[node].runtime.told / container).read_text()
+    return [line.split()[1] for line in text.splitlines() if re.match("100[.].* # oar-lxc$", line)]
+
+
+def test_two_sessions_never_have_one_address(remote: FakeRemote) -> None:
+    with Session(Group(name="a"), JOB) as one, Session(Group(name="b"), JOB) as other:
+        addresses = {c.name: c.address for c in one.containers + other.containers}
+        assert len(set(addresses.values())) == 4
+        for name in ("a1", "a2", "b1", "b2"):
+            node = "node1" if name.endswith("1") else "node2"
+            containers = remote.by_name[node].layout.containers
+            assert f" = {addresses[name]}/21 " in (containers / name / "config").read_text()
+        assert known(remote, "node1") == known(remote, "node2") == addresses
+
+
+def test_running_containers_are_told_of_those_that_come_and_go(remote: FakeRemote) -> None:
+    with Session(Group(name="a"), JOB):
+        with Session(Group(name="b", total=1), JOB):
+            for node, name in (("node1", "a1"), ("node2", "a2")):
+                assert told(remote, node, name) == ["a1", "a2", "b1"]
+            hosts = remote.by_name["node2"].layout.containers.glob(".layers.*/b/etc/hosts")
+            text = next(hosts).read_text()
+            assert [line.split()[1] for line in text.splitlines()[1:]] == ["a1", "a2", "b1"]
+        for node, name in (("node1", "a1"), ("node2", "a2")):
+            assert told(remote, node, name) == ["a1", "a2"]
+
+
+def test_a_container_that_was_stopped_meanwhile_is_told_when_it_starts(remote: FakeRemote) -> None:
+    node = remote.by_name["node1"]
+    with Session(Group(name="a"), JOB):
+        node.run("stop", {"containers": ["a1"], "timeout": 0})
+        with Session(Group(name="b", total=1), JOB):
+            assert not (node.runtime.told / "a1").exists()
+            node.run("start", {"containers": ["a1"]})
+            assert told(remote, "node1", "a1") == ["a1", "a2", "b1"]
+            node.run("freeze", {"containers": ["a1"]})
+        node.run("unfreeze", {"containers": ["a1"]})
+        assert told(remote, "node1", "a1") == ["a1", "a2"]
+
+
+def test_launches_that_come_to_a_node_in_another_order_know_of_each_other(
+    remote: FakeRemote,
+) -> None:
+    """The second session has its numbers, and all its containers, before the first has any."""
+    second = Session(Group(name="b"), JOB)
+
+    def overtake(node: str, event: dict[str, Any]) -> None:
+        if event["event"] == "planned" and event["container"] == "a1":
+            second.__enter__()
+
+    with Session(Group(name="a"), JOB, on_progress=overtake):
+        assert set(known(remote, "node1")) == {"a1", "a2", "b1", "b2"}
+        layers = remote.by_name["node1"].layout.containers.glob(".layers.*/a/etc/hosts")
+        assert " b2 # oar-lxc\n" in next(layers).read_text()
+        assert sorted(told(remote, "node1", "b1")) == ["a1", "a2", "b1", "b2"]
+        second.__exit__(None, None, None)
+        assert told(remote, "node1", "a1") == ["a1", "a2"]
+
+
+def test_numbers_are_free_again_and_not_at_once_given_out(remote: FakeRemote) -> None:
+    seen: list[str] = []
+    for _ in range(3):
+        with Session(job=JOB) as containers:
+            seen += [c.address for c in containers.containers]
+    assert seen == [f"100.65.80.{number}" for number in range(3, 9)]
+    remote.by_name["node1"].runtime.broken = {"vm1": ["no"]}
+    for _ in range(3):
+        with pytest.raises(LaunchError):
+            Session(Group(per_node=500), JOB).__enter__()
+
+
+def test_each_container_has_a_host_key_of_its_own(remote: FakeRemote) -> None:
+    with Session(Group(per_node=2), JOB):
+        node = remote.by_name["node1"]
+        told_keys = {event["container"]: event["host_key"] for event in node.run("list", {})}
+        assert len(set(told_keys.values())) == 2
+        for name, public in told_keys.items():
+            upper = node.layout.containers / name / "upper"
+            assert (upper / "etc/ssh/ssh_host_ed25519_key.pub").read_text() == f"{public}\n"
+
+
+def test_cores_and_ports_are_the_jobs(remote: FakeRemote) -> None:
+    job = Job(42, "alice", {"node1": 2, "node2": 1})
+    port = Port(8080, 80)
+    one, other = (Session(Group(name=name, total=1, cores=1), job) for name in "ab")
+    with one, other:
+        plans = (*one.plan.containers, *other.plan.containers)
+        assert {(c.node, c.first_core) for c in plans} == {("node1", 0), ("node1", 1)}
+        with pytest.raises(SpecError, match="of which other sessions have 2"):
+            Session(Group(name="c", cores=1), job).__enter__()
+    Path(remote.by_name["node1"].layout.private / "ledger.json").write_text(
+        json.dumps({"next": 0, "sessions": {"x": held("a1", "node1", port)}})
+    )
+    with pytest.raises(SpecError, match="port 8080 of node1 cannot lead into both a1 and vm1"):
+        Session(Group(ports=(port,)), job).__enter__()
+
+
+def held(name: str, node: str, *ports: Port) -> dict[str, Any]:
+    """Return what the ledger has of a session of another node."""
+    planned = PlannedContainer(name, node, "100.65.80.9/21", "debian-12", "a", ports=ports)
+    data = {**asdict(planned), "host_key": "ssh-ed25519 A"}
+    return {"owner": ["node9", "1", "1"], "containers": [data]}
+
+
+def test_a_session_of_another_node_gets_its_numbers_from_the_same_place(
+    remote: FakeRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(Group(name="a"), JOB) as one:
+        remote.local = "node2"
+        monkeypatch.setattr(session, "JobLayout", lambda job: JobLayout(job, tmp_path / "node2"))
+        with Session(Group(name="b"), JOB) as other:
+            addresses = {c.address for c in one.containers + other.containers}
+            assert len(addresses) == 4
+            with pytest.raises(NodeError, match="another session of the job has a container a1"):
+                Session(Group(name="a", total=1), JOB).__enter__()
+            private = remote.by_name["node2"].layout.private
+            assert "ledger.json" not in os.listdir(private)
+    table = json.loads((remote.by_name["node1"].layout.private / "ledger.json").read_text())
+    assert table["sessions"] == {}
+
+
+def test_sessions_that_start_at_one_time_share_nothing(remote: FakeRemote) -> None:
+    sessions = [Session(Group(name=name, per_node=2), JOB) for name in "abcd"]
+    threads = [threading.Thread(target=one.__enter__) for one in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    containers = [c for one in sessions for c in one.containers]
+    assert len(containers) == len({c.address for c in containers}) == 16
+    assert len(known(remote, "node1")) == len(known(remote, "node2")) == 16
+    for one in sessions:
+        one.__exit__(None, None, None)
+    assert files(remote) == []
+
+
+def test_a_session_that_was_killed_before_it_had_containers_is_no_obstacle(
+    remote: FakeRemote,
+) -> None:
+    ledger = remote.by_name["node1"].layout.private / "ledger.json"
+    dead = {**held("a1", "node1"), "owner": ["node1", str(os.getpid()), "1"]}
+    ledger.write_text(json.dumps({"next": 0, "sessions": {"x": dead}}))
+    with Session(Group(name="a", total=1), Job(42, "alice", {"node1": 1})):
+        assert remote.running() == ["a1"]
+    living = {**dead, "owner": process_of(os.getpid(), "node1")}
+    ledger.write_text(json.dumps({"next": 0, "sessions": {"x": living}}))
+    with pytest.raises(SpecError, match="another session of the job has a container a1"):
+        Session(Group(name="a", total=1), Job(42, "alice", {"node1": 1})).__enter__()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"next": 0}', '{"next": "x", "sessions": {}}'])
+def test_a_damaged_table_is_one_sentence(remote: FakeRemote, text: str) -> None:
+    (remote.by_name["node1"].layout.private / "ledger.json").write_text(text)
+    with pytest.raises(OarLxcError, match=r"ledger.json is damaged: .* remove the file"):
+        Session(job=JOB).__enter__()
+    assert files(remote) == []
+
+
+def test_the_head_node_is_the_first_by_its_number() -> None:
+    assert head_of(["node10", "node9"]) == "node9"
+    assert head_of(["n-10.site", "n-9.site"]) == "n-9.site"
 
 
 def test_a_command_runs_in_every_container(remote: FakeRemote) -> None:
@@ -414,12 +590,16 @@ def test_a_spec_that_does_not_fit_fails_before_anything_is_made(remote: FakeRemo
     assert files(remote) == []
 
 
-def test_keys_that_cannot_be_made_leave_nothing(remote: FakeRemote, tmp_path: Path) -> None:
-    add_program(tmp_path / "bin", "ssh-keygen", "echo No space left on device >&2; exit 1")
-    with pytest.raises(OarLxcError, match="No space left on device"):
+def test_keys_that_cannot_be_made_leave_nothing(remote: FakeRemote) -> None:
+    in_the_way = remote.by_name["node1"].layout.private / f".{keys.CLIENT}"
+    in_the_way.mkdir()
+    with pytest.raises(OarLxcError, match=r"cannot make keys in .*: Is a directory"):
         Session(job=JOB).__enter__()
     assert remote.running() == []
-    assert os.listdir(remote.by_name["node1"].layout.private) in ([], ["lock"])
+    assert files(remote) == []
+    in_the_way.rmdir()
+    with Session(job=JOB):
+        pass
 
 
 def test_keys_are_made_once(remote: FakeRemote) -> None:

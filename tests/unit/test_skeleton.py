@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from oar_lxc.idmap import IdMap
-from oar_lxc.keys import in_dropbear_form
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.skeleton import Account, Skeleton, extend
-from tests.unit.fakes import KEYS
+from tests.unit.fakes import HOST_KEY, KEYS
 
 ALICE = Account("alice", 2001, 2001, "alice", "Alice", "/home/alice", "/bin/zsh")
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n"
-HOSTS = {"vm1": "100.64.0.2", "vm2": "100.64.0.3"}
+NAMES = {"vm1": ("100.64.0.2", "ssh-ed25519 A"), "vm2": ("100.64.0.3", "ssh-ed25519 B")}
 
 
 @pytest.fixture
@@ -36,12 +33,12 @@ def members(
     account: Account | None = ALICE,
     *,
     home: bool = False,
-    keys: Mapping[str, str] = KEYS,
 ) -> dict[str, tuple[tarfile.TarInfo, str]]:
     """Return what is in a container's archive, by its path from the container's directory."""
     ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
     planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm", home=home)
-    archive = Skeleton(HOSTS, keys, account, ids).archive("layers", [planned], {"image": rootfs})
+    skeleton = Skeleton(NAMES, KEYS, {"vm1": HOST_KEY}, account, ids)
+    archive = skeleton.archive("layers", [planned], {"image": rootfs})
     found = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for info in tar:
@@ -54,7 +51,15 @@ def members(
 def test_a_containers_own_directories_have_its_name_alone(rootfs: Path) -> None:
     found = members(rootfs)
     own = {path for path in found if path.startswith("vm1/")}
-    assert own == {"vm1/upper", "vm1/upper/etc", "vm1/upper/etc/hostname", "vm1/work"}
+    assert own == {
+        "vm1/upper",
+        "vm1/upper/etc",
+        "vm1/upper/etc/hostname",
+        "vm1/upper/etc/ssh",
+        "vm1/upper/etc/ssh/ssh_host_ed25519_key",
+        "vm1/upper/etc/ssh/ssh_host_ed25519_key.pub",
+        "vm1/work",
+    }
     assert found["vm1/upper/etc/hostname"][1] == "vm1\n"
 
 
@@ -117,18 +122,13 @@ def test_directories_on_the_way_stay_as_the_image_has_them(rootfs: Path) -> None
     assert "homes" not in found
 
 
-def test_dropbear_gets_the_host_key_where_the_image_has_it(rootfs: Path, tmp_path: Path) -> None:
+def test_dropbear_gets_the_host_key_where_the_image_has_it(rootfs: Path) -> None:
     dropbear = rootfs / "usr/sbin/dropbear"
     dropbear.parent.mkdir(parents=True)
     dropbear.touch(mode=0o755)
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True
-    )
-    host = (tmp_path / "key").read_text()
-    found = members(rootfs, keys={**KEYS, "host": host})
-    info, data = found["etc/dropbear/dropbear_ed25519_host_key"]
+    info, data = members(rootfs)["vm1/upper/etc/dropbear/dropbear_ed25519_host_key"]
     assert (info.mode, info.uid, info.gid) == (0o600, 0, 0)
-    assert data.encode("latin-1") == in_dropbear_form(host)
+    assert data.encode("latin-1") == HOST_KEY.dropbear()
 
 
 def test_private_keys_are_their_owners_alone(rootfs: Path) -> None:
@@ -141,7 +141,8 @@ def test_private_keys_are_their_owners_alone(rootfs: Path) -> None:
 def test_all_containers_are_known_and_reached_with_the_jobs_key(rootfs: Path) -> None:
     found = members(rootfs)
     assert found["etc/ssh/ssh_known_hosts"][1].splitlines() == [
-        f"{name},{ip} ssh-ed25519 H" for name, ip in HOSTS.items()
+        "vm1,100.64.0.2 ssh-ed25519 A # oar-lxc",
+        "vm2,100.64.0.3 ssh-ed25519 B # oar-lxc",
     ]
     assert found["etc/ssh/ssh_config.d/oar-lxc.conf"][1] == (
         "Host vm1 100.64.0.2 vm2 100.64.0.3\n    IdentityFile /etc/ssh/oar-lxc/%u\n"
@@ -168,7 +169,8 @@ def test_nothing_in_the_image_asks_for_an_address_again(rootfs: Path) -> None:
 def test_a_value_that_pam_would_cut_is_left_out_of_the_file_that_it_reads(rootfs: Path) -> None:
     ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
     planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm")
-    skeleton = Skeleton(HOSTS, KEYS, ALICE, ids, variables={"OAR_JOB_NAME": "a#b", "A": "b c"})
+    variables = {"OAR_JOB_NAME": "a#b", "A": "b c"}
+    skeleton = Skeleton(NAMES, KEYS, {"vm1": HOST_KEY}, ALICE, ids, variables=variables)
     archive = skeleton.archive("layers", [planned], {"image": rootfs})
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         file = tar.extractfile("layers/vm/etc/environment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import stat
@@ -18,7 +19,7 @@ from oar_lxc.cli.main import cli
 from oar_lxc.container import DESCRIPTION_FILE
 from oar_lxc.crossing import NO_MARK, unpack
 from oar_lxc.errors import JobError, OarLxcError, UsageError
-from oar_lxc.keys import CLIENT, HOST
+from oar_lxc.keys import CLIENT
 from oar_lxc.layout import JobLayout
 from oar_lxc.sshconfig import INCLUDE, SshFiles, forget_ended, include, known_jobs
 from tests.unit.fakes import FakeNode, FakeRemote, add_program, invoke
@@ -45,9 +46,10 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Itera
         directory = nodes[node].layout.containers / name
         directory.mkdir()
         (directory / "config").write_text("lxc.net.0.ipv4.address = 100.64.8.3/21\n")
+        description = json.dumps({"host_key": f"ssh-ed25519 {name}"})
+        (directory / "container.json").write_text(description)
     private = nodes["node1"].layout.private
     (private / CLIENT).write_text(KEY)
-    (private / f"{HOST}.pub").write_text("ssh-ed25519 AAAA oar job 42\n")
     monkeypatch.setattr(reach, "find_remote", lambda job_id: remote)
     yield remote
     remote.close()
@@ -122,7 +124,9 @@ def test_hosts_that_only_look_like_containers_are_left_alone(
 def test_only_the_user_may_read_the_files(remote: FakeRemote, home: Path) -> None:
     invoke(cli, "ssh-config", "42")
     assert (home / "oar-lxc/42/id_ed25519").read_text() == KEY
-    assert (home / "oar-lxc/42/known_hosts").read_text() == "my-db1.42,web1.42 ssh-ed25519 AAAA\n"
+    assert (home / "oar-lxc/42/known_hosts").read_text() == (
+        "my-db1.42 ssh-ed25519 my-db1\nweb1.42 ssh-ed25519 web1\n"
+    )
     for path in (home / "oar-lxc").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
