@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
                 "--first-id", help="first id of the job's range, where nothing here tells it"
             )
             command.add_argument("--json", action="store_true", help="print JSON")
-    text = "load the packet filter of all jobs of this node"
+    text = "load the packet filter of all jobs of this node, and make room for their neighbours"
     commands.add_parser("filter", help=text, description=text)
     reap = commands.add_parser("reap", help="destroy what dead jobs left on this node")
     reap.add_argument("--dry-run", action="store_true", help="tell what and why; change nothing")
@@ -278,9 +278,10 @@ def _reap(arguments: argparse.Namespace) -> int:
 
 
 def _filter(arguments: argparse.Namespace) -> int:
-    from oar_lxc.node import packetfilter
+    from oar_lxc.node import neighbours, packetfilter
 
     packetfilter.load(read_config().pool, FILTER_TIMEOUT)
+    neighbours.make_room()
     return DONE
 
 

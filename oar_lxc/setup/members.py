@@ -107,6 +107,7 @@ def node_plan(options: Options) -> Plan:
             *reaper.steps(),
             *(_image(name) for name in options.images),
         ],
+        network.notes(),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oar_lxc.config import read_config
 from oar_lxc.layout import CONFIG
-from oar_lxc.node import packetfilter
+from oar_lxc.node import neighbours, packetfilter
 from oar_lxc.run import run
 from oar_lxc.setup import files, services
 from oar_lxc.setup.plan import Step
@@ -29,6 +29,8 @@ OTHERS = 30001
 
 def unit_text(pool: IPv4Network) -> str:
     """Return the unit that loads the packet filter and keeps jobs' networks apart.
+
+    With the filter it makes room in the kernel's table of neighbours.
 
     It is started anew with the node's own packet filter, which flushes all rules, and where the
     rules of this version are others: the unit has their digest.
@@ -139,6 +141,18 @@ def no_file(title: str, path: Path) -> Step:
     return Step(title, pending, lambda: path.unlink(missing_ok=True))
 
 
+def notes(limits: Path = neighbours.LIMITS) -> list[str]:
+    """Return what only the host of this node can do, where the node is a container."""
+    if neighbours.shown(limits):
+        return []
+    values = " ".join(f"net.ipv4.neigh.default.{n}={v}" for n, v in neighbours.WANTED.items())
+    return [
+        "this node is a container and cannot see how many neighbours its kernel takes, which are "
+        "1,024 by default, too few for 33 containers that all talk: on its host, run `sysctl -w "
+        f"{values}`, and write the same into a file in /etc/sysctl.d"
+    ]
+
+
 def steps() -> list[Step]:
     """Make the steps after which containers of a job reach each other, and the world."""
     return [
@@ -152,6 +166,10 @@ def steps() -> list[Step]:
                 lambda: unit_text(read_config().pool),
             )
         ),
-        services.running(UNIT, reads=lambda: [SYSCTL, services.UNITS / UNIT]),
+        services.running(
+            UNIT,
+            reads=lambda: [SYSCTL, services.UNITS / UNIT],
+            answers=lambda: not neighbours.too_low(),
+        ),
         no_file("rules of version 0.1.0 are not there", OLD_RULES),
     ]
