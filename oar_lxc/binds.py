@@ -1,4 +1,4 @@
-"""What containers see of the node: the user's home, and directories and files that she names."""
+"""What containers see of the node: the user's home, and what else the spec names."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def in_user_namespace_argv(published: PublishedJob, argv: Sequence[str]) -> list
 
 
 def _account(published: PublishedJob) -> Account | None:
-    """Return the job's user, as containers are to know her."""
+    """Return the job's user, as containers are to know that user."""
     if not published.uid:
         return None
     known = pwd.getpwuid(published.uid)

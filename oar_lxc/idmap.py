@@ -1,7 +1,8 @@
 """Which id inside containers is which outside: one map, for all that shifts ids. Pure.
 
 All ids inside come from the job's range, but for those of the job's user, who is the same on both
-sides: what she owns in a file system that both see is hers inside too, and the other way round.
+sides: in a file system that both see, what is the user's outside is the user's inside, and the
+other way round.
 """
 
 from __future__ import annotations

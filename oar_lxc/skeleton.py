@@ -76,16 +76,16 @@ UseDNS no
 
 @dataclass(frozen=True)
 class Account:
-    """The job's user, as containers know her.
+    """The job's user, as containers know that user.
 
     Attributes:
-        name: her name.
-        uid: her id, inside and outside.
-        gid: that of her group.
+        name: the user's name.
+        uid: the user's id, inside and outside.
+        gid: that of the user's group.
         group: its name.
-        gecos: her full name.
-        home: her home directory.
-        shell: her shell.
+        gecos: the user's full name.
+        home: the user's home directory.
+        shell: the user's shell.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Skeleton:
         names: address and public host key by name, of all containers of the job.
         keys: ``authorized`` (the job's public key) and ``client`` (its private one).
         host_keys: the key of the ssh server of each container of this node, by its name.
-        account: the job's user; None where she is nobody inside.
+        account: the job's user; None where containers do not know that user.
         ids: who is who inside and outside.
         resolver: text of resolv.conf.
         variables: variables of sessions and commands in all containers.

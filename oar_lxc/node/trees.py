@@ -1,9 +1,9 @@
 """Directories of the administrator's, such as /home, as a job's containers may see them.
 
-Each is mounted once for a job, through ids of which only those of the job's user and her group
-exist: what she owns is hers, and nothing that containers write there can be anybody else's. A
-container's root would otherwise leave files that belong to one of the job's ids, which the user
-herself cannot remove and which outlive the job.
+Each is mounted once for a job, through ids of which only those of the job's user and the user's
+group exist: the user's files stay the user's, and nothing that containers write there can be
+anybody else's. A container's root would otherwise leave files that belong to one of the job's ids,
+which the user cannot remove and which outlive the job.
 
 What is mounted below a tree, such as each home by itself, is mounted one by one: where one cannot
 be, or not through other ids, the others are as they should be. What users mount there, by FUSE, is
