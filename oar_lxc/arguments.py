@@ -69,15 +69,15 @@ def check_input(stdin: Any) -> str:
     return stdin
 
 
-def check_seconds(key: str, value: Any, *, least: float = 0) -> float:
+def check_seconds(key: str, value: Any) -> float:
     """Return a number of seconds.
 
     Raises:
-        SpecError: it is none, or less than ``least``.
+        SpecError: it is none, or less than 0.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not least <= value < float("inf"):
-        raise SpecError(f"{key} is {shown(value)}; it is a number of seconds, at least {least:g}")
+    if not number or not 0 <= value < float("inf"):
+        raise SpecError(f"{key} is {shown(value)}; it is a number of seconds, at least 0")
     return float(value)
 
 

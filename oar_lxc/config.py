@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from oar_lxc import idspans
 from oar_lxc.errors import ConfigError
+from oar_lxc.hints import nearest
 from oar_lxc.layout import CONFIG, IMAGES, STATE
 from oar_lxc.network import POOL, PREFIX
 from oar_lxc.regular import read_regular
@@ -156,8 +157,10 @@ def _pool(path: Path, text: object) -> IPv4Network:
 
 def _nameservers(path: Path, found: object) -> tuple[str, ...]:
     try:
-        return tuple(str(ip_address(one)) for one in found)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise ValueError  # a number would be taken for an address
+        return tuple(str(ip_address(one)) for one in found)
+    except ValueError:
         raise ConfigError(
             f"{path}: network.nameservers is {found!r}; it is a list of addresses such as "
             '["192.0.2.53"]'
@@ -204,8 +207,6 @@ def _users(path: Path, found: object) -> tuple[idspans.Span, ...]:
 def _refuse_unknown(path: Path, table: Iterable[str], known: Collection[str], prefix: str) -> None:
     for key in table:
         if key not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, known, 1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
+            near = nearest(key, known)
+            hint = f"; did you mean {prefix}{near}?" if near else f"; known: {', '.join(known)}"
             raise ConfigError(f"{path}: unknown key {prefix}{key}{hint}")

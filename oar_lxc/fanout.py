@@ -36,11 +36,10 @@ from itertools import pairwise
 
 from oar_lxc.errors import CommandError
 from oar_lxc.isolated import isolated
-from oar_lxc.remote import LOST, OARSH, UP, oarsh_environ, stuck_shell
+from oar_lxc.remote import LOST, OARSH, SHELL_SECONDS, UP, oarsh_environ, stuck_shell
 from oar_lxc.run import Program
 
 UP_SECONDS = 10  # for the first node of a branch; the others are reached without it then
-SHELL_SECONDS = 60  # for a login shell to get to the program
 SILENT_SECONDS = 60  # after which the first node of a branch is lost
 FILES = 3  # that are open for each node
 OTHER_FILES = 64
@@ -107,7 +106,7 @@ class _Way:
         self.quiet += 1
         if not self._up and self.quiet > SHELL_SECONDS:
             self.leave()
-            self.end(LOST, stuck_shell(SHELL_SECONDS))
+            self.end(LOST, stuck_shell())
 
     def send(self, *data: bytes) -> None:
         """Let the program read this, and no more."""

@@ -1,9 +1,8 @@
-"""What somebody may have meant who wrote a key that there is not."""
+"""What somebody may have meant who wrote a word that there is not."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from difflib import get_close_matches
 
 from oar_lxc.errors import SpecError
 
@@ -20,6 +19,13 @@ _MEANT = {
 }
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return which of the known words may have been meant by another; empty where none is near."""
+    from difflib import get_close_matches  # which nobody has to load who makes no mistake
+
+    return next(iter(get_close_matches(word, known, 1)), "")
+
+
 def refuse_unknown(where: str, given: Iterable[str], known: Collection[str]) -> None:
     """Refuse what is no key, and say which one was meant.
 
@@ -33,7 +39,7 @@ def refuse_unknown(where: str, given: Iterable[str], known: Collection[str]) -> 
     """
     for key in given:
         if key not in known:
-            meant = _MEANT.get(key)
-            near = [meant] if meant in known else get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            meant = _MEANT.get(key, "")
+            near = meant if meant in known else nearest(key, known)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
             raise SpecError(f"{where}: unknown key {key!r}; {hint}")

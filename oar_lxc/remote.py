@@ -35,6 +35,7 @@ HEARTBEAT = "heartbeat"
 UP = b'["", "up"]'
 LOST = 255  # the exit status of ssh where the way is lost
 CONNECT_SECONDS = 10  # for ssh to get to a node
+SHELL_SECONDS = 60  # for a login shell to get to our program
 OARSH = (
     "oarsh",
     "-oForwardAgent=no",
@@ -252,10 +253,10 @@ def why_not_begun(status: int, said: str, begun: bool = False) -> str:
     )
 
 
-def stuck_shell(seconds: float) -> str:
+def stuck_shell() -> str:
     """Return what is told of a node where our program does not begin."""
     return (
-        f"your login shell there did not start oar-lxc within {seconds:g} s: look at whether "
+        f"your login shell there did not start oar-lxc within {SHELL_SECONDS} s: look at whether "
         "~/.bashrc, or your shell's file like it, waits for input or starts another shell"
     )
 

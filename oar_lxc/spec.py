@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any
 
 from oar_lxc.arguments import shown
 from oar_lxc.errors import ImageError, SpecError
-from oar_lxc.hints import refuse_unknown
+from oar_lxc.hints import nearest, refuse_unknown
 from oar_lxc.image.names import check_name
 
 DEFAULT_IMAGE = "debian-12"
@@ -344,9 +343,9 @@ def check_wait(value: object) -> str:
     text = _text(value).strip()
     if text in WAITS:
         return text
-    near = get_close_matches(text, WAITS, 1, 0.6)
+    near = nearest(text, WAITS)
     if not text or "\n" in text or (near and not re.search(r"[\s/]", text)):
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f"did you mean {near}? " if near else ""
         raise _AllowedError(
             f"{hint}allowed are {', '.join(WAITS)}, or a command such as 'pg_isready -q'"
         )

@@ -14,7 +14,7 @@ from oar_lxc.cli import reach
 from oar_lxc.cli.reach import complete_container, complete_job
 from oar_lxc.cli.table import print_table
 from oar_lxc.container import RUNNING
-from oar_lxc.errors import ContainerError
+from oar_lxc.errors import ContainerError, printable
 from oar_lxc.layout import check_job_id
 from oar_lxc.lookup import ask_nodes, find_container, parse_target
 from oar_lxc.remote import raise_first
@@ -57,7 +57,7 @@ def list_(job: str | None, as_json: bool) -> None:
     elif not errors:
         click.echo(f"job {remote.job_id} has no containers", err=True)
     for error in errors[:-1]:
-        click.echo(f"oar-lxc: {error}", err=True)
+        click.echo(f"oar-lxc: {printable(str(error))}", err=True)
     raise_first(errors[-1:])
 
 

@@ -12,6 +12,7 @@ import click
 
 from oar_lxc import __version__
 from oar_lxc.errors import OarLxcError, printable
+from oar_lxc.hints import nearest
 
 NEWLINE = "\n"
 # Command name → (module, attribute, one line of help). Modules load when their command is run.
@@ -62,10 +63,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command; of one that there is not, say which one may have been meant."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches  # which a right command need not load
-
-            near = get_close_matches(args[0], COMMANDS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(args[0], COMMANDS)
+            hint = f"; did you mean {near}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
@@ -126,7 +125,7 @@ def main() -> None:
         click.echo(f"oar-lxc: {printable(str(error), keep=NEWLINE)}", err=True)
         sys.exit(error.exit_status)
     except OSError as error:
-        click.echo(f"oar-lxc: {error}", err=True)
+        click.echo(f"oar-lxc: {printable(str(error))}", err=True)
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -24,13 +24,12 @@ from typing import Any, NoReturn
 
 from oar_lxc.crossing import mark_of
 from oar_lxc.errors import OarLxcError
-from oar_lxc.remote import LOST
+from oar_lxc.remote import LOST, SHELL_SECONDS
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 CHUNK = 1 << 16
 MOST_NOISE = 1 << 20  # bytes of what a login shell writes that are kept
 CLOSE_SECONDS = 2.0  # for a door to close; it is oarsh's, and cannot be killed
-SHELL_SECONDS = 60.0  # for a login shell to get to our program
 
 
 class NotOpenedError(OarLxcError):

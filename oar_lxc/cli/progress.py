@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from oar_lxc.errors import printable
+
 PATIENCE = 2.0  # seconds before anything is told
 TERMINAL, FILE = 0.2, 10.0  # seconds between two lines
 _WIDTH = 60  # of what a program says
@@ -91,7 +93,7 @@ class Meter:
             return ""
         line = next((line for line in reversed(lines) if line.strip()), "")
         line = line.removeprefix("I: ").strip()[:_WIDTH]
-        return "".join(c for c in line if c.isprintable())
+        return printable(line)
 
     def _clear(self) -> None:
         if self._terminal and self._told:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from oar_lxc.cli.passing import SHELL_SECONDS, NotOpenedError, become, run_far, run_here
+from oar_lxc.cli.passing import NotOpenedError, become, run_far, run_here
 from oar_lxc.container import RUNNING, not_running
 from oar_lxc.crossing import NO_MARK, pack
 from oar_lxc.doing import doing
@@ -259,7 +259,7 @@ def at_door(
 def not_opened(error: NotOpenedError, node: str) -> OarLxcError:
     """Return why a door did not open, for the user."""
     if error.late:
-        return NodeError(node, stuck_shell(SHELL_SECONDS))
+        return NodeError(node, stuck_shell())
     lines = error.said.strip().splitlines()
     if own := [line for line in lines if line.startswith("oar-lxc: ")]:
         told = OarLxcError(own[-1].removeprefix("oar-lxc: "))

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from oar_lxc.cli.passing import SHELL_SECONDS, Marked, NotOpenedError
+from oar_lxc.cli.passing import Marked, NotOpenedError
 from oar_lxc.cli.reach import Door, not_opened
 from oar_lxc.copying import CopyError, Place, split_path
 from oar_lxc.crossing import mark_of
 from oar_lxc.errors import printable
 from oar_lxc.extract import CHUNK, Complain, Readable, Refused
-from oar_lxc.remote import LOST
+from oar_lxc.remote import LOST, SHELL_SECONDS
 
 OpenDoor = Callable[[Sequence[str]], Door]
 

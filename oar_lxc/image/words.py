@@ -71,11 +71,6 @@ _ON_THE_WAY = (
 )
 
 
-def printable(text: str) -> str:
-    """Return a text that no terminal obeys: names in archives may be anybody's."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def no_room(error: CommandError) -> str:
     """Return the system's words where a program had no room to write; empty where it had."""
     match = _FULL.search(error.stderr)

@@ -52,6 +52,7 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
         ('network = "10.0.0.0/8"\n', r"network is a table, written \[network\]"),
         ('[network]\npool = "x"\n', "network.pool is 'x'; it is an IPv4 network"),
         ('[network]\nnameservers = ["ns1"]\n', r"network.nameservers is \['ns1'\]; it is a list"),
+        ("[network]\nnameservers = [53]\n", r"network.nameservers is \[53\]; it is a list of"),
         ("[network]\nnameservers = 1\n", "network.nameservers is 1; it is a list of addresses"),
         ("[network]\npool = 10\n", "network.pool is 10; it is an IPv4 network"),
         ('[network]\npool = "10.0.0.0/24"\n', "prefix length of 21 at most"),

@@ -60,7 +60,7 @@ def test_the_last_line_of_a_program_is_told(stream: io.StringIO) -> None:
         meter.follow(lambda: "".join(said))
         wait_for(stream, r"building mine: \d+ s, first")
         said.append("I: second \033[31mline\n\n")
-        wait_for(stream, r"building mine: \d+ s, second \[31mline")
+        wait_for(stream, r"building mine: \d+ s, second \?\[31mline")
         meter.update(5_000_000, 0)
         wait_for(stream, r"building mine: \d+ s, 5 MB, ")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from oar_lxc.errors import ImageError
+from oar_lxc.hints import nearest
 
 HERE = Path(__file__).parent
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.:-]*")
@@ -90,8 +90,8 @@ def read_recipe(path: Path) -> Recipe:
         raise ImageError(f"{path}: {error}") from error
     for key, value in data.items():
         if key not in KEYS:
-            near = get_close_matches(key, KEYS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(KEYS)}"
+            near = nearest(key, KEYS)
+            hint = f"did you mean {near}?" if near else f"known: {', '.join(KEYS)}"
             raise ImageError(f"{path}: unknown key {key}; {hint}")
         if key in ("packages", "sources"):
             if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
