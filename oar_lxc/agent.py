@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from oar_lxc.container import LxcRuntime
-from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.here import environ_here, open_job
 from oar_lxc.layout import check_job_id
 from oar_lxc.onnode import OnNode
@@ -61,7 +61,10 @@ def carry_out(node: OnNode, operation: str, request: Mapping[str, Any]) -> None:
     if operation not in OPERATIONS:
         raise UsageError(f"operation {operation!r}; known: {', '.join(OPERATIONS)}")
     module, _, name = OPERATIONS[operation].partition(":")
-    getattr(import_module(f"oar_lxc.{module}"), name)(node, request)
+    try:
+        getattr(import_module(f"oar_lxc.{module}"), name)(node, request)
+    except ContainerError as error:  # whoever asked names the node
+        raise ContainerError(error.container, "", error.reason, error.log) from error
 
 
 def _emit_line(event: dict[str, Any]) -> None:

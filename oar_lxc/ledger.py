@@ -109,8 +109,15 @@ def release(layout: JobLayout, session: str) -> None:
 
 
 def allot_asked(node: OnNode, request: Mapping[str, Any]) -> None:
-    """Call :func:`allot` for a session of another node; an operation of the agent."""
-    node.emit({"event": "allotted", **allot(node.layout, node.published, request)})
+    """Call :func:`allot` for a session of another node; an operation of the agent.
+
+    Events: ``allotted`` with what that returns, or ``refused`` with the ``reason``, where what the
+    session asks for is wrong and not this node.
+    """
+    try:
+        node.emit({"event": "allotted", **allot(node.layout, node.published, request)})
+    except SpecError as error:
+        node.emit({"event": "refused", "reason": str(error)})
 
 
 def release_asked(node: OnNode, request: Mapping[str, Any]) -> None:

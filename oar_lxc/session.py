@@ -274,6 +274,8 @@ class Session:
             return allot(self.layout, self.published, request)
         allotted: dict[str, Any] = {}
         raise_first(self._remote.call("allot", request, lambda _, e: allotted.update(e), [head]))
+        if allotted.pop("event") == "refused":
+            raise SpecError(allotted["reason"])
         return allotted
 
     def _release(self) -> None:
