@@ -66,7 +66,10 @@ def connect(session: Session) -> None:
     name = session.containers[0].name
     print(f"connect from the frontend:  oar-lxc ssh {job}/{name}")
     print(f"run a command in it:        oar-lxc exec {job}/{name} -- hostname")
-    print(f"end the job:                oardel {job}", flush=True)
+    if sys.stdin.isatty():  # the job goes on without them
+        print("end them:                   Ctrl-C", flush=True)
+    else:
+        print(f"end the job:                oardel {job}", flush=True)
 
 
 def main() -> int:
@@ -95,4 +98,5 @@ if __name__ == "__main__":
     except (OarLxcError, OSError) as error:
         sys.exit(f"lxc_job.py: {error}")
     except KeyboardInterrupt:
-        sys.exit(130)  # the containers are gone
+        print("lxc_job.py: interrupted; the containers are gone", file=sys.stderr)
+        sys.exit(130)

@@ -344,7 +344,7 @@ def test_a_missing_argument_is_told_with_how_it_is_meant(
     ("arguments", "message", "status"),
     [
         (("list", "x"), "job id 'x' is not a number", 2),
-        (("exec", "42/", "--", "true"), "'42/' names no container", 2),
+        (("exec", "42/", "--", "true"), "'42/' names no container but all of a job, which", 2),
         (("exec", "42/vm9", "--", "true"), "container vm9: job 42 has no such container; it", 1),
         (("ssh", "vm9"), "container vm9: job 42 has no such container; it has: vm1, vm2", 1),
     ],

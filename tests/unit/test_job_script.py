@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from oar_lxc import session
 from oar_lxc.errors import LaunchError, OarLxcError
 from oar_lxc.job import Job
 from tests.unit.fakes import FakeRemote, prepared_nodes
@@ -324,6 +326,28 @@ def test_without_a_command_it_says_how_to_connect_and_stays_until_a_signal(
     assert "oar-lxc exec 42/vm1 -- hostname\n" in told
     assert "oardel 42\n" in told
     assert "cpuset is off" not in told
+    assert remote.running() == []
+
+
+def test_in_an_interactive_job_ctrl_c_ends_the_containers_and_it_says_so(
+    remote: FakeRemote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def wait(self: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session.Session, "wait", wait)
+    monkeypatch.setattr(sys, "argv", ["lxc_job.py", "--wait", "running"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.print", lambda text, **_: told.append(text))
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert caught.value.code == 130
+    assert told[-2:] == [
+        "end them:                   Ctrl-C",
+        "lxc_job.py: interrupted; the containers are gone",
+    ]
     assert remote.running() == []
 
 
