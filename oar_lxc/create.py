@@ -183,9 +183,7 @@ def containers_of(layout: JobLayout, session: str | None) -> list[str]:
         OSError: the directory of containers cannot be read.
     """
     found = {name: _session(layout.containers / name) for name in os.listdir(layout.containers)}
-    if session is None:
-        return sorted(name for name, whose in found.items() if whose)
-    return sorted(name for name, whose in found.items() if whose == session)
+    return sorted(name for name, whose in found.items() if whose and session in (None, whose))
 
 
 def _session(directory: Path) -> str:

@@ -49,7 +49,7 @@ def open_ports(layout: JobLayout, session: str, share: Sequence[PlannedContainer
 
 def close_ports(layout: JobLayout, session: str | None) -> None:
     """Close the ports of a session, or of all where None."""
-    for path in layout.private.glob(f"ports-{session or '*'}.json"):
+    for path in layout.private.glob(f"ports-{'*' if session is None else session}.json"):
         with suppress(OSError, ValueError, KeyError):
             note = json.loads(path.read_text())
             command = Path(f"/proc/{note['pid']}/cmdline").read_bytes()

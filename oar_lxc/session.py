@@ -376,6 +376,8 @@ class Session:
             SpecError: the grace is no number of seconds.
         """
         check_seconds("grace", grace)
+        if not self._token:
+            return  # the block has not begun
         failures: list[ContainerError | NodeError] = []
 
         def take(node: str, event: dict[str, Any]) -> None:

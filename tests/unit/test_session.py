@@ -446,6 +446,19 @@ def test_a_grace_that_is_no_number_is_one_sentence(remote: FakeRemote) -> None:
         containers.stop("5")  # type: ignore[arg-type]
 
 
+def test_a_session_that_has_not_begun_stops_nothing(remote: FakeRemote) -> None:
+    node = remote.by_name["node1"]
+    with Session(Group(name="a"), JOB):
+        (node.layout.containers / "notes").write_text("mine")
+        (node.layout.private / "ports-x.json").write_text("{}")
+        before = files(remote)
+        Session(Group(name="b"), JOB).stop()
+        assert node.run("destroy", {"session": ""}) == []
+        assert files(remote) == before
+        assert (node.layout.private / "ports-x.json").exists()
+        assert remote.running() == ["a1", "a2"]
+
+
 def test_containers_can_be_stopped_before_the_block_ends(remote: FakeRemote) -> None:
     with Session(job=JOB) as containers:
         containers.stop()
