@@ -262,9 +262,7 @@ def _commands(path: Path) -> None:
     "make",
     [_fifo, _directory, _socket, _device, _loop, _binary, _huge, _commands],
 )
-def test_a_nodefile_that_is_none_is_one_sentence_and_holds_no_hook(
-    trap: Trap, make: object
-) -> None:
+def test_a_nodefile_that_is_none_is_told_and_holds_no_hook(trap: Trap, make: object) -> None:
     assert callable(make)
     nodefile = trap.directory / "nodefile"
     make(nodefile)
@@ -284,6 +282,6 @@ def test_a_nodefile_that_is_none_is_one_sentence_and_holds_no_hook(
     )
     assert trap.victims == set()
     assert "Traceback" not in done.stderr
-    assert done.returncode == 1
+    assert done.returncode == 0  # the stanza comes after it, on every node
     assert done.stderr.startswith("oar-lxc-node: ")
-    assert len(done.stderr) < 500
+    assert len(done.stderr) < 1000
