@@ -84,8 +84,11 @@ def parse_target(text: str) -> tuple[int | None, str]:
 
 
 def has_container(job_id: int, name: str) -> bool:
-    """Whether a job has a container of a name on this node."""
-    return (JobLayout(job_id).containers / name / CONFIG_FILE).exists()
+    """Whether a job of the caller's has a container of a name on this node."""
+    try:
+        return (JobLayout(job_id).containers / name / CONFIG_FILE).exists()
+    except PermissionError:  # it is another user's, which is told where it is looked for
+        return False
 
 
 def find_remote(job_id: int | None, environ: Mapping[str, str] | None = None) -> Remote:
