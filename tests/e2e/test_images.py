@@ -196,9 +196,11 @@ def test_a_build_that_is_cut_off_leaves_nothing(cluster: Cluster) -> None:
     (ids,) = wait_until("apt runs with the job's ids", lambda: building(cluster, job), 90)
     job.delete()
     job.wait_end()
-    left = cluster.on(ids[0], "find", "/tmp", "/var/lib/oar-lxc", "-uid", f"+{ids[1] - 1}").stdout
+    node, first = ids
+    of_job = ["-uid", f"+{first - 1}", "-uid", f"-{first + 65536}"]
+    left = cluster.on(node, "find", "/tmp", "/var/lib/oar-lxc", *of_job).stdout
     assert left == ""
-    cluster.assert_nothing_left(job, {ids[0]: ids[1]})
+    cluster.assert_nothing_left(job, {node: first})
     assert "cut" not in cluster.frontend("oar-lxc", "image", "list").stdout
 
 
