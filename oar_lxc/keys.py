@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from oar_lxc.ed25519 import KeyPair
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
+from oar_lxc.whole import write_whole
 
 CLIENT = "id_ed25519"
 
@@ -35,19 +35,11 @@ class JobKey:
         try:
             if not (key.directory / CLIENT).exists():
                 pair = KeyPair.make()
-                key._write(f"{CLIENT}.pub", f"{pair.public} {comment}\n")
-                key._write(CLIENT, pair.private(comment))
+                write_whole(key.directory / f"{CLIENT}.pub", f"{pair.public} {comment}\n")
+                write_whole(key.directory / CLIENT, pair.private(comment))
         except OSError as error:
             raise OarLxcError(f"cannot make keys in {key.directory}: {error.strerror}") from error
         return key
-
-    def _write(self, name: str, text: str) -> None:
-        scratch = self.directory / f".{name}"
-        scratch.unlink(missing_ok=True)
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-        scratch.replace(self.directory / name)
 
     def keep(self, data: Mapping[str, str]) -> None:
         """Keep on another node of the job what a client needs, as :meth:`to_client_data` has it.
@@ -58,7 +50,7 @@ class JobKey:
         Raises:
             OSError: it cannot be written.
         """
-        self._write(CLIENT, data["client"])
+        write_whole(self.directory / CLIENT, data["client"])
 
     def to_data(self) -> dict[str, str]:
         """Return what containers need, as :class:`oar_lxc.skeleton.Skeleton` names it."""

@@ -34,6 +34,7 @@ from oar_lxc.onnode import OnNode
 from oar_lxc.plan import Plan, PlannedContainer, by_number, make_plan
 from oar_lxc.published import PublishedJob
 from oar_lxc.spec import Spec
+from oar_lxc.whole import write_whole
 
 LEDGER = "ledger.json"
 # Of a container, what keeps others from having the same.
@@ -192,9 +193,7 @@ def _table(layout: JobLayout) -> Iterator[dict[str, Any]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         table = _read(path)
         yield table
-        scratch = path.with_name(f".{path.name}")
-        scratch.write_text(json.dumps(table))
-        scratch.replace(path)
+        write_whole(path, json.dumps(table))
     except OSError as error:
         raise OarLxcError(f"cannot write {path}: {error.strerror}") from error
     finally:

@@ -19,6 +19,7 @@ from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import RUNNING
 from oar_lxc.layout import JobLayout
 from oar_lxc.onnode import OnNode
+from oar_lxc.whole import write_whole
 
 NAMES = "names.json"
 TIMEOUT = 10.0  # seconds in which a container takes new names, or keeps the old ones
@@ -100,7 +101,5 @@ def _read(layout: JobLayout) -> tuple[Known, list[str]]:
 
 
 def _write(layout: JobLayout, known: Known, ended: Sequence[str]) -> None:
-    path = layout.private / NAMES
-    scratch = path.with_name(f".{NAMES}")
-    scratch.write_text(json.dumps({"sessions": known, "ended": list(ended)}))
-    scratch.replace(path)
+    text = json.dumps({"sessions": known, "ended": list(ended)})
+    write_whole(layout.private / NAMES, text)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from oar_lxc.create import containers_of
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.lookup import FoundContainer
+from oar_lxc.whole import write_whole
 
 INCLUDE = "Include oar-lxc/*/config"
 # What an entry for all hosts may have, and the way to a container cannot bear. The keys are of
@@ -91,10 +91,10 @@ class SshFiles:
                 directory.mkdir(mode=0o700, exist_ok=True)
             self.directory.chmod(0o700)
             key, known = self.directory / "id_ed25519", self.directory / "known_hosts"
-            replace_file(key, keys["client"])
+            write_whole(key, keys["client"])
             lines = (f"{host_name(c.name, self.job_id)} {c.host_key}\n" for c in containers)
-            replace_file(known, "".join(lines))
-            replace_file(self.config, self._text(containers, key, known, proxy))
+            write_whole(known, "".join(lines))
+            write_whole(self.config, self._text(containers, key, known, proxy))
         except OSError as error:
             raise OarLxcError(
                 f"cannot write {error.filename or self.directory}: {error.strerror}"
@@ -142,19 +142,6 @@ def _quoted(path: Path) -> str:
     """Write a path as ssh_config(5) reads it."""
     text = str(path).replace("%", "%%")
     return f'"{text}"' if " " in text else text
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file that only the user may read; who reads it sees the old or the new one."""
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # with mode 0600
-    try:
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def known_jobs(home: Path) -> list[int]:

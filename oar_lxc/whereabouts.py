@@ -18,6 +18,7 @@ from pathlib import Path
 
 from oar_lxc.errors import UsageError
 from oar_lxc.layout import check_node
+from oar_lxc.whole import write_whole
 
 KEEP = 30 * 86400  # seconds
 _LONGEST = 1 << 20  # bytes
@@ -46,16 +47,11 @@ def remember(job_id: int, nodes: Mapping[str, str]) -> None:
     with suppress(OSError, KeyError):
         place = directory()
         Path(place).mkdir(0o700, parents=True, exist_ok=True)
-        file = f"{place}/{job_id}.json"
-        new = f"{place}/.{job_id}.{os.getpid()}"
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w") as out:
-            out.write(json.dumps(dict(nodes)))
-        os.rename(new, file)
+        write_whole(Path(place) / f"{job_id}.json", json.dumps(dict(nodes)))
         for name in os.listdir(place):
             path = f"{place}/{name}"
             old = os.lstat(path).st_mtime < time.time() - KEEP
-            if old and re.fullmatch(r"\.?[0-9]+\.[a-z0-9]+", name):
+            if old and re.fullmatch(r"\.?[0-9]+\.json(\.[0-9]+)?", name):
                 os.unlink(path)
 
 

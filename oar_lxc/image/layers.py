@@ -2,7 +2,9 @@
 
 Layers are read twice. The first time, their digests are checked, and it is found out which member
 each path of the tree comes from; the second time, those members alone are handed on. So nothing
-is unpacked that a later layer takes away, and nothing needs root.
+is unpacked that a later layer takes away, and nothing needs root. umoci, the usual program for it,
+unpacks all layers into a directory: as root, or the owners are lost, and it would be packed again
+from there. Many images are no layout, which is all that umoci reads.
 
 What a layer means is said in https://github.com/opencontainers/image-spec/blob/main/layer.md
 """

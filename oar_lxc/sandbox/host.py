@@ -15,6 +15,7 @@ from pathlib import Path
 
 from oar_lxc.contain import contained
 from oar_lxc.errors import CommandError
+from oar_lxc.node.links import VXLAN_PORT
 from oar_lxc.run import Result, run
 from oar_lxc.sandbox.state import SandboxError
 from oar_lxc.setup import checks
@@ -81,7 +82,7 @@ PROBES = (
         "a VXLAN device",
         "a job's containers on different nodes reach each other through it",
         "vxlan",
-        (*_LINK, "vxlan", "id", "1", "dstport", "4789"),
+        (*_LINK, "vxlan", "id", "1", "dstport", str(VXLAN_PORT)),
     ),
     Probe(
         "nftables with address translation",

@@ -605,7 +605,7 @@ def test_a_spec_that_does_not_fit_fails_before_anything_is_made(remote: FakeRemo
 
 
 def test_keys_that_cannot_be_made_leave_nothing(remote: FakeRemote) -> None:
-    in_the_way = remote.by_name["node1"].layout.private / f".{keys.CLIENT}"
+    in_the_way = remote.by_name["node1"].layout.private / f".{keys.CLIENT}.pub.{os.getpid()}"
     in_the_way.mkdir()
     with pytest.raises(OarLxcError, match=r"cannot make keys in .*: Is a directory"):
         Session(job=JOB).__enter__()
