@@ -141,11 +141,29 @@ class Litter:
             try:
                 os.rmdir(name, dir_fd=directory)
             except OSError:
-                _give(directory, name, self.whose.uid)
+                self._give(directory, name)
+
+    def _give(self, directory: int, name: str) -> None:
+        """Give a directory to the user, without the bit by which its group would go to new files.
+
+        By now, the name may be that of another's directory, which is not the user's to have.
+        """
+        fd = _open(directory, name)
+        try:
+            status = os.fstat(fd)
+            if self._is_jobs(status.st_uid, status.st_gid):
+                os.fchmod(fd, status.st_mode & 0o1777)
+                os.fchown(fd, max(self.whose.uid, 0), NOBODY)
+        finally:
+            os.close(fd)
+
+    def _is_jobs(self, uid: int, gid: int) -> bool:
+        """Whether a file is the job's; what others make in its directories may have its group."""
+        return self.whose.is_jobs(uid) or (self.whose.is_jobs(gid) and self.whose.is_users(uid))
 
     def _visit(self, act: _Visit) -> None:
         def visit(directory: int, name: str, facts: _Facts, path: str) -> None:
-            if self.whose.is_jobs(facts.uid) or self.whose.is_jobs(facts.gid):
+            if self._is_jobs(facts.uid, facts.gid):
                 act(directory, name, facts, path)
 
         errors = []
@@ -179,16 +197,6 @@ def _remove_ipc(kind: str, number: int) -> bool:
     if kind == "sem":
         return bool(_libc.semctl(number, 0, _IPC_RMID) == 0)
     return bool(getattr(_libc, f"{kind}ctl")(number, _IPC_RMID, None) == 0)
-
-
-def _give(directory: int, name: str, uid: int) -> None:
-    """Give a directory to a user, without the bit by which its group would go to new files."""
-    fd = _open(directory, name)
-    try:
-        os.fchmod(fd, os.fstat(fd).st_mode & 0o1777)
-        os.fchown(fd, max(uid, 0), NOBODY)
-    finally:
-        os.close(fd)
 
 
 def _visit_all(place: Path, visit: _Visit, end: float) -> None:

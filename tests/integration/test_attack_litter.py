@@ -106,7 +106,7 @@ def test_what_is_left_elsewhere_is_told(job: PretendJob, mark: str) -> None:
     job.destroy()
     path = Path(f"/dev/shm/{mark}.file")
     path.touch()
-    os.chown(path, 0, first_id + 3)
+    os.chown(path, first_id + 3, 0)
     try:
         done = job.node_side("leftovers", "--first-id", str(first_id), check=False)
         assert (done.status, str(path) in done.stdout) == (1, True), done.stdout
@@ -114,3 +114,33 @@ def test_what_is_left_elsewhere_is_told(job: PretendJob, mark: str) -> None:
         assert job.node_side("destroy", check=False).status == 0
     finally:
         path.unlink(missing_ok=True)
+
+
+SHARE = """
+os.umask(0)
+os.mkdir(sys.argv[1], 0o777)
+os.chmod(sys.argv[1], 0o2777)
+tell("made")
+"""
+
+
+def test_what_others_make_in_a_directory_of_the_job_stays_theirs(
+    job: PretendJob, other_user: str, mark: str
+) -> None:
+    """It has the job's group, as the directory gives its group to new files."""
+    top = Path(f"/tmp/{mark}")
+    done = job.run(
+        ["lxc-usernsexec", *ids_options(job), "--", PYTHON, "-c", PROLOGUE + SHARE, str(top)]
+    )
+    assert done.status == 0, done.stderr
+    become = ["setpriv", "--reuid", other_user, "--regid", other_user, "--init-groups", "--"]
+    line = f"umask 077; mkdir {top}/bobs; cd {top}/bobs; echo bobs >file; mkdir empty"
+    subprocess.run([*become, "sh", "-c", line], check=True)
+    mine = top / "bobs"
+    before = mine.stat()
+    assert before.st_gid == published(job).first_id
+    job.destroy()
+    assert (mine / "file").read_text() == "bobs\n"
+    assert (mine / "empty").is_dir()
+    assert (mine.stat().st_uid, mine.stat().st_mode) == (before.st_uid, before.st_mode)
+    assert top.stat().st_uid == pwd.getpwnam(job.user).pw_uid
