@@ -47,14 +47,14 @@ def bounded(act: Callable[[], list[str]], timeout: float, what: str) -> list[str
     finally:
         os.close(reader)
         os.kill(child, signal.SIGKILL)
-        _bury(child)
+        bury(child)
     result: list[str] | str = json.loads(answer) if answer else f"{what} failed"
     if isinstance(result, str):
         raise OarLxcError(result)
     return result
 
 
-def _bury(child: int) -> None:
+def bury(child: int) -> None:
     """Wait for a killed child's end, unless the kernel holds it: it is init's to wait for then."""
     end = time.monotonic() + PATIENCE
     while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:

@@ -4,22 +4,34 @@ A user namespace with the job's ids lives as long as anything knows of it: an op
 of another namespace or a socket that was made inside; a dead process that nobody waited for. Its
 owner enters it by that, when nobody looks any more. And a newuidmap(1) that was stopped when it
 had read that the ids are the user's maps them when it goes on.
+
+What a process has open, and its memory, may be made so that whoever looks at it waits for good: a
+child looks, and is given up. Who keeps it waiting has something to hide.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import TooLateError
+from oar_lxc.node.bounded import bury
 from oar_lxc.node.namespaces import UserNamespaces
 from oar_lxc.node.processes import Handles, is_zombie, parent, pids
 from oar_lxc.node.whose import Whose
 
 MAPPERS = ("newuidmap", "newgidmap")
+PATIENCE = 1.0  # seconds without a word of the child that looks
+LEAST_PATIENCE = 0.05  # where others have kept one waiting already
+FILES = 1000  # between two words of the child
+_NO, _YES, _GOES_ON = b"0", b"1", b"."
+_MOST = 1 << 20  # descriptors
+_ANSWER = 3  # the descriptor that the child keeps
 
 
 def find_holders(
@@ -44,15 +56,62 @@ def find_holders(
         for pid in pids()
         if _in_time(deadline) and is_zombie(pid) and _is_jobs(pid, namespaces)
     }
-    found = set()
     for pid in others:
-        _in_time(deadline)
         handles.hold(pid)
-        if pid in parents or _maps_ids(pid, whose) or _has_handle(pid, namespaces):
-            found.add(pid)
-        else:
-            handles.drop(pid)
+    found = parents.intersection(others)
+    found.update(_find(sorted(set(others) - found), whose, deadline))
+    for pid in set(others) - found:
+        handles.drop(pid)
     return found
+
+
+def _find(waiting: Sequence[int], whose: Whose, deadline: float) -> Iterator[int]:
+    """Yield those of some processes that hold a job's ids, or keep from being looked at."""
+    patience = PATIENCE
+    while waiting:
+        done = 0
+        for holds in _answers(waiting, whose, patience, deadline):
+            if holds:
+                yield waiting[done]
+            done += 1
+        if done < len(waiting):
+            yield waiting[done]
+            patience = max(LEAST_PATIENCE, patience / 2)
+        waiting = waiting[done + 1 :]
+
+
+def _answers(
+    processes: Sequence[int], whose: Whose, patience: float, deadline: float
+) -> Iterator[bool]:
+    """Yield of each process whether it holds the job's ids, up to one that keeps us waiting."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            # It may stay for long, and would keep others' locks.
+            os.dup2(writer, _ANSWER)
+            os.closerange(_ANSWER + 1, _MOST)
+            _look(processes, whose)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    try:
+        while select.select([reader], [], [], patience)[0] and _in_time(deadline):
+            words = os.read(reader, 1 << 12)
+            if not words:
+                return
+            yield from (word == _YES[0] for word in words if word != _GOES_ON[0])
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        bury(child)
+
+
+def _look(processes: Sequence[int], whose: Whose) -> None:
+    namespaces = UserNamespaces(whose)
+    for pid in processes:
+        holds = _maps_ids(pid, whose) or _has_handle(pid, namespaces)
+        os.write(_ANSWER, _YES if holds else _NO)
 
 
 def _in_time(deadline: float) -> bool:
@@ -81,5 +140,9 @@ def _maps_ids(pid: int, whose: Whose) -> bool:
 
 def _has_handle(pid: int, namespaces: UserNamespaces) -> bool:
     with suppress(OSError):
-        return any(namespaces.is_handle(pid, fd) for fd in os.listdir(f"/proc/{pid}/fd"))
+        for number, fd in enumerate(os.listdir(f"/proc/{pid}/fd")):
+            if namespaces.is_handle(pid, fd):
+                return True
+            if number % FILES == FILES - 1:
+                os.write(_ANSWER, _GOES_ON)
     return False

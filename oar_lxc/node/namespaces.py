@@ -11,8 +11,10 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import select
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -30,6 +32,8 @@ _KINDS = {"cgroup", "ipc", "mnt", "net", "pid", "socket", "time", "user", "uts"}
 _SIOCGSKNS = 0x894C  # linux/sockios.h: the network namespace that a socket was made in
 _SYS_PIDFD_GETFD = 438
 _LONGEST = 1 << 16  # bytes of a map: the kernel takes a page
+_PATIENCE = 1.0  # seconds in which a child of ours has entered a namespace
+_MOMENT = 0.005  # seconds
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -165,7 +169,8 @@ def _maps_of(handle: int) -> list[tuple[int, int]] | None:
     over_r, over_w = os.pipe()
     child = os.fork()
     if child == 0:
-        # Only system calls here. What is in the namespace may kill this process, not look into it.
+        # Only system calls here. What is in the namespace may kill or stop this process, not look
+        # into it.
         try:
             os.close(over_w)
             _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -177,7 +182,7 @@ def _maps_of(handle: int) -> list[tuple[int, int]] | None:
     os.close(ready_w)
     os.close(over_r)
     try:
-        return _maps(child) if os.read(ready_r, 1) else None
+        return _maps(child) if _has_entered(child, handle, ready_r) else None
     except OSError:
         return None
     finally:
@@ -185,6 +190,18 @@ def _maps_of(handle: int) -> list[tuple[int, int]] | None:
         os.close(over_w)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def _has_entered(child: int, handle: int, ready: int) -> bool:
+    """Whether a child is in a namespace; one that was stopped there cannot tell it, but is."""
+    name = f"user:[{os.fstat(handle).st_ino}]"
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        if select.select([ready], [], [], _MOMENT)[0]:
+            return bool(os.read(ready, 1))
+        if os.readlink(f"/proc/{child}/ns/user") == name:
+            return True
+    return False
 
 
 def _socket_namespace(pid: int, fd: int) -> _closing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.lxcconfig import LXCFS
+from oar_lxc.node import namespaces
 from oar_lxc.node.cgroup import JobCgroups
 from tests import kernel
 from tests.integration.conftest import containers_of, published
@@ -318,6 +320,58 @@ def test_nobody_comes_back_to_the_ids_of_a_job_that_has_ended(
                 assert innocent.poll() is None
     finally:
         go.unlink(missing_ok=True)
+
+
+# Stops all that it may, those that look into its namespaces among them. It has many of these.
+STOP_THOSE_WHO_LOOK = """
+CLONE_NEWUSER = 0x10000000
+def enter_new():
+    ids = f"0 {os.getuid()} 1", f"0 {os.getgid()} 1"
+    assert libc.unshare(CLONE_NEWUSER) == 0, ctypes.get_errno()
+    for name, text in zip(("setgroups", "uid_map", "gid_map"), ("deny", *ids)):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+enter_new()
+held = []
+for _ in range(60):
+    ready, tell_ready = os.pipe()
+    if (pid := os.fork()) == 0:
+        enter_new()
+        os.write(tell_ready, b"1")
+        signal.pause()
+    assert os.read(ready, 1)
+    held.append(os.open(f"/proc/{pid}/ns/user", os.O_RDONLY))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+tell(len(held))
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    with contextlib.suppress(OSError):
+        os.kill(-1, signal.SIGSTOP)
+"""
+
+
+def test_who_stops_what_looks_into_namespaces_holds_up_nobody(
+    make_job: Callable[[], PretendJob],
+) -> None:
+    job, other = make_job(), make_job()
+    with attack(other, STOP_THOSE_WHO_LOOK):
+        assert_gone(job, 40)
+
+
+def test_who_is_stopped_in_a_namespace_is_in_it() -> None:
+    argv = ["unshare", "--user", "sh", "-c", "kill -STOP $$"]
+    reader, writer = os.pipe()
+    with subprocess.Popen(argv) as child:
+        try:
+            os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+            handle = os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY)
+            assert namespaces._has_entered(child.pid, handle, reader)
+            os.close(handle)
+        finally:
+            child.kill()
+            os.close(reader)
+            os.close(writer)
 
 
 # Kills lxc-user-nic, which runs in slow motion, when the kernel tells of the device that it made.
