@@ -58,6 +58,17 @@ def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarch
     return list(found.values())
 
 
+def leave_freezers() -> None:
+    """Leave the cgroups of a job, in which OAR runs hooks, as far as they could be frozen.
+
+    Who destroys a job freezes it, and the user's other jobs: two at once would freeze each other.
+    """
+    for hierarchy in hierarchies():
+        if "freezer" in hierarchy.names:
+            with suppress(OSError):
+                (hierarchy.path / "cgroup.procs").write_text(str(os.getpid()))
+
+
 def check_oar_cgroup(text: str, job_id: int, user: str) -> str:
     """Return the path of OAR's cgroup of a job, checked to be no other's.
 
@@ -209,7 +220,7 @@ class JobCgroups:
 
     @contextmanager
     def frozen(self, wait: float = 1.0) -> Iterator[None]:
-        """Freeze the job's cgroups, OAR's too, for a moment; this process leaves them.
+        """Freeze the job's cgroups, OAR's too, for a moment.
 
         Processes that fork and end without a rest are nowhere when they are looked at.
 
@@ -218,9 +229,7 @@ class JobCgroups:
         """
         found = []
         for hierarchy in hierarchies():
-            if paths := self._freezers(hierarchy):
-                (hierarchy.path / "cgroup.procs").write_text(str(os.getpid()))
-                found += paths
+            found += self._freezers(hierarchy)
         with _frozen(found, wait):
             yield
 

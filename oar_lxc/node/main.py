@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from oar_lxc.config import lenient_config, read_config
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
 from oar_lxc.idspans import Span, parse_spans
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.account import UNKNOWN, find_uid, job_uid
-from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup
+from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup, leave_freezers
 from oar_lxc.node.log import NodeLog, say, tell
 from oar_lxc.node.record import GRACE, Record
 
@@ -153,11 +154,19 @@ def _forget_caller() -> None:
     os.chdir("/")  # it may have been removed, or its file server have died
     os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else no program's failure would be seen
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what is stopped or frozen goes on
+        signal.signal(number, _end)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    leave_freezers()
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_DATA):
         _raise_limit(limit, resource.RLIM_INFINITY)
     # One open file for each process that is killed at once.
     _raise_limit(resource.RLIMIT_NOFILE, MOST_FILES)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """Leave as a shell tells that a signal ended a command, but by the end of each block."""
+    sys.exit(128 + number)
 
 
 def _raise_limit(limit: int, least: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 import stat
 import subprocess
 import time
@@ -15,6 +16,7 @@ import pytest
 from oar_lxc.lxcconfig import LXCFS
 from oar_lxc.node import namespaces
 from oar_lxc.node.cgroup import JobCgroups
+from oar_lxc.node.processes import is_stopped
 from tests import kernel
 from tests.integration.conftest import containers_of, published
 from tests.integration.lxcfs import running_lxcfs
@@ -26,7 +28,7 @@ from tests.integration.test_attack_processes import (
     ids_options,
     lives,
 )
-from tests.pretend import CGROUPS, PYTHON, PretendJob
+from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
 
 WAITING = "tell(os.getpid()); signal.pause()"
 
@@ -320,6 +322,64 @@ def test_nobody_comes_back_to_the_ids_of_a_job_that_has_ended(
                 assert innocent.poll() is None
     finally:
         go.unlink(missing_ok=True)
+
+
+def test_who_destroys_a_job_from_inside_another_is_not_frozen_with_that(
+    make_job: Callable[[], PretendJob],
+) -> None:
+    """OAR runs epilogues inside their jobs; two at once would freeze each other for good."""
+    job, other = make_job(), make_job()
+    inside = CGROUPS / "freezer" / other.cgroup[1:]
+    line = f'echo $$ >{inside}/cgroup.procs; exec "$@"'
+    argv = ["sh", "-c", line, "sh", PYTHON, "-IS", str(checkout() / "oar-lxc-node"), "destroy"]
+    argv += ["--job", str(job.id), "--user", job.user, "--cgroup", job.cgroup]
+    with attack(other, INJECT, freezer(job), "plain"), subprocess.Popen(argv) as destroyer:
+        try:
+            assert destroyer.wait(40) == 0
+        finally:
+            (inside / "freezer.state").write_text("THAWED")
+            destroyer.kill()
+
+
+STAND_STILL = """
+import sys, time
+from oar_lxc.node.cgroup import JobCgroups
+from oar_lxc.node.processes import is_stopped
+from oar_lxc.node.main import _forget_caller
+from oar_lxc.node.standstill import standstill
+from oar_lxc.node.whose import Whose
+_forget_caller()
+job, user, uid = sys.argv[1:]
+with standstill(JobCgroups(int(job), user, f"/oar/{user}_{job}"), Whose(int(uid), 0)):
+    print("still", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_was_stopped_goes_on_where_the_end_of_a_hook_comes_meanwhile(
+    make_job: Callable[[], PretendJob], number: signal.Signals
+) -> None:
+    job, other = make_job(), make_job()
+    state = CGROUPS / "freezer" / other.cgroup[1:] / "freezer.state"
+    argv = [PYTHON, "-c", STAND_STILL, str(job.id), job.user, str(pwd.getpwnam(job.user).pw_uid)]
+    with (
+        bystander(job.user) as pid,
+        attack(other, WAITING),
+        subprocess.Popen(argv, cwd=checkout(), stdout=subprocess.PIPE, text=True) as hook,
+    ):
+        try:
+            assert hook.stdout is not None
+            assert hook.stdout.readline() == "still\n"
+            assert is_stopped(pid)
+            assert state.read_text().startswith("FR")
+            hook.send_signal(number)
+            assert hook.wait(10) == 128 + number
+            assert not is_stopped(pid)
+            assert state.read_text() == "THAWED\n"
+        finally:
+            state.write_text("THAWED")
+            os.kill(pid, signal.SIGCONT)
 
 
 # Stops all that it may, those that look into its namespaces among them. It has many of these.
