@@ -27,7 +27,15 @@ from oar_lxc.errors import CommandError, ConfigError
 from oar_lxc.image.provide import halt_signal
 from oar_lxc.layout import JobLayout
 from oar_lxc.limits import Share
-from oar_lxc.lxcconfig import LXCFS, ONLINE_FILE, UPPER, WORK, render
+from oar_lxc.lxcconfig import (
+    LXCFS,
+    NEIGHBOURS_FILE,
+    ONLINE_FILE,
+    UPPER,
+    WORK,
+    neighbours_text,
+    render,
+)
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import PublishedJob
 from oar_lxc.resolver import resolver_text
@@ -82,6 +90,7 @@ def create_containers(
     lxcfs = has_lxcfs()
     home = account.home if account else "/"
     layers = layers_of(session)
+    neighbours = neighbours_text([ip for ip, _ in names.values()], len(containers))
     configs = {}
     limits_of = {planned.name: share.limits(planned) for planned in containers}
     halts = {name: halt_signal(rootfs) for name, rootfs in images.items()}
@@ -101,6 +110,7 @@ def create_containers(
             cpus=share.cpus_of(limits),
             lxcfs=lxcfs,
             halt=halts[planned.image],
+            neighbours=bool(neighbours),
         )
     resolver = resolver_text(_nameservers())
     skeleton = Skeleton(
@@ -129,6 +139,10 @@ def create_containers(
         layer_directory = layout.containers / layers
         layer_directory.mkdir(exist_ok=True)
         os.chmod(layer_directory, 0o770)  # noqa: S103  # and no directory below inherits its group
+        if neighbours and not filled:
+            told = layer_directory / NEIGHBOURS_FILE
+            told.write_text(neighbours)
+            told.chmod(0o644)  # whose directory lets in none but the user and containers' root
         archive = skeleton.archive(layers, batch, images, filled)
         unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
         in_user_namespace(published, unpack, archive)

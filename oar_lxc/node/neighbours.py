@@ -2,7 +2,8 @@
 
 The kernel has one table for all network namespaces. Containers that all talk to each other need an
 entry for each pair, and 33 of them have more pairs than the 1,024 entries that it allows by
-default: what needs one more then fails, the node's own connections too.
+default: what needs one more then fails, the node's own connections too. Permanent entries, which
+most containers are given (:mod:`oar_lxc.lxcconfig`), do not count.
 
 Only the initial network namespace shows the limits. A node that is a container has its host's.
 """

@@ -147,9 +147,10 @@ def notes(limits: Path = neighbours.LIMITS) -> list[str]:
         return []
     values = " ".join(f"net.ipv4.neigh.default.{n}={v}" for n, v in neighbours.WANTED.items())
     return [
-        "this node is a container and cannot see how many neighbours its kernel takes, which are "
-        "1,024 by default, too few for 33 containers that all talk: on its host, run `sysctl -w "
-        f"{values}`, and write the same into a file in /etc/sysctl.d"
+        "this node is a container and cannot see how many neighbours its kernel takes. The 1,024 "
+        "of the default are too few where very many containers all talk, or many of several "
+        f"sessions of a job: on its host, run `sysctl -w {values}`, and write the same into a "
+        "file in /etc/sysctl.d"
     ]
 
 

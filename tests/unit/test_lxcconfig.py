@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from oar_lxc.layout import JobLayout
-from oar_lxc.lxcconfig import Bind, Limits, limit_files, render
+from oar_lxc.lxcconfig import (
+    Bind,
+    Limits,
+    hardware_address,
+    limit_files,
+    neighbours_text,
+    render,
+)
 from oar_lxc.plan import PlannedContainer
 from oar_lxc.published import READY, PublishedJob
 
@@ -72,3 +81,29 @@ def test_what_lxcfs_tells_is_no_condition_for_a_start() -> None:
 
 def test_the_user_is_herself_inside() -> None:
     assert "lxc.idmap = u 9 9 1" in lines()
+
+
+def test_neighbours_have_the_addresses_that_containers_are_given() -> None:
+    text = neighbours_text([f"100.64.0.{i}" for i in range(1, 50)], 49)
+    assert len(text.splitlines()) == 49
+    assert ("neigh replace 100.64.0.48 lladdr 02:6c:64:40:00:30 nud permanent dev eth0\n") in text
+    assert hardware_address("100.64.0.48") == "02:6c:64:40:00:30"
+
+
+@pytest.mark.parametrize(
+    ("here", "all_of_them", "told"),
+    [(1, 1, 0), (7, 7, 0), (8, 8, 8), (256, 256, 256), (257, 257, 0), (32, 2000, 2000)],
+)
+def test_too_few_and_too_many_pairs_are_no_neighbours(
+    here: int, all_of_them: int, told: int
+) -> None:
+    addresses = [f"100.64.{i // 200}.{i % 200 + 1}" for i in range(all_of_them)]
+    assert len(neighbours_text(addresses, here).splitlines()) == told
+
+
+def test_neighbours_are_told_by_a_hook_that_no_container_starts_without() -> None:
+    layer = Path("/c/.layers.s/vm")
+    limited = JobLayout(42), PUBLISHED, VM, Path("/i"), layer, NONE
+    (hook,) = starting("lxc.hook.mount = ", render(*limited, neighbours=True).splitlines())
+    assert hook.endswith("ip -force -batch /c/.layers.s/.neighbours || :")
+    assert starting("lxc.hook.mount", render(*limited).splitlines()) == []
