@@ -37,6 +37,15 @@ ANSWERS = "echo-reply, destination-unreachable, time-exceeded, parameter-problem
 CONNECTIONS = 4096
 USERS = 1000  # ids below are the system's daemons
 
+# To nft, the number of a user may be a name: it asks the user database, which may not answer. So
+# it is given an empty one, in a mount namespace of its own.
+_EMPTY = """\
+for file in /etc/passwd /etc/nsswitch.conf; do mount --bind /dev/null $file; done 2>/dev/null
+exec nft "$@"
+"""
+# Only root may, and only root may change the packet filter.
+NFT = ("unshare", "--mount", "sh", "-c", _EMPTY, "nft") if os.geteuid() == 0 else ("nft",)
+
 IP_TABLES = (Path("/proc/net/ip_tables_names"), Path("/proc/net/ip6_tables_names"))
 _BRIDGE = re.compile(r"olb([1-9][0-9]{0,9})")
 _TRACKS = re.compile(r"\b(ct|masquerade|[sd]nat|redirect|notrack|synproxy|xt)\b")
@@ -144,7 +153,7 @@ def load(pool: IPv4Network, timeout: float) -> None:
         lines += [f"flush set inet {TABLE} owners", f"flush set inet {TABLE} peers"]
         for layout in map(JobLayout, sorted(_jobs_of_devices())):
             lines += _elements(layout, _uid(layout), flooded(layout, timeout))
-        run(["nft", "-f", "-"], input="\n".join(lines) + "\n", timeout=timeout)
+        run([*NFT, "-f", "-"], input="\n".join(lines) + "\n", timeout=timeout)
 
 
 def admit(
@@ -166,10 +175,10 @@ def admit(
     """
     text = "\n".join(_elements(layout, uid, peers)) + "\n"
     with filter_locked(timeout):
-        done = run(["nft", "-f", "-"], input=text, timeout=timeout, check=False)
+        done = run([*NFT, "-f", "-"], input=text, timeout=timeout, check=False)
     if done.status != 0:  # somebody has flushed the node's rules, or nobody has loaded ours yet
         load(pool, timeout)
-        run(["nft", "-f", "-"], input=text, timeout=timeout)
+        run([*NFT, "-f", "-"], input=text, timeout=timeout)
 
 
 def forget(layout: JobLayout, timeout: float) -> None:
@@ -180,7 +189,7 @@ def forget(layout: JobLayout, timeout: float) -> None:
     """
     for set_name, element in _listed(layout, timeout):
         # One of its connections may go by itself meanwhile.
-        argv = ["nft", f"delete element inet {TABLE} {set_name} {{ {element} }}"]
+        argv = [*NFT, f"delete element inet {TABLE} {set_name} {{ {element} }}"]
         run(argv, timeout=timeout, check=False)
 
 
