@@ -154,8 +154,9 @@ def _forget_caller() -> None:
     os.chdir("/")  # it may have been removed, or its file server have died
     os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else no program's failure would be seen
-    for number in (signal.SIGTERM, signal.SIGHUP):  # what is stopped or frozen goes on
-        signal.signal(number, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end)  # what is stopped or frozen goes on
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     leave_freezers()
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_DATA):
