@@ -124,7 +124,7 @@ def test_memory_that_is_full_is_told_in_the_jobs_output(job: SubmittedJob) -> No
 
 def test_a_job_that_does_not_run_cannot_be_planned_for(cluster: Cluster) -> None:
     result = cluster.frontend("oar-lxc", "plan", "groups.toml", "--job", "999999", check=False)
-    assert (result.status, result.stdout) == (2, "")
+    assert (result.status, result.stdout) == (1, "")
     assert "OAR knows no job 999999" in result.stderr
 
 
