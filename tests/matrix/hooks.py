@@ -25,7 +25,8 @@ SHORT_TIMEOUT = 5  # seconds
 def steps(module: ModuleType) -> list[str]:
     """Return the names of the steps of a hook, as its source has them."""
     text = inspect.getsource(module)
-    return re.findall(r"\bstep\((?:log, )?\"(\w+)\"", text)
+    # One that is taken in two places is one row.
+    return list(dict.fromkeys(re.findall(r"\bstep\((?:log, )?\"(\w+)\"", text)))
 
 
 # The one table: which steps each hook has.
