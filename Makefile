@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 # On the system's Python: the sandbox needs no environment.
-OAR_LXC := ./oar-lxc
+OAR_LXC := $(PYTHON) -Es -m oar_lxc.cli
 JOBS := 200
 SEED := 1
 # By another name: a recipe that says MAKE is run by `make -n` too.

@@ -200,7 +200,7 @@ class Demo:
 def next_steps() -> list[str]:
     """Return what a newcomer may want to type next."""
     return [
-        "./oar-lxc sandbox shell --user alice frontend",
+        "/usr/bin/python3 -m oar_lxc.cli sandbox shell --user alice frontend",
         'oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"   (there)',
-        "./oar-lxc sandbox down",
+        "/usr/bin/python3 -m oar_lxc.cli sandbox down",
     ]

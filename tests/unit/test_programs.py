@@ -54,7 +54,7 @@ PACKAGES = {
     "taktuk": "taktuk",
     "tar": "tar",
     "umoci": "umoci",
-    "util-linux": "findmnt flock ipcrm prlimit runuser setpriv su unshare",
+    "util-linux": "findmnt flock ipcrm nsenter prlimit runuser setpriv su unshare",
     "zstd": "zstd",
 }
 PACKAGE_OF = {program: name for name, text in PACKAGES.items() for program in text.split()}
