@@ -88,6 +88,7 @@ def _answers(
     child = os.fork()
     if child == 0:
         try:
+            os.setpgid(0, 0)
             # It may stay for long, and would keep others' locks.
             os.dup2(writer, _ANSWER)
             os.closerange(_ANSWER + 1, _MOST)
@@ -95,6 +96,8 @@ def _answers(
         finally:
             os._exit(0)
     os.close(writer)
+    with suppress(OSError):  # it has done so itself, or is gone
+        os.setpgid(child, child)
     try:
         while select.select([reader], [], [], patience)[0] and _in_time(deadline):
             words = os.read(reader, 1 << 12)
@@ -103,7 +106,9 @@ def _answers(
             yield from (word == _YES[0] for word in words if word != _GOES_ON[0])
     finally:
         os.close(reader)
-        os.kill(child, signal.SIGKILL)
+        # With its own child, which somebody may have stopped in a namespace of theirs: that has
+        # our streams, and whoever reads these would wait for it.
+        os.killpg(child, signal.SIGKILL)
         bury(child)
 
 

@@ -194,6 +194,8 @@ def test_a_command_ends_when_whoever_ran_it_is_killed(job: SubmittedJob, number:
         job,
         f"python3 - <<'END'\n"
         f"import os, signal, subprocess, time\n"
+        # Who started the tests in the background may ignore it.
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"argv = ['oar-lxc', 'exec', '{job.id}/vm2', '--', 'sleep', '{seconds}']\n"
         f"running = subprocess.Popen(argv)\n"
         f"look = ['oar-lxc', 'exec', '{job.id}/vm2', '--', 'pgrep', '-f', 'sleep {seconds}']\n"
