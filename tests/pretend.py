@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from oar_lxc.crossing import NO_MARK, pack
+from oar_lxc.layout import STATE, STORE
 from oar_lxc.run import Result, run
 from oar_lxc.setup.deb import OAR_LXC_NODE
 
@@ -44,6 +45,12 @@ def checkout() -> Path:
     run([PYTHON, "-m", "compileall", "-q", str(copy / "oar_lxc")])
     run(["chmod", "-R", "a+rX", str(copy)])
     return copy
+
+
+def make_state() -> None:
+    """Make the directories of a node's state, as set-up does."""
+    for name, mode in (("records", 0o700), ("jobs", 0o711), (STORE, 0o700)):
+        (STATE / name).mkdir(mode=mode, parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -191,6 +198,7 @@ class PretendJob:
 @contextmanager
 def pretend_job(job_id: int, user: str, cpus: str = "0") -> Iterator[PretendJob]:
     """Make a job, prepared on this machine; destroy it in the end, whatever became of it."""
+    make_state()
     job = PretendJob(job_id, user, cpus)
     job.make_cgroups()
     try:

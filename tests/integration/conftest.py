@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from oar_lxc import image
-from oar_lxc.layout import STATE, STORE
+from oar_lxc.layout import STATE
 from oar_lxc.network import POOL
 from oar_lxc.node import packetfilter
 from oar_lxc.published import PublishedJob
 from oar_lxc.run import run
 from tests import kernel
-from tests.pretend import CGROUPS, PretendJob, ordinary_user, pretend_job
+from tests.pretend import CGROUPS, PretendJob, make_state, ordinary_user, pretend_job
 
 IMAGE = "debian-12"
 _ids = itertools.count(930_000 + os.getpid() % 1000 * 50)
@@ -81,8 +81,7 @@ def _machine() -> Iterator[None]:
     """Make sure of what all tests need: root, the state directories, an image."""
     if os.geteuid() != 0:
         pytest.exit("the integration tests need root", returncode=1)
-    for name, mode in (("records", 0o700), ("jobs", 0o711), (STORE, 0o700)):
-        (STATE / name).mkdir(mode=mode, parents=True, exist_ok=True)
+    make_state()
     image.build(IMAGE)
     before = set(CGROUPS.glob("*/oar*"))
     table = ["table", "inet", packetfilter.TABLE]
