@@ -11,7 +11,7 @@ import click
 from oar_lxc.cli.table import print_table
 from oar_lxc.errors import UsageError
 from oar_lxc.sandbox.cluster import Sandbox
-from oar_lxc.sandbox.state import Settings
+from oar_lxc.sandbox.state import COMMAND, Settings
 
 user_option = click.option(
     "--user", default="root", show_default=True, help="Who runs it: root, alice, bob, oar …"
@@ -56,7 +56,7 @@ def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -
         )
     )
     cluster.report.line("the cluster is up. Try:")
-    program = sys.argv[0]
+    program = COMMAND if sys.argv[0].endswith("/__main__.py") else sys.argv[0]
     click.echo(f"    {program} sandbox exec --user alice frontend -- oarsub -l nodes=2 hostname")
     click.echo(f"    {program} sandbox shell --user alice frontend")
 

@@ -12,6 +12,7 @@ from typing import Any
 from oar_lxc.errors import OarLxcError
 from oar_lxc.run import Result
 from oar_lxc.sandbox.cluster import Sandbox
+from oar_lxc.sandbox.state import COMMAND
 
 USER = "alice"
 SCRIPT = "./jobscripts/lxc_job.py"
@@ -200,7 +201,7 @@ class Demo:
 def next_steps() -> list[str]:
     """Return what a newcomer may want to type next."""
     return [
-        "/usr/bin/python3 -m oar_lxc.cli sandbox shell --user alice frontend",
+        f"{COMMAND} sandbox shell --user alice frontend",
         'oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"   (there)',
-        "/usr/bin/python3 -m oar_lxc.cli sandbox down",
+        f"{COMMAND} sandbox down",
     ]

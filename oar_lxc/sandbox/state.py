@@ -16,6 +16,7 @@ from oar_lxc.errors import OarLxcError, UsageError
 STATE = Path("/var/lib/oar-lxc-sandbox")
 CACHE = Path("/var/cache/oar-lxc-sandbox")
 LOCKS = Path("/run/lock")
+COMMAND = "/usr/bin/python3 -m oar_lxc.cli"  # a checkout's own
 
 
 class SandboxError(OarLxcError):
