@@ -11,7 +11,7 @@ from oar_lxc import apt
 from oar_lxc.errors import ImageError
 from oar_lxc.run import Result
 
-LINE = "http://deb.debian.org/debian/|bookworm|main|/usr/share/keyrings/debian.gpg\n"
+LINE = "http://mirror.example/debian/|bookworm|main|/usr/share/keyrings/debian.gpg\n"
 
 
 def pretend(
@@ -32,7 +32,7 @@ def pretend(
 
 def test_sources_are_those_of_the_release_with_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = pretend(monkeypatch, 0, LINE + LINE + LINE.replace("bookworm", "trixie"), "")
-    known = "deb [signed-by=/usr/share/keyrings/debian.gpg] http://deb.debian.org/debian/"
+    known = "deb [signed-by=/usr/share/keyrings/debian.gpg] http://mirror.example/debian/"
     assert apt.host_sources("bookworm") == [f"{known} bookworm main"]
     assert len(calls) == 1
 
