@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, TooLateError, UsageError
+from oar_lxc.node import halted
 from oar_lxc.node.mountinfo import read_mounts
 
 CONTROLLERS = frozenset(
@@ -374,18 +375,27 @@ def _remove(parent: int, name: str) -> bool:
 @contextmanager
 def _frozen(paths: list[Path], wait: float) -> Iterator[None]:
     states = [path / "freezer.state" for path in paths]
-    try:
-        for state in states:
-            with suppress(OSError):  # that job has ended
-                state.write_text("FROZEN")
-        end = time.monotonic() + wait
-        while any(_read(state) == "FREEZING" for state in states) and time.monotonic() < end:
-            time.sleep(0.001)
-        yield
-    finally:
-        for state in states:
-            with suppress(OSError):
-                state.write_text("THAWED")
+    with halted.noted() as note:
+        try:
+            for path, state in zip(paths, states, strict=True):
+                note(halted.FROZEN, path)
+                with suppress(OSError):  # that job has ended
+                    state.write_text("FROZEN")
+            end = time.monotonic() + wait
+            while any(_read(state) == "FREEZING" for state in states) and time.monotonic() < end:
+                time.sleep(0.001)
+            yield
+        finally:
+            for path in paths:
+                thaw_frozen(path)
+
+
+def thaw_frozen(path: Path) -> bool:
+    """Thaw a cgroup of the freezer; return whether it is there."""
+    with suppress(OSError):  # that job has ended
+        (path / "freezer.state").write_text("THAWED")
+        return True
+    return False
 
 
 def _jobs_below(parent: Path, user: str) -> Iterator[Path]:

@@ -21,6 +21,7 @@ from oar_lxc.node.litter import SHARE, Litter
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import remove_oar_files
 from oar_lxc.node.record import Record, read_record, this_boot
+from oar_lxc.node.standstill import let_go
 from oar_lxc.node.trash import discard
 
 STANZA = "stanza"  # the layer after which OAR's own clean comes
@@ -87,6 +88,8 @@ class Destruction:
         killing = Killing(cgroups, whose, end)
         # The stanza keeps OAR's own clean waiting, and for good where cgroups are left.
         waits = self.layer == STANZA
+        with suppress(OSError):
+            let_go(log)
         step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits))
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
         # A lock that somebody keeps must not keep the processes alive, that somebody perhaps.

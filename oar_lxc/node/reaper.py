@@ -15,6 +15,7 @@ from oar_lxc.node.destroy import Destruction
 from oar_lxc.node.files import forget, write_anyway
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.reap import Finding, Judge
+from oar_lxc.node.standstill import let_go
 from oar_lxc.node.trash import list_trash
 from oar_lxc.removal import remove_tree
 from oar_lxc.run import run
@@ -67,6 +68,8 @@ def reap(judge: Judge, log: NodeLog, time_each: float) -> Iterator[Reaped]:
         log: the node's log.
         time_each: seconds for one job.
     """
+    with suppress(OSError):
+        let_go(log)
     stuck = []
     for found in judge.find_jobs():
         if not found.dead:
