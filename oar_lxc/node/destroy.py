@@ -16,14 +16,15 @@ from oar_lxc.node.allocation import find_range, find_whose
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.files import forget, half_written, job_locked, locked, rest
 from oar_lxc.node.kill import Killing
-from oar_lxc.node.leftovers import Leftovers, find_leftovers, running
-from oar_lxc.node.litter import SHARE, Litter
+from oar_lxc.node.leftovers import Leftovers, Running, find_leftovers
+from oar_lxc.node.litter import PATIENT_SHARE, SHARE, Litter
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import remove_oar_files
 from oar_lxc.node.record import Record, read_record, this_boot
 from oar_lxc.node.standstill import let_go
 from oar_lxc.node.trash import discard
 
+REAPER = "reaper"  # the layer that nobody waits for
 STANZA = "stanza"  # the layer after which OAR's own clean comes
 VERIFY = 0.1  # the part of the time that is kept for reading back what is left
 
@@ -97,7 +98,8 @@ class Destruction:
             lambda: step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
         ) as done:
             step(log, "processes", partial(killing.kill, done))
-        litter = Litter(whose, time.monotonic() + rest(end) * SHARE, end)
+        share = PATIENT_SHARE if self.layer == REAPER else SHARE
+        litter = Litter(whose, time.monotonic() + rest(end) * share, end)
         # Nothing of the job runs any more. Links take most of their time in waiting.
         with (
             beside(lambda: self._remove_network(log, end)),
@@ -106,10 +108,16 @@ class Destruction:
         ):
             step(log, "cgroups", killing.remove_cgroups)
             within = replace(cgroups, deadline=deadline)
-            processes = running(within, whose)
+            running = Running.of(within, whose)
         with log.step("verify"):
             left = find_leftovers(
-                layout, within, whose, inert=False, processes=processes, litter=litter
+                layout,
+                within,
+                whose,
+                inert=False,
+                running=running,
+                litter=litter,
+                unknown=[killing.unknown],
             )
         if not left:
             forget(half_written(layout.record))

@@ -16,6 +16,7 @@ from oar_lxc.node.whose import Whose
 
 LXCFS_PATIENCE = 4.0  # seconds that lxcfs has for an answer, which takes it milliseconds
 LOOKS = 4  # that mostly find all there is; who is found after that is put there from outside
+HOLDERS = 0.5  # the part of the time for a look at what else the user's processes have open
 MOMENT = 0.01  # seconds
 BUSY = 0.1  # seconds in which who was killed has left the cgroups
 
@@ -31,12 +32,14 @@ class Killing:
 
     Attributes:
         killed: the processes that were killed.
+        unknown: why there may be a way back to the job's ids; empty where there is none.
     """
 
     cgroups: JobCgroups
     whose: Whose
     end: float
     killed: set[int] = field(default_factory=set)
+    unknown: str = "whether the user's other processes hold its ids: they were not looked at"
     _others: set[int] = field(default_factory=set)
     _thawed: bool = False
     _late: float = float("inf")
@@ -55,6 +58,7 @@ class Killing:
             last = revoked.is_set()
             if not self._look():
                 if last and not self._kill_holders():
+                    self.unknown = ""
                     break
                 revoked.wait(rest(self.end))
             else:
@@ -85,9 +89,14 @@ class Killing:
     def _kill_holders(self) -> set[int]:
         """Kill who could come back to the job's ids later, and return them."""
         with Handles() as handles:
-            found = find_holders(self._others, self.whose, handles, self.end)
+            found = self._find_holders(handles)
             self._kill(handles, found)
         return found
+
+    def _find_holders(self, handles: Handles) -> set[int]:
+        # Somebody may have a great deal open: all else that is the job's goes all the same.
+        end = time.monotonic() + rest(self.end) * HOLDERS
+        return find_holders(self._others, self.whose, handles, end)
 
     def _kill_still(self) -> None:
         """Kill while nobody can put in more, and remove what they could be put into."""
@@ -95,7 +104,7 @@ class Killing:
             with standstill(self.cgroups, self.whose):
                 self._kill(handles, self._find(handles))
                 self.cgroups.remove()
-                holders = find_holders(self._others, self.whose, handles, self.end)
+                holders = self._find_holders(handles)
                 handles.kill(holders)
             self._kill(handles, holders)  # what was frozen dies only now
 

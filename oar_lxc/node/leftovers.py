@@ -24,6 +24,27 @@ NFT_TIMEOUT = 5.0  # seconds; it takes milliseconds
 
 
 @dataclass(frozen=True)
+class Running:
+    """What was found of a job's processes, for which one has to look longest.
+
+    Attributes:
+        processes: ids of processes.
+        unknown: why there may be more; empty where there are not.
+    """
+
+    processes: Collection[int]
+    unknown: str = ""
+
+    @classmethod
+    def of(cls, cgroups: JobCgroups, whose: Whose) -> Running:
+        """Look for the processes of a job; arguments as of :func:`find_leftovers`."""
+        try:
+            return cls(job_processes(cgroups, whose))
+        except (OSError, TooLateError) as error:
+            return cls((), f"its processes: {error}")
+
+
+@dataclass(frozen=True)
 class Leftovers:
     """What still exists of a job; empty lists mean that nothing does.
 
@@ -38,6 +59,7 @@ class Leftovers:
         ipc: SysV IPC of its ids, kind and number.
         lines: lines in /etc/subuid, /etc/subgid and /etc/lxc/lxc-usernet.
         rules: elements of the packet filter.
+        unknown: why something could not be looked at to its end: it is not known to be gone.
     """
 
     processes: list[int] = field(default_factory=list)
@@ -48,6 +70,7 @@ class Leftovers:
     ipc: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
@@ -65,8 +88,9 @@ class Leftovers:
         parts = [
             f"{len(found)} {kind} ({', '.join(map(str, found[:5]))}{', …' if found[5:] else ''})"
             for kind, found in asdict(self).items()
-            if found
+            if found and kind != "unknown"
         ]
+        parts += [f"not known: {why}" for why in self.unknown]
         return "; ".join(parts) or "nothing"
 
 
@@ -76,8 +100,9 @@ def find_leftovers(
     whose: Whose,
     *,
     inert: bool = True,
-    processes: Collection[int] | None = None,
+    running: Running | None = None,
     litter: Litter | None = None,
+    unknown: Collection[str] = (),
 ) -> Leftovers:
     """Look for everything that a job may have on this node.
 
@@ -86,20 +111,21 @@ def find_leftovers(
         cgroups: the job's cgroups.
         whose: its ids, and its user's.
         inert: whether the record counts, and what is in the trash.
-        processes: what :func:`running` has found, where it was asked already.
+        running: what was found of its processes, where that was looked for already.
         litter: what was found of its ids elsewhere, likewise.
+        unknown: why something else is not known to be gone.
     """
     paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
     if cgroups.whole:
         paths += oar_files(layout.job_id, cgroups.user)
-    if processes is None:
-        processes = running(cgroups, whose)
+    if running is None:
+        running = Running.of(cgroups, whose)
     if litter is None:
         litter = Litter(whose, cgroups.deadline)
-        with suppress(OarLxcError):  # only files of others can be so many
+        with suppress(OSError, OarLxcError):  # it tells itself
             litter.look()
     return Leftovers(
-        processes=sorted(processes),
+        processes=sorted(running.processes),
         cgroups=[str(path) for path in cgroups.roots()] if cgroup.hierarchies() else [UNSEEN],
         mounts=[str(point) for point in mounts.mounts_under(layout.directory)],
         links=[*links.job_links(layout), *links.stray_links(cgroups.user, whose.uid)],
@@ -111,6 +137,7 @@ def find_leftovers(
             for line in lines
         ],
         rules=_rules(layout),
+        unknown=[why for why in (running.unknown, litter.unknown, *unknown) if why],
     )
 
 
@@ -119,18 +146,3 @@ def _rules(layout: JobLayout) -> list[str]:
         return packetfilter.elements(layout, NFT_TIMEOUT)
     except OarLxcError as error:
         return [f"unknown, as the packet filter cannot be read: {error}"]
-
-
-def running(cgroups: JobCgroups, whose: Whose) -> set[int]:
-    """Look for the processes of a job alone, which takes longest; arguments as above.
-
-    Raises:
-        TooLateError: there are more processes, or cgroups, than could be looked at in time, and
-            nothing else tells that the job is not gone.
-    """
-    try:
-        return job_processes(cgroups, whose)
-    except TooLateError:
-        if cgroups.roots():
-            return set()  # those are told
-        raise

@@ -26,8 +26,11 @@ from oar_lxc.node.whose import Whose
 SYSVIPC = Path("/proc/sysvipc")
 PLACES = tuple(map(Path, ("/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp")))  # noqa: S108
 NOBODY = 65534
-SHARE = 0.1  # the part of a destroy's time for a look: other users' files may be millions
-KEPT_OPEN = 200  # directories, on the way down
+# The part of a destroy's time for a look, as other users' files may be millions; and where nobody
+# waits for the destroy.
+SHARE, PATIENT_SHARE = 0.3, 0.8
+KEPT_OPEN = 4096  # directories, on the way down
+ROUNDS = 5  # in which what somebody moves about meanwhile is looked at
 
 _IPC_RMID = 0
 _SHM_DEST = 0o1000  # removed already; it goes with the last process that has it
@@ -58,6 +61,10 @@ class _Buffers(threading.local):
 _buffers = _Buffers()
 
 
+class _MovedError(OarLxcError):
+    """Somebody moved a directory that was looked at: something may not have been seen."""
+
+
 class _Facts(NamedTuple):
     """What the kernel knows of a file without asking anybody."""
 
@@ -84,6 +91,7 @@ class Litter:
     Attributes:
         ipc: kind and number of each.
         files: paths.
+        unknown: why there may be more; empty once all was looked at.
     """
 
     whose: Whose
@@ -92,6 +100,7 @@ class Litter:
     places: tuple[Path, ...] = PLACES
     ipc: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    unknown: str = "what its ids left in directories of all users: nothing was looked at"
 
     def look(self) -> None:
         """Look for it, as far as the time allows.
@@ -99,10 +108,19 @@ class Litter:
         Raises:
             TooLateError: there are more files than there is time to look at.
             OarLxcError: somebody moves directories about.
+            OSError: something cannot be looked at.
         """
-        self.ipc = [f"{kind} {number}" for kind, number in _ipc_of(self.whose)]
-        self.files = []
-        self._visit(lambda directory, name, facts, path: self.files.append(path))
+        found: dict[str, None] = {}
+        try:
+            self.ipc = [f"{kind} {number}" for kind, number in _ipc_of(self.whose)]
+            self._visit(lambda directory, name, facts, path: found.setdefault(path))
+        except (OSError, OarLxcError) as error:
+            self.unknown = f"what its ids left in directories of all users: {error}"
+            raise
+        else:
+            self.unknown = ""
+        finally:
+            self.files = list(found)
 
     def remove(self) -> None:
         """Remove it, and look again what is left of it.
@@ -111,22 +129,23 @@ class Litter:
 
         Raises:
             OarLxcError: as above.
+            OSError: likewise.
         """
         try:
             self.look()
-        except OarLxcError:
+        except (OSError, OarLxcError):
             if not self:
                 raise
         if self:
             self.end = self.last
             for kind, number in _ipc_of(self.whose):
                 _remove_ipc(kind, number)
-            with suppress(OarLxcError):
+            with suppress(OSError, OarLxcError):
                 self._visit(self._remove)
             before = self.files
             try:
                 self.look()
-            except OarLxcError:
+            except (OSError, OarLxcError):
                 self.files = before  # as far as is known
                 raise
 
@@ -166,16 +185,23 @@ class Litter:
             if self._is_jobs(facts.uid, facts.gid):
                 act(directory, name, facts, path)
 
-        errors = []
+        errors: list[OSError | OarLxcError] = []
         for place in self.places if self.whose.first_id else ():
             try:
-                _visit_all(place, visit, self.end)
+                self._visit_place(place, visit)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except OarLxcError as error:
-                errors.append(error)
+            except (OSError, OarLxcError) as error:
+                errors.append(error)  # the others are looked at all the same
         if errors:
             raise errors[0]
+
+    def _visit_place(self, place: Path, visit: _Visit) -> None:
+        for _ in range(ROUNDS - 1):
+            with suppress(_MovedError):
+                _visit_all(place, visit, self.end)
+                return
+        _visit_all(place, visit, self.end)
 
 
 def _ipc_of(whose: Whose) -> Iterator[tuple[str, int]]:
@@ -249,7 +275,7 @@ def _visit_all(place: Path, visit: _Visit, end: float) -> None:
             if fd >= 0:
                 os.close(fd)
     if moved:
-        raise OarLxcError(f"{moved} was moved while it was looked at")
+        raise _MovedError(f"{moved} was moved while it was looked at")
 
 
 def _parent(directory: int, inode: int) -> int:

@@ -284,7 +284,10 @@ def _reap(arguments: argparse.Namespace) -> int:
             tell(one)
     if arguments.json:
         tell(json.dumps([asdict(one) for one in done], indent=1))
-    return FAILED if any(one.action == NOT_DESTROYED for one in done) else DONE
+    for why in judge.unknown:
+        say(f"reap: there may be more jobs than were found: {why}")
+    failed = any(one.action == NOT_DESTROYED for one in done)
+    return FAILED if failed or judge.unknown else DONE
 
 
 def _filter(arguments: argparse.Namespace) -> int:

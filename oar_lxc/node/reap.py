@@ -6,8 +6,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
@@ -17,7 +16,6 @@ from oar_lxc.node.account import find_name, private_owner
 from oar_lxc.node.cgroup import OWN, hierarchies
 from oar_lxc.node.leftovers import NFT_TIMEOUT
 from oar_lxc.node.links import NET
-from oar_lxc.node.log import say
 from oar_lxc.node.record import GRACE, Record, read_record, this_boot
 
 
@@ -46,21 +44,29 @@ class Judge:
         state: the node's state directory.
         grace: seconds that OAR and its hooks get before the reaper steps in.
         ended: jobs of which OAR says that they have ended.
+
+    Attributes:
+        unknown: why there may be jobs on this node that were not found.
     """
 
     state: Path = STATE
     grace: float = GRACE
     ended: Collection[int] = ()
+    unknown: list[str] = field(default_factory=list)
 
     def find_jobs(self) -> list[Finding]:
         """Judge each job that has anything on this node, by record or by what exists."""
         users = dict.fromkeys(_job_ids(self.state), "")
-        users.update(_jobs_of_rules())
+        # Where one cannot be read, what the others tell is looked at all the same.
+        try:
+            users.update(dict.fromkeys(packetfilter.jobs(NFT_TIMEOUT), ""))
+        except OarLxcError as error:
+            self.unknown.append(f"the packet filter cannot be read: {error}")
         users.update(_jobs_of_cgroups())
         try:
             users.update(ids.jobs_of_lines())
-        except OSError as error:  # the others are found all the same
-            say(f"{ids.USERNET}: {error.strerror}")
+        except OSError as error:
+            self.unknown.append(f"{ids.USERNET} cannot be read: {error.strerror}")
         return [
             self._judge(JobLayout(job, self.state), user) for job, user in sorted(users.items())
         ]
@@ -113,13 +119,6 @@ def _jobs_of_cgroups() -> Iterator[tuple[int, str]]:
             match = re.fullmatch(r"(.+)_([0-9]{1,10})", name)
             if match and 1 <= int(match[2]) <= MAX_JOB_ID:
                 yield int(match[2]), match[1]
-
-
-def _jobs_of_rules() -> Iterator[tuple[int, str]]:
-    # Where they cannot be read, what else there is of jobs is still looked at.
-    with suppress(OarLxcError):
-        for job in packetfilter.jobs(NFT_TIMEOUT):
-            yield job, ""
 
 
 def _oar_uses_cpusets() -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node.account import job_uid
-from oar_lxc.node.destroy import Destruction
+from oar_lxc.node.destroy import REAPER, Destruction
 from oar_lxc.node.files import forget, write_anyway
 from oar_lxc.node.log import NodeLog
 from oar_lxc.node.reap import Finding, Judge
@@ -93,7 +93,7 @@ def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> Reap
     log.write("reap", why=found.why)
     layout = JobLayout(found.job_id, judge.state)
     uid = job_uid(layout, found.user)
-    destruction = Destruction(layout, found.user, uid, layer="reaper", whole=True)
+    destruction = Destruction(layout, found.user, uid, layer=REAPER, whole=True)
     done = Reaped(found.job_id, found.user, DESTROYED, found.why)
     try:
         left: object = destruction.run(log, time.monotonic() + seconds)

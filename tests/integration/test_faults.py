@@ -247,6 +247,16 @@ def test_where_no_cgroups_are_mounted_processes_die_and_it_is_said_that_they_can
     assert_all_gone(busy, first_id)
 
 
+def test_a_reaper_that_cannot_read_the_packet_filter_does_not_say_that_all_is_well() -> None:
+    script = 'mount --bind /bin/false "$(readlink -f "$(command -v nft)")"; exec "$@"'
+    argv = [*WORLD, script, "sh", PYTHON, "-IS", str(checkout() / "oar-lxc-node"), "reap"]
+    done = run(argv, check=False)
+    assert done.status == 1
+    assert (
+        "there may be more jobs than were found: the packet filter cannot be read" in done.stderr
+    )
+
+
 @pytest.mark.parametrize("cgroup", ["/../x", "/oar cpus/x_1", "x"])
 def test_a_hook_with_a_wrong_cgroup_destroys_by_the_record(busy: PretendJob, cgroup: str) -> None:
     first_id = published(busy).first_id

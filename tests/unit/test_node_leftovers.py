@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ from subprocess import Popen
 
 import pytest
 
-from oar_lxc.errors import TooLateError
 from oar_lxc.idspans import LOWEST, MOST_USERS
 from oar_lxc.layout import JobLayout
 from oar_lxc.node import cgroup, ids, links, processes
 from oar_lxc.node.cgroup import Hierarchy, JobCgroups
+from oar_lxc.node.kill import Killing
 from oar_lxc.node.leftovers import Leftovers, find_leftovers
+from oar_lxc.node.litter import Litter
 from oar_lxc.node.ranges import COUNT
 from oar_lxc.node.whose import Whose
 from tests.unit.fakes import add_program
@@ -65,11 +67,36 @@ def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
 
 def test_what_could_not_be_looked_at_in_time_is_not_called_gone(node: Path) -> None:
     late = JobCgroups(42, "alice", "/oar/alice_42", deadline=time.monotonic())
-    with pytest.raises(TooLateError, match="before all processes of this node were seen"):
-        find_leftovers(JobLayout(42, node), late, Whose(-1, FIRST))
-    (node / "cgroup/oar/alice_42/lxc").mkdir(parents=True)
     left = find_leftovers(JobLayout(42, node), late, Whose(-1, FIRST))
-    assert left.cgroups == [str(node / "cgroup/oar/alice_42/lxc")]
+    assert left
+    assert "not known: its processes: the time was over before all processes" in str(left)
+    assert "not known: what its ids left in directories of all users: the time" in str(left)
+
+
+def test_what_was_never_looked_at_is_not_called_gone(node: Path) -> None:
+    """As where a step failed before, of whatever it died."""
+    cgroups, whose = JobCgroups(42, "alice", "/oar/alice_42"), Whose(-1, FIRST)
+    killing = Killing(cgroups, whose, time.monotonic())
+    killing.kill(threading.Event())
+    left = find_leftovers(
+        JobLayout(42, node),
+        cgroups,
+        whose,
+        litter=Litter(whose, time.monotonic(), places=()),
+        unknown=[killing.unknown],
+    )
+    assert len(left.unknown) == 2
+    assert "they were not looked at" in str(left)
+    assert "nothing was looked at" in str(left)
+
+
+def test_a_directory_that_cannot_be_read_hides_nothing_in_silence(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.symlink_to(place)  # ELOOP, as root may read all else
+    litter = Litter(Whose(-1, FIRST), time.monotonic() + 60, places=(place, tmp_path))
+    with pytest.raises(OSError, match="symbolic links"):
+        litter.remove()
+    assert "symbolic links" in litter.unknown
 
 
 def test_where_no_cgroups_are_mounted_none_are_called_gone(

@@ -1,0 +1,76 @@
+"""Where the time does not suffice to look, nobody is told that nothing is left."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from oar_lxc.layout import JobLayout
+from oar_lxc.run import run
+from tests.integration.conftest import left, published
+from tests.integration.test_attack_processes import attack
+from tests.integration.test_prepare import oar_cgroups
+from tests.pretend import PYTHON, PretendJob, checkout
+
+# Open files, so many that a second is not enough to look at each.
+MANY_OPEN = """
+import resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+null = os.open("/dev/null", os.O_RDONLY)
+number = min(hard, 100000) - 20
+for _ in range(number): os.dup(null)
+for _ in range(4000000 // number):
+    if os.fork() == 0:
+        signal.pause()
+tell(number)
+signal.pause()
+"""
+MANY_FILES = """
+import sys
+for number in range(200000):
+    open(f"{sys.argv[1]}/{number}", "w").close()
+"""
+
+
+def assert_unknown_at_first(job: PretendJob, why: str) -> None:
+    """A destroy with little time does not know; its status and the record tell the reaper."""
+    done = job.node_side("destroy", "--deadline", "1", check=False)
+    assert done.status == 1
+    assert f"not known: {why}" in done.stderr
+    assert JobLayout(job.id).record.exists()
+
+
+def assert_reaped(job: PretendJob, first_id: int) -> None:
+    """The reaper tries again, and knows."""
+    argv = [PYTHON, "-IS", str(checkout() / "oar-lxc-node"), "reap", "--grace", "0"]
+    done = run([*argv, "--ended", str(job.id)], check=False)
+    assert f"destroyed: job {job.id} " in done.stdout
+    assert left(job, first_id) == {}
+
+
+def test_who_has_too_much_open_to_be_looked_at_is_not_called_harmless(
+    make_job: Callable[[], PretendJob],
+) -> None:
+    job, other = make_job(), make_job()
+    first_id = published(job).first_id
+    with attack(other, MANY_OPEN):
+        assert_unknown_at_first(job, "whether the user's other processes hold its ids")
+        assert left(job, first_id).keys() <= {"files", "cgroups"}
+    assert_reaped(job, first_id)
+
+
+def test_where_there_are_too_many_files_to_be_looked_at_none_is_called_gone(
+    job: PretendJob,
+) -> None:
+    first_id = published(job).first_id
+    place = Path(f"/dev/shm/oar-lxc-test-many-{job.id}")
+    place.mkdir()
+    try:
+        subprocess.run([PYTHON, "-c", MANY_FILES, place], check=True)
+        assert_unknown_at_first(job, "what its ids left in directories of all users")
+    finally:
+        subprocess.run(["rm", "-rf", place], check=True)
+    assert job.destroy().status == 0
+    assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
