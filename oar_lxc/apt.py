@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from oar_lxc.errors import ImageError
 from oar_lxc.run import run
+
+STATE = "/var/lib/apt"
 
 
 def host_sources(suite: str) -> list[str]:
@@ -18,14 +23,28 @@ def host_sources(suite: str) -> list[str]:
     """
     lines = _known_sources(suite)
     if not lines and os.geteuid() == 0:
-        run(["apt-get", "update", "-qq"], timeout=600, check=False)
-        lines = _known_sources(suite)
+        with _alone():
+            lines = _known_sources(suite)
+            if not lines:
+                run(["apt-get", "update", "-qq"], timeout=600, check=False)
+                lines = _known_sources(suite)
     if not lines:
         raise ImageError(
             f"apt on this machine has no source for Debian {suite}: add one below /etc/apt and "
             "run apt-get update"
         )
     return lines
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let no other of us fetch lists meanwhile: apt does not wait for one that does, but fails."""
+    fd = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _known_sources(suite: str) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from oar_lxc import apt
 from oar_lxc.errors import ImageError
 from oar_lxc.run import Result
+from tests.unit.fakes import add_program
 
 LINE = "http://mirror.example/debian/|bookworm|main|/usr/share/keyrings/debian.gpg\n"
 
@@ -50,3 +53,27 @@ def test_a_release_that_apt_does_not_know_is_told(
     with pytest.raises(ImageError, match="no source for Debian bookworm"):
         apt.host_sources("bookworm")
     assert any("update" in call for call in calls) == (uid == 0)
+
+
+# Fails, as apt does, where another fetches lists; else it has fetched them a moment later.
+APT = f"""\
+cd "${{0%/*}}"
+case $1 in
+indextargets) if [ -e lists ]; then printf '%s' '{LINE}'; fi ;;
+update) mkdir lock || exit 100; sleep 0.3; touch lists; rmdir lock ;;
+esac
+"""
+
+
+def test_two_that_need_the_lists_at_once_do_not_get_in_each_others_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As images that are built side by side on a machine that has never fetched any."""
+    add_program(tmp_path / "bin", "apt-get", APT)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(apt, "STATE", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(apt.host_sources, ["bookworm"] * 2)
+    assert first == second
+    assert len(first) == 1
