@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import TypeVar
 
 import click
 
 from oar_lxc.cli.look import size
-from oar_lxc.cli.reach import Door, doorway, find_running
+from oar_lxc.cli.reach import Door, at_door, doorway
 from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, OpenDoor
 from oar_lxc.copying import (
     LocalSource,
@@ -22,7 +23,10 @@ from oar_lxc.copying import (
     transfer,
 )
 from oar_lxc.errors import UsageError, printable
+from oar_lxc.extract import Complain
+from oar_lxc.remote import Remote
 
+Side = TypeVar("Side", ContainerSource, ContainerTarget)
 PROGRESS_AFTER = 2.0  # seconds
 PROGRESS_EVERY = 0.5
 
@@ -62,25 +66,12 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
         click.echo(f"oar-lxc: {printable(sentence)}", err=True)
 
     progress = Progress()
-    doors: dict[str, OpenDoor] = {}
-    for place in (*places, to):
-        if place.container and place.container not in doors:
-            doors[place.container] = _door(place)
     with progress:
         for place in places:
             with ExitStack() as stack:
-                if place.container:
-                    door = doors[place.container]
-                    source: Source
-                    source = ContainerSource(place, door, complain)
-                else:
-                    source = LocalSource(place.path, complain)
+                source = _source(place, complain)
                 stack.callback(source.close)
-                target: Target
-                if to.container:
-                    target = ContainerTarget(to, doors[to.container], len(places) > 1, complain)
-                else:
-                    target = LocalTarget(to.path, len(places) > 1, complain)
+                target = _target(to, len(places) > 1, complain)
                 stack.callback(target.close)
                 transfer(source, target, complain, progress.add)
                 source.finish()
@@ -89,13 +80,28 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
         sys.exit(1)
 
 
-def _door(place: Place) -> OpenDoor:
-    remote, found = find_running(place.container)
+def _source(place: Place, complain: Complain) -> Source:
+    if not place.container:
+        return LocalSource(place.path, complain)
+    return _behind(place, lambda door: ContainerSource(place, door, complain))
 
-    def door(argv: Sequence[str]) -> Door:
-        return doorway(remote, found.node, "attach", found.name, *argv)
 
-    return door
+def _target(place: Place, several: bool, complain: Complain) -> Target:
+    if not place.container:
+        return LocalTarget(place.path, several, complain)
+    return _behind(place, lambda door: ContainerTarget(place, door, several, complain))
+
+
+def _behind(place: Place, start: Callable[[OpenDoor], Side]) -> Side:
+    """Start a tar behind a container's door; return it."""
+
+    def act(remote: Remote, node: str, name: str) -> Side:
+        def door(argv: Sequence[str]) -> Door:
+            return doorway(remote, node, "attach", name, *argv, marked=True)
+
+        return start(door)
+
+    return at_door(place.container, act)
 
 
 class Progress:

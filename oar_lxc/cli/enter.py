@@ -90,7 +90,7 @@ def ssh(container: str, command: tuple[str, ...]) -> None:
 
 def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
     """Run ssh through a door that is open already, and has handed out the keys."""
-    door = doorway(remote, node, "ssh", name)
+    door = doorway(remote, node, "ssh", name, marked=True)
     with opened(door.argv, door.token) as way:
         keys = json.loads(way.line())
         files = {

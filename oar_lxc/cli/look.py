@@ -16,8 +16,8 @@ from oar_lxc.cli.table import print_table
 from oar_lxc.container import RUNNING
 from oar_lxc.errors import ContainerError, printable
 from oar_lxc.layout import check_job_id
-from oar_lxc.lookup import ask_nodes, find_container, parse_target
-from oar_lxc.remote import raise_first
+from oar_lxc.lookup import ask_nodes
+from oar_lxc.remote import Remote, raise_first
 
 
 @click.command("list")
@@ -72,24 +72,26 @@ def show(container: str, as_json: bool) -> None:
       oar-lxc show 42/vm1
       oar-lxc show vm1 --json
     """
-    job_id, name = parse_target(container)
-    remote = reach.remote_of(job_id)
-    found = find_container(remote, name)
-    shown: list[dict[str, Any]] = []
-
-    def take(node: str, event: dict[str, Any]) -> None:
-        shown.append({key: value for key, value in event.items() if key != "event"})
-
-    raise_first(remote.call("show", {"containers": [name]}, take, [found.node]))
-    if not shown:
-        raise ContainerError(name, found.node, "it is gone")
-    facts = {"name": shown[0].pop("container"), "job": remote.job_id, **shown[0]}
+    facts = reach.at_door(container, _facts, any_state=True)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
     for key, value in describe(facts):
         if value:
             click.echo(f"{key + ':':<14} {value}")
+
+
+def _facts(remote: Remote, node: str, name: str) -> dict[str, Any]:
+    """Return what a node knows of a container."""
+    shown: list[dict[str, Any]] = []
+
+    def take(node: str, event: dict[str, Any]) -> None:
+        shown.append({key: value for key, value in event.items() if key != "event"})
+
+    raise_first(remote.call("show", {"containers": [name]}, take, [node]))
+    if not shown:
+        raise ContainerError(name, node, "it is gone")
+    return {"name": shown[0].pop("container"), "job": remote.job_id, **shown[0]}
 
 
 def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:

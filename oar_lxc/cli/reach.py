@@ -163,7 +163,14 @@ class Door:
         return run_here(self.argv)
 
 
-def doorway(remote: Remote, node: str, action: str, *words: str, terminal: bool = False) -> Door:
+def doorway(
+    remote: Remote,
+    node: str,
+    action: str,
+    *words: str,
+    terminal: bool = False,
+    marked: bool = False,
+) -> Door:
     """Return a container's door.
 
     Args:
@@ -172,14 +179,17 @@ def doorway(remote: Remote, node: str, action: str, *words: str, terminal: bool 
         action: what is to be done behind it.
         words: the container, and what belongs to the action.
         terminal: whether it is to have a terminal.
+        marked: whether it is to write its mark on this node, too, where no shell stands before
+            it: for whoever has to know that it opened.
 
     Raises:
         UsageError: there is more than a command line holds.
     """
-    if node == remote.local:
-        arguments = [str(remote.job_id), NO_MARK, pack((action, *words))]
-        return Door(tuple(isolated("oar_lxc.doorway", arguments)), node, "", terminal)
     token = os.urandom(8).hex()
+    if node == remote.local:
+        arguments = [str(remote.job_id), token if marked else NO_MARK, pack((action, *words))]
+        argv = isolated("oar_lxc.doorway", arguments)
+        return Door(tuple(argv), node, token if marked else "", terminal)
     argv = far_doorway(remote, node, action, *words, token=token, terminal=terminal)
     return Door(tuple(argv), node, token, terminal)
 
@@ -237,8 +247,14 @@ def at_door(
     Args:
         target: ``JOB/CONTAINER``, or ``CONTAINER`` inside a job.
         act: is given the way to the job, the node and the container's name; it raises
-            NotOpenedError where the door does not open.
+            NotOpenedError where the door does not open, or NodeError or ContainerError where
+            something else keeps it out.
         any_state: whether the container need not run.
+
+    Raises:
+        UsageError: it is neither, or the job is not a running one of the caller's.
+        ContainerError: there is none, or it does not run; the message says what to do.
+        NodeError: there is no way to its node.
     """
     job_id, name = parse_target(target)
     if guess := guess_node(job_id, name):
@@ -247,6 +263,8 @@ def at_door(
         except NotOpenedError as error:
             if error.late:
                 raise not_opened(error, guess[1]) from None
+        except (NodeError, ContainerError):
+            pass
         doing("the door did not open: looking for the container", container=name)
         forget(guess[0].job_id)
     remote, found = find_target(target) if any_state else find_running(target)

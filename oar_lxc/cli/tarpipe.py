@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from oar_lxc.cli.passing import Marked, NotOpenedError
-from oar_lxc.cli.reach import Door, not_opened
+from oar_lxc.cli.reach import Door
 from oar_lxc.copying import CopyError, Place, split_path
 from oar_lxc.crossing import mark_of
 from oar_lxc.errors import printable
@@ -101,7 +101,11 @@ END = "end"  # the name of the last
 
 
 class _Process:
-    """The tar of a container, at the other end of two pipes, and what it says."""
+    """The tar of a container, at the other end of two pipes, and what it says.
+
+    Raises:
+        NotOpenedError: the container's door did not open.
+    """
 
     inside = True
 
@@ -120,7 +124,7 @@ class _Process:
             out = _end(self.process.stdout).fileno()
             heard = Marked(out, door.token, time.monotonic() + SHELL_SECONDS, size=1)
             if heard.skip() is None:
-                raise not_opened(self._not_opened(heard), door.node)
+                raise self._not_opened(heard)
 
     def _not_opened(self, heard: Marked) -> NotOpenedError:
         self._close_pipes()

@@ -246,14 +246,57 @@ def test_what_a_door_says_itself_is_the_reason(running: FakeRemote, tmp_path: Pa
         invoke(cli, "ssh", "42/vm2")
 
 
+# Runs what is to be run in the container on this machine.
+INSIDE = f"""\
+exec {sys.executable} -c '
+import os, sys
+from oar_lxc.crossing import unpack
+action, name, *argv = unpack(sys.argv[1].split()[-1])
+if action == "attach" and argv: os.execvp(argv[0], argv)
+' "$last"
+"""
+# What acts on one container, of a name, with a file of this machine.
+ON_ONE = (
+    "exec 42/{name} -- true",
+    "shell 42/{name}",
+    "logs 42/{name}",
+    "logs --lxc 42/{name}",
+    "show 42/{name}",
+    "cp {file} 42/{name}:{file}.in",
+    "cp 42/{name}:{file} {file}.out",
+)
+
+
+def on_one(command: str, name: str, tmp_path: Path) -> list[str]:
+    """Return the words of one of :data:`ON_ONE`; the file and the journal are there."""
+    (tmp_path / "file").write_text("content")
+    add_program(tmp_path / "bin", "journalctl", "")
+    return command.format(name=name, file=tmp_path / "file").split()
+
+
+@pytest.mark.parametrize("command", ON_ONE)
 def test_a_container_is_gone_to_at_once_where_it_was_seen_last(
-    running: FakeRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: FakeRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    oarsh(tmp_path)
+    oarsh(tmp_path, INSIDE)
     assert invoke(cli, "list", "42") == 0
+    there = FakeRemote({"node2": running.by_name["node2"]})
+    monkeypatch.setattr(reach, "Remote", lambda job_id, nodes: there)
     monkeypatch.setattr(reach, "find_remote", lambda job_id: pytest.fail("OAR was asked"))
-    assert invoke(cli, "exec", "42/vm2", "--", "true") == 0
-    assert asked(tmp_path)[0] == "node2"
+    assert invoke(cli, *on_one(command, "vm2", tmp_path)) == 0
+    assert {call[-2] for call in recorded(tmp_path / "oarsh")} <= {"node2"}
+
+
+@pytest.mark.parametrize("command", ["cp {file} vm2:/x", "cp vm2:/x {file}", "ssh vm2"])
+def test_a_container_on_this_node_that_does_not_run_is_one_sentence(
+    remote: FakeRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Also for those who have to know whether its door opened."""
+    remote.local = "node2"
+    monkeypatch.setenv("OAR_JOB_ID", "42")
+    monkeypatch.setattr(reach, "has_container", lambda job_id, name: True)
+    with pytest.raises(ContainerError, match="vm2 on node node2: it is STOPPED, not RUNNING"):
+        invoke(cli, *on_one(command, "vm2", tmp_path))
 
 
 def test_a_container_that_is_elsewhere_now_is_looked_for(
@@ -279,16 +322,26 @@ def test_a_note_of_where_containers_are_that_is_wrong_is_none(
     assert asked(tmp_path)[0] == "node2"
 
 
+@pytest.mark.parametrize("command", ON_ONE)
+@pytest.mark.parametrize("seen", [False, True], ids=["first", "again"])
 @pytest.mark.parametrize("dead", ["node1", "node2"])
 def test_a_dead_node_keeps_nobody_from_the_others(
-    running: FakeRemote, tmp_path: Path, dead: str
+    running: FakeRemote,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dead: str,
+    seen: bool,
+    command: str,
 ) -> None:
+    monkeypatch.setattr(reach, "Remote", lambda job_id, nodes: running)
+    if seen:
+        whereabouts.remember(42, {"vm1": "node1", "vm2": "node2"})
     running.unreachable = [dead]
-    oarsh(tmp_path)
+    oarsh(tmp_path, INSIDE, f'case "$*" in *" {dead} exec "*) exit 255;; esac')
     there, gone = ("vm2", "vm1") if dead == "node1" else ("vm1", "vm2")
-    assert invoke(cli, "exec", f"42/{there}", "--", "true") == 0
+    assert invoke(cli, *on_one(command, there, tmp_path)) == 0
     with pytest.raises(NodeError, match=f"node {dead}: "):
-        invoke(cli, "exec", f"42/{gone}", "--", "true")
+        invoke(cli, *on_one(command, gone, tmp_path))
 
 
 def test_a_list_shows_what_answers_and_fails_for_what_does_not(
