@@ -43,7 +43,7 @@ from oar_lxc.container import (
 )
 from oar_lxc.crossing import NO_MARK, mark_of, unpack
 from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
-from oar_lxc.here import environ_here, open_job
+from oar_lxc.here import configured_address, environ_here, open_job
 from oar_lxc.layout import JobLayout, check_job_id
 from oar_lxc.published import PublishedJob
 
@@ -324,7 +324,6 @@ def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False
         OarLxcError: it does not answer, or breaks the connection off.
     """
     # What a command need not wait for.
-    from oar_lxc.facts import configured_address
     from oar_lxc.keys import JobKey
     from oar_lxc.readiness import SSH_PORT
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.container import CONFIG_FILE, RUNNING, read_description
-from oar_lxc.layout import JobLayout
+from oar_lxc.container import RUNNING, read_description
+from oar_lxc.here import configured_address
 from oar_lxc.limits import oom_kills
 from oar_lxc.onnode import OnNode
 from oar_lxc.times import READY
@@ -75,16 +75,6 @@ def init_facts(pid: int) -> dict[str, Any]:
             if "cpuset" in controllers.split(",") or not facts["cgroup"]:
                 facts["cgroup"] = path
     return facts
-
-
-def configured_address(layout: JobLayout, name: str) -> str:
-    """Return the address in a container's configuration, empty where there is none."""
-    with suppress(OSError):
-        for line in (layout.containers / name / CONFIG_FILE).read_text().splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "lxc.net.0.ipv4.address":
-                return value.strip().partition("/")[0]
-    return ""
 
 
 def _status(pid: int, key: str) -> str | None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.ed25519 import KeyPair
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
 from oar_lxc.whole import write_whole
@@ -32,6 +31,8 @@ class JobKey:
             OarLxcError: it cannot be written.
         """
         key = cls(layout.private)
+        from oar_lxc.ed25519 import KeyPair  # who only reads a key need not wait for it
+
         try:
             if not (key.directory / CLIENT).exists():
                 pair = KeyPair.make()

@@ -129,3 +129,9 @@ class JobLayout:
     def vxlan(self) -> str:
         """Name of the device that joins the bridges of the job's nodes."""
         return f"olv{self.job_id}"
+
+
+def by_number(name: str) -> tuple[str | int, ...]:
+    """Return what sorts names as people do: ``vm2`` before ``vm10``."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple(int(part) if at % 2 else part for at, part in enumerate(parts))

@@ -28,10 +28,10 @@ from oar_lxc.ed25519 import KeyPair
 from oar_lxc.errors import OarLxcError, SpecError
 from oar_lxc.job import Job
 from oar_lxc.keys import JobKey
-from oar_lxc.layout import JobLayout
+from oar_lxc.layout import JobLayout, by_number
 from oar_lxc.network import JobNetwork
 from oar_lxc.onnode import OnNode
-from oar_lxc.plan import Plan, PlannedContainer, by_number, make_plan
+from oar_lxc.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.published import PublishedJob
 from oar_lxc.spec import Spec
 from oar_lxc.whole import write_whole

@@ -22,8 +22,7 @@ from oar_lxc.errors import (
     UsageError,
 )
 from oar_lxc.job import Job, parse_resources
-from oar_lxc.layout import JobLayout, check_job_id
-from oar_lxc.plan import by_number
+from oar_lxc.layout import JobLayout, by_number, check_job_id
 from oar_lxc.published import read_published
 from oar_lxc.remote import Remote, raise_first
 from oar_lxc.run import run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,12 +12,6 @@ from oar_lxc.errors import SpecError
 from oar_lxc.job import Job
 from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.spec import Group, Mount, Port, Spec, as_spec
-
-
-def by_number(name: str) -> tuple[str | int, ...]:
-    """Return what sorts names as people do: ``vm2`` before ``vm10``."""
-    parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if at % 2 else part for at, part in enumerate(parts))
 
 
 @dataclass(frozen=True)

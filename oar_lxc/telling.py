@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from oar_lxc.container import RUNNING, read_description
-from oar_lxc.facts import configured_address, init_facts, show_container
+from oar_lxc.facts import init_facts, show_container
+from oar_lxc.here import configured_address
 from oar_lxc.keys import JobKey
 from oar_lxc.onnode import OnNode
 from oar_lxc.timeline import read_timeline

@@ -119,13 +119,23 @@ def test_importing_the_command_line_loads_no_command() -> None:
     assert {"lxc", "pyroute2"}.isdisjoint(loaded)
 
 
+def test_the_way_into_a_container_loads_nothing_that_plans_one() -> None:
+    """Each command in a container waits for both ends of it."""
+    for ends in (["cli/main.py", "cli/enter.py"], ["doorway.py", "keys.py", "readiness.py"]):
+        loaded = _loaded_after_importing([Path(name) for name in ends])
+        assert {"oar_lxc.plan", "oar_lxc.spec", "_hashlib", "structlog"}.isdisjoint(loaded)
+
+
 def _loaded_after_importing(modules: list[Path]) -> set[str]:
-    """Import modules in a fresh interpreter; return the first names of all that it then holds."""
+    """Import modules in a fresh interpreter; return the names of all that it then holds.
+
+    Of packages, their first names are told alone as well.
+    """
     names = [".".join(("oar_lxc", *m.with_suffix("").parts)) for m in modules]
     code = (
         "import importlib, sys; sys.path.insert(0, sys.argv[1])\n"
         "for name in sys.argv[2:]: importlib.import_module(name)\n"
-        "print(*{name.partition('.')[0] for name in sys.modules}, sep='\\n')"
+        "print(*sys.modules, *{name.partition('.')[0] for name in sys.modules}, sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, str(PACKAGE.parent), *names],

@@ -21,7 +21,7 @@ from oar_lxc.errors import (
     UsageError,
 )
 from oar_lxc.keys import CLIENT
-from oar_lxc.layout import JobLayout
+from oar_lxc.layout import JobLayout, by_number
 from oar_lxc.lookup import (
     find_container,
     find_keys,
@@ -29,7 +29,6 @@ from oar_lxc.lookup import (
     list_containers,
     parse_target,
 )
-from oar_lxc.plan import by_number
 from oar_lxc.published import READY, PublishedJob
 from oar_lxc.remote import Remote
 from tests.unit.fakes import FakeNode, FakeRemote, add_program
