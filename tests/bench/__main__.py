@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oar_lxc import image
-from tests.bench import engines, fanout, hooks, importing, many, nodes, small, vms
+from tests.bench import engines, fanout, hooks, importing, many, nodes, reach, small, vms
 from tests.bench.figures import Figure, machine, show
 
 # Row → what measures it. Each is called with the rounds, and whether it shall be short.
@@ -24,6 +24,7 @@ ROWS: dict[str, Callable[..., list[Figure]]] = {
     "many": many.measure,
     "fanout": fanout.measure,
     "nodes": nodes.measure,
+    "reach": reach.measure,
     "import": importing.measure,
 }
 

@@ -6,15 +6,13 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.homes import USERS
-from oar_lxc.sandbox.state import SandboxError, Settings
+from oar_lxc.sandbox.state import SandboxError
 from tests.bench.figures import Figure, cpu_seconds
+from tests.bench.sandboxed import brought_up
 from tests.bench.timing import Spread
 from tests.e2e.cluster import Cluster, wait_until
 
@@ -67,7 +65,8 @@ def measure(rounds: int, *, short: bool = False) -> list[Figure]:
     if short:
         return []
     try:
-        with _cluster() as cluster:
+        with brought_up(NODES) as cluster:
+            cluster.sandbox.add_image(IMAGE)
             found = {count: _job(cluster, count, rounds) for count in (1, NODES)}
     except SandboxError as error:
         print(f"{ROW}: not measured, for {error}", file=sys.stderr)
@@ -88,25 +87,6 @@ def measure(rounds: int, *, short: bool = False) -> list[Figure]:
         work = f"{NODES} nodes × {PER_NODE}: {work}"
         figures.append(Figure(ROW, work, "s", many[i], f"1 node × {PER_NODE}", one[i], target))
     return figures
-
-
-@contextmanager
-def _cluster() -> Iterator[Cluster]:
-    """Bring the sandbox up, or up to date; in the end it is down again if it was not up."""
-    sandbox = Sandbox(say=lambda line: print(line, file=sys.stderr))
-    settings = sandbox.state.settings()
-    if settings and settings.nodes < NODES:
-        raise SandboxError(
-            f"the sandbox has {settings.nodes} nodes instead of {NODES}: take it down first, with "
-            "`oar-lxc sandbox down`"
-        )
-    try:
-        sandbox.up(settings or Settings(nodes=NODES))
-        sandbox.add_image(IMAGE)
-        yield Cluster(sandbox, "stanza")
-    finally:
-        if settings is None:
-            sandbox.down()
 
 
 def _job(cluster: Cluster, nodes: int, rounds: int) -> list[_Round]:

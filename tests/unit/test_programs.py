@@ -96,6 +96,7 @@ PLACES = {
     "oar_lxc": {*OURS, *packages.NODE, *packages.FRONTEND},
     "jobscripts": {*OURS, *packages.NODE},
     "tests/fresh": makefile("FRESH_PACKAGES"),
+    "tests/bench": CLUSTER | makefile("APT_PACKAGES"),
     "tests/e2e": CLUSTER | makefile("APT_PACKAGES"),
     "tests/matrix": CLUSTER | makefile("APT_PACKAGES"),
     "tests": makefile("APT_PACKAGES"),
