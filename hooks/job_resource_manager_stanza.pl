@@ -24,7 +24,14 @@
         # One that was killed is run again: it goes on where it was.
         for ( 1 .. 2 ) {
             return 0 if system( { $argv[0] } @argv ) == 0;
-            return 127      if $? == -1;
+            if ( $? == -1 ) {
+
+                # No more processes or memory (EAGAIN, ENOMEM), which users can use up: the node is
+                # not at fault. The job is told when it asks for containers.
+                my $short = $! == 11 || $! == 12;
+                print STDERR "oar-lxc: $argv[0]: $!\n";
+                return $short && $_[0] eq 'prepare' ? 0 : 127;
+            }
             return $? >> 8  if $? >> 8 and $? >> 8 < 128;
         }
         return 1;

@@ -45,6 +45,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     check: bool = True,
+    first: Callable[[], object] | None = None,
 ) -> Result:
     """Run a program and wait for it.
 
@@ -57,6 +58,7 @@ def run(
         env: its environment, the caller's where None.
         cwd: its working directory.
         check: raise where the status is not 0.
+        first: what its process does before it becomes the program: system calls, and no more.
 
     Raises:
         CommandError: the status is not 0, or the program cannot be executed (status 127).
@@ -74,6 +76,7 @@ def run(
             env=env,
             cwd=cwd,
             start_new_session=True,
+            preexec_fn=first,
         )
     except OSError as error:
         raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error

@@ -5,14 +5,55 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
-from oar_lxc.errors import OarLxcError
+from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.layout import JobLayout
 from oar_lxc.node.bounded import bounded
 
-PATIENCE = 5.0  # seconds; users may come from the network, and its server may be dead
+# Users may come from the network, and its server may be dead. The C library itself waits for a
+# name service cache that does not answer, twice 5 s, and then asks whom that would have asked.
+PATIENCE = 12.0  # seconds
+LEAST_PATIENCE = 0.5  # seconds, where it has not answered once
 UNKNOWN = -1
+_silent: list[str] = []  # the lookups of this process that were not answered
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who a user is.
+
+    Attributes:
+        uid: the user's id.
+        gid: the user's group.
+        home: the user's home.
+    """
+
+    uid: int
+    gid: int
+    home: Path
+
+
+def find_account(user: str) -> Account | None:
+    """Return who a user is; None where there is no such user.
+
+    Raises:
+        TooLateError: the user database did not answer.
+    """
+
+    def look() -> list[str]:
+        try:
+            found = pwd.getpwnam(user)
+        except KeyError:
+            return []
+        return [str(found.pw_uid), str(found.pw_gid), found.pw_dir]
+
+    if not (words := _ask(look, f"to look user {user} up")):
+        return None
+    return Account(int(words[0]), int(words[1]), Path(words[2]))
 
 
 def find_uid(user: str) -> int:
@@ -21,15 +62,8 @@ def find_uid(user: str) -> int:
     Raises:
         TooLateError: the user database did not answer.
     """
-
-    def look() -> list[str]:
-        try:
-            return [str(pwd.getpwnam(user).pw_uid)]
-        except KeyError:
-            return []
-
-    found = bounded(look, PATIENCE, f"to look user {user} up")
-    return int(found[0]) if found else UNKNOWN
+    found = find_account(user)
+    return found.uid if found else UNKNOWN
 
 
 def find_name(uid: int) -> str:
@@ -41,24 +75,35 @@ def find_name(uid: int) -> str:
         except KeyError:
             return []
 
-    with suppress(OarLxcError):
-        found = bounded(look, PATIENCE, f"to look user {uid} up")
+    with suppress(OSError, OarLxcError):
+        found = _ask(look, f"to look user {uid} up")
         return found[0] if found else ""
     return ""
 
 
-def job_uid(layout: JobLayout, user: str) -> int:
-    """Return the id of a job's user, whatever the user database says of it.
+def _ask(look: Callable[[], list[str]], what: str) -> list[str]:
+    """Look something up; who reaps many jobs does not wait as long for each."""
+    try:
+        return bounded(look, LEAST_PATIENCE if _silent else PATIENCE, what)
+    except TooLateError:
+        _silent.append(what)
+        raise
 
-    Where it says nothing, the owner that root gave to the job's private directory is it.
+
+def job_uid(layout: JobLayout, user: str) -> int:
+    """Return the id of a job's user.
+
+    The owner that root gave to the job's private directory is it, and nobody is asked. Only where
+    that is not there, the user database is.
 
     Returns:
         The id; :data:`UNKNOWN` where nothing tells it.
     """
-    with suppress(OarLxcError):
-        if (uid := find_uid(user)) != UNKNOWN:
-            return uid
-    return private_owner(layout) or UNKNOWN  # root has no jobs
+    if owner := private_owner(layout):  # root has no jobs
+        return owner
+    with suppress(OSError, OarLxcError):
+        return find_uid(user)
+    return UNKNOWN
 
 
 def private_owner(layout: JobLayout) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError
 
+_Answer = list[str] | str | dict[str, Any]  # what it returned, an error of ours, or the system's
 PATIENCE = 1.0  # seconds that the end of a killed child may take
 
 
@@ -25,9 +28,15 @@ def bounded(act: Callable[[], list[str]], timeout: float, what: str) -> list[str
     Raises:
         TooLateError: it took longer than that.
         OarLxcError: the function raised one.
+        OSError: the function raised one, or there can be no child.
     """
     reader, writer = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
     if child == 0:
         try:
             _answer(act, writer)
@@ -48,7 +57,9 @@ def bounded(act: Callable[[], list[str]], timeout: float, what: str) -> list[str
         os.close(reader)
         os.kill(child, signal.SIGKILL)
         bury(child)
-    result: list[str] | str = json.loads(answer) if answer else f"{what} failed"
+    result: _Answer = json.loads(answer) if answer else f"{what} failed"
+    if isinstance(result, dict):
+        raise OSError(result["errno"], f"{what}: {result['error']}")
     if isinstance(result, str):
         raise OarLxcError(result)
     return result
@@ -62,10 +73,14 @@ def bury(child: int) -> None:
 
 
 def _answer(act: Callable[[], list[str]], writer: int) -> None:
-    result: list[str] | str
+    result: _Answer
     try:
         result = act()
     except OarLxcError as error:
         result = str(error)
+    except OSError as error:
+        result = {"errno": error.errno, "error": error.strerror or str(error)}
+    except MemoryError:
+        result = {"errno": errno.ENOMEM, "error": os.strerror(errno.ENOMEM)}
     with os.fdopen(writer, "w") as file:
         json.dump(result, file)

@@ -20,6 +20,7 @@ from oar_lxc.job import read_nodefile
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.node.log import say
 from oar_lxc.node.reach import FANOUT, command_on, this_node
+from oar_lxc.node.shortage import shortage_of
 from oar_lxc.published import PublishedJob
 from oar_lxc.regular import read_regular
 from oar_lxc.run import Result, run
@@ -73,7 +74,7 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     users = ["--users", format_spans(config.users).replace(" ", "")]
     prepare = ["prepare", *common, *users, *key_option, "--nodes", ",".join(nodes), "--node"]
     # OAR runs no epilogue after a failed prologue: keep a part of the time for undoing.
-    status = _everywhere(nodes, prepare, config.deadline * 0.5, name_last=True)
+    status = _everywhere(nodes, prepare, config.deadline * 0.5, prepares=True)
     if status:
         _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline * 0.5)
     return status
@@ -100,15 +101,27 @@ def _nodes_to_clean(job_id: int, nodefile: Path) -> tuple[list[str], int]:
 
 
 def _everywhere(
-    nodes: Sequence[str], arguments: list[str], timeout: float, name_last: bool = False
+    nodes: Sequence[str], arguments: list[str], timeout: float, prepares: bool = False
 ) -> int:
+    """Run the root side on nodes.
+
+    Args:
+        nodes: their names.
+        arguments: of the command.
+        timeout: seconds.
+        prepares: it prepares: its last argument is the node's name, and where it cannot be started
+            as users have used something up, the node is not at fault.
+
+    Returns:
+        0, or 1 where a node is not as it should be.
+    """
     end = time.monotonic() + timeout
 
     def once(node: str) -> Result:
         left = max(1.0, end - time.monotonic())
         # The command ends by itself, in time to say what it leaves: as root, we cannot kill it.
         limit = ["--deadline", f"{left * 0.8:.3g}"]
-        words = [arguments[0], *limit, *arguments[1:], *([node] if name_last else [])]
+        words = [arguments[0], *limit, *arguments[1:], *([node] if prepares else [])]
         return run(command_on(node, words), timeout=left, check=False)
 
     def on_node(node: str) -> bool:
@@ -118,13 +131,17 @@ def _everywhere(
                 result = once(node)  # it goes on where it was
         except OarLxcError as error:
             say(f"node {node}: {error}")
-            return False
+            return prepares and bool(shortage_of(error))
         if result.status != 0:
             say(f"node {node}: {result.stderr.strip() or f'status {result.status}'}")
         return result.status == 0
 
-    with ThreadPoolExecutor(min(FANOUT, len(nodes))) as pool:
-        return 0 if all(list(pool.map(on_node, nodes))) else 1
+    try:
+        with ThreadPoolExecutor(min(FANOUT, len(nodes))) as pool:
+            done = list(pool.map(on_node, nodes))
+    except RuntimeError:  # this node has no room for more threads
+        done = list(map(on_node, nodes))
+    return 0 if all(done) else 1
 
 
 def _oar_cgroup(job_id: int, user: str) -> str:

@@ -21,7 +21,7 @@ from oar_lxc.config import lenient_config, read_config
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
 from oar_lxc.idspans import Span, parse_spans
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
-from oar_lxc.node.account import UNKNOWN, find_uid, job_uid
+from oar_lxc.node.account import find_account, job_uid
 from oar_lxc.node.cgroup import JobCgroups, check_oar_cgroup, leave_freezers
 from oar_lxc.node.log import NodeLog, say, tell
 from oar_lxc.node.record import GRACE, Record
@@ -185,8 +185,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from oar_lxc.node.prepare import Preparation
 
     layout, user, cgroup = _job(arguments)
-    if find_uid(user) == UNKNOWN:
-        raise UsageError(f"user {user} does not exist on this node")
+    account = None
+    with suppress(OSError):  # the preparation meets it again, and knows what to do
+        if not (account := find_account(user)):
+            raise UsageError(f"user {user} does not exist on this node")
     config = read_config()
     preparation = Preparation(
         layout,
@@ -199,6 +201,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         config.trees,
         config.store,
         _users(arguments.users) or config.users,
+        account,
     )
     if preparation.node not in preparation.nodes:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")

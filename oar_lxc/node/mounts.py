@@ -34,6 +34,7 @@ _SYS_MOUNT_SETATTR = 442
 _MNT_DETACH = 2
 _MS_PRIVATE = 1 << 18
 _CLONE_NEWUSER = 0x10000000
+_READY = b"\0"
 _ROUNDS = 10  # in which what users move about meanwhile is looked for
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -151,14 +152,18 @@ def _user_namespace(ids: IdMap) -> int:
             os.close(ready_r)
             os.close(done_w)
             if _libc.unshare(_CLONE_NEWUSER) == 0:
-                os.write(ready_w, b"1")
+                os.write(ready_w, _READY)
                 os.read(done_r, 1)
+            else:
+                os.write(ready_w, bytes([ctypes.get_errno()]))
         finally:
             os._exit(0)
     os.close(ready_w)
     os.close(done_r)
     try:
-        if os.read(ready_r, 1) != b"1":
+        if (code := os.read(ready_r, 1)) != _READY:
+            if code and code[0] in (errno.EAGAIN, errno.ENOMEM):
+                raise OSError(code[0], f"unshare: {os.strerror(code[0])}")
             raise OSError("this kernel does not allow user namespaces (user.max_user_namespaces)")
         for name, extents in (("uid_map", ids.uids), ("gid_map", ids.gids)):
             Path(f"/proc/{pid}/{name}").write_text(map_text(extents))

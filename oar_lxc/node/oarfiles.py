@@ -8,15 +8,20 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.node.files import forget
+from oar_lxc.regular import read_regular
 from oar_lxc.run import run
 
 OAR = Path("/var/lib/oar")
 KEY = ".jobkey"
 CPUSET = Path("/dev/cpuset")
+
+_BEGIN, _END = (f"-----{word} OPENSSH PRIVATE KEY-----".encode() for word in ("BEGIN", "END"))
+_MAGIC = b"openssh-key-v1\0"
 
 
 def oar_files(job_id: int, user: str, directory: Path = OAR) -> list[Path]:
@@ -42,13 +47,38 @@ def remove_oar_files(job_id: int, user: str, timeout: float, directory: Path = O
     key = directory / f"{name}{KEY}"
     marks = [f'environment="OAR_CPUSET=/oar/{name}"'.encode()]
     if key.is_file():  # with the cpuset off, only the key itself tells
-        public = run(["ssh-keygen", "-y", "-P", "", "-f", str(key)], timeout=5, check=False)
-        marks += [word.encode() for word in public.stdout.split()[1:2]]
+        marks += _public_keys(key)
     for path in oar_files(job_id, user, directory):
         if path != key:
             forget(path)
     _forbid_keys(marks, directory / ".ssh/authorized_keys", timeout)
     forget(key)
+
+
+def _public_keys(path: Path) -> list[bytes]:
+    """Return the public key of a private one, as it is in authorized_keys; none of a damaged one.
+
+    OpenSSH writes it in the open into its own form of a key (PROTOCOL.key). Of another form
+    ssh-keygen tells it, which asks the user database first.
+
+    Raises:
+        CommandTimeoutError: ssh-keygen took too long.
+    """
+    try:
+        text = read_regular(path).partition(_BEGIN)[2].partition(_END)[0]
+        data = b64decode(text)
+        if data.startswith(_MAGIC):
+            place = len(_MAGIC)
+            for _ in range(3):  # cipher, key derivation and its options
+                place += 4 + int.from_bytes(data[place : place + 4])
+            place += 4  # the number of keys, which is 1
+            length = int.from_bytes(data[place : place + 4])
+            if 0 < length <= len(data) - place - 4:
+                return [b64encode(data[place + 4 : place + 4 + length])]
+    except (OSError, ValueError):
+        return []
+    public = run(["ssh-keygen", "-y", "-P", "", "-f", str(path)], timeout=5, check=False)
+    return [word.encode() for word in public.stdout.split()[1:2]]
 
 
 def keep_keys(cpuset: Path = CPUSET) -> None:

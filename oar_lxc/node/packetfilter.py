@@ -22,8 +22,9 @@ from oar_lxc.network import JobNetwork
 from oar_lxc.node.account import UNKNOWN, find_uid
 from oar_lxc.node.files import filter_locked
 from oar_lxc.node.links import NET, VXLAN_PORT, flooded
+from oar_lxc.node.nameless import hide_users
 from oar_lxc.node.record import read_record
-from oar_lxc.run import run
+from oar_lxc.run import Result, run
 
 TABLE = "oar_lxc"
 OLD_VXLAN_PORT = 4789  # of jobs that were prepared before the port was VXLAN_PORT
@@ -36,15 +37,6 @@ ANSWERS = "echo-reply, destination-unreachable, time-exceeded, parameter-problem
 # them takes the kernel longer for each new one, the more there are.
 CONNECTIONS = 4096
 USERS = 1000  # ids below are the system's daemons
-
-# To nft, the number of a user may be a name: it asks the user database, which may not answer. So
-# it is given an empty one, in a mount namespace of its own.
-_EMPTY = """\
-for file in /etc/passwd /etc/nsswitch.conf; do mount --bind /dev/null $file; done 2>/dev/null
-exec nft "$@"
-"""
-# Only root may, and only root may change the packet filter.
-NFT = ("unshare", "--mount", "sh", "-c", _EMPTY, "nft") if os.geteuid() == 0 else ("nft",)
 
 IP_TABLES = (Path("/proc/net/ip_tables_names"), Path("/proc/net/ip6_tables_names"))
 _BRIDGE = re.compile(r"olb([1-9][0-9]{0,9})")
@@ -153,7 +145,7 @@ def load(pool: IPv4Network, timeout: float) -> None:
         lines += [f"flush set inet {TABLE} owners", f"flush set inet {TABLE} peers"]
         for layout in map(JobLayout, sorted(_jobs_of_devices())):
             lines += _elements(layout, _uid(layout), flooded(layout, timeout))
-        run([*NFT, "-f", "-"], input="\n".join(lines) + "\n", timeout=timeout)
+        _nft(["-f", "-"], "\n".join(lines) + "\n", timeout)
 
 
 def admit(
@@ -175,10 +167,10 @@ def admit(
     """
     text = "\n".join(_elements(layout, uid, peers)) + "\n"
     with filter_locked(timeout):
-        done = run([*NFT, "-f", "-"], input=text, timeout=timeout, check=False)
+        done = _nft(["-f", "-"], text, timeout, check=False)
     if done.status != 0:  # somebody has flushed the node's rules, or nobody has loaded ours yet
         load(pool, timeout)
-        run([*NFT, "-f", "-"], input=text, timeout=timeout)
+        _nft(["-f", "-"], text, timeout)
 
 
 def forget(layout: JobLayout, timeout: float) -> None:
@@ -189,8 +181,8 @@ def forget(layout: JobLayout, timeout: float) -> None:
     """
     for set_name, element in _listed(layout, timeout):
         # One of its connections may go by itself meanwhile.
-        argv = [*NFT, f"delete element inet {TABLE} {set_name} {{ {element} }}"]
-        run(argv, timeout=timeout, check=False)
+        line = f"delete element inet {TABLE} {set_name} {{ {element} }}"
+        _nft([line], "", timeout, check=False)
 
 
 def elements(layout: JobLayout, timeout: float) -> list[str]:
@@ -228,7 +220,7 @@ def _others_track(timeout: float) -> bool:
         with suppress(OSError):
             if path.read_text().strip():
                 return True
-    return others_tracking(run(["nft", "list", "ruleset"], timeout=timeout).stdout)
+    return others_tracking(_nft(["list", "ruleset"], "", timeout).stdout)
 
 
 def _elements(layout: JobLayout, uid: int | None, peers: Sequence[str]) -> list[str]:
@@ -270,10 +262,16 @@ def _listed(layout: JobLayout, timeout: float) -> Iterator[tuple[str, str]]:
             yield set_name, f"{key[0]} . {vni}"
 
 
+def _nft(arguments: Sequence[str], text: str, timeout: float, *, check: bool = True) -> Result:
+    # Where nothing is changed, nft has no word to look up, and is started in a faster way.
+    first = None if "list" in arguments else hide_users
+    return run(["nft", *arguments], input=text, timeout=timeout, check=check, first=first)
+
+
 def _all(timeout: float) -> Iterator[tuple[str, list[Any]]]:
     """Yield the name of the set and the parts of the key of each element of the table."""
     try:
-        done = run(["nft", "-n", "-j", "list", "table", "inet", TABLE], timeout=timeout)
+        done = _nft(["-n", "-j", "list", "table", "inet", TABLE], "", timeout)
     except CommandError as error:
         if "No such file or directory" in error.stderr:
             return  # there is no table, or nothing by which it could have been made

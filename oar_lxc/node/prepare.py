@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import stat
 import time
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from pathlib import Path
 
 from oar_lxc.closed import why_open
 from oar_lxc.config import Config
-from oar_lxc.errors import OarLxcError
+from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.idmap import IdMap
 from oar_lxc.idspans import Span
 from oar_lxc.layout import JobLayout
 from oar_lxc.network import POOL, JobNetwork
 from oar_lxc.node import ids, links, mounts, packetfilter, ranges
+from oar_lxc.node.account import UNKNOWN, Account, find_account, find_uid
 from oar_lxc.node.allocation import NoRangeError, allocate
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.destroy import Destruction
@@ -29,6 +29,7 @@ from oar_lxc.node.log import NodeLog
 from oar_lxc.node.oarfiles import keep_keys
 from oar_lxc.node.record import Record, read_record, this_boot
 from oar_lxc.node.refusal import Refusal
+from oar_lxc.node.shortage import FULL, shortage_of
 from oar_lxc.node.trees import mount_trees
 from oar_lxc.published import READY, REFUSED, PublishedJob
 from oar_lxc.regular import read_regular
@@ -51,6 +52,7 @@ class Preparation:
         trees: directories that containers may have parts of.
         store: the directory of the public images.
         users: the user ids that may have containers.
+        account: who the user is; looked up where None.
     """
 
     layout: JobLayout
@@ -63,6 +65,7 @@ class Preparation:
     trees: Sequence[str] = ()
     store: Path = Config.store
     users: Sequence[Span] = Config.users
+    account: Account | None = None
 
     def run(self, log: NodeLog, deadline: float) -> PublishedJob:
         """Prepare the node, or undo all of it and raise.
@@ -72,43 +75,59 @@ class Preparation:
         Args:
             log: where the steps are logged.
             deadline: monotonic time by which it must be over, an undo included.
+
+        Raises:
+            UsageError: there is no such user.
+            OarLxcError: the node is not as it should be.
+            OSError: likewise.
         """
-        account = pwd.getpwnam(self.user)
         network = JobNetwork.of(self.layout.job_id, self.nodes, self.pool)
         with job_locked(self.layout.job_id, rest(deadline)):
+            try:
+                account = self.account or find_account(self.user)
+            except OSError as error:
+                if not (why := shortage_of(error)):
+                    raise
+                return self._refuse(UNKNOWN, self._sentence(error, why), log, deadline)
+            if account is None:
+                raise UsageError(f"user {self.user} does not exist on this node")
             return self._run(account, network, log, deadline)
 
     def _run(
-        self, account: pwd.struct_passwd, network: JobNetwork, log: NodeLog, deadline: float
+        self, account: Account, network: JobNetwork, log: NodeLog, deadline: float
     ) -> PublishedJob:
         begin, start = time.time(), time.monotonic()
         # A part of the time is kept for the undo.
         end = time.monotonic() + (deadline - time.monotonic()) * (1 - UNDO)
         try:
             with log.step("record"):
-                record = self._record(network, end)
+                record = self._record(account, network, end)
             published = self._make(record, account, network, log, end)
             took = {"begin": round(begin, 4), "all": round(time.monotonic() - start, 4)}
             published = replace(published, prepared={**log.seconds, **took})
             write_atomic(self.layout.published, published.to_json(), 0o644)
             return published
         except Refusal as refusal:
-            return self._refuse(account, str(refusal), log, deadline)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                self._undo(account.pw_uid, log, deadline)
-                raise
-            # Users' containers can fill the disk: that must not take the node out of service.
-            why = f"the disk of {self.layout.state} is full ({error.strerror})"
-            return self._refuse(account, why, log, deadline)
-        except BaseException:
-            self._undo(account.pw_uid, log, deadline)
+            return self._refuse(account.uid, str(refusal), log, deadline)
+        except BaseException as error:
+            # What users can use up must not take the node out of service.
+            if why := shortage_of(error):
+                return self._refuse(account.uid, self._sentence(error, why), log, deadline)
+            self._undo(account.uid, log, deadline)
             raise
 
-    def _refuse(
-        self, account: pwd.struct_passwd, reason: str, log: NodeLog, deadline: float
-    ) -> PublishedJob:
-        self._undo(account.pw_uid, log, deadline)
+    def _sentence(self, error: BaseException, why: str) -> str:
+        """Return what a job is told where there was no more of something."""
+        if isinstance(error, OSError) and error.errno in FULL:
+            return f"the disk of {self.layout.state} is full ({error.strerror})"
+        return (
+            f"node {self.node} has no more of what its users share, such as memory or processes: "
+            f"{why}; submit the job again later"
+        )
+
+    def _refuse(self, uid: int, reason: str, log: NodeLog, deadline: float) -> PublishedJob:
+        with suppress(OSError, OarLxcError):  # its record stays, and the job's end comes
+            self._undo(uid, log, deadline)
         log.write("refused", "warning", reason=reason)
         refused = PublishedJob(
             self.layout.job_id,
@@ -122,7 +141,7 @@ class Preparation:
             self._publish_refusal(refused)
         return refused
 
-    def _record(self, network: JobNetwork, end: float) -> Record:
+    def _record(self, account: Account, network: JobNetwork, end: float) -> Record:
         """Choose the id range and write down what may exist, before any of it does."""
         with locked(rest(end)):
             before = read_record(self.layout.record)
@@ -136,8 +155,7 @@ class Preparation:
                 )
             self.layout.published.unlink(missing_ok=True)  # of a refusal, or of another boot
             try:
-                uid = pwd.getpwnam(self.user).pw_uid
-                first_id = allocate(self.layout, self.user, uid, self.users)
+                first_id = allocate(self.layout, self.user, account.uid, self.users)
             except NoRangeError as error:
                 raise Refusal(str(error)) from error
             record = Record(
@@ -155,7 +173,7 @@ class Preparation:
     def _make(
         self,
         record: Record,
-        account: pwd.struct_passwd,
+        account: Account,
         network: JobNetwork,
         log: NodeLog,
         end: float,
@@ -174,18 +192,19 @@ class Preparation:
             if why := why_open(self.store):
                 raise Refusal(why)
             if not mounts.mounts_under(layout.images):
-                id_map = IdMap.of_job(first_id, ranges.COUNT, account.pw_uid, account.pw_gid)
+                id_map = IdMap.of_job(first_id, ranges.COUNT, account.uid, account.gid)
                 self._mount_images(id_map)
         with log.step("trees"):
-            trees = mount_trees(layout, self.trees, account.pw_uid, account.pw_gid, log, end)
+            who = (account.uid, account.gid)
+            trees = mount_trees(layout, self.trees, *who, log, end, account.home)
         with log.step("cgroups"):
-            delegated = cgroups.delegate(account.pw_uid, first_id)
+            delegated = cgroups.delegate(account.uid, first_id)
         with log.step("links"):
             if not layout.published.exists():
                 # Publishing comes last: before it, what is there is half made or another's.
                 links.remove(layout, rest(end))
                 peers = links.create(layout, network, self.node, rest(end))
-                packetfilter.admit(layout, account.pw_uid, peers, self.pool, rest(end))
+                packetfilter.admit(layout, account.uid, peers, self.pool, rest(end))
         if time.monotonic() > end:
             raise OarLxcError("it took too long: the node is slow, or its lock was held")
         return PublishedJob(
@@ -196,8 +215,8 @@ class Preparation:
             state=READY,
             first_id=first_id,
             id_count=ranges.COUNT,
-            uid=account.pw_uid,
-            gid=account.pw_gid,
+            uid=account.uid,
+            gid=account.gid,
             cgroups=tuple(map(str, delegated)),
             bridge=layout.bridge,
             gateway=str(network.node_address(self.node)),
@@ -216,7 +235,7 @@ class Preparation:
             # the job's user unpacks.
             mounts.mount_idmapped(self.store, self.layout.images, None)
 
-    def _make_directories(self, account: pwd.struct_passwd, first_id: int) -> None:
+    def _make_directories(self, account: Account, first_id: int) -> None:
         layout = self.layout
         _make_directory(layout.directory, 0o711)
         if not mounts.mounts_under(layout.directory):
@@ -229,14 +248,14 @@ class Preparation:
         if _make_directory(layout.private, 0o700) and self.job_key:
             # Before the directory is the user's: root writes nothing where a user may.
             write_atomic(layout.job_key, _read_key(self.job_key))
-            os.chown(layout.job_key, account.pw_uid, account.pw_gid, follow_symlinks=False)
+            os.chown(layout.job_key, account.uid, account.gid, follow_symlinks=False)
         # Containers' root may enter by the group; new directories inherit it.
         _make_directory(layout.containers, 0o700)
         for path, group, mode in (
             (layout.containers, first_id, 0o2770),
-            (layout.private, account.pw_gid, 0o700),
+            (layout.private, account.gid, 0o700),
         ):
-            os.chown(path, account.pw_uid, group, follow_symlinks=False)
+            os.chown(path, account.uid, group, follow_symlinks=False)
             os.chmod(path, mode)
 
     def _publish_refusal(self, refused: PublishedJob) -> None:
@@ -257,8 +276,8 @@ class Preparation:
 def _read_key(path: Path) -> str:
     """Return OAR's key of a job; the user gets a copy, so it must be a file of OAR or root."""
     owners = {os.geteuid()}
-    with suppress(KeyError):
-        owners.add(pwd.getpwnam("oar").pw_uid)
+    with suppress(OarLxcError):
+        owners.add(find_uid("oar"))
     try:
         return os.fsdecode(read_regular(path, owners=owners, most=1 << 16))
     except OSError as error:

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import stat
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +36,13 @@ _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 
 
 def mount_trees(
-    layout: JobLayout, trees: Sequence[str], uid: int, gid: int, log: NodeLog, deadline: float
+    layout: JobLayout,
+    trees: Sequence[str],
+    uid: int,
+    gid: int,
+    log: NodeLog,
+    deadline: float,
+    home: Path = Path("/"),
 ) -> dict[str, str]:
     """Mount the trees for a job.
 
@@ -52,6 +56,7 @@ def mount_trees(
         gid: the user's group; where it is root's, no group exists in the trees.
         log: is told of each tree that is left out or has to be mounted as it is.
         deadline: monotonic time; trees get a third of what is left.
+        home: the user's home: what is mounted for it below a tree comes first.
 
     Returns:
         Where each tree is that was mounted.
@@ -65,7 +70,7 @@ def mount_trees(
             source = _attempt(tree, tree, target, uid, gid, log, end)
             if source is None:
                 continue
-            for point in _points_below(source, uid):
+            for point in _points_below(source, home):
                 here = target / point.relative_to(source)
                 _attempt(tree, str(point), here, uid, gid, log, end)
         done[tree] = str(target)
@@ -91,15 +96,12 @@ def _attempt(
     return Path(real)
 
 
-def _points_below(source: Path, uid: int) -> list[Path]:
+def _points_below(source: Path, home: Path) -> list[Path]:
     """Return what is mounted below a tree, but by users: what the job's user needs first."""
     found = [m for m in read_mounts() if m.point != source and m.point.is_relative_to(source)]
     theirs = {mount.id for mount in found if _is_of_a_user(mount)}
     while more := {m.id for m in found if m.parent in theirs} - theirs:
         theirs |= more
-    home = Path("/")
-    with suppress(KeyError):
-        home = Path(pwd.getpwuid(uid).pw_dir)
     points = dict.fromkeys(mount.point for mount in found if mount.id not in theirs)
     return sorted(points, key=lambda point: (not home.is_relative_to(point), len(point.parts)))
 

@@ -220,6 +220,53 @@ def test_a_job_is_destroyed_in_whatever_world_its_caller_lives(
     assert_all_gone(busy, first_id)
 
 
+# What a name service cache that hangs is to whoever asks it: a socket that nobody answers at.
+SILENT_CACHE = """
+import os, socket, subprocess, sys
+subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
+os.mkdir("/run/nscd")
+cache = socket.socket(socket.AF_UNIX)
+cache.bind("/run/nscd/socket")
+cache.listen(100)
+sys.exit(subprocess.run(sys.argv[1:]).returncode)
+"""
+SILENT = {
+    "users hang": ["sh", "-c", WORLDS["users hang"], "sh"],
+    "cache hangs": [PYTHON, "-c", SILENT_CACHE],
+}
+
+
+@pytest.mark.parametrize("kind", SILENT)
+@pytest.mark.parametrize("command", ["prepare", "destroy", "reap"])
+def test_a_user_database_that_is_silent_holds_no_command_up(
+    busy: PretendJob, unprepared: PretendJob, tmp_path: Path, command: str, kind: str
+) -> None:
+    first_id = published(busy).first_id
+    words = [word.format(tmp=tmp_path) if "mkfifo" in word else word for word in SILENT[kind]]
+    argv = [*WORLD[:-2], *words, PYTHON, "-IS", str(checkout() / "oar-lxc-node"), command]
+    if command == "reap":
+        done = run([*argv, "--ended", str(busy.id), "--grace", "0"], check=False, timeout=SECONDS)
+        assert f"destroyed: job {busy.id}" in done.stdout
+        assert left(busy, first_id) == {}
+        return
+    job = busy if command == "destroy" else unprepared
+    argv += ["--job", str(job.id), "--user", job.user, "--cgroup", job.cgroup]
+    if command == "destroy":
+        done = run(argv, check=False, timeout=SECONDS)
+        assert (done.status, done.stderr) == (0, "")
+        assert_all_gone(job, first_id)
+        return
+    argv += ["--node", job.node, "--nodes", job.node]
+    done = run(argv, check=False, timeout=SECONDS)
+    if kind == "cache hangs":  # the C library asks whom that would have asked
+        assert (done.status, done.stderr) == (0, "")
+        assert published(job).state == "ready"
+    else:
+        assert done.status == 1
+        assert f"to look user {job.user} up took longer than" in done.stderr
+        assert left(job, 0) == {"cgroups": oar_cgroups(job)}
+
+
 def test_without_a_way_to_remove_devices_all_else_is_destroyed_and_they_are_said(
     busy: PretendJob,
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.node.oarfiles import keep_keys, oar_files, remove_oar_files
+from tests.unit.fakes import add_program
 
 OURS = ("alice_42.jobkey", "alice_42.env", "42", "42_resources", "pid_of_oarexec_for_jobId_42")
 OTHERS = ("alice_421.jobkey", "bob_42.env", "421", "421_resources", "4", "cpuset.lock.alice")
@@ -41,10 +42,18 @@ def test_the_key_of_a_job_lets_nobody_in_any_more(oar: Path) -> None:
     assert path.read_text() == others
 
 
-def test_without_a_cpuset_the_key_itself_tells_its_line(oar: Path) -> None:
+@pytest.mark.parametrize("form", ["RFC4716", "PEM"])
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_without_a_cpuset_the_key_itself_tells_its_line(
+    oar: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: str
+) -> None:
     key = oar / "alice_42.jobkey"
     key.unlink()
-    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(key)], check=True)
+    argv = ["ssh-keygen", "-q", "-t", kind, "-m", form, "-N", "", "-f", str(key)]
+    subprocess.run(argv, check=True)
+    if form == "RFC4716":  # OpenSSH's own: nobody is asked, who would ask the user database
+        add_program(oar / "bin", "ssh-keygen", "exec sleep 60")
+        monkeypatch.setenv("PATH", f"{oar / 'bin'}:{os.environ['PATH']}")
     public = key.with_suffix(".jobkey.pub").read_text().split()[1]
     path = oar / ".ssh/authorized_keys"
     path.write_text(KEY.format("", "BBBB") + KEY.format("", public))

@@ -1,0 +1,62 @@
+"""What users can use up is refused to a job, and is no fault of the node."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.layout import JobLayout
+from oar_lxc.run import Result, run
+from tests.integration.conftest import left, published
+from tests.integration.test_prepare import oar_cgroups
+from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
+
+
+@pytest.fixture
+def few(unprepared: PretendJob) -> Iterator[Path]:
+    """Return a cgroup that allows for few processes."""
+    path = CGROUPS / "pids" / f"oar-lxc-test-{unprepared.id}"
+    path.mkdir()
+    yield path
+    end = time.monotonic() + 10
+    while path.exists():
+        try:
+            path.rmdir()
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def prepare_with(job: PretendJob, few: Path, processes: int) -> Result:
+    """Prepare for a job where there can be so many processes and threads, as with a full table."""
+    (few / "pids.max").write_text(str(processes))
+    script = f'echo $$ >{few}/cgroup.procs; exec "$@"'
+    argv = ["sh", "-c", script, "sh", PYTHON, "-IS", str(checkout() / "oar-lxc-node"), "prepare"]
+    argv += ["--job", str(job.id), "--user", job.user, "--cgroup", job.cgroup]
+    return run([*argv, "--node", job.node, "--nodes", job.node], check=False)
+
+
+def test_where_there_can_be_no_more_processes_the_job_is_refused(
+    unprepared: PretendJob, few: Path
+) -> None:
+    done = prepare_with(unprepared, few, 1)
+    assert done.status == 0, done.stderr
+    refused = published(unprepared)
+    assert refused.state == "refused"
+    assert "has no more of what its users share" in refused.reason
+    assert "Resource temporarily unavailable" in refused.reason
+    assert JobLayout(unprepared.id).record.exists()
+    assert unprepared.destroy().status == 0
+    assert left(unprepared, 0) == {"cgroups": oar_cgroups(unprepared)}
+
+
+def test_where_there_is_room_for_one_more_process_a_job_is_prepared(
+    unprepared: PretendJob, few: Path
+) -> None:
+    """Nothing that root starts starts others, which would fail in ways of their own."""
+    done = prepare_with(unprepared, few, 2)
+    assert done.status == 0, done.stderr
+    assert published(unprepared).state == "ready"
