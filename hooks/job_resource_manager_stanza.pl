@@ -15,6 +15,17 @@
     # Set-up puts ids.users of the server's configuration here.
     my $users = '';
 
+    # As fork, for some seconds. Perl's system would go on trying without end.
+    sub patient_fork {
+        my $pid = fork;
+        for ( 1 .. 5 ) {
+            last if defined $pid;
+            select( undef, undef, undef, 1 );
+            $pid = fork;
+        }
+        return $pid;
+    }
+
     sub run {
         my @argv = ( 'oardodo', '/usr/sbin/oar-lxc-node', @_ );
 
@@ -23,15 +34,22 @@
 
         # One that was killed is run again: it goes on where it was.
         for ( 1 .. 2 ) {
-            return 0 if system( { $argv[0] } @argv ) == 0;
-            if ( $? == -1 ) {
+            my $pid = patient_fork();
+            if ( not defined $pid ) {
 
-                # No more processes or memory (EAGAIN, ENOMEM), which users can use up: the node is
-                # not at fault. The job is told when it asks for containers.
-                my $short = $! == 11 || $! == 12;
+                # No more processes or memory, which users can use up: the node is not at fault. The
+                # job is told when it asks for containers.
                 print STDERR "oar-lxc: $argv[0]: $!\n";
-                return $short && $_[0] eq 'prepare' ? 0 : 127;
+                return $_[0] eq 'prepare' ? 0 : 127;
             }
+            if ( $pid == 0 ) {
+                no warnings 'exec';
+                exec { $argv[0] } @argv;
+                require POSIX;
+                POSIX::_exit(127);
+            }
+            waitpid( $pid, 0 );
+            return 0 if $? == 0;
             return $? >> 8  if $? >> 8 and $? >> 8 < 128;
         }
         return 1;

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import JobLayout
+from oar_lxc.layout import CONFIG, JobLayout
 from oar_lxc.run import Result, run
 from tests.integration.conftest import left, published
+from tests.integration.test_faults import instead
 from tests.integration.test_prepare import oar_cgroups
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
 
@@ -60,3 +61,44 @@ def test_where_there_is_room_for_one_more_process_a_job_is_prepared(
     done = prepare_with(unprepared, few, 2)
     assert done.status == 0, done.stderr
     assert published(unprepared).state == "ready"
+
+
+DESCRIPTION = """{{
+  job_id => {id}, user => '{user}', name => '{user}_{id}', cpuset_path => '/oar',
+  types => {{ lxc => 1 }}, nodes => {{ {node} => [0] }}, ssh_keys => {{}},
+}}
+"""
+ALONE = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+
+
+def test_a_stanza_that_can_start_nothing_leaves_the_node_in_service(
+    unprepared: PretendJob, few: Path, tmp_path: Path
+) -> None:
+    (few / "pids.max").write_text("1")
+    told = DESCRIPTION.format(id=unprepared.id, user=unprepared.user, node=unprepared.node)
+    script = (
+        "mount -t tmpfs none /usr/sbin; ln -s /bin/true /usr/sbin/oar-lxc-node; "
+        f'echo $$ >{few}/cgroup.procs; exec "$@"'
+    )
+    stanza = tmp_path / "stanza.pl"
+    stanza.write_text((checkout() / "hooks/job_resource_manager_stanza.pl").read_text() + "\n1;\n")
+    for action, status in (("init", 0), ("clean", 127)):
+        done = run([*ALONE, script, "sh", "perl", str(stanza), action], input=told, check=False)
+        assert (done.status, "Resource temporarily unavailable" in done.stderr) == (status, True)
+
+
+def test_a_prologue_that_can_start_nothing_leaves_the_node_in_service(
+    unprepared: PretendJob, few: Path, tmp_path: Path
+) -> None:
+    (few / "pids.max").write_text("1")
+    nodefile = tmp_path / "nodes"
+    nodefile.write_text(f"{unprepared.node}\n")
+    CONFIG.parent.mkdir(exist_ok=True)
+    with instead(CONFIG, "missing"):
+        CONFIG.write_text('[hooks]\nprepare = "prologue"\n')
+        script = f'echo $$ >{few}/cgroup.procs; exec "$@"'
+        argv = ["sh", "-c", script, "sh", PYTHON, "-m", "oar_lxc.node.hook", "prologue"]
+        argv += [str(unprepared.id), unprepared.user, str(nodefile)]
+        done = run(argv, check=False, cwd=str(checkout()))
+    assert done.status == 0, done.stderr
+    assert "Resource temporarily unavailable" in done.stderr
