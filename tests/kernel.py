@@ -183,8 +183,8 @@ def find_lines(job: int, user: str, first_id: int) -> list[str]:
     found += [f"{path}: {x}" for x in read(path).split("\n") if f'/{user}_{job}"' in x]
     for path in ("/etc/subuid", "/etc/subgid"):
         found += [f"{path}: {x}" for x in read(path).split("\n") if f":{first_id}:" in x]
-    path = "/etc/lxc/lxc-usernet"
-    found += [f"{path}: {x}" for x in read(path).split("\n") if f"olb{job}" in x.split()]
+    for path in ("/etc/lxc/lxc-usernet", "/run/lxc/nics"):
+        found += [f"{path}: {x}" for x in read(path).split("\n") if f"olb{job}" in x.split()]
     return found
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from oar_lxc.beside import beside
 from oar_lxc.errors import OarLxcError
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import ids, links, mounts, packetfilter
+from oar_lxc.node import ids, links, mounts, packetfilter, plugs
 from oar_lxc.node.allocation import find_range, find_whose
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.files import forget, half_written, job_locked, locked, rest
@@ -159,6 +159,7 @@ class Destruction:
             links.remove(self.layout, rest(end), links.stray_links(self.user, self.uid))
 
         self._step(log, "links", remove)
+        self._step(log, "plugs", plugs.forget_gone)
         # A packet of a device that still is there would bring an element of the filter back.
         self._step(log, "filter", lambda: packetfilter.forget(self.layout, rest(end)))
 

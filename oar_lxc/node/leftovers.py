@@ -10,7 +10,7 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import cgroup, ids, links, mounts, packetfilter
+from oar_lxc.node import cgroup, ids, links, mounts, packetfilter, plugs
 from oar_lxc.node.cgroup import JobCgroups
 from oar_lxc.node.litter import Litter
 from oar_lxc.node.oarfiles import oar_files
@@ -57,7 +57,7 @@ class Leftovers:
         files: paths of files and directories, OAR's own of the job where it left them, and those
             of its ids in the directories that all users share.
         ipc: SysV IPC of its ids, kind and number.
-        lines: lines in /etc/subuid, /etc/subgid and /etc/lxc/lxc-usernet.
+        lines: lines in /etc/subuid, /etc/subgid, /etc/lxc/lxc-usernet and /run/lxc/nics.
         rules: elements of the packet filter.
         unknown: why something could not be looked at to its end: it is not known to be gone.
     """
@@ -131,14 +131,19 @@ def find_leftovers(
         links=[*links.job_links(layout), *links.stray_links(cgroups.user, whose.uid)],
         files=[*(str(path) for path in paths if os.path.lexists(path)), *litter.files],
         ipc=litter.ipc,
-        lines=[
-            f"{path}: {line}"
-            for path, lines in ids.leftover_lines(layout, whose.first_id).items()
-            for line in lines
-        ],
+        lines=_lines(layout, whose.first_id),
         rules=_rules(layout),
         unknown=[why for why in (running.unknown, litter.unknown, *unknown) if why],
     )
+
+
+def _lines(layout: JobLayout, first_id: int) -> list[str]:
+    found = ids.leftover_lines(layout, first_id)
+    try:
+        found[plugs.NICS] = plugs.left_of(layout)
+    except OSError as error:
+        found[plugs.NICS] = [f"it cannot be read: {error.strerror}"]
+    return [f"{path}: {line}" for path, lines in found.items() for line in lines]
 
 
 def _rules(layout: JobLayout) -> list[str]:
