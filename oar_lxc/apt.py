@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from oar_lxc.errors import ImageError
 from oar_lxc.run import run
 
 STATE = "/var/lib/apt"
+LISTS = Path(STATE, "lists")
+
+
+def lists_script(lists: Path = LISTS) -> str:
+    """Return shell lines that give the system at ``$1`` the lists of packages that this host has.
+
+    apt there asks the mirrors whether they are the newest, compares them with the signed digests,
+    and fetches and unpacks what is not.
+
+    Args:
+        lists: where this host's apt has them.
+    """
+    return (
+        'mkdir -p "$1/var/lib/apt/lists"\n'
+        f"for file in {shlex.quote(str(lists))}/*_dists_*_InRelease "
+        f"{shlex.quote(str(lists))}/*_dists_*_Packages; do\n"
+        '    cp --preserve=timestamps "$file" "$1/var/lib/apt/lists/" 2>/dev/null || true\n'
+        "done"
+    )
 
 
 def host_sources(suite: str) -> list[str]:

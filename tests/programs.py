@@ -19,6 +19,7 @@ _LIST = {
     "check_call",
     "check_output",
     "contained",
+    "unsynced",
     "mortal",
     "command",
     "start",

@@ -11,19 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from oar_lxc.apt import host_sources
+from oar_lxc.apt import host_sources, lists_script
 from oar_lxc.contain import contained, mortal
 from oar_lxc.image.make import one_sentence, publish_stream
 from oar_lxc.image.names import ImageName
-from oar_lxc.image.recipes import HERE, Recipe, recipe_for
+from oar_lxc.image.recipes import DEBIAN, HERE, Recipe, recipe_for
 from oar_lxc.image.record import Record
 from oar_lxc.image.sources import open_program
 from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
 from oar_lxc.image.words import meaning_of_build, need
+from oar_lxc.unsynced import unsynced
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
 Follow = Callable[[Callable[[], str]], None]
+# The ssh server's package makes each key that is not there, and of these the script that prepares
+# a Debian system leaves none. An RSA key takes seconds.
+NO_SLOW_KEY = 'mkdir -p "$1/etc/ssh" && touch "$1/etc/ssh/ssh_host_rsa_key"'
 SBIN = "/usr/sbin:/sbin"  # which users do not have on their PATH
 
 
@@ -102,9 +106,12 @@ def build_image(
         lines = recipe.sources or host_sources(recipe.suite)
         sources.write_text("\n".join(lines) + "\n")
         work = scratch
-        command = contained(mmdebstrap(recipe, sources))
-        if workshop is not None:
-            command = mortal(workshop.inside(command))
+        command = mmdebstrap(recipe, sources)
+        if workshop is None:
+            # Its directory is for the time of the build.
+            command = contained(unsynced(command))
+        else:
+            command = mortal(workshop.inside(contained(command)))
             made = TemporaryDirectory(
                 prefix=".build-", dir=workshop.directory, ignore_cleanup_errors=True
             )
@@ -136,6 +143,8 @@ def mmdebstrap(recipe: Recipe, sources: Path) -> list[str]:
         "--format=tar",
         # Containers get their devices when they start.
         "--skip=output/dev",
+        *([] if recipe.sources else [f"--setup-hook={lists_script()}"]),
+        *([f"--setup-hook={NO_SLOW_KEY}"] if recipe.configure == DEBIAN else []),
         *([f"--include={','.join(recipe.packages)}"] if recipe.packages else []),
         *([f"--keyring={recipe.keyring}"] if recipe.keyring else []),
         "--dpkgopt=path-exclude=/usr/share/doc/*",

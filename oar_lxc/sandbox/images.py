@@ -15,16 +15,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oar_lxc import image
-from oar_lxc.apt import host_sources
+from oar_lxc.apt import host_sources, lists_script
 from oar_lxc.contain import contained, unmount_below
+from oar_lxc.image.building import NO_SLOW_KEY
 from oar_lxc.run import run
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import CACHE, locked
 from oar_lxc.setup import deb, packages
+from oar_lxc.unsynced import unsynced
 
 SUITE = "bookworm"
 # Raise it where a change of this module makes other file systems from the same packages.
-FORMAT = 4
+FORMAT = 5
 
 BASE = (
     "systemd",
@@ -99,7 +101,12 @@ class Cache:
             quick = "\n".join(["force-unsafe-io", *(f"path-exclude={path}" for path in _UNREAD)])
             hook = f'printf %s {shlex.quote(quick)} > "$1/etc/dpkg/dpkg.cfg.d/sandbox"'
             # The package lists stay: roles' packages come without fetching them again.
-            more = (f"--essential-hook={hook}", "--skip=cleanup/apt/lists")
+            more = (
+                f"--setup-hook={NO_SLOW_KEY}",
+                f"--essential-hook={hook}",
+                '--customize-hook=rm "$1/etc/ssh/ssh_host_rsa_key"',
+                "--skip=cleanup/apt/lists",
+            )
             bootstrap(half, "apt", names, sources, options, more)
 
         key = digest("base", *sources, *options, *names)
@@ -114,7 +121,7 @@ class Cache:
                 (half / name).mkdir()
             script = [_LAYER_SCRIPT, "layer", str(base), str(half)]
             install = [*packages.APT_INSTALL, *names]
-            run(contained(["sh", "-c", *script, *install]), timeout=1200)
+            run(contained(unsynced(["sh", "-c", *script, *install])), timeout=1200)
             shutil.rmtree(half / "work")
             (half / "merged").rmdir()
 
@@ -207,12 +214,13 @@ def bootstrap(
         f"--variant={variant}",
         f"--include={','.join(names)}",
         *(f"--aptopt={option}" for option in options),
+        f"--setup-hook={lists_script()}",
         *more,
         SUITE,
         str(half / "rootfs"),
         str(listing),
     ]
-    run(contained(argv), env=os.environ | {"TMPDIR": str(scratch)}, timeout=1200)
+    run(contained(unsynced(argv)), env=os.environ | {"TMPDIR": str(scratch)}, timeout=1200)
     shutil.rmtree(scratch)
     _quieten(half / "rootfs")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,3 +78,22 @@ def test_two_that_need_the_lists_at_once_do_not_get_in_each_others_way(
         first, second = pool.map(apt.host_sources, ["bookworm"] * 2)
     assert first == second
     assert len(first) == 1
+
+
+def test_a_system_gets_the_lists_that_this_machine_has(tmp_path: Path) -> None:
+    lists, root = tmp_path / "the lists", tmp_path / "root"
+    (lists / "partial").mkdir(parents=True)
+    wanted = ["x_dists_bookworm_InRelease", "x_dists_bookworm_main_binary-amd64_Packages"]
+    for name in (*wanted, "x_dists_bookworm_main_i18n_Translation-en", "lock"):
+        (lists / name).write_text(name)
+    argv = ["sh", "-euc", apt.lists_script(lists), "sh", str(root)]
+    subprocess.run(argv, check=True)
+    there = root / "var/lib/apt/lists"
+    assert sorted(path.name for path in there.iterdir()) == wanted
+    assert (there / wanted[0]).stat().st_mtime == (lists / wanted[0]).stat().st_mtime
+
+
+def test_without_lists_a_system_gets_none(tmp_path: Path) -> None:
+    argv = ["sh", "-euc", apt.lists_script(tmp_path / "none"), "sh", str(tmp_path)]
+    assert subprocess.run(argv, check=True, capture_output=True).stderr == b""
+    assert list((tmp_path / "var/lib/apt/lists").iterdir()) == []

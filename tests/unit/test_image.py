@@ -8,7 +8,9 @@ import lzma
 import os
 import re
 import stat
+import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from oar_lxc.image import building as build_module
 from oar_lxc.image import make
 from oar_lxc.image.make import import_image, verify
 from oar_lxc.image.names import ImageName
-from oar_lxc.image.recipes import RECIPES, read_recipe, recipe_for
+from oar_lxc.image.recipes import HERE, RECIPES, Recipe, read_recipe, recipe_for
 from oar_lxc.image.record import Record
 from oar_lxc.image.store import Store, find_image, list_images
 from oar_lxc.image.uses import Use, uses_of
@@ -301,6 +303,22 @@ def test_a_build_is_mmdebstraps_archive(store: Store, mmdebstrap: Path) -> None:
     assert call[-3:-1] == ["bookworm", "-"]
     assert any(word.startswith("--include=systemd,systemd-sysv") for word in call)
     verify(store, ImageName("debian-12"))
+
+
+def test_a_build_starts_from_this_machines_lists_and_makes_no_slow_key(tmp_path: Path) -> None:
+    def hooks(recipe: Recipe) -> list[str]:
+        command = build_module.mmdebstrap(recipe, tmp_path / "list")
+        return [word for word in command if word.startswith("--setup-hook=")]
+
+    lists, key = hooks(RECIPES["debian-12"])
+    assert "/var/lib/apt/lists" in lists
+    (tmp_path / "etc").mkdir()
+    for script in (["-euc", key.partition("=")[2], "sh"], [str(HERE / "debian.sh")]):
+        subprocess.run(["sh", *script, str(tmp_path)], check=True)
+    assert [path.name for path in (tmp_path / "etc/ssh").iterdir()] == ["sshd_config.d"]
+    # The ssh server of busybox makes no keys; other sources have other lists.
+    assert hooks(RECIPES["busybox"]) == [lists]
+    assert hooks(replace(RECIPES["debian-12"], sources=("deb http://x y main",))) == [key]
 
 
 def test_a_build_that_fails_leaves_nothing(store: Store, mmdebstrap: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ DOMAIN = {
     "idmap",
     "idspans",
     "image",
+    "isolated",
     "job",
     "layout",
     "network",
@@ -36,6 +37,7 @@ DOMAIN = {
     "resolver",
     "run",
     "spec",
+    "unsynced",
 }
 ENTRY_POINTS = {"cli", "sandbox", "setup"}
 MAY_USE = {

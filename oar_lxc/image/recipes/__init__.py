@@ -11,6 +11,7 @@ from oar_lxc.errors import ImageError
 from oar_lxc.hints import nearest
 
 HERE = Path(__file__).parent
+DEBIAN = "debian.sh"
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.:-]*")
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
@@ -33,7 +34,7 @@ class Recipe:
     suite: str = "bookworm"
     packages: tuple[str, ...] = ()
     variant: str = "minbase"
-    configure: str = "debian.sh"
+    configure: str = DEBIAN
     sources: tuple[str, ...] = field(default=())
     keyring: str = ""
     script: str = ""
