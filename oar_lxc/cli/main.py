@@ -114,6 +114,10 @@ def main() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    if os.environ.get("_OAR_LXC_COMPLETE", "").startswith("tcsh"):
+        from oar_lxc.setup.completion import know_tcsh
+
+        know_tcsh()
     try:
         status = cli.main(prog_name="oar-lxc", standalone_mode=False)
     except click.Abort:

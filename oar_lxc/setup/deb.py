@@ -22,8 +22,8 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.run import run
+from oar_lxc.setup.completion import NAME, script_for
 
-NAME = "oar-lxc"
 MAINTAINER = "oar_lxc maintainers <oar-lxc@packages.invalid>"
 
 # What a frontend needs too. python3-lxc brings liblxc1 and no service.
@@ -39,6 +39,14 @@ DEPENDS = (
 )
 # What a frontend is better with: the shell's completion of commands, jobs and containers.
 RECOMMENDS = ("bash-completion",)
+# tcsh has no place for what packages bring but the administrator's.
+CONFFILES = ("etc/csh/cshrc.d/oar-lxc",)
+COMPLETIONS = {
+    "bash": "usr/share/bash-completion/completions/oar-lxc",
+    "fish": "usr/share/fish/vendor_completions.d/oar-lxc.fish",
+    "tcsh": CONFFILES[0],
+    "zsh": "usr/share/zsh/vendor-completions/_oar-lxc",
+}
 # What only nodes need; `oar-lxc setup node` installs it. Recommending it would bring LXC with its
 # own bridge, DHCP server and PAM module to servers and frontends too. The last is for images
 # of squashfs.
@@ -265,8 +273,8 @@ def _stage_files(root: Path, source: Path, version: str) -> None:
     for page in sorted((source / "docs/man").glob("*.[1-8]")):
         section = page.suffix[1:]
         _write(share / f"man/man{section}/{page.name}.gz", _gzip(page.read_text()))
-    _write(share / "bash-completion/completions/oar-lxc", _completion("bash"))
-    _write(share / "zsh/vendor-completions/_oar-lxc", _completion("zsh"))
+    for shell, path in COMPLETIONS.items():
+        _write(root / path, script_for(shell))
 
 
 def _stage_control(root: Path, version: str) -> None:
@@ -276,6 +284,7 @@ def _stage_control(root: Path, version: str) -> None:
         f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  "
         f"{path.relative_to(root)}\n"
         for path in files
+        if str(path.relative_to(root)) not in CONFFILES
     ]
     control = (
         f"Package: {NAME}\n"
@@ -291,6 +300,7 @@ def _stage_control(root: Path, version: str) -> None:
         f"Description: {DESCRIPTION}"
     )
     _write(root / "DEBIAN/control", control)
+    _write(root / "DEBIAN/conffiles", "".join(f"/{path}\n" for path in CONFFILES))
     _write(root / "DEBIAN/md5sums", "".join(sums))
     for name, text in (("postinst", POSTINST), ("prerm", PRERM), ("postrm", POSTRM)):
         _write(root / "DEBIAN" / name, text)
@@ -340,19 +350,6 @@ def _metadata(project: dict[str, Any], version: str) -> str:
 def _entry_points(project: dict[str, Any]) -> str:
     scripts = (f"{name} = {where}\n" for name, where in sorted(project["scripts"].items()))
     return "[console_scripts]\n" + "".join(scripts)
-
-
-def _completion(shell: str) -> str:
-    """Return click's completion script; it asks the installed command for the words."""
-    import click
-    from click.shell_completion import ShellComplete, get_completion_class
-
-    cls = get_completion_class(shell)
-    if cls is None:
-        raise OarLxcError(f"click has no completion for {shell}")
-    complete = cls(click.Command(NAME), {}, NAME, "_OAR_LXC_COMPLETE")
-    # Not bash's own source(): that starts a bash to look at its version.
-    return ShellComplete.source(complete).strip() + "\n"
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import oar_lxc
 from oar_lxc.errors import UsageError
 from oar_lxc.setup import deb
+from oar_lxc.setup.completion import script_for
 
 REPOSITORY = Path(__file__).parents[2]
 CHANGELOG = """\
@@ -108,6 +110,8 @@ def test_a_package_holds_what_a_machine_needs(checkout: Path, tmp_path: Path) ->
         ("/usr/share/doc/oar-lxc/changelog.gz", "-rw-r--r--"),
         ("/usr/share/bash-completion/completions/oar-lxc", "-rw-r--r--"),
         ("/usr/share/zsh/vendor-completions/_oar-lxc", "-rw-r--r--"),
+        ("/usr/share/fish/vendor_completions.d/oar-lxc.fish", "-rw-r--r--"),
+        ("/etc/csh/cshrc.d/oar-lxc", "-rw-r--r--"),
         (f"{python}/oar_lxc/node/main.py", "-rw-r--r--"),
         (f"{python}/oar_lxc/py.typed", "-rw-r--r--"),
         (f"{python}/oar_lxc-1.2.3.dist-info/METADATA", "-rw-r--r--"),
@@ -141,9 +145,32 @@ def test_a_maintainer_script_parses(script: str, checkout: Path, tmp_path: Path)
     subprocess.run(["sh", "-n", root / "DEBIAN" / script], check=True)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize("shell", deb.COMPLETIONS)
 def test_the_completion_asks_the_installed_command(shell: str) -> None:
-    assert f"_OAR_LXC_COMPLETE={shell}_complete" in deb._completion(shell)
+    assert f"_OAR_LXC_COMPLETE={shell}_complete" in script_for(shell)
+
+
+def test_what_an_administrator_may_edit_stays_as_it_is(checkout: Path, tmp_path: Path) -> None:
+    root = extract(deb.build(tmp_path, checkout), tmp_path / "root")
+    listed = (root / "DEBIAN/conffiles").read_text().splitlines()
+    assert listed == [f"/{path.relative_to(root)}" for path in (root / "etc").rglob("*.d/*")]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("oar-lxc unf", ["unfreeze"]),
+        ("oar-lxc image ver", ["verify"]),
+        ("oar-lxc list --j", ["--json"]),
+        ("oar-lxc 'unf", []),
+        ("oar-lxc no-such ", []),
+    ],
+)
+def test_what_is_typed_in_tcsh_is_completed(typed: str, words: list[str]) -> None:
+    environ = {**os.environ, "_OAR_LXC_COMPLETE": "tcsh_complete", "COMMAND_LINE": typed}
+    argv = [sys.executable, "-m", "oar_lxc.cli"]
+    done = subprocess.run(argv, env=environ, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.split() == words
 
 
 def test_this_repository_makes_a_package(tmp_path: Path) -> None:
