@@ -14,7 +14,7 @@ from typing import Any
 
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
-from oar_lxc.create import containers_of, remove_containers
+from oar_lxc.create import containers_of, remove_containers, remove_half_made
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.launching import start_containers
 from oar_lxc.names import forget, may_be_stale, tell
@@ -70,6 +70,8 @@ def destroy(node: OnNode, request: Mapping[str, Any]) -> None:
         left = node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
         gone = [name for name in names if name not in left]
         remove_containers(node.layout, node.published, gone)
+        if request["session"] and not left:
+            remove_half_made(node.layout, node.published, request["session"])
         with suppress(OSError, OarLxcError):  # of what is gone, others need not be told
             if not left and forget(node.layout, request["session"]):
                 tell(node, node.runtime.names())

@@ -227,6 +227,21 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
             run(["rm", "-rf", "--", *map(str, going + layers)])
 
 
+def remove_half_made(layout: JobLayout, published: PublishedJob, session: str) -> None:
+    """Remove what a session had begun to make when it was cut off.
+
+    Raises:
+        CommandError: something is left of it.
+    """
+    ending = f".{session}"
+    names = [n for n in os.listdir(layout.containers) if n[0] == "." and n.endswith(ending)]
+    paths = [str(layout.containers / name) for name in names]
+    if paths:
+        with suppress(CommandError):  # what it leaves, the next one tells of
+            in_user_namespace(published, ["rm", "-rf", "--", *paths])
+        run(["rm", "-rf", "--", *paths])
+
+
 def _remove_cgroups(published: PublishedJob, names: Sequence[str]) -> None:
     """Remove the cgroups of stopped containers; the job's end removes what is left."""
     if left := remove_walls(published.cgroups, names, wait=0):

@@ -249,6 +249,16 @@ def test_a_session_destroys_its_own_containers_and_no_others(node: FakeNode) -> 
     assert node.runtime.names() == ["web1"]
 
 
+def test_what_a_launch_that_was_killed_had_half_made_goes_with_its_session(
+    node: FakeNode,
+) -> None:
+    for name in (".vm1.s1", ".layers.s1", ".vm1.s2", ".s1.notes"):
+        (node.layout.containers / name).mkdir()
+    (node.layout.containers / ".vm1.s1/config").touch()
+    assert node.run("destroy", {"session": "s1"}) == []
+    assert node.files() == [".s1.notes", ".vm1.s2"]
+
+
 def test_what_the_user_keeps_beside_the_containers_is_not_touched(node: FakeNode) -> None:
     (node.layout.containers / "notes").write_text("mine")
     (node.layout.containers / "data").mkdir()
