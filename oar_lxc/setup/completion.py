@@ -62,4 +62,8 @@ def script_for(shell: str) -> str:
         raise OarLxcError(f"click has no completion for {shell}")
     # Not bash's own source(): that starts a bash to look at its version.
     complete = kind(click.Command(NAME), {}, NAME, VARIABLE)
-    return ShellComplete.source(complete).strip() + "\n"
+    text = ShellComplete.source(complete).strip()
+    if shell == "zsh" and text.endswith(f"compdef {complete.func_name} {NAME};"):
+        # zsh loads the file at the first Tab; click 8.1.3 answers only the next one.
+        text += f'\n{complete.func_name} "$@"'
+    return text + "\n"

@@ -15,6 +15,35 @@ from oar_lxc.sandbox.cluster import Sandbox
 
 KERNEL = Path(__file__).parent.parent / "kernel.py"
 ENDED = ("Error", "Terminated")
+# Runs a command on a terminal of 33 lines and 101 columns, types a line when it is ready, and
+# changes the size; so often as there are texts between bars. Prints what was written.
+TERMINAL = r"""
+import fcntl, os, pty, select, struct, sys, termios, time
+ready, typed, *argv = sys.argv[1:]
+steps, after = list(zip(ready.split("|"), typed.split("|"))), 0
+pid, fd = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
+    os.execvp(argv[0], argv)
+seen, end = b"", time.monotonic() + 30
+while time.monotonic() < end:
+    if not select.select([fd], [], [], 0.2)[0]:
+        continue
+    try:
+        data = os.read(fd, 4096)
+    except OSError:
+        break
+    if not data:
+        break
+    seen += data
+    if steps and steps[0][0].encode() in seen[after:]:
+        keys, after = steps.pop(0)[1], len(seen)
+        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 44, 77, 0, 0))
+        time.sleep(1)
+        os.write(fd, keys.encode().decode("unicode_escape").encode("latin-1"))
+sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
 
 
 def wait_until(what: str, condition: Callable[[], object], timeout: float = 60) -> Any:
@@ -160,3 +189,16 @@ class Cluster:
         assert "Suspected" not in states
         assert "Dead" not in states
         assert "Absent" not in states
+
+
+def typed(cluster: Cluster, ready: str, keys: str, *argv: str) -> Result:
+    """Run a command on a terminal; when it has written ``ready``, change its size and type.
+
+    Args:
+        cluster: where; on the frontend, as alice.
+        ready: what it has to have written; with several, ``|`` between them.
+        keys: what is typed then, with Python's escapes; as many.
+        argv: the command.
+    """
+    program = ["env", "TERM=xterm", "python3", "-c", TERMINAL, ready, keys, *argv]
+    return cluster.frontend(*program, check=False)

@@ -12,7 +12,7 @@ import pytest
 from oar_lxc.crossing import pack
 from oar_lxc.run import Result
 from oar_lxc.setup.packages import APT_INSTALL
-from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
+from tests.e2e.cluster import Cluster, SubmittedJob, typed, wait_until
 from tests.e2e.conftest import MPI_IMAGE
 
 SCRIPT = "./jobscripts/lxc_job.py"
@@ -20,34 +20,6 @@ CLIENTS = ("rsync", "clustershell", "ansible-core")
 # What the tests make in the home, where nothing of ours may be for other tests.
 LEFTOVERS = [".ssh/config", ".ssh/oar-lxc", ".ansible", "job.yml", "followed"]
 LEFTOVERS += ["in", "out", "tree", "sent", "back"]
-# Runs a command on a terminal of 33 lines and 101 columns, types a line when it is ready, and
-# changes the size; prints what was written.
-TERMINAL = r"""
-import fcntl, os, pty, select, struct, sys, termios, time
-ready, typed, *argv = sys.argv[1:]
-pid, fd = pty.fork()
-if pid == 0:
-    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
-    os.execvp(argv[0], argv)
-seen, end = b"", time.monotonic() + 30
-while time.monotonic() < end:
-    if not select.select([fd], [], [], 0.2)[0]:
-        continue
-    try:
-        data = os.read(fd, 4096)
-    except OSError:
-        break
-    if not data:
-        break
-    seen += data
-    if ready and ready.encode() in seen:
-        ready = ""
-        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 44, 77, 0, 0))
-        time.sleep(1)
-        os.write(fd, typed.encode().decode("unicode_escape").encode("latin-1"))
-sys.stdout.buffer.write(seen)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,19 +106,13 @@ def test_mpirun_runs_over_containers_on_two_nodes(job: SubmittedJob) -> None:
     assert done.stdout == "vm1\nvm2\n"
 
 
-def typed(job: SubmittedJob, ready: str, keys: str, *argv: str) -> Result:
-    """Run a command on a terminal; when it has written ``ready``, change its size and type."""
-    program = ["env", "TERM=xterm", "python3", "-c", TERMINAL, ready, keys, *argv]
-    return job.cluster.frontend(*program, check=False)
-
-
 @pytest.mark.parametrize("way", ["ssh -t vm2.{id}", "oar-lxc exec {id}/vm2 --"])
 def test_a_terminal_has_the_size_of_ours_also_when_it_changes(job: SubmittedJob, way: str) -> None:
     """As an editor in it needs; line ends are those of any terminal."""
     command = way.format(id=job.id).split()
     script = "stty size; read x; stty size; tty; exit 3"
     inside = shlex.quote(script) if command[0] == "ssh" else script
-    done = typed(job, "33 101", "go\\n", *command, "sh", "-c", inside)
+    done = typed(job.cluster, "33 101", "go\\n", *command, "sh", "-c", inside)
     assert done.status == 3
     assert "33 101\r\n" in done.stdout
     assert "\n44 77\r\n/dev/pts/" in done.stdout
@@ -154,13 +120,17 @@ def test_a_terminal_has_the_size_of_ours_also_when_it_changes(job: SubmittedJob,
 
 def test_ctrl_c_reaches_the_command(job: SubmittedJob) -> None:
     script = 'trap "echo interrupted; exit 4" INT; echo up; sleep 30 & wait'
-    done = typed(job, "up", "\\x03", "oar-lxc", "exec", f"{job.id}/vm1", "--", "sh", "-c", script)
+    done = typed(
+        job.cluster, "up", "\\x03", "oar-lxc", "exec", f"{job.id}/vm1", "--", "sh", "-c", script
+    )
     assert done.status == 4
     assert "interrupted" in done.stdout
 
 
 def test_a_shell_is_one(job: SubmittedJob) -> None:
-    done = typed(job, "# ", "echo $((6 * 7)); pwd; exit 7\\n", "oar-lxc", "shell", f"{job.id}/vm1")
+    done = typed(
+        job.cluster, "# ", "echo $((6 * 7)); pwd; exit 7\\n", "oar-lxc", "shell", f"{job.id}/vm1"
+    )
     assert done.status == 7
     assert "\r42\r\n/root\r\n" in done.stdout
     piped = shell(job, "echo 'hostname; exit 6' | oar-lxc shell $JOB/vm2", check=False)
@@ -171,7 +141,9 @@ def test_the_console_has_root_logged_in_and_is_left(job: SubmittedJob) -> None:
     """Again and again: whoever was logged in is still there."""
     target = f"{job.id}/vm1"
     for keys in ("n=$((40 + 2))\\n", "", "", "echo n=$n > /root/n; stty size >> /root/n\\n"):
-        done = typed(job, "exit the console", f"{keys}\\x01q", "oar-lxc", "console", target)
+        done = typed(
+            job.cluster, "exit the console", f"{keys}\\x01q", "oar-lxc", "console", target
+        )
         assert done.status == 0
         assert "console of vm1; leave it with Ctrl-a q" in done.stdout
     wait = "for i in 1 2 3 4 5; do test -s /root/n && break; sleep 1; done; sleep 1; cat /root/n"
