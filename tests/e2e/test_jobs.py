@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -9,6 +10,17 @@ import pytest
 from tests.e2e.cluster import Cluster, SubmittedJob
 
 SCRIPT = "./jobscripts/lxc_job.py"
+# A job script with a container on each node, of a name, until a file tells it to end.
+SESSION = """\
+import os, sys, time
+from oar_lxc import Group, Session
+name = sys.argv[1]
+with Session(Group(name=name, per_node=1), wait="ssh"):
+    print(name, "is ready", flush=True)
+    while not os.path.exists(f"end-{name}"):
+        time.sleep(0.1)
+print(name, "has ended", flush=True)
+"""
 
 
 def ended(cluster: Cluster, command: str, resources: str = "") -> SubmittedJob:
@@ -123,3 +135,47 @@ def test_two_jobs_of_one_user_on_one_node_do_not_touch_each_other(cluster: Clust
     second.delete()
     second.wait_end()
     cluster.assert_nothing_left(second, ids)
+
+
+def test_two_sessions_of_one_job_over_two_nodes_know_each_other(cluster: Cluster) -> None:
+    """All find all, ssh lands in the right one, and the end of one leaves the other."""
+    cluster.frontend("sh", "-c", 'printf %s "$1" > session.py; rm -f end-*', "sh", SESSION)
+    command = "sh -c 'python3 session.py left & python3 session.py right & wait'"
+    job = cluster.submit(command, "nodes=2/core=1,walltime=0:10:0")
+    job.wait_output("left is ready")
+    job.wait_output("right is ready")
+    ids = cluster.first_ids(job)
+
+    def listed() -> dict[str, dict[str, str]]:
+        done = cluster.frontend("oar-lxc", "list", str(job.id), "--json")
+        return {found["name"]: found for found in json.loads(done.stdout)}
+
+    def inside(name: str, *argv: str) -> str:
+        return cluster.frontend("oar-lxc", "exec", f"{job.id}/{name}", "--", *argv).stdout
+
+    found = listed()
+    assert sorted(found) == ["left1", "left2", "right1", "right2"]
+    assert {one["node"] for one in found.values()} == set(cluster.nodes[:2])
+    addresses = {name: one["address"] for name, one in found.items()}
+    assert len(set(addresses.values())) == 4
+    for name in found:
+        lines = [line.split() for line in inside(name, "cat", "/etc/hosts").splitlines()]
+        hosts = {line[1]: line[0] for line in lines if len(line) > 1 and line[1] in found}
+        assert hosts == addresses
+        assert (
+            cluster.frontend("oar-lxc", "ssh", f"{job.id}/{name}", "hostname").stdout
+            == f"{name}\n"
+        )
+    reach = ("ssh", "-o", "BatchMode=yes", "right2", "hostname")
+    assert inside("left1", *reach) == "right2\n"
+    before = {name: inside(name, "stat", "-c", "%Y", "/proc/1") for name in ("right1", "right2")}
+    cluster.frontend("touch", "end-left")
+    job.wait_output("left has ended")
+    assert sorted(listed()) == ["right1", "right2"]
+    for name in ("right1", "right2"):
+        assert inside(name, "stat", "-c", "%Y", "/proc/1") == before[name]
+    assert inside("right1", *reach) == "right2\n"
+    cluster.frontend("touch", "end-right")
+    assert job.wait_end() == "Terminated"
+    cluster.frontend("sh", "-c", "rm session.py end-*")
+    cluster.assert_nothing_left(job, ids)
