@@ -39,8 +39,11 @@ try:
         # not like root, and what is written to the home must be yours.
         mpirun = f"mpirun --hostfile $OAR_LXC_NODEFILE {shlex.join(PROGRAM)}"
         outcome = session.containers[0].run(["su", "-", job.user, "-c", mpirun])
-except OarLxcError as error:
+except (OarLxcError, OSError) as error:
     sys.exit(f"mpi_over_vms.py: {error}")
+except KeyboardInterrupt:
+    print("mpi_over_vms.py: interrupted; the VMs are gone", file=sys.stderr)
+    sys.exit(130)
 print(outcome.stdout, end="")
 print(outcome.stderr, end="", file=sys.stderr)
 sys.exit(outcome.status)

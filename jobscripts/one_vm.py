@@ -23,5 +23,8 @@ try:
         print(f"copy to it: oar-lxc cp FILE {session.job.id}/{vm.name}:")
         print(f"end:        oardel {session.job.id}", flush=True)
         session.wait()
-except OarLxcError as error:
+except (OarLxcError, OSError) as error:
     sys.exit(f"one_vm.py: {error}")  # one sentence instead of Python's traceback
+except KeyboardInterrupt:
+    print("one_vm.py: interrupted; the VM is gone", file=sys.stderr)
+    sys.exit(130)

@@ -18,8 +18,11 @@ try:
     # Each has its core for itself; "boot" is enough for a command, which needs no ssh.
     with Session(Group(per_core=True), wait="boot") as session:
         outcomes = session.run(COMMAND, timeout=300)
-except OarLxcError as error:
+except (OarLxcError, OSError) as error:
     sys.exit(f"per_core.py: {error}")
+except KeyboardInterrupt:
+    print("per_core.py: interrupted; the VMs are gone", file=sys.stderr)
+    sys.exit(130)
 for outcome in outcomes:
     print(outcome.stdout, end="")
     print(outcome.stderr, end="", file=sys.stderr)

@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import Any
 
 from oar_lxc.container import LxcRuntime
-from oar_lxc.errors import ContainerError, OarLxcError, UsageError
+from oar_lxc.ending import one_sentence
+from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.here import environ_here, open_job
 from oar_lxc.layout import check_job_id
 from oar_lxc.onnode import OnNode
@@ -105,11 +106,11 @@ def _request(line: str) -> dict[str, Any]:
 
 def main() -> None:
     """Carry out one operation; failures are events, and the exit status."""
-    os.umask(0o022)  # whatever the user's shell has set
-    # What the shell wrote before may lack the end of its line.
-    sys.stdout.write(f"\n{UP.decode()}\n")
-    sys.stdout.flush()
-    try:
+    with one_sentence(lambda text: _emit_line({"event": "error", "reason": text})):
+        os.umask(0o022)  # whatever the user's shell has set
+        # What the shell wrote before may lack the end of its line.
+        sys.stdout.write(f"\n{UP.decode()}\n")
+        sys.stdout.flush()
         if len(sys.argv) != 3:
             raise UsageError("usage: oar_lxc.agent JOB OPERATION <REQUEST")
         request = _request(sys.stdin.readline())
@@ -120,9 +121,6 @@ def main() -> None:
         node = OnNode(layout, published, runtime, _emit_line, abandoned)
         carry_out(node, sys.argv[2], request)
         _emit_line({"event": "done"})
-    except OarLxcError as error:
-        _emit_line({"event": "error", "reason": str(error)})
-        sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,10 @@ import socket
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 from oar_lxc.cgroups import enter_cgroups
 from oar_lxc.container import (
@@ -42,6 +44,7 @@ from oar_lxc.container import (
     why_full,
 )
 from oar_lxc.crossing import NO_MARK, mark_of, unpack
+from oar_lxc.ending import one_sentence, tell_on_stderr
 from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
 from oar_lxc.here import configured_address, environ_here, open_job
 from oar_lxc.layout import JobLayout, check_job_id
@@ -90,12 +93,9 @@ systemctl is-active --quiet oar-lxc-console.service ||
 
 def main() -> None:
     """Open the door, or leave with one sentence."""
-    os.umask(0o022)  # whatever the user's shell has set
-    try:
+    with one_sentence(tell_on_stderr, os.uname().nodename):
+        os.umask(0o022)  # whatever the user's shell has set
         sys.exit(_main(sys.argv[1:]))
-    except OarLxcError as error:
-        sys.stderr.write(f"oar-lxc: {error}\n")
-        sys.exit(error.exit_status)
 
 
 def _main(arguments: list[str]) -> int:
@@ -162,8 +162,9 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
         try:
             _default_signals()
             command += ["--", "/bin/sh", "-c", AT_HOME, name, *argv]
-            words = [word.encode("utf-8", "surrogateescape") for word in command]
-            os.execvp(words[0], words)  # noqa: S606  # the terminal is its
+            _become(command)  # the terminal is its
+        except OarLxcError as error:
+            tell_on_stderr(str(error))
         finally:
             os._exit(127)
     try:
@@ -259,6 +260,20 @@ def _send(pid: int, number: int) -> None:
             os.kill(pid, number)
 
 
+def _become(argv: Sequence[str]) -> NoReturn:
+    """Let a program have this process.
+
+    Raises:
+        OarLxcError: there is none, or it cannot be run.
+    """
+    words = [word.encode("utf-8", "surrogateescape") for word in argv]
+    try:
+        os.execvp(words[0], words)  # noqa: S606
+    except OSError as error:
+        where = os.uname().nodename
+        raise OarLxcError(f"node {where}: cannot run {argv[0]}: {error.strerror}") from error
+
+
 def _default_signals() -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, for the command
         signal.signal(number, signal.SIG_DFL)
@@ -292,7 +307,7 @@ def console(
     path = lxc_path(layout.containers, name)
     argv = ["lxc-console", "-q", "-P", path, "-n", name, "-t", CONSOLE]
     _default_signals()
-    os.execvp(argv[0], argv)  # noqa: S606  # the terminal is its from here on
+    _become(argv)  # the terminal is its from here on
 
 
 def log(layout: JobLayout, name: str, arguments: list[str], token: str) -> None:
@@ -308,7 +323,7 @@ def log(layout: JobLayout, name: str, arguments: list[str], token: str) -> None:
     argv = ["tail", "-q", "-n", arguments[0], *follow, "--", str(path)]
     tell_open(token)
     _default_signals()
-    os.execvp(argv[0], argv)  # noqa: S606  # streams go straight through
+    _become(argv)  # streams go straight through
 
 
 def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False) -> None:

@@ -34,6 +34,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from oar_lxc.ending import debug_words, one_sentence, tell_on_stderr
 from oar_lxc.errors import CommandError
 from oar_lxc.isolated import isolated
 from oar_lxc.remote import LOST, OARSH, SHELL_SECONDS, UP, oarsh_environ, stuck_shell
@@ -340,7 +341,7 @@ def _write(data: bytes) -> None:
 
 def _oarsh(node: str, argv: Sequence[str]) -> list[str]:
     # exec: nothing that a shell does at its end comes after what the program writes.
-    return [*OARSH, node, f"exec {shlex.join(argv)}"]
+    return [*OARSH, node, f"exec {shlex.join([*debug_words(), *argv])}"]
 
 
 def _allow_files(count: int) -> None:
@@ -354,16 +355,17 @@ def _allow_files(count: int) -> None:
 
 def main() -> None:
     """Carry out the order on standard input."""
-    try:
-        _write(b"\n" + UP + b"\n")  # what a shell wrote before may lack the end of its line
-        line = sys.stdin.buffer.readline()
-        if not line:
-            return  # whoever was to give an order is gone
-        order = Order(**json.loads(line))
-        Fanout(order, sys.stdin.buffer.read()).run()
-    except BrokenPipeError:
-        # Whoever asked is gone. What was started finds that out when this process is gone too.
-        sys.exit(LOST)
+    with one_sentence(tell_on_stderr):
+        try:
+            _write(b"\n" + UP + b"\n")  # what a shell wrote before may lack the end of its line
+            line = sys.stdin.buffer.readline()
+            if not line:
+                return  # whoever was to give an order is gone
+            order = Order(**json.loads(line))
+            Fanout(order, sys.stdin.buffer.read()).run()
+        except BrokenPipeError:
+            # Whoever asked is gone. What was started finds that out when this process is, too.
+            sys.exit(LOST)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
+from oar_lxc.ending import one_sentence
 from oar_lxc.errors import OarLxcError, UsageError
 
 CHUNK = 65536
@@ -82,13 +83,15 @@ async def _run(forwards: list[Forward]) -> None:
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def main() -> None:
     """Listen until killed; one line on standard output tells that all ports are open."""
-    try:
+    with one_sentence(_tell):
         asyncio.run(_run([Forward.parse(text) for text in sys.argv[1:]]))
-    except OarLxcError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

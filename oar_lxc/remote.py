@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from oar_lxc.doing import doing
+from oar_lxc.ending import debugging
 from oar_lxc.errors import CommandError, NodeError, OarLxcError
 from oar_lxc.forked import become, may_fork
 from oar_lxc.isolated import isolated
@@ -204,6 +205,8 @@ class _Answers:
     def end(self, node: str, status: int, said: str = "") -> None:
         """Take the exit status of a node's agent, and what it wrote to its standard error."""
         self._status[node] = status
+        if said and debugging():
+            sys.stderr.write(f"node {node} said:\n{said.rstrip()}\n")
         self._stderr.setdefault(node, []).extend(said.splitlines())
 
     def failure(self, node: str) -> NodeError | None:

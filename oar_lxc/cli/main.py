@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from importlib import import_module
@@ -11,7 +10,8 @@ from importlib import import_module
 import click
 
 from oar_lxc import __version__
-from oar_lxc.errors import OarLxcError, printable
+from oar_lxc.ending import DEBUG, INTERRUPTED, one_sentence
+from oar_lxc.errors import printable
 from oar_lxc.hints import nearest
 
 NEWLINE = "\n"
@@ -88,6 +88,7 @@ def cli(verbose: bool) -> None:
       oar-lxc ssh 42/vm1                  open ssh to one
     """
     if verbose:
+        os.environ[DEBUG] = "1"  # for this process, and those that it starts
         log_to_stderr()
 
 
@@ -118,20 +119,19 @@ def main() -> None:
         from oar_lxc.setup.completion import know_tcsh
 
         know_tcsh()
-    try:
-        status = cli.main(prog_name="oar-lxc", standalone_mode=False)
-    except click.Abort:
-        sys.exit(128 + signal.SIGINT)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except OarLxcError as error:
-        click.echo(f"oar-lxc: {printable(str(error), keep=NEWLINE)}", err=True)
-        sys.exit(error.exit_status)
-    except OSError as error:
-        click.echo(f"oar-lxc: {printable(str(error))}", err=True)
-        sys.exit(1)
-    sys.exit(status if isinstance(status, int) else 0)
+    with one_sentence(_tell):
+        try:
+            status = cli.main(prog_name="oar-lxc", standalone_mode=False)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _tell(text: str) -> None:
+    click.echo(f"oar-lxc: {printable(text, keep=NEWLINE)}", err=True)
 
 
 if __name__ == "__main__":

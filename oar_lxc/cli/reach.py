@@ -17,6 +17,7 @@ from oar_lxc.cli.passing import NotOpenedError, become, run_far, run_here
 from oar_lxc.container import RUNNING, not_running
 from oar_lxc.crossing import NO_MARK, pack
 from oar_lxc.doing import doing
+from oar_lxc.ending import debug_words
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.isolated import isolated
 from oar_lxc.layout import check_job_id
@@ -206,7 +207,7 @@ def far_doorway(
     variables = [f"{key}={value}" for key, value in oarsh_environ(remote.job_id).items()]
     arguments = [str(remote.job_id), token, pack((action, *words))]
     # exec: nothing that a shell does at its end comes after what the program writes.
-    line = f"exec {shlex.join(isolated('oar_lxc.doorway', arguments))}"
+    line = f"exec {shlex.join([*debug_words(), *isolated('oar_lxc.doorway', arguments)])}"
     if len(line) >= LONGEST_WORD:
         raise UsageError(
             f"the command is {sum(map(len, words))} bytes long, and about {LONGEST_WORD * 3 // 4} "

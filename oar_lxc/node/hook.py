@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from oar_lxc.config import PREPARE_BY, lenient_config
+from oar_lxc.ending import one_sentence
 from oar_lxc.errors import ConfigError, JobEnvironmentError, OarLxcError, UsageError
 from oar_lxc.idspans import format_spans
 from oar_lxc.job import read_nodefile
@@ -35,11 +36,12 @@ def main() -> None:
         say("usage: hook prologue|epilogue JOB USER NODEFILE")
         sys.exit(2)
     hook, job, user, nodefile = sys.argv[1:5]
-    try:
-        sys.exit(run_hook(hook, check_job_id(job), check_user(user), Path(nodefile)))
-    except OarLxcError as error:
-        say(str(error))
-        sys.exit(1)
+    with one_sentence(say, os.uname().nodename):
+        try:
+            sys.exit(run_hook(hook, check_job_id(job), check_user(user), Path(nodefile)))
+        except OarLxcError as error:
+            say(str(error))
+            sys.exit(1)
 
 
 def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from oar_lxc.config import lenient_config, read_config
+from oar_lxc.ending import one_sentence
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
 from oar_lxc.idspans import Span, parse_spans
 from oar_lxc.layout import JobLayout, check_job_id, check_node, check_user
@@ -122,21 +123,25 @@ def _seconds(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
     arguments = parser().parse_args(argv)
+    with one_sentence(lambda text: say(f"{arguments.command}: {text}"), os.uname().nodename):
+        sys.exit(_carry_out(arguments))
+
+
+def _carry_out(arguments: argparse.Namespace) -> int:
     try:
         if os.geteuid() != 0:
             raise UsageError(f"oar-lxc-node {arguments.command} must be run as root")
         _forget_caller()
-        status = COMMANDS[arguments.command](arguments)
+        return COMMANDS[arguments.command](arguments)
     except ConfigError as error:
         say(f"{error}; mend it: until then, this node gets no containers")
-        status = FAILED
+        return FAILED
     except UsageError as error:
         say(str(error))
-        status = USAGE
-    except (OarLxcError, OSError) as error:
+        return USAGE
+    except OarLxcError as error:
         say(f"{arguments.command}: {error}")
-        status = FAILED
-    sys.exit(status)
+        return FAILED
 
 
 def _forget_caller() -> None:

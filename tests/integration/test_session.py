@@ -29,6 +29,7 @@ from tests.integration.conftest import (
     published,
 )
 from tests.pretend import PYTHON, PretendJob, checkout, pretend_job
+from tests.unit.fakes import wait_until
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,38 @@ def test_a_signal_ends_the_containers(
     assert (process.returncode, out) == (status, "")
     assert left_of_containers(job) == []
     assert all(kernel.is_dead(pid) for pid in pids)
+
+
+def run_in(job: PretendJob, name: str) -> bool:
+    """Whether a program of a name runs in a container of a job."""
+    first = published(job).first_id
+    for pid in kernel.processes():
+        status = kernel.read(f"/proc/{pid}/status")
+        owner = [int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:")]
+        named = status.startswith(f"Name:\t{name}\n")
+        if named and owner and first <= owner[0] < first + kernel.ID_COUNT:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("script", ["lxc_job.py", "one_vm.py", "per_core.py"])
+def test_a_job_script_that_a_signal_ends_shows_no_traceback(
+    job: PretendJob, script: str, number: signal.Signals, status: int
+) -> None:
+    """Whether during the launch or after it, to all processes of the terminal as Ctrl-C does."""
+    for reached in (lambda: os.listdir(containers_of(job)), lambda: run_in(job, "sshd")):
+        arguments = [] if script == "one_vm.py" else ["--" * (script[0] == "l"), "sleep", "60"]
+        argv = [PYTHON, str(checkout() / "jobscripts" / script), *filter(None, arguments)]
+        process = job.start(argv)
+        try:
+            assert wait_until(reached, 30)
+        finally:
+            os.killpg(process.pid, number)
+            _, said = process.communicate(timeout=30)
+        assert "Traceback" not in said
+        assert process.returncode == status
+        assert left_of_containers(job) == []
 
 
 def test_a_signal_during_the_launch_leaves_no_container(job: PretendJob) -> None:

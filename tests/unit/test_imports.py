@@ -21,6 +21,7 @@ DOMAIN = {
     "config",
     "contain",
     "doing",
+    "ending",
     "errors",
     "hints",
     "idmap",

@@ -351,6 +351,42 @@ def test_in_an_interactive_job_ctrl_c_ends_the_containers_and_it_says_so(
     assert remote.running() == []
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), 130),
+        (SystemExit(143), 143),  # what SIGTERM becomes in a session
+        (
+            OSError(28, "No space left on device", "/x"),
+            "{}: [Errno 28] No space left on device: '/x'",
+        ),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "full"],
+)
+def test_a_script_that_is_interrupted_ends_with_its_status(
+    remote: FakeRemote,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    script: Path,
+    error: BaseException,
+    status: int | str,
+) -> None:
+    """With no traceback, which whoever pressed Ctrl-C has no use for."""
+
+    def fail(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(session.Session, "__enter__", fail)
+    monkeypatch.setattr(sys, "argv", [script.name])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(script), run_name="__main__")
+    wanted = status.format(script.name) if isinstance(status, str) else status
+    assert caught.value.code == wanted
+    said = f"{script.name}: interrupted; the " if status == 130 else ""
+    assert capfd.readouterr().err.startswith(said)
+
+
 def test_with_the_cpuset_off_it_says_which_walls_are_missing(
     script: ModuleType,
     remote: FakeRemote,
