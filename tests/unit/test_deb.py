@@ -168,8 +168,8 @@ def test_what_an_administrator_may_edit_stays_as_it_is(checkout: Path, tmp_path:
 )
 def test_what_is_typed_in_tcsh_is_completed(typed: str, words: list[str]) -> None:
     environ = {**os.environ, "_OAR_LXC_COMPLETE": "tcsh_complete", "COMMAND_LINE": typed}
-    argv = [sys.executable, "-m", "oar_lxc.cli"]
-    done = subprocess.run(argv, env=environ, cwd=REPOSITORY, capture_output=True, text=True)
+    command = [sys.executable, "-m", "oar_lxc.cli"]
+    done = subprocess.run(command, env=environ, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.split() == words
 
 

@@ -42,7 +42,7 @@ PACKAGES = {
     "oar-server": "oar-database oarnodesetting oarproperty oarremoveresource",
     "oar-user": "oardel oarhold oarnodes oarresume oarstat oarsub",
     "openssh-client": "ssh ssh-keygen ssh-keyscan",
-    "passwd": "groupadd useradd userdel",
+    "passwd": "groupadd useradd userdel usermod",
     "perl": "perl",
     "postgresql": "psql",
     "procps": "pgrep pkill ps",
