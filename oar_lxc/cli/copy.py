@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
 import click
 
-from oar_lxc.cli.look import size
+from oar_lxc.cli.progress import Meter
 from oar_lxc.cli.reach import Door, at_door, doorway
 from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, OpenDoor
 from oar_lxc.copying import (
@@ -27,8 +26,6 @@ from oar_lxc.extract import Complain
 from oar_lxc.remote import Remote
 
 Side = TypeVar("Side", ContainerSource, ContainerTarget)
-PROGRESS_AFTER = 2.0  # seconds
-PROGRESS_EVERY = 0.5
 
 
 @click.command()
@@ -62,18 +59,16 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
     def complain(sentence: str, *, lost: bool = True) -> None:
         nonlocal complaints
         complaints += lost
-        progress.clear()
-        click.echo(f"oar-lxc: {printable(sentence)}", err=True)
+        meter.say(printable(sentence))
 
-    progress = Progress()
-    with progress:
+    with Meter("copying", files=False) as meter:
         for place in places:
             with ExitStack() as stack:
                 source = _source(place, complain)
                 stack.callback(source.close)
                 target = _target(to, len(places) > 1, complain)
                 stack.callback(target.close)
-                transfer(source, target, complain, progress.add)
+                transfer(source, target, complain, meter.add)
                 source.finish()
                 target.finish()
     if complaints:
@@ -102,39 +97,3 @@ def _behind(place: Place, start: Callable[[OpenDoor], Side]) -> Side:
         return start(door)
 
     return at_door(place.container, act)
-
-
-class Progress:
-    """A line on a terminal that tells how far a long copy is."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._begin = time.monotonic()
-        self._next = self._begin + PROGRESS_AFTER
-        self._bytes = 0
-        self._shown = False
-
-    def __enter__(self) -> Progress:
-        """Begin to count."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove the line."""
-        self.clear()
-
-    def add(self, number: int) -> None:
-        """Count bytes."""
-        self._bytes += number
-        now = time.monotonic()
-        if now < self._next or not self._terminal:
-            return
-        self._next = now + PROGRESS_EVERY
-        rate = size(int(self._bytes / (now - self._begin)))
-        click.echo(f"\r\033[K{size(self._bytes)} copied, {rate}/s", nl=False, err=True)
-        self._shown = True
-
-    def clear(self) -> None:
-        """Make room for another line."""
-        if self._shown:
-            click.echo("\r\033[K", nl=False, err=True)
-            self._shown = False

@@ -23,22 +23,26 @@ class Meter:
     Args:
         what: what is done, as in ``importing mine``.
         patience: seconds before anything is told.
+        files: whether it is told to a file as well, where nobody may look at it.
     """
 
-    def __init__(self, what: str, patience: float = PATIENCE) -> None:
+    def __init__(self, what: str, patience: float = PATIENCE, *, files: bool = True) -> None:
         self._what = what
         self._patience = patience
         self._start = time.monotonic()
         self._terminal = sys.stderr.isatty()
+        self._tells = files or self._terminal
         self._told = False
         self._amount = ""
+        self._done = 0
         self._last: Callable[[], str] = str
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Meter:
-        self._thread.start()
+        if self._tells:
+            self._thread.start()
         return self
 
     def __exit__(
@@ -48,7 +52,8 @@ class Meter:
         traceback: TracebackType | None,
     ) -> None:
         self._end.set()
-        self._thread.join()
+        if self._tells:
+            self._thread.join()
         self._clear()
 
     def update(self, done: int, total: int) -> None:
@@ -56,6 +61,11 @@ class Meter:
         part = f" of {total / 1e6:.0f} MB" if total >= done else " MB"
         speed = done / 1e6 / max(time.monotonic() - self._start, 0.001)
         self._amount = f"{done / 1e6:.0f}{part}, {speed:.0f} MB/s"
+
+    def add(self, number: int) -> None:
+        """Tell of more bytes, of a total that is unknown."""
+        self._done += number
+        self.update(self._done, 0)
 
     def follow(self, last: Callable[[], str]) -> None:
         """Tell the last line of a program, until there are bytes to tell of.

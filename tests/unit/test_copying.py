@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -412,15 +413,16 @@ def test_a_path_has_a_directory_and_a_name(path: str, parts: tuple[str, str]) ->
 
 def test_a_long_copy_tells_how_far_it_is_on_a_terminal_only(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from oar_lxc.cli import copy; copy.PROGRESS_AFTER = 0.01\n"
-        "with copy.Progress() as progress:\n"
-        "    time.sleep(0.1); progress.add(3 << 20)\n"
+        "import time; from oar_lxc.cli import progress; progress.TERMINAL = progress.FILE = 0.02\n"
+        "from oar_lxc.cli.progress import Meter\n"
+        'with Meter("copying", 0.01, files=False) as meter:\n'
+        "    meter.add(1000000); meter.add(2000000); time.sleep(0.5)\n"
     )
     quiet = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert quiet.stderr == b""
     argv = ["script", "-qec", f"{shlex.quote(sys.executable)} -c '{program}'", "/dev/null"]
     told = subprocess.run(argv, capture_output=True, check=True, stdin=subprocess.DEVNULL)
-    assert b"3.0 MiB copied, " in told.stdout
+    assert re.search(rb"copying: \d s, 3 MB, \d+ MB/s", told.stdout)
 
 
 BOTH = pytest.mark.parametrize("sides", [("", "vm1:"), ("vm1:", "")])
