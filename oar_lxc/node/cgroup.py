@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, TooLateError, UsageError
@@ -51,11 +52,10 @@ class Hierarchy:
 def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarchy]:
     """Return the hierarchies mounted here, each once; where none is, a job has nothing in any."""
     found: dict[str, Hierarchy] = {}
-    for mount in read_mounts(mountinfo):
-        if mount.kind in ("cgroup", "cgroup2"):
-            names = tuple(x for x in mount.options if x.startswith("name=") or x in CONTROLLERS)
-            hierarchy = Hierarchy(mount.point, names, mount.kind == "cgroup2", mount.root)
-            found.setdefault(mount.device, hierarchy)
+    for mount in read_mounts(mountinfo, kinds=(b"cgroup", b"cgroup2")):
+        names = tuple(x for x in mount.options if x.startswith("name=") or x in CONTROLLERS)
+        hierarchy = Hierarchy(mount.point, names, mount.kind == "cgroup2", mount.root)
+        found.setdefault(mount.device, hierarchy)
     return list(found.values())
 
 
@@ -102,6 +102,11 @@ class JobCgroups:
     whole: bool = False
     deadline: float = float("inf")
 
+    @cached_property
+    def _hierarchies(self) -> list[Hierarchy]:
+        # Looked up once: a node's own mounts stay, and to tell all takes the kernel long.
+        return hierarchies()
+
     @property
     def name(self) -> str:
         """What OAR calls the job's cgroup: user and id."""
@@ -132,7 +137,7 @@ class JobCgroups:
             OarLxcError: no hierarchy is mounted.
         """
         made = []
-        mounted = hierarchies()
+        mounted = self._hierarchies
         if not mounted:
             raise OarLxcError(
                 "no cgroup file system is mounted: mount it under /sys/fs/cgroup (systemd does; "
@@ -160,7 +165,7 @@ class JobCgroups:
 
     def roots(self) -> list[Path]:
         """Return the topmost cgroups that are ours to remove, those that exist, any version."""
-        return [path for h in hierarchies() for path in self._roots(h) if path.is_dir()]
+        return [path for h in self._hierarchies for path in self._roots(h) if path.is_dir()]
 
     def _roots(self, hierarchy: Hierarchy) -> list[Path]:
         oar = self._oar(hierarchy)
@@ -176,7 +181,7 @@ class JobCgroups:
 
     def freezable(self) -> set[int]:
         """Return the processes that :meth:`frozen` freezes, hooks of OAR among them."""
-        roots = [path for h in hierarchies() for path in self._freezers(h)]
+        roots = [path for h in self._hierarchies for path in self._freezers(h)]
         return {pid for root in roots for pid in _processes_below(root, self.deadline)}
 
     def _freezers(self, hierarchy: Hierarchy) -> list[Path]:
@@ -197,7 +202,7 @@ class JobCgroups:
         # Processes are in cgroups whether these are mounted here or not.
         found = {
             f"{h.root.rstrip('/')}/{path.relative_to(h.path)}"
-            for h in hierarchies() or [Hierarchy(Path("/"), (), False)]
+            for h in self._hierarchies or [Hierarchy(Path("/"), (), False)]
             for path in paths(h)
         }
         return tuple(sorted(found))
@@ -207,13 +212,13 @@ class JobCgroups:
 
         Whoever has a file of them open can go on writing to it: the kernel looks at who opened it.
         """
-        for hierarchy in hierarchies():
+        for hierarchy in self._hierarchies:
             for root in self._roots(hierarchy):
                 walk(root, _take_back, depth=1)
 
     def thaw(self) -> None:
         """Thaw what is frozen, as that does not die; also OAR's cgroup of a suspended job."""
-        for hierarchy in hierarchies():
+        for hierarchy in self._hierarchies:
             if "freezer" in hierarchy.names or hierarchy.unified:
                 walk(self._oar(hierarchy), _thaw, depth=1)
                 for root in self._roots(hierarchy):
@@ -229,7 +234,7 @@ class JobCgroups:
             wait: seconds that the kernel may take until all are frozen.
         """
         found = []
-        for hierarchy in hierarchies():
+        for hierarchy in self._hierarchies:
             found += self._freezers(hierarchy)
         with _frozen(found, wait):
             yield
@@ -238,7 +243,7 @@ class JobCgroups:
     def neighbours_frozen(self, wait: float = 1.0) -> Iterator[None]:
         """Freeze the cgroups of the user's other jobs for a moment, those that are not yet."""
         found: list[Path] = []
-        for hierarchy in hierarchies():
+        for hierarchy in self._hierarchies:
             if "freezer" in hierarchy.names:
                 for parent in (self._oar(hierarchy).parent, hierarchy.path / OWN):
                     found += _jobs_below(parent, self.user)
@@ -248,7 +253,7 @@ class JobCgroups:
 
     def kill_unified(self) -> None:
         """Kill what is in a version 2 cgroup, and all below, with the kernel's own switch."""
-        for hierarchy in hierarchies():
+        for hierarchy in self._hierarchies:
             if hierarchy.unified:
                 for root in self._roots(hierarchy):
                     walk(root, _kill, depth=1)
@@ -268,7 +273,7 @@ class JobCgroups:
         # The kernel goes on with a removed one while it is looked for the next, and what it then
         # has to do for these holds up the removal of all others.
         last = {"cpuset", "memory"}
-        for hierarchy in sorted(hierarchies(), key=lambda h: not last.isdisjoint(h.names)):
+        for hierarchy in sorted(self._hierarchies, key=lambda h: not last.isdisjoint(h.names)):
             for root in self._roots(hierarchy):
                 walk(root, _remove, leave, deadline=self.deadline)
         return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -100,9 +101,10 @@ class Destruction:
             step(log, "processes", partial(killing.kill, done))
         share = PATIENT_SHARE if self.layer == REAPER else SHARE
         litter = Litter(whose, time.monotonic() + rest(end) * share, end)
+        unfiltered = threading.Event()
         # Nothing of the job runs any more. Links take most of their time in waiting.
         with (
-            beside(lambda: self._remove_network(log, end)),
+            beside(lambda: self._remove_network(log, end, unfiltered)),
             beside(lambda: self._remove_tree(log, end)),
             beside(lambda: step(log, "litter", litter.remove)),
         ):
@@ -117,6 +119,7 @@ class Destruction:
                 inert=False,
                 running=running,
                 litter=litter,
+                rules=[] if unfiltered.is_set() else None,
                 unknown=[killing.unknown],
             )
         if not left:
@@ -154,14 +157,21 @@ class Destruction:
         with locked(timeout, anyway=True):
             ids.revoke(self.layout, first_id)
 
-    def _remove_network(self, log: NodeLog, end: float) -> None:
+    def _remove_network(self, log: NodeLog, end: float, unfiltered: threading.Event) -> None:
+        uid = self.uid if (links.NET / self.layout.bridge).exists() else 0
+
         def remove() -> None:
             links.remove(self.layout, rest(end), links.stray_links(self.user, self.uid))
 
         self._step(log, "links", remove)
         self._step(log, "plugs", plugs.forget_gone)
+
         # A packet of a device that still is there would bring an element of the filter back.
-        self._step(log, "filter", lambda: packetfilter.forget(self.layout, rest(end)))
+        def forget() -> None:
+            if packetfilter.forget(self.layout, rest(end), uid):
+                unfiltered.set()
+
+        self._step(log, "filter", forget)
 
     def _remove_tree(self, log: NodeLog, end: float) -> None:
         step = self._step

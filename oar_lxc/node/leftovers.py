@@ -102,6 +102,7 @@ def find_leftovers(
     inert: bool = True,
     running: Running | None = None,
     litter: Litter | None = None,
+    rules: list[str] | None = None,
     unknown: Collection[str] = (),
 ) -> Leftovers:
     """Look for everything that a job may have on this node.
@@ -113,6 +114,7 @@ def find_leftovers(
         inert: whether the record counts, and what is in the trash.
         running: what was found of its processes, where that was looked for already.
         litter: what was found of its ids elsewhere, likewise.
+        rules: what was found of it in the packet filter, likewise.
         unknown: why something else is not known to be gone.
     """
     paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
@@ -132,7 +134,7 @@ def find_leftovers(
         files=[*(str(path) for path in paths if os.path.lexists(path)), *litter.files],
         ipc=litter.ipc,
         lines=_lines(layout, whose.first_id),
-        rules=_rules(layout),
+        rules=_rules(layout) if rules is None else rules,
         unknown=[why for why in (running.unknown, litter.unknown, *unknown) if why],
     )
 

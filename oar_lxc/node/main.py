@@ -63,7 +63,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Else, the name would be made by what formats help, which takes long to import.
+    name = top.prog
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=name)
     for name, text in (
         ("prepare", "make what the job's user needs and may not make"),
         ("destroy", "destroy all that the job has on this node"),
@@ -253,7 +255,9 @@ def _leftovers(arguments: argparse.Namespace) -> int:
         for first in first_ids
     )
     if arguments.json:
-        tell(json.dumps(asdict(left), indent=1))
+        # A list of each kind; what is not known is no kind, and mostly nothing.
+        found = {kind: names for kind, names in asdict(left).items() if names or kind != "unknown"}
+        tell(json.dumps(found, indent=1))
     else:
         tell(f"left of job {layout.job_id}: {left}")
     return FAILED if left else DONE

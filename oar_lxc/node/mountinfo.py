@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +36,36 @@ class Mount:
     parent: int = 0
 
 
-def read_mounts(path: Path = Path("/proc/self/mountinfo")) -> Iterator[Mount]:
+TABLE = Path("/proc/self/mountinfo")
+
+
+def read_mounts(
+    path: Path = TABLE, *, kinds: Collection[bytes] = (), below: Path | None = None
+) -> Iterator[Mount]:
     """Yield the mounts of a process, in the order they were mounted.
+
+    A node has hundreds, and most of those who look want a few.
+
+    Args:
+        path: the table.
+        kinds: types of file systems; all where there is none.
+        below: those at or below this directory alone.
 
     Raises:
         OSError: the process is gone.
     """
+    start = os.fsencode(below) if below else b""
+    if any(byte in start for byte in b" \t\n\\"):  # which the kernel escapes
+        start = b""
     for line in path.read_bytes().split(b"\n"):
         before, _, after = line.partition(b" - ")
-        fields, tail = before.split(b" "), after.split(b" ")
-        if len(fields) > 4 and len(tail) > 2:
+        if kinds and after.partition(b" ")[0] not in kinds:
+            continue
+        fields = before.split(b" ")
+        if len(fields) <= 4 or not fields[4].startswith(start):
+            continue
+        tail = after.split(b" ")
+        if len(tail) > 2 and (not below or Path(_text(fields[4])).is_relative_to(below)):
             options = tuple(os.fsdecode(tail[2]).split(","))
             device, root, point = map(_text, fields[2:5])
             number, parent = (int(field) if field.isdigit() else 0 for field in fields[:2])
@@ -53,4 +73,6 @@ def read_mounts(path: Path = Path("/proc/self/mountinfo")) -> Iterator[Mount]:
 
 
 def _text(field: bytes) -> str:
+    if b"\\" not in field:
+        return os.fsdecode(field)
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))

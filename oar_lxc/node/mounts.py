@@ -191,7 +191,7 @@ def mounts_under(directory: Path, process: str = "self") -> list[Path]:
         process: whose mount namespace.
     """
     table = Path(f"/proc/{process}/mountinfo")
-    return [m.point for m in read_mounts(table) if m.point.is_relative_to(directory)]
+    return [mount.point for mount in read_mounts(table, below=directory)]
 
 
 def unmount_under(directory: Path) -> None:
@@ -205,7 +205,7 @@ def unmount_under(directory: Path) -> None:
         OSError: some could not be unmounted.
     """
     for last in (*[False] * (_ROUNDS - 1), True):
-        found = [m for m in read_mounts() if m.point.is_relative_to(directory)]
+        found = list(read_mounts(below=directory))
         numbers = {mount.id for mount in found}
         for mount in (mount for mount in found if mount.parent not in numbers):
             try:

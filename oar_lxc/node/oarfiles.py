@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from base64 import b64decode, b64encode
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
@@ -64,6 +63,8 @@ def _public_keys(path: Path) -> list[bytes]:
     Raises:
         CommandTimeoutError: ssh-keygen took too long.
     """
+    from base64 import b64decode, b64encode  # few destroys come here
+
     try:
         text = read_regular(path).partition(_BEGIN)[2].partition(_END)[0]
         data = b64decode(text)

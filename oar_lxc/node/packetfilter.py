@@ -173,16 +173,33 @@ def admit(
         _nft(["-f", "-"], text, timeout)
 
 
-def forget(layout: JobLayout, timeout: float) -> None:
+def forget(layout: JobLayout, timeout: float, uid: int = 0) -> bool:
     """Remove a job's elements; "already gone" is success.
+
+    Args:
+        layout: the job's names.
+        timeout: seconds for each thing that may block.
+        uid: its user, whose element is the one that every job has, and is removed without a look;
+            0 or less where the job most likely has none.
+
+    Returns:
+        Whether it has been read back that none is there; else, :func:`elements` tells.
 
     Raises:
         CommandError: nft failed.
     """
-    for set_name, element in _listed(layout, timeout):
-        # One of its connections may go by itself meanwhile.
-        line = f"delete element inet {TABLE} {set_name} {{ {element} }}"
-        _nft([line], "", timeout, check=False)
+    if uid > 0:
+        _delete("owners", f'"{layout.bridge}" . {uid}', timeout)
+    found = list(_listed(layout, timeout))
+    for set_name, element in found:
+        _delete(set_name, element, timeout)
+    return not found
+
+
+def _delete(set_name: str, element: str, timeout: float) -> None:
+    # It may be gone already, and one of connections go by itself meanwhile.
+    line = f"delete element inet {TABLE} {set_name} {{ {element} }}"
+    _nft([line], "", timeout, check=False)
 
 
 def elements(layout: JobLayout, timeout: float) -> list[str]:

@@ -88,7 +88,8 @@ def dead_lxcfs(stuck: Collection[int], whose: Whose, patience: float) -> set[int
     """
     if not any(_waits_for_fuse(pid) for pid in stuck):
         return set()
-    points = {x.device.partition(":")[2]: x.point for x in read_mounts() if x.kind == LXCFS}
+    found = read_mounts(kinds=[LXCFS.encode()])
+    points = {mount.device.partition(":")[2]: mount.point for mount in found}
     waited = {x.name: x for x in _connections() if _has_waiting(x)}
     with suppress(OSError):
         if any(whose.is_users(x.stat().st_uid) for x in waited.values()):

@@ -98,7 +98,7 @@ def _attempt(
 
 def _points_below(source: Path, home: Path) -> list[Path]:
     """Return what is mounted below a tree, but by users: what the job's user needs first."""
-    found = [m for m in read_mounts() if m.point != source and m.point.is_relative_to(source)]
+    found = [mount for mount in read_mounts(below=source) if mount.point != source]
     theirs = {mount.id for mount in found if _is_of_a_user(mount)}
     while more := {m.id for m in found if m.parent in theirs} - theirs:
         theirs |= more

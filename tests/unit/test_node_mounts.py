@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oar_lxc.node.mountinfo import read_mounts
 from oar_lxc.node.mounts import mounts_under
 from tests.unit.strategies import quick
 
@@ -39,6 +41,28 @@ def test_mounts_at_and_below_a_directory_are_found_in_their_order(tmp_path: Path
     inside = [b"%s" % bytes(JOB), b"%s/images" % bytes(JOB), b"%s/containers/a b\t" % bytes(JOB)]
     process = table(tmp_path, b"/", *inside, b"/var/lib/oar-lxc/jobs")
     assert mounts_under(JOB, process) == [JOB, JOB / "images", JOB / "containers/a b\t"]
+
+
+@quick
+@given(st.lists(st.tuples(names, st.sampled_from([b"tmpfs", b"cgroup", b"fuse.x"]))), names)
+def test_a_choice_of_mounts_is_what_a_look_at_all_would_choose(
+    tmp_path: Path, mounts: list[tuple[bytes, bytes]], below: bytes
+) -> None:
+    path = tmp_path / "mountinfo"
+    lines = [
+        b"%d 22 0:1 / /%s/%s rw - %s none rw\n" % (number, escape(below), escape(name), kind)
+        for number, (name, kind) in enumerate(mounts)
+    ]
+    lines += [b"9 22 0:1 / /%sx rw - cgroup none rw\n" % escape(below)]
+    path.write_bytes(b"".join(lines))
+    everything = list(read_mounts(path))
+    top = Path("/", os.fsdecode(below))
+    assert list(read_mounts(path, below=top)) == [
+        mount for mount in everything if mount.point.is_relative_to(top)
+    ]
+    assert list(read_mounts(path, kinds=[b"cgroup"])) == [
+        mount for mount in everything if mount.kind == "cgroup"
+    ]
 
 
 @pytest.mark.parametrize("other", ["421", "4", "42x", "142", "42/../43", "42\n", "042"], ids=repr)

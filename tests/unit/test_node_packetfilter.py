@@ -66,6 +66,32 @@ def test_to_forget_a_job_removes_its_elements_and_no_others(
     assert packetfilter.jobs(5) == {4, 42}
 
 
+def test_to_forget_a_job_that_has_only_its_users_element_takes_two_runs_of_nft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes as long as much of a destroy; the second reads back what is left."""
+    left = tmp_path / "left"
+    script = f"""case "$1" in
+        delete*) touch {left};;
+        *) [ -e {left} ] && echo '{{"nftables": []}}';;
+    esac"""
+    calls = nft(tmp_path, monkeypatch, script)
+    assert packetfilter.forget(JobLayout(4), 5, 2001)
+    assert calls.read_text().splitlines() == [
+        'delete element inet oar_lxc owners { "olb4" . 2001 }',
+        "-n -j list table inet oar_lxc",
+    ]
+
+
+def test_what_of_a_job_stays_in_the_filter_is_not_called_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = '{"nftables": [{"set": {"name": "owners", "elem": [{"concat": ["olb4", 1]}]}}]}'
+    nft(tmp_path, monkeypatch, f"cat <<'X'\n{listing}\nX")
+    assert not packetfilter.forget(JobLayout(4), 5, 1)
+    assert packetfilter.elements(JobLayout(4), 5) == ['nft owners "olb4" . 1']
+
+
 def test_where_there_is_no_table_there_is_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
