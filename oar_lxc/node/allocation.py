@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from oar_lxc.regular import read_regular
 
 TABLE = "ranges.json"  # below the state directory: first id → [uid, day when it was first given]
 DAY = 86400
+NSPAWN = Path("/run/systemd/nspawn-uid")  # a file for each range of 65536, by its first id
 
 
 class NoRangeError(OarLxcError):
@@ -99,6 +101,11 @@ def _taken(state: Path) -> Iterator[tuple[int, int]]:
         yield start, count
     for first in first_ids(state):
         yield first, COUNT
+    # systemd-nspawn looks at the user database alone before it takes some, and tells of it here.
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(NSPAWN):
+            if re.fullmatch(r"[0-9]{1,10}", name):
+                yield int(name), COUNT
 
 
 def first_ids(state: Path) -> set[int]:

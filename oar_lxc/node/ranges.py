@@ -27,10 +27,8 @@ from oar_lxc.idspans import LOWEST, MOST_USERS, Span, number_of
 
 COUNT = 65536
 _ROW = MOST_USERS * COUNT
-_ROWS = (
-    *(LOWEST + row * _ROW for row in range(4)),  # to 0x63fbffff
-    *(0x80000000 + row * _ROW for row in range(8)),  # to 0xfff7ffff
-)
+_SPANS = ((LOWEST, 4), (0x80000000, 8))  # to 0x63fbffff, to 0xfff7ffff
+_ROWS = tuple(first + row * _ROW for first, rows in _SPANS for row in range(rows))
 JOBS = len(_ROWS)  # of one user on a node at once
 _FORMER = range(0x70000000, 0x7FFE0000, COUNT)
 
@@ -39,6 +37,13 @@ def ranges_of(uid: int, spans: Sequence[Span]) -> list[int]:
     """Return the first ids of a user's ranges; none where no span has the user's id."""
     number = number_of(uid, spans)
     return [] if number is None else [row + number * COUNT for row in _ROWS]
+
+
+def overlapping(start: int, count: int) -> list[tuple[int, int]]:
+    """Return the first and the last id of each part of some ids that jobs may have."""
+    spans = [(first, first + rows * _ROW - 1) for first, rows in _SPANS]
+    parts = [(max(start, first), min(start + count - 1, last)) for first, last in spans]
+    return [(first, last) for first, last in parts if first <= last]
 
 
 def is_first_id(number: int) -> bool:

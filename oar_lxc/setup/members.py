@@ -17,7 +17,18 @@ from oar_lxc.node.oarfiles import CPUSET
 from oar_lxc.regular import read_regular
 from oar_lxc.removal import remove_tree
 from oar_lxc.run import run
-from oar_lxc.setup import checks, files, keys, lxcfs, network, oarconf, packages, reaper, services
+from oar_lxc.setup import (
+    checks,
+    files,
+    ids,
+    keys,
+    lxcfs,
+    network,
+    oarconf,
+    packages,
+    reaper,
+    services,
+)
 from oar_lxc.setup.bundle import PATH as BUNDLE
 from oar_lxc.setup.bundle import Bundle
 from oar_lxc.setup.plan import Plan, SetupError, Step
@@ -107,7 +118,7 @@ def node_plan(options: Options) -> Plan:
             *reaper.steps(),
             *(_image(name) for name in options.images),
         ],
-        network.notes(),
+        [*network.notes(), *ids.notes()],
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.idspans import DEFAULT, LOWEST, MOST_USERS, parse_spans
 from oar_lxc.layout import JobLayout
-from oar_lxc.node import ids
+from oar_lxc.node import allocation, ids
 from oar_lxc.node.allocation import (
     TABLE,
     NoRangeError,
@@ -119,6 +119,19 @@ def test_a_range_that_overlaps_what_someone_was_given_is_passed_over(
     layout: JobLayout, name: str, start: int
 ) -> None:
     (layout.state / name).write_text(f"bob:{start}:2\n")
+    assert give(layout) == MINE[1]
+
+
+def test_a_range_that_a_machine_of_systemd_nspawn_has_is_passed_over(
+    layout: JobLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = layout.state / "nspawn-uid"
+    taken.mkdir()
+    monkeypatch.setattr(allocation, "NSPAWN", taken)
+    (taken / "524288").touch()
+    (taken / "other").touch()
+    assert give(layout) == MINE[0]
+    (taken / str(MINE[0])).touch()
     assert give(layout) == MINE[1]
 
 
