@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import pwd
 import sys
 import time
 from collections.abc import Iterator
@@ -73,7 +74,8 @@ def _no_work() -> Iterator[None]:
         patch.setattr("oar_lxc.node.hook._everywhere", reached)
         patch.setattr("os.geteuid", lambda: 0)
         patch.setattr("resource.setrlimit", lambda *limits: None)
-        patch.setattr("pwd.getpwnam", lambda name: type("Account", (), {"pw_uid": 1000}))
+        account = pwd.struct_passwd(("somebody", "x", 1000, 1000, "", "/home/somebody", ""))
+        patch.setattr("pwd.getpwnam", lambda name: account)
         patch.setattr("oar_lxc.node.log.LOG", Path("/dev/null"))
         patch.setattr("oar_lxc.node.main.NodeLog", lambda bound=None: Quiet())
         yield
