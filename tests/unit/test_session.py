@@ -220,10 +220,21 @@ def test_numbers_are_free_again_and_not_at_once_given_out(remote: FakeRemote) ->
         with Session(job=JOB) as containers:
             seen += [c.address for c in containers.containers]
     assert seen == [f"100.65.80.{number}" for number in range(3, 9)]
-    remote.by_name["node1"].runtime.broken = {"vm1": ["no"]}
+    # Another session has nearly all: what a launch that fails had is what the next one gets.
+    node = remote.by_name["node1"]
+    others = [
+        held(f"c{n}", "node9", address=f"100.65.{80 + n // 256}.{n % 256}/21")["containers"][0]
+        for n in range(9, 2000)
+    ]
+    session = {**held("", "node9"), "containers": others}
+    ledger = {"next": 0, "sessions": {"x": session}}
+    Path(node.layout.private / "ledger.json").write_text(json.dumps(ledger))
+    node.runtime.broken = {"vm1": ["no"]}
     for _ in range(3):
         with pytest.raises(LaunchError):
-            Session(Group(per_node=500), JOB).__enter__()
+            Session(Group(per_node=15), JOB).__enter__()
+    with pytest.raises(SpecError, match="has 2044 addresses"):
+        Session(Group(per_node=30), JOB).__enter__()
 
 
 def test_each_container_has_a_host_key_of_its_own(remote: FakeRemote) -> None:
@@ -252,9 +263,9 @@ def test_cores_and_ports_are_the_jobs(remote: FakeRemote) -> None:
         Session(Group(ports=(port,)), job).__enter__()
 
 
-def held(name: str, node: str, *ports: Port) -> dict[str, Any]:
+def held(name: str, node: str, *ports: Port, address: str = "100.65.80.9/21") -> dict[str, Any]:
     """Return what the ledger has of a session of another node."""
-    planned = PlannedContainer(name, node, "100.65.80.9/21", "debian-12", "a", ports=ports)
+    planned = PlannedContainer(name, node, address, "debian-12", "a", ports=ports)
     data = {**asdict(planned), "host_key": "ssh-ed25519 A"}
     return {"owner": ["node9", "1", "1"], "containers": [data]}
 
