@@ -67,7 +67,7 @@ lint: venv ## Check style and types
 
 .PHONY: unit
 unit: venv ## Run the unit tests (no root, no LXC)
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest --numprocesses=auto tests/unit
 
 .PHONY: integration
 integration: need-root setup venv ## Run the tests on real LXC (root)

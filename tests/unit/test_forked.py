@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from oar_lxc.forked import become, may_fork
+from oar_lxc.forked import become
 from oar_lxc.run import running
+
+ROOT = Path(__file__).parents[2]
 
 
 def outcome(
@@ -96,11 +98,22 @@ def test_a_pipe_that_nobody_reads_is_an_error_not_the_end() -> None:
     assert outcome(main) == (0, ["told"], "")
 
 
+# In a process of its own: what runs tests side by side has threads.
+THREADS = """
+import threading
+from oar_lxc.forked import may_fork
+told = [may_fork()]
+done = threading.Event()
+thread = threading.Thread(target=done.wait)
+thread.start()
+told.append(may_fork())
+done.set()
+thread.join()
+print(told)
+"""
+
+
 def test_a_process_with_threads_does_not_fork() -> None:
-    assert may_fork()
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    assert not may_fork()
-    done.set()
-    thread.join()
+    argv = [sys.executable, "-c", THREADS]
+    told = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "[True, False]\n"
