@@ -47,7 +47,7 @@ many_nodes = st.one_of(
 )
 
 
-class Done(Exception):
+class Done(BaseException):
     """Raised in place of work, to tell that it was reached, and with what."""
 
 
