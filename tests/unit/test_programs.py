@@ -35,6 +35,7 @@ PACKAGES = {
     "libcap2-bin": "getcap setcap",
     "lxc": "lxc-copy lxc-destroy lxc-info lxc-start lxc-stop lxc-usernsexec",
     "lxcfs": "lxcfs",
+    "make": "make",
     "mmdebstrap": "mmdebstrap",
     "mount": "losetup mount umount",
     "nftables": "nft",
