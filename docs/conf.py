@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from oar_lxc import __version__
-from oar_lxc.spec import Group, Spec, documented
+from oar_lxc.model.spec import Group, Spec, documented
 
 project = "oar_lxc"
 author = "The oar_lxc authors"

@@ -14,12 +14,12 @@ TYPE_CHECKING = False  # type checkers know the name; to import it takes a hook 
 if TYPE_CHECKING:
     from typing import Any
 
+    from oar_lxc.client.progress import Progress
+    from oar_lxc.client.session import ContainerHandle, Outcome, Session
     from oar_lxc.errors import OarLxcError
-    from oar_lxc.job import Job
-    from oar_lxc.progress import Progress
-    from oar_lxc.session import ContainerHandle, Outcome, Session
-    from oar_lxc.spec import Group, Mount, Port, Spec
-    from oar_lxc.specfile import read_spec
+    from oar_lxc.model.job import Job
+    from oar_lxc.model.spec import Group, Mount, Port, Spec
+    from oar_lxc.model.specfile import read_spec
 
 __all__ = [
     "ContainerHandle",
@@ -37,17 +37,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ContainerHandle": "oar_lxc.session",
-    "Group": "oar_lxc.spec",
-    "Job": "oar_lxc.job",
-    "Mount": "oar_lxc.spec",
+    "ContainerHandle": "oar_lxc.client.session",
+    "Group": "oar_lxc.model.spec",
+    "Job": "oar_lxc.model.job",
+    "Mount": "oar_lxc.model.spec",
     "OarLxcError": "oar_lxc.errors",
-    "Outcome": "oar_lxc.session",
-    "Port": "oar_lxc.spec",
-    "Progress": "oar_lxc.progress",
-    "Session": "oar_lxc.session",
-    "Spec": "oar_lxc.spec",
-    "read_spec": "oar_lxc.specfile",
+    "Outcome": "oar_lxc.client.session",
+    "Port": "oar_lxc.model.spec",
+    "Progress": "oar_lxc.client.progress",
+    "Session": "oar_lxc.client.session",
+    "Spec": "oar_lxc.model.spec",
+    "read_spec": "oar_lxc.model.specfile",
 }
 
 

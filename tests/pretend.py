@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from oar_lxc.crossing import NO_MARK, pack
-from oar_lxc.layout import STATE, STORE
-from oar_lxc.run import Result, run
+from oar_lxc.linux.login_shell import NO_MARK, pack
+from oar_lxc.linux.run import Result, run
+from oar_lxc.model.layout import STATE, STORE
 from oar_lxc.setup.deb import OAR_LXC_NODE
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -147,8 +147,8 @@ class PretendJob:
 
     def door(self, *words: str) -> list[str]:
         """Return the command that opens a container's door on this machine."""
-        program = str(checkout() / "oar_lxc/isolated.py")
-        return [PYTHON, "-I", program, "oar_lxc.doorway", str(self.id), NO_MARK, pack(words)]
+        program = str(checkout() / "oar_lxc/linux/isolated.py")
+        return [PYTHON, "-I", program, "oar_lxc.agent.attach", str(self.id), NO_MARK, pack(words)]
 
     def start(
         self,

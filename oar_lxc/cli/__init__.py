@@ -1,0 +1,1 @@
+"""The command ``oar-lxc``: one module for each group of commands; it may import every room."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from oar_lxc.cli.reach import complete_container, find_several
+from oar_lxc.cli.shared.reach import complete_container, find_several
 from oar_lxc.errors import ContainerError, OarLxcError
 
 TIMEOUT = 10.0

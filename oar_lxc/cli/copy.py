@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import click
 
-from oar_lxc.cli.progress import Meter
-from oar_lxc.cli.reach import Door, at_door, doorway
-from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget, OpenDoor
-from oar_lxc.copying import (
+from oar_lxc.cli.shared.meter import Meter
+from oar_lxc.cli.shared.reach import Door, at_door, doorway
+from oar_lxc.cli.shared.tarpipe import ContainerSource, ContainerTarget, OpenDoor
+from oar_lxc.client.copy import (
     LocalSource,
     LocalTarget,
     Place,
@@ -21,9 +21,9 @@ from oar_lxc.copying import (
     parse_place,
     transfer,
 )
+from oar_lxc.client.extract import Complain
 from oar_lxc.errors import UsageError, printable
-from oar_lxc.extract import Complain
-from oar_lxc.remote import Remote
+from oar_lxc.remote.agents import Remote
 
 Side = TypeVar("Side", ContainerSource, ContainerTarget)
 

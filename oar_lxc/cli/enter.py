@@ -10,11 +10,11 @@ from functools import partial
 
 import click
 
-from oar_lxc.cli.passing import in_memory, opened, run_here
-from oar_lxc.cli.reach import at_door, complete_container, doorway, on_terminal, through
-from oar_lxc.doing import doing
+from oar_lxc.cli.shared.passing import in_memory, opened, run_here
+from oar_lxc.cli.shared.reach import at_door, complete_container, doorway, on_terminal, through
 from oar_lxc.errors import UsageError
-from oar_lxc.remote import Remote
+from oar_lxc.linux.verbose import doing
+from oar_lxc.remote.agents import Remote
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})

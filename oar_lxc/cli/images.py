@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from oar_lxc.cli import reach
-from oar_lxc.cli.progress import Meter
-from oar_lxc.cli.reach import complete_job
-from oar_lxc.cli.stores import (
+from oar_lxc.cli.shared import reach
+from oar_lxc.cli.shared.meter import Meter
+from oar_lxc.cli.shared.reach import complete_job
+from oar_lxc.cli.shared.stores import (
     configured,
     every,
     find,
@@ -24,16 +24,16 @@ from oar_lxc.cli.stores import (
     whose,
     writable_store,
 )
-from oar_lxc.cli.table import print_table
+from oar_lxc.cli.shared.table import print_table
+from oar_lxc.client.images import OWN, PUBLIC, facts_of, images_of
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image.building import Workshop, build_image
 from oar_lxc.image.make import import_image, verify
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import RECIPES, recipe_for
 from oar_lxc.image.store import Store
-from oar_lxc.jobimages import OWN, PUBLIC, facts_of, images_of
-from oar_lxc.layout import JobLayout, check_job_id
-from oar_lxc.signals import raising_signals
+from oar_lxc.linux.signals import raising_signals
+from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.layout import JobLayout, check_job_id
 
 _store = click.option(
     "--store",
@@ -302,7 +302,7 @@ def push(name: str, nodes: str, job: str | None, directory: Path | None, as_json
       oar-lxc image push debian-12:2 --nodes node7,node8
       oar-lxc image push mine --job 42
     """
-    from oar_lxc.cli.pushing import route_to_job, route_to_nodes, scratch_for
+    from oar_lxc.cli.shared.routes import route_to_job, route_to_nodes, scratch_for
     from oar_lxc.image.push import push, to_json
 
     store, parsed = find(name, directory, writable=True)
@@ -349,8 +349,8 @@ def _workshop(name: str) -> Workshop | None:
             f'nodes=1,walltime=0:30:00 "oar-lxc image build {name} …"'
         )
     # They load much that no other command here needs.
-    from oar_lxc.create import in_user_namespace_argv
-    from oar_lxc.here import environ_here, open_job
+    from oar_lxc.agent.prepared import environ_here, open_job
+    from oar_lxc.container.create import in_user_namespace_argv
 
     layout, published = open_job(job.job_id)
     inside = partial(in_user_namespace_argv, published)

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from oar_lxc.cli import reach
-from oar_lxc.cli.reach import complete_job
+from oar_lxc.cli.shared import reach
+from oar_lxc.cli.shared.reach import complete_job
 from oar_lxc.cli.sshconfig import write_files
+from oar_lxc.client.lookup import FoundContainer
+from oar_lxc.client.sshfiles import SshFiles, host_name
 from oar_lxc.errors import OarLxcError
-from oar_lxc.layout import check_job_id
-from oar_lxc.lookup import FoundContainer
-from oar_lxc.remote import Remote, raise_first
-from oar_lxc.sshconfig import SshFiles, host_name
+from oar_lxc.model.layout import check_job_id
+from oar_lxc.remote.agents import Remote, raise_first
 
 RESERVED = {"all", "ungrouped", "localhost"}
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from oar_lxc.cli import reach
-from oar_lxc.cli.reach import complete_container, complete_job
-from oar_lxc.cli.table import print_table
-from oar_lxc.container import RUNNING
+from oar_lxc.cli.shared import reach
+from oar_lxc.cli.shared.reach import complete_container, complete_job
+from oar_lxc.cli.shared.table import print_table
+from oar_lxc.client.lookup import ask_nodes
+from oar_lxc.container.runtime import RUNNING
 from oar_lxc.errors import ContainerError, printable
-from oar_lxc.layout import check_job_id
-from oar_lxc.lookup import ask_nodes
-from oar_lxc.remote import Remote, raise_first
+from oar_lxc.model.layout import check_job_id
+from oar_lxc.remote.agents import Remote, raise_first
 
 
 @click.command("list")

@@ -10,9 +10,9 @@ from importlib import import_module
 import click
 
 from oar_lxc import __version__
-from oar_lxc.ending import DEBUG, INTERRUPTED, one_sentence
 from oar_lxc.errors import printable
-from oar_lxc.hints import nearest
+from oar_lxc.linux.ending import DEBUG, INTERRUPTED, one_sentence
+from oar_lxc.model.hints import nearest
 
 NEWLINE = "\n"
 # Command name → (module, attribute, one line of help). Modules load when their command is run.
@@ -96,7 +96,7 @@ def log_to_stderr() -> None:
     """Send the log to standard error, and what is done as well."""
     import structlog  # takes 0.1 s, which most calls need not pay
 
-    from oar_lxc.doing import listen
+    from oar_lxc.linux.verbose import listen
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     begin = time.monotonic()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from oar_lxc.cli.table import print_table
+from oar_lxc.cli.shared.table import print_table
+from oar_lxc.client.lookup import find_job
 from oar_lxc.errors import UsageError
-from oar_lxc.job import Job
-from oar_lxc.layout import check_job_id
-from oar_lxc.lookup import find_job
-from oar_lxc.plan import Plan, make_plan
-from oar_lxc.specfile import read_spec
+from oar_lxc.model.job import Job
+from oar_lxc.model.layout import check_job_id
+from oar_lxc.model.plan import Plan, make_plan
+from oar_lxc.model.specfile import read_spec
 
 
 @click.command()

@@ -11,10 +11,10 @@ from dataclasses import asdict
 import click
 
 from oar_lxc.errors import UsageError
-from oar_lxc.node import main as node_main
-from oar_lxc.node.reaper import FAILED
-from oar_lxc.node.record import GRACE
-from oar_lxc.node.sweep import sweep
+from oar_lxc.oar.sweep import sweep
+from oar_lxc.root import main as node_main
+from oar_lxc.root.reap import FAILED
+from oar_lxc.root.record import GRACE
 
 OAR = "oar"
 

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from oar_lxc.cli.table import print_table
+from oar_lxc.cli.shared.table import print_table
 from oar_lxc.errors import UsageError
 from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.state import COMMAND, Settings

@@ -12,9 +12,9 @@ import click
 
 from oar_lxc.errors import UsageError
 from oar_lxc.image import RECIPES
-from oar_lxc.layout import check_node
-from oar_lxc.setup import bundle, checks, inventory, members, oarconf, reach, server
-from oar_lxc.setup.plan import Event, Outcome, Plan, Step, execute
+from oar_lxc.model.layout import check_node
+from oar_lxc.setup import bundle, check_nodes, members, oarconf, requirements, resources, server
+from oar_lxc.setup.steps import Event, Outcome, Plan, Step, execute
 
 _MARKS = {
     Outcome.TRUE: ("ok", "green"),
@@ -103,9 +103,9 @@ def server_command(
       oar-lxc setup server --network 10.0.0.0/24 --node node1=16 --node node2=16 --dry-run
       oar-lxc setup server --no-stanza --set LOG_LEVEL=3
     """
-    checks.require_root()
+    requirements.require_root()
     options = server.Options(
-        nodes=[inventory.Node.parse(text) for text in nodes],
+        nodes=[resources.Node.parse(text) for text in nodes],
         networks=[_network(text) for text in networks],
         hostname=hostname and check_node(hostname),
         cpuset=not no_cpuset,
@@ -127,7 +127,7 @@ def frontend_command(bundle_path: Path, settings: tuple[str, ...], dry_run: bool
     Example:
       oar-lxc setup frontend --bundle bundle.tar
     """
-    checks.require_root()
+    requirements.require_root()
     options = members.Options(bundle_path, oarconf.parse_settings(settings))
     _carry_out(members.frontend_plan(options), dry_run)
 
@@ -161,7 +161,7 @@ def node_command(
     Example:
       oar-lxc setup node --bundle bundle.tar --image debian-12
     """
-    checks.require_root()
+    requirements.require_root()
     options = members.Options(
         bundle_path, oarconf.parse_settings(settings), prepare_by or "", images
     )
@@ -176,8 +176,8 @@ def check_command() -> None:
     Example:
       oar-lxc setup check
     """
-    checks.require_root()
-    _carry_out(reach.make_plan(), dry_run=True)
+    requirements.require_root()
+    _carry_out(check_nodes.make_plan(), dry_run=True)
 
 
 def _network(text: str) -> Any:

@@ -6,13 +6,10 @@ import shlex
 
 import click
 
-from oar_lxc.cli import reach
-from oar_lxc.cli.reach import complete_job, far_doorway
-from oar_lxc.errors import OarLxcError, UsageError
-from oar_lxc.layout import check_job_id
-from oar_lxc.lookup import FoundContainer, find_keys, has_ended, list_containers
-from oar_lxc.remote import Remote
-from oar_lxc.sshconfig import (
+from oar_lxc.cli.shared import reach
+from oar_lxc.cli.shared.reach import complete_job, far_doorway
+from oar_lxc.client.lookup import FoundContainer, find_keys, has_ended, list_containers
+from oar_lxc.client.sshfiles import (
     INCLUDE,
     SshFiles,
     host_name,
@@ -21,6 +18,9 @@ from oar_lxc.sshconfig import (
     known_jobs,
     ssh_home,
 )
+from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.model.layout import check_job_id
+from oar_lxc.remote.agents import Remote
 
 
 @click.command("ssh-config")

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from oar_lxc.cli import reach
-from oar_lxc.cli.reach import complete_job
-from oar_lxc.cli.table import print_table
-from oar_lxc.layout import check_job_id
-from oar_lxc.remote import Remote, raise_first
+from oar_lxc.cli.shared import reach
+from oar_lxc.cli.shared.reach import complete_job
+from oar_lxc.cli.shared.table import print_table
+from oar_lxc.model.layout import check_job_id
+from oar_lxc.remote.agents import Remote, raise_first
 
 
 @click.command()
@@ -56,7 +56,7 @@ def timeline(job: str | None, as_json: bool, steps: bool) -> None:
 
 
 def find_phases(remote: Remote) -> list[dict[str, Any]]:
-    """Return what each phase took, node by node; see :func:`oar_lxc.timeline.read_timeline`.
+    """Return what each phase took, node by node; see :func:`oar_lxc.agent.timeline.read_timeline`.
 
     Raises:
         NodeError: a node did not answer.

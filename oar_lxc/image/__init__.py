@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oar_lxc.image.building import build, build_image
-    from oar_lxc.image.names import ImageName, check_name, image_directory
     from oar_lxc.image.recipes import RECIPES, recipe_for
     from oar_lxc.image.store import ARCHIVE, DIRECTORY, ROOTFS, Store, find_image, list_images
+    from oar_lxc.model.image_name import ImageName, check_name, image_directory
 
 __all__ = [
     "ARCHIVE",
@@ -32,10 +32,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "building": ("build", "build_image"),
-    "names": ("ImageName", "check_name", "image_directory"),
-    "recipes": ("RECIPES", "recipe_for"),
-    "store": ("ARCHIVE", "DIRECTORY", "ROOTFS", "Store", "find_image", "list_images"),
+    "oar_lxc.image.building": ("build", "build_image"),
+    "oar_lxc.model.image_name": ("ImageName", "check_name", "image_directory"),
+    "oar_lxc.image.recipes": ("RECIPES", "recipe_for"),
+    "oar_lxc.image.store": (
+        "ARCHIVE",
+        "DIRECTORY",
+        "ROOTFS",
+        "Store",
+        "find_image",
+        "list_images",
+    ),
 }
 
 
@@ -45,5 +52,5 @@ def __getattr__(name: str) -> Any:
         if name in names:
             from importlib import import_module
 
-            return getattr(import_module(f"{__name__}.{module}"), name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from oar_lxc.apt import host_sources, lists_script
-from oar_lxc.contain import contained, mortal
+from oar_lxc.image.apt import host_sources, lists_script
 from oar_lxc.image.make import one_sentence, publish_stream
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import DEBIAN, HERE, Recipe, recipe_for
 from oar_lxc.image.record import Record
 from oar_lxc.image.sources import open_program
 from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
 from oar_lxc.image.words import meaning_of_build, need
-from oar_lxc.unsynced import unsynced
+from oar_lxc.linux.contain import contained, mortal
+from oar_lxc.linux.unsynced import unsynced
+from oar_lxc.model.image_name import ImageName
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)

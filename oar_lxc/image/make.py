@@ -10,15 +10,15 @@ from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError, printable
 from oar_lxc.image.manifest import Manifest, read_tree
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.pipeline import ingest
 from oar_lxc.image.record import INIT, Record
 from oar_lxc.image.sources import Stream, open_archive, open_source
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.image.tarstream import DamagedError, TruncatedError
 from oar_lxc.image.words import meaning, need, no_room
-from oar_lxc.removal import remove_tree
-from oar_lxc.run import Program, running
+from oar_lxc.linux.removal import remove_tree
+from oar_lxc.linux.run import Program, running
+from oar_lxc.model.image_name import ImageName
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
 Say = Callable[[str], None]

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.record import RECORD, Record
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
-from oar_lxc.layout import JobLayout
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.layout import JobLayout
 
 UNPACKED = ".images"  # in the directory of a job's containers; a directory per digest
 PUSHED = "images"  # in the job's private directory: what was pushed to this node

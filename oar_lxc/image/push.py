@@ -11,12 +11,12 @@ from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.make import one_sentence
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.receive import CHUNK, PRESENT, Header, header_of
 from oar_lxc.image.sources import TAR
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.image.words import meaning, need, why_not
-from oar_lxc.run import run, running
+from oar_lxc.linux.run import run, running
+from oar_lxc.model.image_name import ImageName
 
 TIMEOUT = 3600.0  # seconds for all nodes together
 # One line each, with the node's name as it was given.

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from oar_lxc.closed import keep_from_jobs
 from oar_lxc.errors import ImageError
 from oar_lxc.image.make import import_image
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.record import DIGEST
 from oar_lxc.image.store import Store
+from oar_lxc.linux.closed import keep_from_jobs
+from oar_lxc.model.image_name import ImageName
 
 CHUNK = 4 << 20  # bytes
 PRESENT = "present"  # the answer of who needs nothing

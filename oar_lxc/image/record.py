@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oar_lxc.errors import ImageError
-from oar_lxc.image.names import ImageName
+from oar_lxc.model.image_name import ImageName
 
 if TYPE_CHECKING:  # which launches need not import
     from oar_lxc.image.manifest import Manifest

@@ -37,7 +37,7 @@ from oar_lxc.image.oci import (
 from oar_lxc.image.pipeline import Source
 from oar_lxc.image.tarstream import HARD_LINK, DamagedError, Member, Reader
 from oar_lxc.image.words import damage, need, no_room
-from oar_lxc.run import Program, running
+from oar_lxc.linux.run import Program, running
 
 # Of skopeo, as it names where images are.
 _TRANSPORTS = ("oci", "oci-archive", "docker-archive")

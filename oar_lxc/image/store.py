@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from oar_lxc.closed import keep_from_jobs, why_open
 from oar_lxc.errors import ImageError, OarLxcError
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.record import RECORD, Record
-from oar_lxc.layout import IMAGES, STATE
-from oar_lxc.removal import remove_tree
-from oar_lxc.run import NONE, run
+from oar_lxc.linux.closed import keep_from_jobs, why_open
+from oar_lxc.linux.removal import remove_tree
+from oar_lxc.linux.run import NONE, run
+from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.layout import IMAGES, STATE
 
 DIRECTORY = STATE / IMAGES
 ROOTFS = "rootfs"

@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.provide import UNPACKED
 from oar_lxc.image.store import ROOTFS
-from oar_lxc.layout import STATE, JobLayout, check_job_id
-from oar_lxc.regular import read_regular
+from oar_lxc.linux.regular import read_regular
+from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.layout import STATE, JobLayout, check_job_id
 
 _OVERLAY = "overlay"
 

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from oar_lxc.contain import unmount_below
-from oar_lxc.layout import IMAGES
-from oar_lxc.resolver import resolver_text
-from oar_lxc.run import run
+from oar_lxc.linux.contain import unmount_below
+from oar_lxc.linux.resolver import resolver_text
+from oar_lxc.linux.run import run
+from oar_lxc.model.layout import IMAGES
 from oar_lxc.sandbox import homes, host, network
 from oar_lxc.sandbox.images import Cache
 from oar_lxc.sandbox.machine import Definition, Machine, Mount, remove_shared_cgroups

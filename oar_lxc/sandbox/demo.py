@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.run import Result
+from oar_lxc.linux.run import Result
 from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.state import COMMAND
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.contain import contained
 from oar_lxc.errors import CommandError
-from oar_lxc.node.links import VXLAN_PORT
-from oar_lxc.run import Result, run
+from oar_lxc.linux.contain import contained
+from oar_lxc.linux.run import Result, run
+from oar_lxc.root.links import VXLAN_PORT
 from oar_lxc.sandbox.state import SandboxError
-from oar_lxc.setup import checks
+from oar_lxc.setup import requirements
 
 GIB = 1 << 30
 # Measured with the demonstration's job: what the caches and four machines keep on the disk, and
@@ -108,8 +108,8 @@ def look(directories: Sequence[Path], cpuset: bool) -> Host:
         unprivileged=_number(Path("/proc/sys/kernel/unprivileged_userns_clone"), 1) != 0,
         memory=_available_memory(Path("/proc/meminfo").read_text()),
         disk={path: shutil.disk_usage(_existing(path)).free for path in directories},
-        storage=checks.storage_is_real(directories[0]).pending() or "",
-        cgroups=(checks.cgroups_are_usable().pending() or "") if cpuset else "",
+        storage=requirements.storage_is_real(directories[0]).pending() or "",
+        cgroups=(requirements.cgroups_are_usable().pending() or "") if cpuset else "",
     )
 
 
@@ -168,7 +168,7 @@ def kernel_problems(
 
     Args:
         directory: where the sandbox keeps files.
-        run: runs a command, as :func:`oar_lxc.run.run` does.
+        run: runs a command, as :func:`oar_lxc.linux.run.run` does.
         probes: what is tried, besides an overlay on the directory.
     """
     with tempfile.TemporaryDirectory(prefix=".oar-lxc-probe.", dir=_existing(directory)) as name:

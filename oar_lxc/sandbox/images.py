@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oar_lxc import image
-from oar_lxc.apt import host_sources, lists_script
-from oar_lxc.contain import contained, unmount_below
+from oar_lxc.image.apt import host_sources, lists_script
 from oar_lxc.image.building import NO_SLOW_KEY
-from oar_lxc.run import run
+from oar_lxc.linux.contain import contained, unmount_below
+from oar_lxc.linux.run import run
+from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import CACHE, locked
 from oar_lxc.setup import deb, packages
-from oar_lxc.unsynced import unsynced
 
 SUITE = "bookworm"
 # Raise it where a change of this module makes other file systems from the same packages.

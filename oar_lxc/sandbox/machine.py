@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from oar_lxc.run import Result, run
+from oar_lxc.linux.run import Result, run
 from oar_lxc.sandbox.state import SandboxError, State
 
 CGROUPS = Path("/sys/fs/cgroup")

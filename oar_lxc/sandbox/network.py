@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from oar_lxc.network import POOL
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.model.addresses import POOL
 from oar_lxc.sandbox.state import SandboxError, State
 
 CANDIDATES = [IPv4Network((f"10.{second}.0.0", 24)) for second in (77, 78, 79, 93, 94, 95, 107)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oar_lxc.setup import database
 from oar_lxc.setup.files import diff
-from oar_lxc.setup.plan import SetupError, Step
+from oar_lxc.setup.steps import SetupError, Step
 
 _TYPES = re.compile(r"(?P<open>@types\s*=\s*\()(?P<list>.*?)(?P<close>\n?[ \t]*\)\s*;)", re.DOTALL)
 _LXC = "qr/^lxc$/,"

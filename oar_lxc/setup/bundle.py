@@ -8,7 +8,7 @@ import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from oar_lxc.setup.plan import SetupError
+from oar_lxc.setup.steps import SetupError
 
 PATH = Path("/etc/oar-lxc/bundle.tar")
 _MEMBER = "bundle.json"

@@ -13,9 +13,9 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.run import Result, run
+from oar_lxc.linux.run import Result, run
 from oar_lxc.setup import files, oarconf
-from oar_lxc.setup.plan import NotYetError, SetupError, Step
+from oar_lxc.setup.steps import NotYetError, SetupError, Step
 
 ETC = Path("/etc/postgresql")
 LOCAL = ("127.0.0.1", "localhost", "::1", "")

@@ -21,7 +21,7 @@ from textwrap import wrap
 from typing import Any
 
 from oar_lxc.errors import OarLxcError, UsageError
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
 from oar_lxc.setup.completion import NAME, script_for
 
 MAINTAINER = "oar_lxc maintainers <oar-lxc@packages.invalid>"
@@ -107,7 +107,7 @@ import sys
 
 sys.path.append("/usr/lib/python3/dist-packages")
 
-from oar_lxc.node.main import main
+from oar_lxc.root.main import main
 
 sys.exit(main())
 """

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from oar_lxc.setup.plan import NotYetError, Step
+from oar_lxc.setup.steps import NotYetError, Step
 
 BACKUP_SUFFIX = ".oar-lxc.bak"
 

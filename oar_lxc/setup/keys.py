@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
 from oar_lxc.setup import files
-from oar_lxc.setup.plan import NotYetError, Step
+from oar_lxc.setup.steps import NotYetError, Step
 
 SSH = Path("/var/lib/oar/.ssh")
 ETC = Path("/etc/oar-lxc")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from oar_lxc.container.lxc_config import LXCFS
 from oar_lxc.errors import OarLxcError
-from oar_lxc.lxcconfig import LXCFS
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
 from oar_lxc.setup import files, services
-from oar_lxc.setup.plan import Step
+from oar_lxc.setup.steps import Step
 
 UNIT = "lxcfs.service"
 DROP_IN = services.UNITS / f"{UNIT}.d" / "oar-lxc.conf"

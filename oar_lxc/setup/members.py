@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oar_lxc import image
-from oar_lxc.config import LONGEST, PREPARE_BY, parse_config, read_config
-from oar_lxc.layout import CONFIG, STATE, STORE
-from oar_lxc.node.ids import USERNET
-from oar_lxc.node.oarfiles import CPUSET
-from oar_lxc.regular import read_regular
-from oar_lxc.removal import remove_tree
-from oar_lxc.run import run
+from oar_lxc.linux.regular import read_regular
+from oar_lxc.linux.removal import remove_tree
+from oar_lxc.linux.run import run
+from oar_lxc.model.config import LONGEST, PREPARE_BY, parse_config, read_config
+from oar_lxc.model.layout import CONFIG, STATE, STORE
+from oar_lxc.root.grants import USERNET
+from oar_lxc.root.oar_files import CPUSET
 from oar_lxc.setup import (
-    checks,
     files,
     ids,
     keys,
@@ -26,13 +25,14 @@ from oar_lxc.setup import (
     network,
     oarconf,
     packages,
-    reaper,
+    requirements,
     services,
+    units,
 )
 from oar_lxc.setup.bundle import PATH as BUNDLE
 from oar_lxc.setup.bundle import Bundle
-from oar_lxc.setup.plan import Plan, SetupError, Step
 from oar_lxc.setup.server import CPUSET_PATH, cpuset
+from oar_lxc.setup.steps import Plan, SetupError, Step
 
 PORT = 6667
 OAR_LOCK = Path("/var/lib/oar/job_manager_lock_file")  # of init and clean of all jobs
@@ -71,7 +71,7 @@ def frontend_plan(options: Options) -> Plan:
     return Plan(
         "frontend",
         [
-            checks.is_debian(),
+            requirements.is_debian(),
             packages.installed(packages.FRONTEND),
             _oar_conf(bundle, options, bundle.database),
             *_keys(bundle),
@@ -86,9 +86,9 @@ def node_plan(options: Options) -> Plan:
     return Plan(
         "node",
         [
-            checks.is_debian(),
-            *([checks.cgroups_are_usable(), _no_directory()] if bundle.cpuset_path else []),
-            checks.storage_is_real(STATE),
+            requirements.is_debian(),
+            *([requirements.cgroups_are_usable(), _no_directory()] if bundle.cpuset_path else []),
+            requirements.storage_is_real(STATE),
             packages.installed(packages.NODE),
             _oar_conf(bundle, options, {}),
             *_keys(bundle),
@@ -115,7 +115,7 @@ def node_plan(options: Options) -> Plan:
             _usernet_exists(),
             *network.steps(),
             *lxcfs.steps(),
-            *reaper.steps(),
+            *units.steps(),
             *(_image(name) for name in options.images),
         ],
         [*network.notes(), *ids.notes()],

@@ -9,12 +9,12 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from oar_lxc.config import read_config
-from oar_lxc.layout import CONFIG
-from oar_lxc.node import neighbours, packetfilter
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.model.config import read_config
+from oar_lxc.model.layout import CONFIG
+from oar_lxc.root import neighbours, packetfilter
 from oar_lxc.setup import files, services
-from oar_lxc.setup.plan import Step
+from oar_lxc.setup.steps import Step
 
 OLD_RULES = Path("/etc/oar-lxc/nftables.nft")  # of version 0.1.0
 SYSCTL = Path("/etc/sysctl.d/60-oar-lxc.conf")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from oar_lxc.run import run
-from oar_lxc.setup.plan import Step
+from oar_lxc.linux.run import run
+from oar_lxc.setup.steps import Step
 
 SERVER = (
     "postgresql",

@@ -9,20 +9,20 @@ from pathlib import Path
 
 from oar_lxc.setup import (
     admission,
-    checks,
     database,
     files,
-    inventory,
-    jrm,
     keys,
     oarconf,
     packages,
-    reaper,
+    requirements,
+    resources,
     services,
+    units,
 )
+from oar_lxc.setup import stanza as jrm
 from oar_lxc.setup.bundle import PATH as BUNDLE
 from oar_lxc.setup.bundle import Bundle
-from oar_lxc.setup.plan import NotYetError, Plan, Step
+from oar_lxc.setup.steps import NotYetError, Plan, Step
 
 CPUSET_PATH = "/oar"
 PORT = 6666
@@ -54,7 +54,7 @@ class Options:
         bundle: where to write what the other machines need.
     """
 
-    nodes: Sequence[inventory.Node] = ()
+    nodes: Sequence[resources.Node] = ()
     networks: Sequence[database.Network] = ()
     hostname: str = ""
     cpuset: bool = True
@@ -77,7 +77,7 @@ def make_plan(options: Options) -> Plan:
         return _configured(oarconf.OarConf(text), options, keep_passwords, plan.notes).text
 
     plan.steps = [
-        checks.is_debian(),
+        requirements.is_debian(),
         packages.installed(packages.SERVER),
         # Before oar.conf names the combined file: after that only its first line tells the site's.
         *_job_resource_manager(options),
@@ -85,14 +85,14 @@ def make_plan(options: Options) -> Plan:
         *database.reachable(options.networks),
         services.running("postgresql", reads=_postgres_files, reader=database.cluster_unit),
         database.created(),
-        inventory.properties_exist(),
-        *([inventory.resources_exist(options.nodes)] if options.nodes else []),
+        resources.properties_exist(),
+        *([resources.resources_exist(options.nodes)] if options.nodes else []),
         admission.type_lxc_is_known(),
         admission.bad_mixes_are_refused(),
         *_keys(),
         _bundle(options),
         services.running("oar-server", reads=lambda: [oarconf.PATH], answers=_answers),
-        *reaper.server_steps(),
+        *units.server_steps(),
     ]
     return plan
 

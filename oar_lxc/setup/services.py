@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from oar_lxc.run import run
-from oar_lxc.setup.plan import NotYetError, SetupError, Step
+from oar_lxc.linux.run import run
+from oar_lxc.setup.steps import NotYetError, SetupError, Step
 
 UNITS = Path("/etc/systemd/system")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from oar_lxc import image
 from oar_lxc.errors import CommandError
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
 from tests.bench.figures import Figure, cpu_seconds
 from tests.bench.ours import launch, our_job
 from tests.bench.timing import Spread, settle

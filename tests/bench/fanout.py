@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.remote import WIDTH
+from oar_lxc.remote.agents import WIDTH
 from tests.bench.figures import Figure
 from tests.bench.timing import Spread
 
@@ -26,19 +26,19 @@ ANSWER = 'echo \'["", "up"]\'; read -r request; echo \'{"event": "done"}\''
 OARSH = f"""\
 #!/bin/sh
 sleep $LATENCY
-case "$*" in *oar_lxc.fanout*) for last; do :; done; exec sh -c "$last";; esac
+case "$*" in *oar_lxc.remote.fanout*) for last; do :; done; exec sh -c "$last";; esac
 {ANSWER}
 """
 # What a node that leads to others has for a python.
 PYTHON = f"""\
 #!/bin/sh
-[ "$3" = oar_lxc.fanout ] && exec {shlex.quote(sys.executable)} "$@"
+[ "$3" = oar_lxc.remote.fanout ] && exec {shlex.quote(sys.executable)} "$@"
 {ANSWER}
 """
 # One process per measurement: its peak of memory, and that of its fan-out, are those of one call.
 PROGRAM = """
 import resource, sys, time
-from oar_lxc.remote import Remote
+from oar_lxc.remote.agents import Remote
 nodes = [f"node{i}" for i in range(int(sys.argv[1]))]
 begin = time.monotonic()
 failed = Remote(1, nodes, "", sys.argv[2]).call("list", {}, lambda node, event: None)

@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
 from tests.bench.figures import Figure
 from tests.bench.timing import Spread
 from tests.pretend import PretendJob, ordinary_user

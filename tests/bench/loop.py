@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from oar_lxc.layout import JobLayout
-from oar_lxc.published import PublishedJob
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.published import PublishedJob
 from tests.bench.figures import cpu_seconds
 from tests.pretend import CGROUPS, PretendJob, pretend_job
 

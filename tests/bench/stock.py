@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc import image
-from oar_lxc.readiness import wait_ssh
-from oar_lxc.run import run
-from oar_lxc.skeleton import HOST_KEY
+from oar_lxc.container.layer import HOST_KEY
+from oar_lxc.container.ssh_probe import wait_ssh
+from oar_lxc.linux.run import run
 from tests.bench.timing import Timing
 
 BRIDGE = "oarlxcbench"

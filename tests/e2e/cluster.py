@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from oar_lxc.run import Result
+from oar_lxc.linux.run import Result
 from oar_lxc.sandbox.cluster import Sandbox
 
 KERNEL = Path(__file__).parent.parent / "kernel.py"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from oar_lxc.crossing import pack
+from oar_lxc.linux.login_shell import pack
 from tests.e2e.cluster import ENDED, Cluster, SubmittedJob, wait_until
 
 SCRIPT = "./jobscripts/lxc_job.py"
@@ -174,7 +174,7 @@ def test_the_users_own_shell_on_a_node_is_no_way_into_anothers_container(
         assert "belongs to bob" in result.stderr
     node = cluster.nodes[0]
     words = pack(("attach", "vm1", "id"))
-    line = f"OAR_JOB_ID={bobs.id} python3 -m oar_lxc.doorway {bobs.id} - {words}"
+    line = f"OAR_JOB_ID={bobs.id} python3 -m oar_lxc.agent.attach {bobs.id} - {words}"
     shell = ["oarsh", node, line]
     argv = ["env", f"OAR_JOB_ID={alices.id}", *shell]
     result = cluster.frontend(*argv, check=False)

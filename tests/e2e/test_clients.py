@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from oar_lxc.crossing import pack
-from oar_lxc.run import Result
+from oar_lxc.linux.login_shell import pack
+from oar_lxc.linux.run import Result
 from oar_lxc.setup.packages import APT_INSTALL
 from tests.e2e.cluster import Cluster, SubmittedJob, typed, wait_until
 from tests.e2e.conftest import MPI_IMAGE
@@ -334,7 +334,7 @@ def test_bob_cannot_read_alices_key_or_reach_her_containers(job: SubmittedJob) -
     key = cluster.frontend("cat", f".ssh/oar-lxc/{job.id}/id_ed25519").stdout
     assert key.startswith("-----BEGIN")
     found = json.loads(oar(job, "list", str(job.id), "--json").stdout)[0]
-    door = f"python3 -m oar_lxc.doorway {job.id} - {pack(('connect', 'vm1'))}"
+    door = f"python3 -m oar_lxc.agent.attach {job.id} - {pack(('connect', 'vm1'))}"
     node = cluster.sandbox.machine(str(found["node"]))
     refused = node.run(["sh", "-c", door], user="bob", check=False)
     assert f"job {job.id} belongs to alice, not to bob" in refused.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import CONFIG
+from oar_lxc.model.layout import CONFIG
 from tests.e2e.cluster import Cluster, SubmittedJob, wait_until
 
 SCRIPT = "./jobscripts/lxc_job.py"

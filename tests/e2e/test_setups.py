@@ -122,10 +122,10 @@ def test_commands_run_from_the_frontend(running: SubmittedJob) -> None:
 # What very many nodes are reached by, with few: one node reaches one, and that one the next.
 CHAIN = """
 import sys
-from oar_lxc import remote
-remote.WIDTH = 1
-from oar_lxc.lookup import find_remote
-from oar_lxc.session import run_in_containers
+from oar_lxc.remote import agents
+agents.WIDTH = 1
+from oar_lxc.client.lookup import find_remote
+from oar_lxc.client.session import run_in_containers
 way = find_remote(int(sys.argv[1]))
 argv = ["sh", "-c", f"hostname; sleep {sys.argv[2]}"]
 for outcome in run_in_containers(way, ["vm1", "vm2", "vm3", "vm4"], way.nodes, argv):
@@ -142,9 +142,11 @@ def _parents(cluster: Cluster, node: str, end: str) -> set[str]:
 def _leader(job: SubmittedJob) -> tuple[str, str] | None:
     """Return the node that leads to another, and the process that does."""
     for node in job.cluster.nodes:
-        parents = _parents(job.cluster, node, f"oar_lxc.agent {job.id} exec")
+        parents = _parents(job.cluster, node, f"oar_lxc.agent.main {job.id} exec")
         # The job script has a fan-out of its own there, which is not asked for the command.
-        fanouts = job.cluster.on(node, "pgrep", "-f", "oar_lxc[.]fanout$", check=False).stdout
+        fanouts = job.cluster.on(
+            node, "pgrep", "-f", "oar_lxc[.]remote[.]fanout$", check=False
+        ).stdout
         if leaders := parents & set(fanouts.split()):
             return node, leaders.pop()
     return None

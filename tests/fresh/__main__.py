@@ -12,8 +12,8 @@ import sys
 from pathlib import PurePosixPath
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.signals import raising_signals
 from oar_lxc.sandbox.report import Report
-from oar_lxc.signals import raising_signals
 from tests.fresh.machine import FreshMachine
 
 # Where root's first `git clone` puts it. In two parts: no file names the place that it lies in.

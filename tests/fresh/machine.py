@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from oar_lxc.apt import host_sources
-from oar_lxc.contain import mortal, unmount_below
 from oar_lxc.errors import OarLxcError
-from oar_lxc.resolver import resolver_text
-from oar_lxc.run import run
+from oar_lxc.image.apt import host_sources
+from oar_lxc.linux.contain import mortal, unmount_below
+from oar_lxc.linux.resolver import resolver_text
+from oar_lxc.linux.run import run
 from oar_lxc.sandbox import host as sandbox_host
 from oar_lxc.sandbox import network
 from oar_lxc.sandbox.images import SUITE, Cache, apt_options, bootstrap, digest

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.container import StartAll, Started
+from oar_lxc.container.runtime import StartAll, Started
 from oar_lxc.errors import ContainerError
 from tests.integration.conftest import published
 from tests.pretend import PYTHON, PretendJob
@@ -24,8 +24,8 @@ LONGEST = 1 << 16  # bytes of a call or an answer
 SERVER = f"""
 import os, pickle, socket, sys
 from pathlib import Path
-from oar_lxc.cgroups import enter_cgroups
-from oar_lxc.container import LxcRuntime
+from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.container.runtime import LxcRuntime
 from oar_lxc.errors import ContainerError
 
 enter_cgroups(sys.argv[1:])

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from oar_lxc import image
-from oar_lxc.layout import STATE
-from oar_lxc.network import POOL
-from oar_lxc.node import packetfilter
-from oar_lxc.published import PublishedJob
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.model.addresses import POOL
+from oar_lxc.model.layout import STATE
+from oar_lxc.model.published import PublishedJob
+from oar_lxc.root import packetfilter
 from tests import kernel
 from tests.pretend import CGROUPS, PretendJob, make_state, ordinary_user, pretend_job
 

@@ -17,9 +17,9 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import IO
 
-from oar_lxc.layout import STATE, JobLayout
-from oar_lxc.network import POOL, JobNetwork
-from oar_lxc.run import Result, run
+from oar_lxc.linux.run import Result, run
+from oar_lxc.model.addresses import POOL, JobNetwork
+from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.setup.network import OTHERS, OWN
 from tests.integration.conftest import next_id, published
 from tests.pretend import PYTHON, PretendJob, checkout

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from oar_lxc.lxcconfig import LXCFS
+from oar_lxc.container.lxc_config import LXCFS
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import JobLayout
+from oar_lxc.model.layout import JobLayout
 from oar_lxc.setup.deb import OAR_LXC_NODE
 from tests.integration.conftest import containers_of, left, published
 from tests.integration.test_destroy import in_cgroups
@@ -113,7 +113,7 @@ def test_hooks_in_a_users_configurations_never_run_as_root(
     more = {"reap": [], "prepare": [*options, "--node", job.node, "--nodes", job.node]}
     for name, arguments in ((command, more.get(command, options)), ("destroy", options)):
         subprocess.run(
-            [PYTHON, "-m", "oar_lxc.node.main", name, *arguments],
+            [PYTHON, "-m", "oar_lxc.root.main", name, *arguments],
             env={**os.environ, **environ, "PYTHONPATH": str(checkout())},
             cwd=containers_of(job) if containers_of(job).exists() else "/",
             capture_output=True,
@@ -141,7 +141,7 @@ def test_a_forged_environment_and_directory_do_not_change_what_root_runs(
     spring = f"import os; os.system({str(trap.program)!r})\n"
     for name in MODULES:
         (place / f"{name}.py").write_text(spring)
-    for path in ("oar_lxc/__init__.py", "oar_lxc/node/__init__.py", "oar_lxc/node/main.py"):
+    for path in ("oar_lxc/__init__.py", "oar_lxc/node/__init__.py", "oar_lxc/root/main.py"):
         (place / path).write_text(spring)
     for name in PROGRAMS:
         (place / name).symlink_to(trap.program)
@@ -217,7 +217,7 @@ def test_a_job_key_that_never_ends_does_not_hold_the_node(
     options = ["--job", str(job.id), "--user", job.user, "--cgroup", job.cgroup]
     options += ["--node", job.node, "--nodes", job.node, "--job-key", str(key)]
     subprocess.run(
-        [PYTHON, "-m", "oar_lxc.node.main", "prepare", *options],
+        [PYTHON, "-m", "oar_lxc.root.main", "prepare", *options],
         env={**os.environ, "PYTHONPATH": str(checkout())},
         capture_output=True,
         timeout=10,
@@ -271,7 +271,7 @@ def test_a_nodefile_that_is_none_is_told_and_holds_no_hook(trap: Trap, make: obj
     for name in ("oardodo", "ssh"):
         (bin_directory / name).symlink_to(trap.program)
     # With little memory, so that one who reads without end does not take the machine's.
-    argv = ["prlimit", "--as=1000000000", "--", PYTHON, "-m", "oar_lxc.node.hook", "epilogue"]
+    argv = ["prlimit", "--as=1000000000", "--", PYTHON, "-m", "oar_lxc.oar.hook", "epilogue"]
     done = subprocess.run(
         [*argv, "42", "alice", str(nodefile)],
         env={"PYTHONPATH": str(checkout()), "PATH": f"{bin_directory}:/usr/bin:/bin"},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import STATE, JobLayout
+from oar_lxc.model.layout import STATE, JobLayout
 from tests.integration.conftest import containers_of, left, published
 from tests.integration.test_attack_processes import (
     DEADLINE,

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import STATE, JobLayout
-from oar_lxc.node.log import NodeLog
-from oar_lxc.node.prepare import Preparation
-from oar_lxc.node.ranges import JOBS
+from oar_lxc.linux.log import NodeLog
+from oar_lxc.model.layout import STATE, JobLayout
+from oar_lxc.root.prepare import Preparation
+from oar_lxc.root.ranges import JOBS
 from tests import kernel
 from tests.integration.conftest import IMAGE, containers_of, left, next_id, published
 from tests.integration.test_attack_processes import assert_gone, attack, ids_options, lives

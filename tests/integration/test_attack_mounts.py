@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import JobLayout
+from oar_lxc.model.layout import JobLayout
 from tests import kernel
 from tests.integration.conftest import containers_of, next_id
 from tests.integration.test_attack_files import Canary, canary_of

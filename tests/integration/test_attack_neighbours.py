@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.lxcconfig import LXCFS
-from oar_lxc.node import namespaces
-from oar_lxc.node.cgroup import JobCgroups
-from oar_lxc.node.processes import is_stopped
+from oar_lxc.container.lxc_config import LXCFS
+from oar_lxc.root import namespaces
+from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.processes import is_stopped
 from tests import kernel
 from tests.integration.conftest import containers_of, published
 from tests.integration.lxcfs import running_lxcfs
@@ -343,11 +343,11 @@ def test_who_destroys_a_job_from_inside_another_is_not_frozen_with_that(
 
 STAND_STILL = """
 import sys, time
-from oar_lxc.node.cgroup import JobCgroups
-from oar_lxc.node.processes import is_stopped
-from oar_lxc.node.main import _forget_caller
-from oar_lxc.node.standstill import standstill
-from oar_lxc.node.whose import Whose
+from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.processes import is_stopped
+from oar_lxc.root.main import _forget_caller
+from oar_lxc.root.standstill import standstill
+from oar_lxc.root.ownership import Whose
 _forget_caller()
 job, user, uid = sys.argv[1:]
 with standstill(JobCgroups(int(job), user, f"/oar/{user}_{job}"), Whose(int(uid), 0)):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from oar_lxc.layout import JobLayout
-from oar_lxc.node.packetfilter import CONNECTIONS, FIRST_PORT
-from oar_lxc.published import READY, REFUSED
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.published import READY, REFUSED
+from oar_lxc.root.packetfilter import CONNECTIONS, FIRST_PORT
 from tests.integration.conftest import published
 from tests.integration.lan import NODE, Lan, NetJob, Place, lan, settle, vxlan
 

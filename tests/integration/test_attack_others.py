@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.crossing import pack
-from oar_lxc.layout import JobLayout
-from oar_lxc.remote import UP
+from oar_lxc.linux.login_shell import pack
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.remote.agents import UP
 from tests import kernel
 from tests.integration.conftest import containers_of, left, next_id, published
 from tests.integration.test_attack_processes import ids_options
@@ -62,7 +62,7 @@ except oar_lxc.OarLxcError as error:
 
 def doors(bobs: int, mine: int) -> list[tuple[str, list[str], str]]:
     """Return each way in: its name, the command, and what it reads."""
-    agent = [PYTHON, "-m", "oar_lxc.agent"]
+    agent = [PYTHON, "-m", "oar_lxc.agent.main"]
     job = PretendJob(bobs, "")
     cli = [PYTHON, "-m", "oar_lxc.cli.main"]
     return [
@@ -113,7 +113,10 @@ def test_anothers_job_is_refused_in_one_sentence(
 
 @pytest.mark.parametrize("job_id", ["0", "-1", "٣", "../1", "1\n", ""])
 def test_a_number_that_is_no_job_is_refused_in_one_sentence(alices: Running, job_id: str) -> None:
-    for module, more in (("agent", ["list"]), ("doorway", ["-", pack(("attach", "vm1", "id"))])):
+    for module, more in (
+        ("agent.main", ["list"]),
+        ("agent.attach", ["-", pack(("attach", "vm1", "id"))]),
+    ):
         done = alices.job.run([PYTHON, "-m", f"oar_lxc.{module}", job_id, *more])
         assert done.status != 0
         assert "job id" in done.stdout + done.stderr

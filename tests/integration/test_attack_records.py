@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import STATE, JobLayout
-from oar_lxc.node import mounts
+from oar_lxc.model.layout import STATE, JobLayout
+from oar_lxc.root import idmapped
 from tests import kernel
 from tests.integration.conftest import left, next_id, published
 from tests.integration.test_attack_processes import attack, ids_options, lives
@@ -74,7 +74,7 @@ def facts(job: PretendJob) -> dict[str, object]:
     """Return all that must stay of a job, its record to the letter."""
     found: dict[str, object] = dict(kernel.find_all(job.id, job.user, published(job).first_id))
     del found["processes"]
-    found["mounts"] = mounts.mounts_under(JobLayout(job.id).directory)
+    found["mounts"] = idmapped.mounts_under(JobLayout(job.id).directory)
     found["record"] = JobLayout(job.id).record.read_text()
     return found
 
@@ -82,7 +82,7 @@ def facts(job: PretendJob) -> dict[str, object]:
 def node(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the root side's command; one that hangs is killed and fails the test."""
     return subprocess.run(
-        [PYTHON, "-m", "oar_lxc.node.main", *arguments],
+        [PYTHON, "-m", "oar_lxc.root.main", *arguments],
         env={**os.environ, "PYTHONPATH": str(checkout())},
         capture_output=True,
         text=True,

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.closed import NOBODYS
 from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.make import import_image
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.store import DIRECTORY, Store
-from oar_lxc.layout import JobLayout
-from oar_lxc.node.log import NodeLog
-from oar_lxc.node.prepare import Preparation
-from oar_lxc.removal import remove_tree
+from oar_lxc.linux.closed import NOBODYS
+from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.removal import remove_tree
+from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root.prepare import Preparation
 from tests.integration.conftest import published
 from tests.integration.test_attack_processes import attack, ids_options
 from tests.pretend import PretendJob
@@ -168,7 +168,7 @@ def test_a_user_removes_what_denies_to_be_entered_and_touches_nothing_else(
     code = """
 import stat
 from pathlib import Path
-from oar_lxc.removal import remove_tree
+from oar_lxc.linux.removal import remove_tree
 home = Path.home()
 outside = home / "outside"
 outside.mkdir(mode=0o555)

@@ -7,8 +7,8 @@ import socket
 import time
 from pathlib import Path
 
-from oar_lxc.layout import JobLayout
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.model.layout import JobLayout
 from tests import kernel
 from tests.integration.conftest import left_of_containers, published
 from tests.integration.test_home import write_spec

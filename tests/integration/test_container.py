@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from oar_lxc.layout import JobLayout
+from oar_lxc.model.layout import JobLayout
 from tests.integration.as_user import user_runtime
 from tests.integration.conftest import containers_of
 from tests.pretend import PYTHON, PretendJob
@@ -15,11 +15,11 @@ from tests.unit.runtime_contract import Containers, RuntimeContract
 # Makes containers a, b and broken; the last one's root file system is away.
 CREATE = """
 import os, sys
-from oar_lxc.create import create_containers
-from oar_lxc.ed25519 import KeyPair
-from oar_lxc.layout import JobLayout
-from oar_lxc.plan import PlannedContainer
-from oar_lxc.published import read_published
+from oar_lxc.container.create import create_containers
+from oar_lxc.linux.ed25519 import KeyPair
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.plan import PlannedContainer
+from oar_lxc.model.published import read_published
 layout = JobLayout(int(sys.argv[1]))
 published = read_published(layout.published, layout.job_id, os.uname().nodename)
 network = published.gateway.rpartition(".")[0]

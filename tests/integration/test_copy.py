@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli.reach import Door
-from oar_lxc.cli.tarpipe import ContainerSource, ContainerTarget
-from oar_lxc.copying import CopyError, LocalSource, LocalTarget, Place, Source, Target, transfer
-from oar_lxc.run import run
+from oar_lxc.cli.shared.reach import Door
+from oar_lxc.cli.shared.tarpipe import ContainerSource, ContainerTarget
+from oar_lxc.client.copy import (
+    CopyError,
+    LocalSource,
+    LocalTarget,
+    Place,
+    Source,
+    Target,
+    transfer,
+)
+from oar_lxc.linux.run import run
 
 
 @pytest.fixture

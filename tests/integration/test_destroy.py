@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import STATE, JobLayout
-from oar_lxc.node.processes import owner
+from oar_lxc.model.layout import STATE, JobLayout
+from oar_lxc.root.processes import owner
 from tests import kernel
 from tests.integration.conftest import containers_of, left, published
 from tests.integration.test_prepare import node_side_killed_at, oar_cgroups
@@ -23,8 +23,8 @@ from tests.pretend import CGROUPS, CONTROLLERS, PYTHON, PretendJob, checkout
 # Puts itself into the delegated cgroups, as the agent does, then runs what it is given.
 ENTER = """
 import os, sys
-from oar_lxc.here import open_job
-from oar_lxc.cgroups import enter_cgroups
+from oar_lxc.agent.prepared import open_job
+from oar_lxc.linux.cgroups import enter_cgroups
 enter_cgroups(open_job(int(sys.argv[1]))[1].cgroups)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
@@ -346,13 +346,13 @@ def test_a_mount_that_another_user_forged_at_the_jobs_directory_is_not_the_jobs(
 
 # Where a destroy can be cut off: before each of these has been done, in their order.
 STEPS = {
-    "ids": "oar_lxc.node.ids.revoke",
-    "processes": "oar_lxc.node.processes.Handles.kill",
-    "cgroups": "oar_lxc.node.cgroup.JobCgroups.remove",
-    "links": "oar_lxc.node.links.remove",
-    "mounts": "oar_lxc.node.mounts.unmount_under",
-    "files": "oar_lxc.node.destroy.discard",
-    "verify": "oar_lxc.node.destroy.find_leftovers",
+    "ids": "oar_lxc.root.grants.revoke",
+    "processes": "oar_lxc.root.processes.Handles.kill",
+    "cgroups": "oar_lxc.root.job_cgroups.JobCgroups.remove",
+    "links": "oar_lxc.root.links.remove",
+    "mounts": "oar_lxc.root.idmapped.unmount_under",
+    "files": "oar_lxc.root.destroy.discard",
+    "verify": "oar_lxc.root.destroy.find_leftovers",
 }
 
 
@@ -414,7 +414,7 @@ def test_a_monitor_that_is_killed_takes_its_container_along(running: Running) ->
 
 def test_without_oars_cgroup_named_the_record_tells_it(running: Running) -> None:
     job, first_id = running.job, published(running.job).first_id
-    argv = [PYTHON, "-m", "oar_lxc.node.main", "destroy", "--job", str(job.id), "--user", job.user]
+    argv = [PYTHON, "-m", "oar_lxc.root.main", "destroy", "--job", str(job.id), "--user", job.user]
     subprocess.run(argv, env={"PYTHONPATH": str(checkout())}, check=True)
     assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
 
@@ -433,7 +433,7 @@ def test_what_is_left_is_told_before_and_not_after(running: Running) -> None:
 
 def reap(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [PYTHON, "-m", "oar_lxc.node.main", "reap", *arguments],
+        [PYTHON, "-m", "oar_lxc.root.main", "reap", *arguments],
         env={**os.environ, "PYTHONPATH": str(checkout())},
         capture_output=True,
         text=True,

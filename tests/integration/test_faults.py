@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.idspans import LOWEST as FIRST
-from oar_lxc.layout import CONFIG, STATE, JobLayout
-from oar_lxc.node import ids
-from oar_lxc.node.files import JOBS_LOCK, LOCK, SHADOW_LOCK
-from oar_lxc.node.log import LOG
-from oar_lxc.node.ranges import COUNT
-from oar_lxc.node.record import Record, read_record, this_boot
-from oar_lxc.run import Result, run
+from oar_lxc.linux.log import LOG
+from oar_lxc.linux.run import Result, run
+from oar_lxc.model.idspans import LOWEST as FIRST
+from oar_lxc.model.layout import CONFIG, STATE, JobLayout
+from oar_lxc.root import grants
+from oar_lxc.root.files import JOBS_LOCK, LOCK, SHADOW_LOCK
+from oar_lxc.root.ranges import COUNT
+from oar_lxc.root.record import Record, read_record, this_boot
 from tests import kernel
 from tests.integration.conftest import left, published
 from tests.integration.test_destroy import in_cgroups
@@ -115,7 +115,7 @@ PLACES: dict[str, Callable[[JobLayout], Path]] = {
     "lock of jobs": lambda layout: JOBS_LOCK,
     "lock of shadow": lambda layout: SHADOW_LOCK,
     "log": lambda layout: LOG,
-    "half a line": lambda layout: ids.SUBUID.with_name(".subuid.oar-lxc"),
+    "half a line": lambda layout: grants.SUBUID.with_name(".subuid.oar-lxc"),
 }
 CASES = [
     *(("record", kind) for kind in KINDS),
@@ -175,7 +175,7 @@ def test_a_wrong_configuration_is_said_and_a_job_is_destroyed(
 
 
 @pytest.mark.parametrize("kind", ["huge", "directory", "fifo"])
-@pytest.mark.parametrize("path", [ids.SUBUID, ids.USERNET])
+@pytest.mark.parametrize("path", [grants.SUBUID, grants.USERNET])
 def test_lines_that_cannot_be_taken_back_are_said_and_all_else_is_destroyed(
     busy: PretendJob, path: Path, kind: str
 ) -> None:
@@ -402,15 +402,15 @@ def test_ids_are_taken_back_where_no_inode_is_free(
     full: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("SUBUID", "SUBGID", "USERNET"):
-        monkeypatch.setattr(ids, name, full / name)
+        monkeypatch.setattr(grants, name, full / name)
         (full / name).write_text("bob:100000:65536\n")
     layout, other = JobLayout(42, full), JobLayout(43, full)
-    ids.grant(layout, "alice", FIRST, 3)
-    ids.grant(other, "carol", FIRST + COUNT, 3)
+    grants.grant(layout, "alice", FIRST, 3)
+    grants.grant(other, "carol", FIRST + COUNT, 3)
     layout.record.parent.mkdir()
     Record(42, "alice", this_boot(), time.time(), FIRST, "").write(layout)
     fill(full)
-    ids.revoke(layout, FIRST)
+    grants.revoke(layout, FIRST)
     assert (full / "SUBUID").read_text() == f"bob:100000:65536\ncarol:{FIRST + COUNT}:{COUNT}\n"
     assert (full / "SUBGID").read_text() == (full / "SUBUID").read_text()
     assert (full / "USERNET").read_text() == "bob:100000:65536\ncarol veth olb43 3\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.node import halted
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.root import halted
 from tests.integration.test_attack_neighbours import INJECT_AND_FORK, WAITING, freezer
 from tests.integration.test_attack_processes import attack, bystander
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
@@ -21,10 +21,10 @@ from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
 KILLED = """
 import os, pwd, signal, sys
 sys.path.insert(0, sys.argv[1])
-from oar_lxc.layout import JobLayout
-from oar_lxc.node.allocation import find_whose
-from oar_lxc.node.cgroup import JobCgroups
-from oar_lxc.node.standstill import standstill
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root.allocation import find_whose
+from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.standstill import standstill
 job, user, cgroup, how = int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 uid = pwd.getpwnam(user).pw_uid
 cgroups = JobCgroups(job, user, cgroup)

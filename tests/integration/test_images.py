@@ -20,10 +20,10 @@ from oar_lxc.errors import ImageError
 from oar_lxc.image import make
 from oar_lxc.image.building import build_image
 from oar_lxc.image.make import import_image, verify
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.recipes import RECIPES
 from oar_lxc.image.store import Store
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.model.image_name import ImageName
 from tests.unit.archives import Pack, of_crane, tar_of, zstd
 
 NAME = ImageName("made", "1")

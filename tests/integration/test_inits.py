@@ -10,9 +10,9 @@ import pytest
 
 from oar_lxc import image
 from oar_lxc.image.make import import_image
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.store import Store
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.model.image_name import ImageName
 from tests.pretend import PYTHON, PretendJob
 
 SYSVINIT = ImageName("sysvinit", "test")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.limits import oom_kills
+from oar_lxc.container.limits import oom_kills
 from tests import kernel
 from tests.integration.conftest import left, next_id, published
 from tests.integration.lxcfs import running_lxcfs

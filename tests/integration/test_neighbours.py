@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oar_lxc import image
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
 from tests.integration.conftest import left, next_id, published
 from tests.integration.test_session import Running, close, start_script
 from tests.pretend import pretend_job

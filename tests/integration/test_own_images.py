@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli.stores import refuse_in_use
+from oar_lxc.cli.shared.stores import refuse_in_use
 from oar_lxc.errors import ImageError
 from oar_lxc.image.building import build
 from oar_lxc.image.make import import_image
-from oar_lxc.image.names import ImageName
 from oar_lxc.image.store import PRIVATE, Store
-from oar_lxc.layout import STATE, JobLayout
-from oar_lxc.node.log import NodeLog
-from oar_lxc.node.prepare import Preparation
-from oar_lxc.run import Result, run
-from oar_lxc.spec import LEAST_PROCESSES
+from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.run import Result, run
+from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.layout import STATE, JobLayout
+from oar_lxc.model.spec import LEAST_PROCESSES
+from oar_lxc.root.prepare import Preparation
 from tests.integration.conftest import containers_of, first_id_of_record, published
 from tests.integration.test_home import write_spec
 from tests.integration.test_session import Running, close, start_script

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import IMAGES, STATE, JobLayout
-from oar_lxc.network import JobNetwork
-from oar_lxc.node.files import edit_lines
+from oar_lxc.model.addresses import JobNetwork
+from oar_lxc.model.layout import IMAGES, STATE, JobLayout
+from oar_lxc.root.files import edit_lines
 from tests import kernel
 from tests.integration.conftest import IMAGE, first_id_of_record, left, next_id, published
 from tests.pretend import CGROUPS, CONTROLLERS, PYTHON, PretendJob, checkout
@@ -231,7 +231,7 @@ def test_jobs_that_are_prepared_and_destroyed_at_once_do_not_get_mixed_up(user: 
 
 def test_without_oars_cpuset_all_cgroups_are_our_own(user: str) -> None:
     job = PretendJob(next_id(), user)
-    argv = [PYTHON, "-m", "oar_lxc.node.main", "prepare", "--job", str(job.id), "--user", user]
+    argv = [PYTHON, "-m", "oar_lxc.root.main", "prepare", "--job", str(job.id), "--user", user]
     argv += ["--node", job.node, "--nodes", job.node]
     subprocess.run(argv, env={"PYTHONPATH": str(checkout())}, check=True)
     try:
@@ -338,11 +338,11 @@ def test_a_prepare_that_fails_half_way_undoes_itself(
 FULL_AT = """
 import errno, os, pkgutil, sys
 owner, _, name = sys.argv.pop(1).rpartition(".")
-import oar_lxc.node.prepare
+import oar_lxc.root.prepare
 def full(*arguments, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 setattr(pkgutil.resolve_name(owner), name, full)
-from oar_lxc.node.main import main
+from oar_lxc.root.main import main
 main()
 """
 
@@ -390,18 +390,18 @@ def test_what_cannot_be_undone_is_told_and_goes_when_it_can(unprepared: PretendJ
 
 # Where a prepare can be cut off: before each of these has been done, in their order.
 STEPS = {
-    "ids": "oar_lxc.node.ids.grant",
-    "directories": "oar_lxc.node.prepare.Preparation._make_directories",
-    "images": "oar_lxc.node.mounts.mount_idmapped",
-    "cgroups": "oar_lxc.node.cgroup.JobCgroups.delegate",
-    "links": "oar_lxc.node.links.create",
-    "published": "oar_lxc.published.PublishedJob.to_json",
+    "ids": "oar_lxc.root.grants.grant",
+    "directories": "oar_lxc.root.prepare.Preparation._make_directories",
+    "images": "oar_lxc.root.idmapped.mount_idmapped",
+    "cgroups": "oar_lxc.root.job_cgroups.JobCgroups.delegate",
+    "links": "oar_lxc.root.links.create",
+    "published": "oar_lxc.model.published.PublishedJob.to_json",
 }
 KILL_AT = """
 import os, pkgutil, signal, sys
 owner, _, name = sys.argv.pop(1).rpartition(".")
 left = int(sys.argv.pop(1))
-import oar_lxc.node.prepare, oar_lxc.node.destroy
+import oar_lxc.root.prepare, oar_lxc.root.destroy
 real = getattr(pkgutil.resolve_name(owner), name)
 def die(*arguments, **options):
     global left
@@ -410,7 +410,7 @@ def die(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **options)
 setattr(pkgutil.resolve_name(owner), name, die)
-from oar_lxc.node.main import main
+from oar_lxc.root.main import main
 main()
 """
 

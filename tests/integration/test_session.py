@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from oar_lxc.layout import IMAGES, STATE, JobLayout
-from oar_lxc.run import Result
+from oar_lxc.linux.run import Result
+from oar_lxc.model.layout import IMAGES, STATE, JobLayout
 from tests import kernel
 from tests.integration.conftest import (
     IMAGE,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import CONFIG, JobLayout
-from oar_lxc.run import Result, run
+from oar_lxc.linux.run import Result, run
+from oar_lxc.model.layout import CONFIG, JobLayout
 from tests.integration.conftest import left, published
 from tests.integration.test_faults import instead
 from tests.integration.test_prepare import oar_cgroups
@@ -97,7 +97,7 @@ def test_a_prologue_that_can_start_nothing_leaves_the_node_in_service(
     with instead(CONFIG, "missing"):
         CONFIG.write_text('[hooks]\nprepare = "prologue"\n')
         script = f'echo $$ >{few}/cgroup.procs; exec "$@"'
-        argv = ["sh", "-c", script, "sh", PYTHON, "-m", "oar_lxc.node.hook", "prologue"]
+        argv = ["sh", "-c", script, "sh", PYTHON, "-m", "oar_lxc.oar.hook", "prologue"]
         argv += [str(unprepared.id), unprepared.user, str(nodefile)]
         done = run(argv, check=False, cwd=str(checkout()))
     assert done.status == 0, done.stderr

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.layout import JobLayout
-from oar_lxc.lxcconfig import LXCFS
-from oar_lxc.node import mounts
-from oar_lxc.node.log import NodeLog
-from oar_lxc.node.trees import mount_trees
+from oar_lxc.container.lxc_config import LXCFS
+from oar_lxc.linux.log import NodeLog
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root import idmapped
+from oar_lxc.root.trees import mount_trees
 from tests.integration.lxcfs import running_lxcfs
 
 
@@ -23,8 +23,8 @@ def layout(tmp_path: Path) -> Iterator[JobLayout]:
     layout = JobLayout(42, tmp_path)
     layout.trees.mkdir(parents=True)
     yield layout
-    mounts.unmount_under(layout.directory)
-    assert mounts.mounts_under(layout.directory) == []
+    idmapped.unmount_under(layout.directory)
+    assert idmapped.mounts_under(layout.directory) == []
 
 
 def mount(layout: JobLayout, *trees: str) -> dict[str, str]:
@@ -38,7 +38,7 @@ def test_what_is_no_directory_is_left_out_and_said(
     (tmp_path / "good").mkdir()
     found = mount(layout, "/no/such", str(tmp_path / "file"), str(tmp_path / "good"))
     assert found == {str(tmp_path / "good"): str(layout.trees / "2")}
-    assert mounts.mounts_under(layout.trees) == [layout.trees / "2"]
+    assert idmapped.mounts_under(layout.trees) == [layout.trees / "2"]
     assert mount(layout, "/no/such", str(tmp_path / "file"), str(tmp_path / "good")) == found
 
 
@@ -57,7 +57,7 @@ def test_a_file_system_that_knows_no_ids_of_mounts_is_mounted_as_it_is(
         table = Path("/proc/self/mounts").read_text().splitlines()
         (line,) = (line for line in table if f" {here} " in line)
         assert {"nosuid", "nodev"} <= set(line.split(" ")[3].split(","))
-        mounts.unmount_under(layout.directory)
+        idmapped.unmount_under(layout.directory)
         assert (tree / "file").exists()
     finally:
         subprocess.run(["umount", str(tree)], check=True)
@@ -85,7 +85,7 @@ def test_what_is_mounted_below_is_mounted_one_by_one(
         plain = {point for point, found in options.items() if "idmapped" not in found}
         assert plain == {here / "plain"}
         assert (here / "plain/good/file").exists()
-        mounts.unmount_under(layout.directory)
+        idmapped.unmount_under(layout.directory)
         assert all((point / "file").exists() for point in points)
     finally:
         subprocess.run(["umount", "--lazy", str(tree / "good"), str(tree / "plain")], check=True)

@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from oar_lxc.layout import JobLayout
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
+from oar_lxc.model.layout import JobLayout
 from tests.integration.conftest import left, published
 from tests.integration.test_attack_processes import attack
 from tests.integration.test_prepare import oar_cgroups

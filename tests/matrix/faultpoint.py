@@ -46,7 +46,7 @@ def fire(plan: dict[str, object]) -> None:
 
 def patch(plan: dict[str, object]) -> None:
     """Let it happen when a step has ended."""
-    from oar_lxc.node.log import NodeLog
+    from oar_lxc.linux.log import NodeLog
 
     step = NodeLog.step
 
@@ -68,6 +68,6 @@ if __name__ == "__main__":
             patch(wanted)
         else:
             fire(wanted)
-    from oar_lxc.node.main import main
+    from oar_lxc.root.main import main
 
     main()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from oar_lxc.node import destroy, prepare
+from oar_lxc.root import destroy, prepare
 from tests.e2e.cluster import ENDED
 from tests.matrix.faultpoint import HERE as HOOKS_DIRECTORY
 from tests.matrix.kills import end

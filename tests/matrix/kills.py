@@ -42,7 +42,7 @@ def kill_agent(row: Row) -> None:
     """The launch fails as a whole and is undone on the node that is well."""
     job = row.submit(f"{SCRIPT} --per-node 6")
     node = row.world.nodes[-1]
-    agent = row.process(node, job, f"oar_lxc.agent {job.id} launch")
+    agent = row.process(node, job, f"oar_lxc.agent.main {job.id} launch")
     row.require(node != row.head(job), f"{node} is the first node")
     kill(row, agent)
     row.end()

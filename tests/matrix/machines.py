@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from oar_lxc.run import run
+from oar_lxc.linux.run import run
 from tests.e2e.cluster import ENDED
 from tests.matrix.ends import deleted
 from tests.matrix.hooks import reap

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.run import Result
+from oar_lxc.linux.run import Result
 from oar_lxc.sandbox.cluster import not_alive
 from tests.e2e.cluster import ENDED, Cluster, SubmittedJob, wait_until
 from tests.matrix.faultpoint import HERE as HOOKS_DIRECTORY

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc import whereabouts
+from oar_lxc.client import whereabouts
 
 
 @pytest.fixture(autouse=True)

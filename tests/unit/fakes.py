@@ -19,9 +19,10 @@ from typing import Any
 import click
 import pytest
 
-from oar_lxc import session
-from oar_lxc.agent import carry_out
-from oar_lxc.container import (
+from oar_lxc.agent.main import carry_out
+from oar_lxc.agent.node import OnNode
+from oar_lxc.client import session
+from oar_lxc.container.runtime import (
     CONFIG_FILE,
     FROZEN,
     LOG_FILE,
@@ -33,14 +34,13 @@ from oar_lxc.container import (
     become_command,
     not_running,
 )
-from oar_lxc.ed25519 import KeyPair
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError
-from oar_lxc.job import Job
-from oar_lxc.layout import JobLayout
-from oar_lxc.network import JobNetwork
-from oar_lxc.onnode import OnNode
-from oar_lxc.published import READY, PublishedJob
-from oar_lxc.remote import Request
+from oar_lxc.linux.ed25519 import KeyPair
+from oar_lxc.model.addresses import JobNetwork
+from oar_lxc.model.job import Job
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.published import READY, PublishedJob
+from oar_lxc.remote.agents import Request
 
 IMAGE = "debian-12"
 KEYS = {"authorized": "ssh-ed25519 USER\n", "client": "CLIENT KEY\n"}
@@ -401,7 +401,7 @@ def prepared_nodes(
     monkeypatch.setattr(session, "JobLayout", lambda job_id: JobLayout(job_id, state))
     monkeypatch.setattr(session, "Remote", lambda job_id, names, local: remote)
     # Their cgroups are plain directories, in which no files of limits come to be.
-    monkeypatch.setattr("oar_lxc.create.make_walls", lambda paths, name, limits: None)
+    monkeypatch.setattr("oar_lxc.container.create.make_walls", lambda paths, name, limits: None)
     try:
         yield remote
     finally:

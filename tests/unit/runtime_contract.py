@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.container import Runtime
+from oar_lxc.container.runtime import Runtime
 from oar_lxc.errors import ContainerError
 from tests.unit.fakes import alive, wait_until
 

@@ -12,8 +12,8 @@ import pytest
 
 from oar_lxc.cli.main import COMMANDS, cli
 from oar_lxc.cli.setup import setup
-from oar_lxc.config import TABLES, Config
-from oar_lxc.node.main import parser
+from oar_lxc.model.config import TABLES, Config
+from oar_lxc.root.main import parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from oar_lxc import agent
-from oar_lxc.config import Config
-from oar_lxc.layout import MAX_JOB_ID
-from oar_lxc.node import hook, main
-from oar_lxc.remote import UP
+from oar_lxc.agent import main as agent
+from oar_lxc.model.config import Config
+from oar_lxc.model.layout import MAX_JOB_ID
+from oar_lxc.oar import hook
+from oar_lxc.remote.agents import UP
+from oar_lxc.root import main
 from tests.unit.strategies import hostile, job_ids, nodes, quick, users
 
 USAGE = 2
@@ -67,17 +68,17 @@ def _no_work() -> Iterator[None]:
         raise Done
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oar_lxc.node.prepare.Preparation.run", reached)
-        patch.setattr("oar_lxc.node.destroy.Destruction.run", reached)
-        patch.setattr("oar_lxc.node.leftovers.find_leftovers", reached)
-        patch.setattr("oar_lxc.node.reap.Judge.find_jobs", reached)
-        patch.setattr("oar_lxc.node.hook._everywhere", reached)
+        patch.setattr("oar_lxc.root.prepare.Preparation.run", reached)
+        patch.setattr("oar_lxc.root.destroy.Destruction.run", reached)
+        patch.setattr("oar_lxc.root.leftovers.find_leftovers", reached)
+        patch.setattr("oar_lxc.root.liveness.Judge.find_jobs", reached)
+        patch.setattr("oar_lxc.oar.hook._everywhere", reached)
         patch.setattr("os.geteuid", lambda: 0)
         patch.setattr("resource.setrlimit", lambda *limits: None)
         account = pwd.struct_passwd(("somebody", "x", 1000, 1000, "", "/home/somebody", ""))
         patch.setattr("pwd.getpwnam", lambda name: account)
-        patch.setattr("oar_lxc.node.log.LOG", Path("/dev/null"))
-        patch.setattr("oar_lxc.node.main.NodeLog", lambda bound=None: Quiet())
+        patch.setattr("oar_lxc.linux.log.LOG", Path("/dev/null"))
+        patch.setattr("oar_lxc.root.main.NodeLog", lambda bound=None: Quiet())
         yield
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.config import Config, read_config
+from oar_lxc.client.lookup import parse_target
 from oar_lxc.errors import (
     ConfigError,
     JobEnvironmentError,
@@ -21,16 +21,16 @@ from oar_lxc.errors import (
     SpecError,
     UsageError,
 )
-from oar_lxc.idspans import LOWEST, MOST_USERS
-from oar_lxc.job import Job, read_nodefile, read_resources
-from oar_lxc.layout import MAX_JOB_ID, JobLayout, check_node
-from oar_lxc.lookup import parse_target
-from oar_lxc.node import ids
-from oar_lxc.node.mountinfo import read_mounts
-from oar_lxc.node.ranges import COUNT, is_first_id
-from oar_lxc.node.record import Record, read_record
-from oar_lxc.published import PublishedJob, read_published
-from oar_lxc.spec import Group, Mount
+from oar_lxc.linux.mounts import read_mounts
+from oar_lxc.model.config import Config, read_config
+from oar_lxc.model.idspans import LOWEST, MOST_USERS
+from oar_lxc.model.job import Job, read_nodefile, read_resources
+from oar_lxc.model.layout import MAX_JOB_ID, JobLayout, check_node
+from oar_lxc.model.published import PublishedJob, read_published
+from oar_lxc.model.spec import Group, Mount
+from oar_lxc.root import grants
+from oar_lxc.root.ranges import COUNT, is_first_id
+from oar_lxc.root.record import Record, read_record
 from tests.unit.strategies import hostile, job_ids, nodes, quick, users
 
 # What a JSON file may hold in a key's place, and what its keys may be.
@@ -252,15 +252,15 @@ def test_lines_of_others_stay_to_the_byte_when_ids_come_and_go(
     layout, first_id = JobLayout(job_id, directory), LOWEST + number * COUNT
     with pytest.MonkeyPatch.context() as patch:
         for name, path in zip(("SUBUID", "SUBGID", "USERNET"), paths, strict=True):
-            patch.setattr(ids, name, path)
-        ids.grant(layout, user, first_id, 7)
+            patch.setattr(grants, name, path)
+        grants.grant(layout, user, first_id, 7)
         granted = [path.read_bytes() for path in paths]
-        ids.grant(layout, user, first_id, 7)
+        grants.grant(layout, user, first_id, 7)
         assert [path.read_bytes() for path in paths] == granted
         for text in granted:
             assert text.startswith(whole)
             assert text.count(b"\n") == whole.count(b"\n") + 1
-        ids.revoke(layout, first_id)
+        grants.revoke(layout, first_id)
     assert [path.read_bytes() for path in paths] == [whole] * 3
     assert len(list(directory.iterdir())) == 3
 

@@ -14,9 +14,9 @@ from types import ModuleType
 
 import pytest
 
-from oar_lxc import session
+from oar_lxc.client import session
 from oar_lxc.errors import LaunchError, OarLxcError
-from oar_lxc.job import Job
+from oar_lxc.model.job import Job
 from tests.unit.fakes import FakeRemote, prepared_nodes
 
 SCRIPT = Path(__file__).parents[2] / "jobscripts/lxc_job.py"
@@ -413,7 +413,7 @@ def test_any_bytes_that_a_command_writes_come_out(tmp_path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "import pytest\n"
-        "from oar_lxc.job import Job\n"
+        "from oar_lxc.model.job import Job\n"
         "from tests.unit.fakes import prepared_nodes\n"
         "from tests.unit.test_job_script import SCRIPT\n"
         "import importlib.util\n"

@@ -90,7 +90,7 @@ CLUSTER = {*OURS, *packages.SERVER, *packages.FRONTEND, *packages.NODE}
 # Place → which packages are installed where its programs run.
 PLACES = {
     "hooks": {*OURS, *packages.NODE},
-    "oar_lxc/node": {*OURS, *packages.NODE, *packages.SERVER},
+    "oar_lxc/root": {*OURS, *packages.NODE, *packages.SERVER},
     "oar_lxc/setup": CLUSTER,
     "oar_lxc/sandbox": CLUSTER | makefile("SANDBOX_PACKAGES"),
     "oar_lxc/image": {*OURS, *packages.NODE, *deb.SUGGESTS},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oar_lxc.errors import ImageError
-from oar_lxc.hints import nearest
+from oar_lxc.model.hints import nearest
 
 HERE = Path(__file__).parent
 DEBIAN = "debian.sh"

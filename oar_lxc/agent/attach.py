@@ -1,0 +1,400 @@
+"""What acts on one container as the job's user, its standard streams passed straight through.
+
+``oar_lxc.agent.attach JOB MARK WORDS`` with the words packed by
+:mod:`oar_lxc.linux.login_shell`: an action, a
+container, and what belongs to it. Where MARK is not ``-``, the door writes it once it is open, to
+standard output and standard error, before anything else. Actions:
+
+``attach [COMMAND …]``
+    Runs a command, or a shell, as the container's root; on a terminal where all its streams are
+    one, with pipes and files as they are otherwise. Its status is the command's.
+``console``
+    Opens the container's first terminal, with root logged in, who stays when it is left.
+``log LINES [follow]``
+    Prints the end of LXC's own log.
+``connect``
+    Passes bytes to and from the container's sshd, for ssh's ProxyCommand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import selectors
+import signal
+import socket
+import sys
+import termios
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
+
+from oar_lxc.agent.prepared import configured_address, environ_here, open_job
+from oar_lxc.container.runtime import (
+    LOG_FILE,
+    RUNNING,
+    LxcRuntime,
+    environment_inside,
+    log_size,
+    lxc_path,
+    not_running,
+    read_description,
+    why_full,
+)
+from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
+from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.linux.ending import one_sentence, tell_on_stderr
+from oar_lxc.linux.login_shell import NO_MARK, mark_of, unpack
+from oar_lxc.model.layout import JobLayout, check_job_id
+from oar_lxc.model.published import PublishedJob
+
+CHUNK = 65536
+ACTIONS = ("attach", "connect", "console", "log", "ssh")
+SHELL = ("/bin/sh", "-c", "exec $(command -v bash || command -v sh) -l")
+# lxc-attach would stay in a directory of the same name as ours, if there is one.
+AT_HOME = """\
+cd
+command -v "$1" >/dev/null 2>&1 || { echo "oar-lxc: $1: no such command in $0" >&2; exit 127; }
+exec "$@"
+"""
+FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+GRACE = 5.0  # seconds between SIGHUP and SIGKILL for a command whose caller is gone
+
+# Nobody looks at most consoles: there is a getty only once somebody does. It is on a terminal that
+# LXC's client reads itself, not on /dev/console: that one passes through LXC's monitor, which with
+# its clients' comings and goings now and then ends, and the container with it (LXC 5.0.2).
+CONSOLE = "1"
+_GETTY = """\
+stty -F /dev/tty1 rows $1 cols $2 2>/dev/null
+[ -d /run/systemd/system ] || { echo "init is not systemd" >&2; exit 1; }
+cat > /run/systemd/system/oar-lxc-console.service <<'END'
+[Unit]
+Description=Console for oar-lxc
+[Service]
+Type=idle
+ExecStart=-/sbin/agetty --noclear --noissue --autologin root tty1 $TERM
+StandardInput=tty
+StandardOutput=tty
+TTYPath=/dev/tty1
+UtmpIdentifier=tty1
+IgnoreSIGPIPE=no
+SendSIGHUP=yes
+KillMode=process
+Restart=always
+RestartSec=0
+END
+systemctl is-active --quiet oar-lxc-console.service ||
+    { systemctl daemon-reload && systemctl start oar-lxc-console.service; }
+"""
+
+
+def main() -> None:
+    """Open the door, or leave with one sentence."""
+    with one_sentence(tell_on_stderr, os.uname().nodename):
+        os.umask(0o022)  # whatever the user's shell has set
+        sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    if len(arguments) != 3:
+        raise UsageError("usage: oar_lxc.agent.attach JOB MARK WORDS")
+    job, token, packed = arguments
+    try:
+        action, name, *rest = unpack(packed)
+    except ValueError as error:
+        raise UsageError(f"{packed[:40]!r} are no packed words") from error
+    if action not in ACTIONS:
+        raise UsageError(f"action {action!r}; known: {', '.join(ACTIONS)}")
+    layout, published = open_job(check_job_id(job))
+    os.environ.update(environ_here(layout))
+    runtime = LxcRuntime(layout.containers, published.node)
+    if name not in runtime.names():
+        raise ContainerError(name, published.node, "there is no such container")
+    if action == "log":
+        log(layout, name, rest, token)
+    state = runtime.state(name)
+    if state != RUNNING:
+        raise ContainerError(name, published.node, not_running(state))
+    if action in ("connect", "ssh"):
+        connect(layout, name, token, with_keys=action == "ssh")
+        return 0
+    enter_cgroups(published.cgroups)
+    if action == "console":
+        console(layout, published, runtime, name, token)
+    argv = rest or list(SHELL)
+    tell_open(token)
+    if all(os.isatty(fd) for fd in (0, 1)):
+        written = log_size(layout.containers / name)
+        status = attach_terminal(layout, name, argv)
+        if status and (full := why_full(layout.containers / name, written)):
+            raise ContainerError(name, published.node, full)
+    else:
+        status = attach_streams(runtime, name, argv)
+    return status
+
+
+def tell_open(token: str) -> None:
+    """Write the mark to both streams, unless none is wanted or nobody reads."""
+    if token != NO_MARK:
+        for fd in (1, 2):
+            with suppress(OSError):
+                os.write(fd, mark_of(token))
+
+
+def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
+    """Run a command as the container's root on a terminal of the container's; return its status.
+
+    lxc-attach makes the terminal, and keeps its size that of ours.
+    """
+    variables = environment_inside(layout.containers / name)
+    if os.environ.get("TERM"):
+        variables.append(f"TERM={os.environ['TERM']}")
+    command = ["lxc-attach", "-P", lxc_path(layout.containers, name), "-n", name]
+    command += ["--clear-env", "--quiet"]
+    for variable in variables:
+        command += ["--set-var", variable]
+    before = termios.tcgetattr(0)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _default_signals()
+            command += ["--", "/bin/sh", "-c", AT_HOME, name, *argv]
+            _become(command)  # the terminal is its
+        except OarLxcError as error:
+            tell_on_stderr(str(error))
+        finally:
+            os._exit(127)
+    try:
+        _pass_line_ends(pid)
+        return _wait(pid)
+    finally:
+        with suppress(termios.error):  # an lxc-attach that is killed leaves it raw
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+def _pass_line_ends(pid: int) -> None:
+    """Have our terminal not write a carriage return where the container's wrote one already.
+
+    lxc-attach asks for it when it makes our terminal raw, which it has done when it is.
+    """
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        with suppress(termios.error):
+            now = termios.tcgetattr(0)
+            if not now[3] & termios.ICANON:
+                now[1] &= ~termios.OPOST
+                termios.tcsetattr(0, termios.TCSANOW, now)
+                return
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
+
+
+def attach_streams(runtime: LxcRuntime, name: str, argv: list[str]) -> int:
+    """Run a command as the container's root with our streams; return its status.
+
+    lxc-attach would put a terminal in between where one of them is one, and change what passes.
+    """
+    # What is in another group than the terminal's cannot read from it.
+    own_group = not any(os.isatty(fd) for fd in (0, 1, 2))
+    pid = runtime.attach(name, argv, 0, 1, 2, own_group=own_group)
+    return _wait(pid)
+
+
+def _wait(pid: int) -> int:
+    """Return the exit status of a child; pass signals on to it."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if number not in FROM_TERMINAL or not _in_foreground():
+            _send(pid, number)
+
+    for number in FORWARDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, forward)
+    return _wait_or_hang_up(pid)
+
+
+def _in_foreground() -> bool:
+    """Whether what is typed as Ctrl-C reaches the child as well, which is in our group."""
+    for fd in (0, 1, 2):
+        with suppress(OSError):
+            return os.tcgetpgrp(fd) == os.getpgrp()
+    return False
+
+
+def _wait_or_hang_up(pid: int) -> int:
+    """Return the exit status of a child; end it when nobody can hear of it any more.
+
+    When whoever called oarsh is gone, sshd closes both of our output streams, and does no more.
+    """
+    child = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(child, select.POLLIN)
+    heard = {1, 2}
+    for fd in heard:
+        poll.register(fd, 0)
+    number, timeout = signal.SIGHUP, None
+    while True:
+        happened = {fd for fd, _ in poll.poll(timeout)}
+        if child in happened:
+            break
+        for fd in happened & heard:
+            poll.unregister(fd)
+        heard -= happened
+        if not heard:
+            _send(pid, number)
+            number, timeout = signal.SIGKILL, GRACE * 1000
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
+def _send(pid: int, number: int) -> None:
+    """Send a signal to a child, and to all of its group where it leads one."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _become(argv: Sequence[str]) -> NoReturn:
+    """Let a program have this process.
+
+    Raises:
+        OarLxcError: there is none, or it cannot be run.
+    """
+    words = [word.encode("utf-8", "surrogateescape") for word in argv]
+    try:
+        os.execvp(words[0], words)  # noqa: S606
+    except OSError as error:
+        where = os.uname().nodename
+        raise OarLxcError(f"node {where}: cannot run {argv[0]}: {error.strerror}") from error
+
+
+def _default_signals() -> None:
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, for the command
+        signal.signal(number, signal.SIG_DFL)
+
+
+def console(
+    layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, name: str, token: str
+) -> None:
+    """Become lxc-console on the container's first terminal.
+
+    Raises:
+        UsageError: there is no terminal.
+        ContainerError: nobody can log in there.
+    """
+    if not os.isatty(0):
+        raise UsageError("a console needs a terminal: run it from one, or use `oar-lxc exec`")
+    out_r, out_w = os.pipe()
+    null = os.open(os.devnull, os.O_RDONLY)
+    columns, rows = os.get_terminal_size(0)
+    script = ["sh", "-c", _GETTY, "sh", str(rows), str(columns)]
+    pid = runtime.attach(name, script, null, out_w, out_w)
+    os.close(out_w)
+    with os.fdopen(out_r, errors="replace") as out:
+        said = out.read().strip()
+    if os.waitpid(pid, 0)[1] != 0:
+        why = said.splitlines()[-1] if said else "sh ended without a word"
+        raise ContainerError(name, published.node, f"nobody can log in at its console: {why}")
+    tell_open(token)
+    sys.stderr.write(f"console of {name}; leave it with Ctrl-a q, enter Ctrl-a as Ctrl-a Ctrl-a\n")
+    sys.stderr.flush()
+    path = lxc_path(layout.containers, name)
+    argv = ["lxc-console", "-q", "-P", path, "-n", name, "-t", CONSOLE]
+    _default_signals()
+    _become(argv)  # the terminal is its from here on
+
+
+def log(layout: JobLayout, name: str, arguments: list[str], token: str) -> None:
+    """Become tail on LXC's log of a container.
+
+    Raises:
+        UsageError: the number of lines is none.
+    """
+    if not arguments or not (arguments[0] == "+1" or arguments[0].isdecimal()):
+        raise UsageError("usage: log CONTAINER LINES [follow]")
+    follow = ["-F"] if arguments[1:] == ["follow"] else []
+    path = layout.containers / name / LOG_FILE
+    argv = ["tail", "-q", "-n", arguments[0], *follow, "--", str(path)]
+    tell_open(token)
+    _default_signals()
+    _become(argv)  # streams go straight through
+
+
+def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False) -> None:
+    """Pass bytes between the standard streams and a container's sshd until one side ends.
+
+    Args:
+        layout: the job's names.
+        name: the container.
+        token: of the mark.
+        with_keys: whether a line of JSON with the keys that a client needs comes first.
+
+    Raises:
+        OarLxcError: it does not answer, or breaks the connection off.
+    """
+    # What a command need not wait for.
+    from oar_lxc.agent.job_key import JobKey
+    from oar_lxc.container.ssh_probe import SSH_PORT
+
+    address = configured_address(layout, name)
+    keys = b""
+    if with_keys:
+        try:
+            known = {
+                **JobKey(layout.private).to_client_data(),
+                "host_key": str(read_description(layout.containers / name).get("host_key", "")),
+            }
+            keys = json.dumps(known).encode() + b"\n"
+        except FileNotFoundError:
+            raise JobError(
+                f"job {layout.job_id} has no ssh key: it has not launched containers yet"
+            ) from None
+    try:
+        peer = socket.create_connection((address, SSH_PORT), timeout=10)
+    except OSError as error:
+        raise OarLxcError(f"sshd of {name} at {address} does not answer: {_why(error)}") from error
+    peer.settimeout(None)
+    tell_open(token)
+    os.write(1, keys)
+    try:
+        _pass_bytes(peer)
+    except BrokenPipeError:
+        pass  # whoever reads our output is gone
+    except OSError as error:
+        raise OarLxcError(f"{name} broke off the connection to its sshd: {_why(error)}") from error
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _pass_bytes(peer: socket.socket) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(0, selectors.EVENT_READ)
+        selector.register(peer, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj == 0:
+                    data = os.read(0, CHUNK)
+                    if data:
+                        peer.sendall(data)
+                    else:
+                        selector.unregister(0)
+                        peer.shutdown(socket.SHUT_WR)
+                else:
+                    data = peer.recv(CHUNK)
+                    if not data:
+                        return
+                    while data:
+                        data = data[os.write(1, data) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Start, stop, freeze and destroy containers of one node while their job runs.
+
+These are operations of the agent. What a container has become is an event ``changed`` with
+``state`` (LXC's word), ``was`` and ``killed``; where it could not be changed, ``failed``. A
+request has ``containers``: names, or None for all of this node.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from oar_lxc.agent.hosts import forget, may_be_stale, tell
+from oar_lxc.agent.launch import start_containers
+from oar_lxc.agent.node import OnNode, failed_event
+from oar_lxc.agent.ports import close_ports
+from oar_lxc.agent.timeline import note
+from oar_lxc.agent.times import LAUNCHED, READY, write_times
+from oar_lxc.container.create import containers_of, remove_containers, remove_half_made
+from oar_lxc.container.limit_cgroups import thaw
+from oar_lxc.container.runtime import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
+from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.linux.cgroups import enter_cgroups
+
+
+def start(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Start those containers that are stopped."""
+    _start(node, _names(node, request))
+
+
+def stop(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Stop containers, orderly within ``timeout`` seconds of the request, or at once for 0."""
+    _stop(node, _names(node, request), request["timeout"])
+
+
+def restart(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Stop containers as :func:`stop` does, and start them again."""
+    _start(node, _stop(node, _names(node, request), request["timeout"], silent=True))
+
+
+def freeze(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Stop all processes of containers where they are."""
+    _freeze(node, _names(node, request), RUNNING, FROZEN)
+
+
+def unfreeze(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Let frozen containers run on."""
+    _freeze(node, _names(node, request), FROZEN, RUNNING)
+
+
+def destroy(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Kill and remove containers of this node: those of a session, or all.
+
+    Events: ``gone``, or ``failed`` where one does not die.
+
+    Args:
+        node: this node.
+        request: ``session``, whose containers, None for all; ``grace``, seconds that they get to
+            halt by themselves.
+    """
+    begin, start = time.time(), time.monotonic()
+    with node.locked():
+        close_ports(node.layout, request["session"])
+        names = containers_of(node.layout, request["session"])
+        thaw(node.published.cgroups, names)
+        if request.get("grace"):
+            node.runtime.shutdown(names, request["grace"])
+        left = node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
+        gone = [name for name in names if name not in left]
+        remove_containers(node.layout, node.published, gone)
+        if request["session"] and not left:
+            remove_half_made(node.layout, node.published, request["session"])
+        with suppress(OSError, OarLxcError):  # of what is gone, others need not be told
+            if not left and forget(node.layout, request["session"]):
+                tell(node, node.runtime.names())
+    if names:
+        note(node.layout, "destroy", begin, time.monotonic() - start, len(gone))
+    for name in gone:
+        node.emit({"event": "gone", "container": name})
+    for name in left:
+        _tell_immortal(node, name)
+
+
+def _names(node: OnNode, request: Mapping[str, Any]) -> list[str]:
+    """Return which containers are asked for; LXC finds their cgroups from now on."""
+    present = node.runtime.names()
+    wanted = request["containers"]
+    # LXC makes and finds cgroups below those that the caller is in.
+    enter_cgroups(node.published.cgroups)
+    return present if wanted is None else [name for name in wanted if name in present]
+
+
+def _start(node: OnNode, names: Sequence[str]) -> None:
+    with node.locked():
+        states = {name: node.runtime.state(name) for name in names}
+        for name, state in states.items():
+            if state != STOPPED:
+                _tell(node, name, state, state)
+        begin = time.time()
+        stopped = [name for name, state in states.items() if state == STOPPED]
+        with node.runtime.starting() as start_all:
+            for event in start_containers(start_all, [stopped]):
+                if event["event"] != "started":
+                    node.emit(event)
+                    continue
+                name = event["container"]
+                # Nobody waits for more than this, nor is it provisioned again.
+                times = {LAUNCHED: begin, "start_seconds": event["seconds"], READY: time.time()}
+                write_times(node.layout, name, times)
+                _tell(node, name, RUNNING, STOPPED)
+        if may_be_stale(node.layout):
+            tell(node, stopped)
+
+
+def _stop(
+    node: OnNode, names: Sequence[str], timeout: float, *, silent: bool = False
+) -> list[str]:
+    """Stop containers, orderly first; return those that are stopped."""
+    before = {name: node.runtime.state(name) for name in names}
+    left = [name for name, state in before.items() if state != STOPPED]
+    if timeout > 0:
+        left = node.runtime.shutdown(left, timeout)
+    killed = list(left)
+    thaw(node.published.cgroups, left)
+    left = node.runtime.kill(left, KILL_TIMEOUT)
+    for name in left:
+        _tell_immortal(node, name)
+    gone = [name for name in names if name not in left]
+    for name in gone:
+        if not silent:
+            late = timeout > 0 and name in killed
+            _tell(node, name, STOPPED, before[name], killed=late)
+    return gone
+
+
+def _freeze(node: OnNode, names: Sequence[str], before: str, after: str) -> None:
+    change = node.runtime.freeze if after == FROZEN else node.runtime.unfreeze
+    for name in names:
+        state = node.runtime.state(name)
+        try:
+            if state == before:
+                change(name)
+            elif state != after:
+                raise ContainerError(name, "", f"it is {state}, not {before}")
+        except ContainerError as error:
+            node.emit(failed_event(error))
+            continue
+        _tell(node, name, after, state)
+    if after == RUNNING and may_be_stale(node.layout):
+        tell(node, names)
+
+
+def _tell(node: OnNode, name: str, state: str, was: str, *, killed: bool = False) -> None:
+    event = {"event": "changed", "container": name, "state": state, "was": was}
+    node.emit({**event, "killed": killed})
+
+
+def _tell_immortal(node: OnNode, name: str) -> None:
+    reason = f"it still ran {KILL_TIMEOUT:g} s after SIGKILL"
+    node.emit(failed_event(ContainerError(name, "", reason)))

@@ -1,0 +1,215 @@
+"""Run one command in many containers of a node at once, and pass on what they write."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from oar_lxc.agent.node import OnNode, failed_event
+from oar_lxc.container.runtime import Runtime
+from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.linux.cgroups import enter_cgroups
+
+CHUNK = 65536
+_POLL = 0.05  # seconds between looks at whether a process without output has ended
+
+
+@dataclass
+class _Running:
+    """A command that runs in one container, and the ends of its pipes that are still open."""
+
+    name: str
+    pid: int
+    open: set[int] = field(default_factory=set)
+    rest: dict[str, bytes] = field(default_factory=dict)  # the begun line of each stream
+    status: int | None = None
+
+
+def execute_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Run a command in containers of this node; an operation of the agent.
+
+    Args:
+        node: this node.
+        request: ``containers``, names, or None for all of this node; ``argv``, ``timeout`` and
+            ``stdin`` as :func:`execute` has them.
+    """
+    wanted = request["containers"]
+    present = node.runtime.names()
+    names = present if wanted is None else [name for name in wanted if name in present]
+    enter_cgroups(node.published.cgroups)
+    stdin = request.get("stdin", "").encode("utf-8", "surrogateescape")
+    argv, timeout = request["argv"], request["timeout"]
+    execute(node.runtime, names, argv, stdin, timeout, node.emit, node.abandoned)
+
+
+def execute(
+    runtime: Runtime,
+    names: Sequence[str],
+    argv: Sequence[str],
+    stdin: bytes,
+    timeout: float | None,
+    emit: Callable[[dict[str, Any]], None],
+    abandoned: Callable[[], bool] = lambda: False,
+) -> None:
+    """Run a command in containers at once.
+
+    Events: ``output`` with ``stream`` and ``data`` (whole lines where they are shorter than
+    :data:`CHUNK`; bytes that are no UTF-8 kept as surrogates), then for each container ``exit``
+    with ``status`` (0 to 255, 128 + signal, 124 where ``timeout`` seconds passed and it was
+    killed), or ``failed`` where it could not be started.
+
+    Args:
+        runtime: the containers.
+        names: those to run it in.
+        argv: the command; found through PATH inside the container.
+        stdin: what each reads.
+        timeout: seconds, None for as long as it takes.
+        emit: is given the events.
+        abandoned: whether nobody waits for the outcome any more; the commands are killed then.
+
+    Raises:
+        OarLxcError: they were abandoned.
+    """
+    selector = selectors.DefaultSelector()
+    running: list[_Running] = []
+    end = None if timeout is None else time.monotonic() + timeout
+    try:
+        for name in names:
+            try:
+                running.append(_begin(runtime, name, argv, stdin, selector))
+            except ContainerError as error:
+                emit(failed_event(error))
+        while running:
+            for key, _ in selector.select(_POLL):
+                _transfer(key, selector, emit)
+            if abandoned():
+                raise OarLxcError("whoever asked for the command is gone")
+            late = end is not None and time.monotonic() > end
+            for command in list(running):
+                if _finished(command, late):
+                    _close(command, selector)
+                    running.remove(command)
+                    for stream, rest in command.rest.items():  # cut off by the timeout
+                        text = rest.decode("utf-8", "surrogateescape")
+                        emit(_output_event(command.name, stream, text))
+                    status = command.status
+                    emit({"event": "exit", "container": command.name, "status": status})
+    finally:
+        for command in running:
+            with suppress(ProcessLookupError):
+                os.kill(command.pid, signal.SIGKILL)
+            _close(command, selector)
+        selector.close()
+
+
+def _begin(
+    runtime: Runtime,
+    name: str,
+    argv: Sequence[str],
+    stdin: bytes,
+    selector: selectors.BaseSelector,
+) -> _Running:
+    in_r, in_w = os.pipe()
+    out_r, out_w = os.pipe()
+    err_r, err_w = os.pipe()
+    try:
+        command = _Running(name, runtime.attach(name, argv, in_r, out_w, err_w))
+    except BaseException:
+        for fd in (in_w, out_r, err_r):
+            os.close(fd)
+        raise
+    finally:
+        for fd in (in_r, out_w, err_w):
+            os.close(fd)
+    for fd, stream in ((out_r, "stdout"), (err_r, "stderr")):
+        command.open.add(fd)
+        selector.register(fd, selectors.EVENT_READ, (command, stream, b""))
+    if stdin:
+        os.set_blocking(in_w, False)
+        command.open.add(in_w)
+        selector.register(in_w, selectors.EVENT_WRITE, (command, "stdin", stdin))
+    else:
+        os.close(in_w)
+    return command
+
+
+def _transfer(
+    key: selectors.SelectorKey,
+    selector: selectors.BaseSelector,
+    emit: Callable[[dict[str, Any]], None],
+) -> None:
+    command, stream, rest = key.data
+    if stream == "stdin":
+        try:
+            rest = rest[os.write(key.fd, rest) :]
+        except BrokenPipeError:
+            rest = b""
+        if rest:
+            selector.modify(key.fd, selectors.EVENT_WRITE, (command, stream, rest))
+            return
+    else:
+        data = os.read(key.fd, CHUNK)
+        lines = _whole_lines(command, stream, data)
+        if lines:
+            emit(_output_event(command.name, stream, lines.decode("utf-8", "surrogateescape")))
+        if data:
+            return
+    selector.unregister(key.fd)
+    os.close(key.fd)
+    command.open.discard(key.fd)
+
+
+def _whole_lines(command: _Running, stream: str, data: bytes) -> bytes:
+    """Return what can be passed on: up to the last newline, all at the end, or a long line.
+
+    A long line is cut before a character that may go on in what is not read yet.
+    """
+    text = command.rest.pop(stream, b"") + data
+    end = text.rfind(b"\n") + 1
+    if not data:
+        end = len(text)
+    elif len(text) - end >= CHUNK:
+        end = len(text) - _begun_character(text)
+    if end < len(text):
+        command.rest[stream] = text[end:]
+    return text[:end]
+
+
+def _begun_character(text: bytes) -> int:
+    """Return how many bytes at the end are the beginning of a UTF-8 character, 0 to 3."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    decoder.decode(text[-8:])
+    return len(decoder.getstate()[0])
+
+
+def _finished(command: _Running, late: bool) -> bool:
+    """Whether a command is over: it ended and all it wrote is read, or its time is up."""
+    if command.status is None:
+        pid, status = os.waitpid(command.pid, os.WNOHANG)
+        if pid:
+            code = os.waitstatus_to_exitcode(status)
+            command.status = code if code >= 0 else 128 - code
+        elif late:
+            os.kill(command.pid, signal.SIGKILL)
+            os.waitpid(command.pid, 0)
+            command.status = 124
+            return True
+    return command.status is not None and (not command.open or late)
+
+
+def _close(command: _Running, selector: selectors.BaseSelector) -> None:
+    for fd in command.open:
+        selector.unregister(fd)
+        os.close(fd)
+    command.open.clear()
+
+
+def _output_event(name: str, stream: str, text: str) -> dict[str, Any]:
+    return {"event": "output", "container": name, "stream": stream, "data": text}

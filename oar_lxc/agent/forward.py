@@ -1,0 +1,98 @@
+"""Let TCP ports of a node lead into containers: ``oar_lxc.agent.forward FORWARD …``.
+
+A process of the user's inside the job, which ends with it like all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+
+from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.linux.ending import one_sentence
+
+CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One port that leads into a container.
+
+    Attributes:
+        listen: port of the node.
+        address: the container's.
+        port: its port.
+    """
+
+    listen: int
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.listen}:{self.address}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Forward:
+        """Make one of what :meth:`__str__` wrote.
+
+        Raises:
+            UsageError: it is something else.
+        """
+        try:
+            listen, address, port = text.split(":")
+            return cls(int(listen), address, int(port))
+        except ValueError:
+            raise UsageError(f"{text!r} is not LISTEN:ADDRESS:PORT") from None
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+
+
+async def _serve(forward: Forward) -> asyncio.Server:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            inner_reader, inner_writer = await asyncio.open_connection(
+                forward.address, forward.port
+            )
+            try:
+                await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+            finally:
+                inner_writer.close()
+        writer.close()
+
+    try:
+        return await asyncio.start_server(accept, "0.0.0.0", forward.listen)  # noqa: S104  # asked for
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise OarLxcError(f"port {forward.listen} of this node: {why}") from error
+
+
+async def _run(forwards: list[Forward]) -> None:
+    servers = [await _serve(forward) for forward in forwards]
+    sys.stdout.write("listening\n")
+    sys.stdout.flush()
+    await asyncio.gather(*(server.serve_forever() for server in servers))
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Listen until killed; one line on standard output tells that all ports are open."""
+    with one_sentence(_tell):
+        asyncio.run(_run([Forward.parse(text) for text in sys.argv[1:]]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""What the sessions of a job have of its addresses, cores, names and ports.
+
+Scripts of one job may run side by side, on any of its nodes. What they share is counted over the
+job, and given out in one place: a table in the user's private directory on the job's head node,
+under a lock. Whoever is there reads and writes it itself; from another node, the head node's agent
+does. A table is chosen before a part of the subnet for each node, which would need no lock over
+nodes: a node with many cores may have more containers than its part has addresses, the names in
+``/etc/hosts`` have to be known before the first container starts, and two containers of one name
+on two nodes have to be refused.
+
+Numbers that were given back are given out again when all others have been: who still knows the key
+or the hardware address of the one before does not meet another there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from oar_lxc.agent.job_key import JobKey
+from oar_lxc.agent.node import OnNode
+from oar_lxc.errors import OarLxcError, SpecError
+from oar_lxc.linux.atomic import write_whole
+from oar_lxc.linux.ed25519 import KeyPair
+from oar_lxc.model.addresses import JobNetwork
+from oar_lxc.model.job import Job
+from oar_lxc.model.layout import JobLayout, by_number
+from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
+from oar_lxc.model.published import PublishedJob
+from oar_lxc.model.spec import Spec
+
+LEDGER = "ledger.json"
+# Of a container, what keeps others from having the same.
+KEPT = ("name", "node", "address", "image", "group", "cores", "first_core", "ports")
+Entry = dict[str, Any]
+
+
+def head_of(nodes: Sequence[str]) -> str:
+    """Return the node of a job that keeps its ledger, whoever asks and where.
+
+    It is the first by its number, on which OAR mostly starts the job's script.
+    """
+    return min(nodes, key=by_number)
+
+
+def allot(
+    layout: JobLayout, published: PublishedJob, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Give a session what its spec asks for, beside what others have.
+
+    Args:
+        layout: the job's names, on its head node.
+        published: what the root side says of this node.
+        request: ``spec``, ``user`` and ``cores`` of the job, ``session`` and ``owner`` of it; see
+            :func:`process_of`.
+
+    Returns:
+        ``plan``; ``keys`` of the job; ``host_keys``, the secret of each container's key by its
+        name; ``names``, of all sessions, as :mod:`oar_lxc.agent.hosts` has them.
+
+    Raises:
+        SpecError: it does not fit into what is left, or a name or port is another session's.
+        OarLxcError: the table cannot be read or written.
+    """
+    spec = Spec.from_data(request["spec"])
+    job = Job(layout.job_id, request["user"], request["cores"])
+    pool = IPv4Network(published.pool)
+    with _table(layout) as table:
+        sessions: dict[str, Entry] = table["sessions"]
+        try:
+            plan = make_plan(spec, job, pool, _others(sessions), table["next"])
+        except SpecError:
+            if not _forget_dead(layout, published, sessions):
+                raise
+            plan = make_plan(spec, job, pool, _others(sessions), table["next"])
+        keys = JobKey.make(layout, f"oar job {job.id}").to_data()
+        pairs = {planned.name: KeyPair.make() for planned in plan.containers}
+        sessions[request["session"]] = {
+            "owner": request["owner"],
+            "containers": [_entry(planned, pairs[planned.name]) for planned in plan.containers],
+        }
+        if plan.containers:
+            table["next"] = _after(plan, JobNetwork.of(job.id, job.nodes, pool))
+    return {
+        "plan": plan.to_data(),
+        "keys": keys,
+        "host_keys": {name: pair.secret.hex() for name, pair in pairs.items()},
+        "names": {
+            token: {c["name"]: [_ip(c), c["host_key"]] for c in entry["containers"]}
+            for token, entry in sessions.items()
+        },
+    }
+
+
+def release(layout: JobLayout, session: str) -> None:
+    """Take back what a session had; its containers are gone.
+
+    Raises:
+        OarLxcError: the table cannot be read or written.
+    """
+    with _table(layout) as table:
+        table["sessions"].pop(session, None)
+
+
+def allot_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Call :func:`allot` for a session of another node; an operation of the agent.
+
+    Events: ``allotted`` with what that returns, or ``refused`` with the ``reason``, where what the
+    session asks for is wrong and not this node.
+    """
+    try:
+        node.emit({"event": "allotted", **allot(node.layout, node.published, request)})
+    except SpecError as error:
+        node.emit({"event": "refused", "reason": str(error)})
+
+
+def release_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Call :func:`release` for a session of another node; an operation of the agent."""
+    release(node.layout, request["session"])
+
+
+def process_of(pid: int, node: str) -> list[str]:
+    """Return what tells a process from all others of a job: node, number and start."""
+    return [node, str(pid), _started(pid)]
+
+
+def _started(pid: int) -> str:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    return ""
+
+
+def _entry(planned: PlannedContainer, pair: KeyPair) -> Entry:
+    data = asdict(planned)
+    return {key: data[key] for key in KEPT} | {"host_key": pair.public}
+
+
+def _ip(entry: Entry) -> str:
+    return str(entry["address"]).partition("/")[0]
+
+
+def _others(sessions: Mapping[str, Entry]) -> list[PlannedContainer]:
+    return [
+        PlannedContainer.from_data({key: one[key] for key in KEPT})
+        for entry in sessions.values()
+        for one in entry["containers"]
+    ]
+
+
+def _after(plan: Plan, network: JobNetwork) -> int:
+    """Return the number after the last that was given out."""
+    first = int(network.container_address(0).ip)
+    return (int(IPv4Interface(plan.containers[-1].address).ip) - first + 1) % network.capacity
+
+
+def _forget_dead(layout: JobLayout, published: PublishedJob, sessions: dict[str, Entry]) -> bool:
+    """Forget sessions that were killed before they had containers; return whether there were any.
+
+    What is on other nodes is not known here, and stays whose it is.
+    """
+    here = published.node
+    dead = [
+        token
+        for token, entry in sessions.items()
+        if entry["owner"][0] == here
+        and process_of(int(entry["owner"][1]), here) != entry["owner"]
+        and all(
+            one["node"] == here and not (layout.containers / one["name"]).exists()
+            for one in entry["containers"]
+        )
+    ]
+    for token in dead:
+        del sessions[token]
+    return bool(dead)
+
+
+@contextmanager
+def _table(layout: JobLayout) -> Iterator[dict[str, Any]]:
+    """Read the table, and write it again unless the block fails; one caller at a time."""
+    path = layout.private / LEDGER
+    try:
+        lock = os.open(layout.private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OarLxcError(f"cannot open {layout.private}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        table = _read(path)
+        yield table
+        write_whole(path, json.dumps(table))
+    except OSError as error:
+        raise OarLxcError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        os.close(lock)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table: dict[str, Any] = json.loads(path.read_text())
+        if not (isinstance(table["next"], int) and isinstance(table["sessions"], dict)):
+            raise TypeError("it is something else")
+        _others(table["sessions"])
+    except FileNotFoundError:
+        return {"next": 0, "sessions": {}}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OarLxcError(
+            f"{path} is damaged: end the job's containers, remove the file and start them again"
+        ) from error
+    return table

@@ -1,0 +1,59 @@
+"""Start and end what lets ports of this node lead into a session's containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.isolated import isolated
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.plan import PlannedContainer
+
+_TIMEOUT = 20.0
+
+
+def open_ports(layout: JobLayout, session: str, share: Sequence[PlannedContainer]) -> None:
+    """Let the ports that containers ask for lead into them; the job's end closes them too.
+
+    Raises:
+        OarLxcError: a port cannot be opened; none is then.
+    """
+    if not any(c.ports for c in share):
+        return
+    from oar_lxc.agent.forward import Forward  # whose asyncio takes long to import
+
+    forwards = [Forward(p.node, c.ip, p.container) for c in share for p in c.ports]
+    out_r, out_w = os.pipe()
+    argv = isolated("oar_lxc.agent.forward", list(map(str, forwards)))
+    null = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)]
+    both = [(os.POSIX_SPAWN_DUP2, out_w, fd) for fd in (1, 2)]
+    # It outlives whoever starts it, in the job's cgroups as everything here.
+    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[*null, *both], setsid=True)
+    os.close(out_w)
+    with os.fdopen(out_r) as out:
+        said = out.readline().strip() if select.select([out], [], [], _TIMEOUT)[0] else "no answer"
+    if said != "listening":
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise OarLxcError(said)
+    note = {"pid": pid, "argv": argv}
+    (layout.private / f"ports-{session}.json").write_text(json.dumps(note) + "\n")
+
+
+def close_ports(layout: JobLayout, session: str | None) -> None:
+    """Close the ports of a session, or of all where None."""
+    for path in layout.private.glob(f"ports-{'*' if session is None else session}.json"):
+        with suppress(OSError, ValueError, KeyError):
+            note = json.loads(path.read_text())
+            command = Path(f"/proc/{note['pid']}/cmdline").read_bytes()
+            # The number may be another process's by now.
+            if command == b"".join(os.fsencode(word) + b"\0" for word in note["argv"]):
+                os.kill(note["pid"], signal.SIGKILL)
+        path.unlink(missing_ok=True)

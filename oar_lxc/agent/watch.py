@@ -1,0 +1,53 @@
+"""Watch running containers: tell when one's memory was full, and when one stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from oar_lxc.agent.node import OnNode
+from oar_lxc.container.create import containers_of
+from oar_lxc.container.limits import oom_kills
+from oar_lxc.container.runtime import Runtime
+
+INTERVAL = 1.0  # seconds between two looks, at least
+EACH = 0.05  # seconds more for each container: many are looked at less often, for the same work
+
+
+def watch_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+    """Tell what befalls the containers of a ``session``; an operation of the agent."""
+    names = containers_of(node.layout, request["session"])
+    watch(node.runtime, names, node.published.cgroups, node.emit, node.abandoned)
+
+
+def watch(
+    runtime: Runtime,
+    names: Sequence[str],
+    cgroups: Sequence[str],
+    emit: Callable[[dict[str, Any]], None],
+    abandoned: Callable[[], bool],
+) -> None:
+    """Emit ``out-of-memory`` with ``killed``, and ``stopped``, until nobody listens any more.
+
+    Args:
+        runtime: the containers of this node.
+        names: those that are watched.
+        cgroups: the job's delegated cgroups, as published.
+        emit: is given the events.
+        abandoned: whether nobody listens.
+    """
+    kills = {name: oom_kills(cgroups, name) or 0 for name in names}
+    running = {name for name in names if runtime.init_pid(name) > 0}
+    while not abandoned():
+        time.sleep(max(INTERVAL, EACH * len(names)))
+        for name in names:
+            killed = oom_kills(cgroups, name) or 0
+            if killed > kills[name]:
+                more = killed - kills[name]
+                emit({"event": "out-of-memory", "container": name, "killed": more})
+            kills[name] = killed
+            runs = runtime.init_pid(name) > 0
+            if name in running and not runs:
+                emit({"event": "stopped", "container": name})
+            (running.add if runs else running.discard)(name)

@@ -1,0 +1,273 @@
+"""Find a job and its containers, from inside the job or from a frontend."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from oar_lxc.client.whereabouts import recall, remember
+from oar_lxc.container.runtime import CONFIG_FILE
+from oar_lxc.errors import (
+    CommandError,
+    CommandTimeoutError,
+    ContainerError,
+    JobEnvironmentError,
+    JobError,
+    NodeError,
+    UsageError,
+)
+from oar_lxc.linux.run import run
+from oar_lxc.model.job import Job, parse_resources
+from oar_lxc.model.layout import JobLayout, by_number, check_job_id
+from oar_lxc.model.published import read_published
+from oar_lxc.remote.agents import Remote, raise_first
+
+
+@dataclass(frozen=True)
+class FoundContainer:
+    """A container as its node tells of it now.
+
+    Attributes:
+        name: its name.
+        node: the node it is on.
+        state: LXC's word: RUNNING, STOPPED, FROZEN …
+        address: its IPv4 address.
+        pid: its init, as the node counts processes; 0 where it does not run.
+        cpus: CPUs it may use.
+        cgroup: its cgroup in the cpuset hierarchy.
+        start_seconds: from the start call to RUNNING.
+        ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
+        ready: whether it runs and is ready; while it is waited for or provisioned it is not.
+        host_key: the public key of its ssh server, which no other container has.
+    """
+
+    name: str
+    node: str
+    state: str
+    address: str
+    pid: int
+    cpus: str
+    cgroup: str
+    start_seconds: float = 0.0
+    ready_seconds: float = 0.0
+    ready: bool = False
+    host_key: str = ""
+
+
+def parse_target(text: str) -> tuple[int | None, str]:
+    """Split ``JOB/CONTAINER`` or ``CONTAINER``.
+
+    Returns:
+        The job's id, None where it is that of the environment, and the container's name.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    job, slash, name = text.rpartition("/")
+    if job.isdecimal() and not name:
+        raise UsageError(
+            f"{text!r} names no container but all of a job, which only start, stop, restart, "
+            f"freeze and unfreeze take: write {text}CONTAINER"
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
+        raise UsageError(
+            f"{text!r} names no container: write JOB/CONTAINER, or CONTAINER in a job"
+        )
+    return (check_job_id(job) if slash else None), name
+
+
+def has_container(job_id: int, name: str) -> bool:
+    """Whether a job of the caller's has a container of a name on this node."""
+    try:
+        return (JobLayout(job_id).containers / name / CONFIG_FILE).exists()
+    except PermissionError:  # it is another user's, which is told where it is looked for
+        return False
+
+
+def find_remote(job_id: int | None, environ: Mapping[str, str] | None = None) -> Remote:
+    """Return the way to the nodes of a job.
+
+    Args:
+        job_id: the job; that of the environment where None.
+        environ: the environment; the process's by default.
+
+    Raises:
+        JobEnvironmentError: no job was named and this is none.
+        JobError: OAR knows no such running job of this user.
+    """
+    environ = os.environ if environ is None else environ
+    inside = environ.get("OAR_JOB_ID") or environ.get("OAR_JOBID")
+    if job_id is None and not inside:
+        raise JobEnvironmentError(
+            "this is not an OAR job: name the job, as in 42/vm1 or `oar-lxc list 42`"
+        )
+    if inside and (job_id is None or str(job_id) == inside) and environ.get("OAR_NODEFILE"):
+        job = Job.from_environ(environ)
+        layout = JobLayout(job.id)
+        local = ""
+        if layout.published.exists():
+            local = read_published(layout.published, job.id, os.uname().nodename).node
+        return Remote(job.id, job.nodes, local)
+    if job_id is None:
+        job_id = check_job_id(inside or "")
+    return Remote(job_id, _nodes_by_oarstat(job_id))
+
+
+def find_job(job_id: int | None, environ: Mapping[str, str] | None = None) -> Job:
+    """Return a job with its nodes and cores: that of the environment, or one that OAR tells of.
+
+    Raises:
+        JobEnvironmentError: no job was named and this is none.
+        JobError: OAR knows no such running job of this user.
+    """
+    environ = os.environ if environ is None else environ
+    inside = environ.get("OAR_JOB_ID") or environ.get("OAR_JOBID")
+    if inside and str(job_id or inside) == inside and environ.get("OAR_NODEFILE"):
+        return Job.from_environ(environ)
+    if job_id is None:
+        raise JobEnvironmentError(
+            "this is not an OAR job: name one with --job JOB, or suppose one with --nodes and "
+            "--cores"
+        )
+    _nodes_by_oarstat(job_id)  # which refuses what is no running job of this user's
+    lines = _oarstat(job_id, "-p").splitlines()
+    resources = parse_resources((line.strip() for line in lines), f"oarstat -p -j {job_id}")
+    cores = Counter(r["network_address"] for r in resources if r.get("network_address"))
+    return Job(job_id, pwd.getpwuid(os.getuid()).pw_name, dict(cores))
+
+
+def _oarstat(job_id: int, option: str) -> str:
+    try:
+        return run(["oarstat", f"{option}j", str(job_id)], timeout=30).stdout
+    except CommandError as error:
+        if error.status == 127:
+            raise JobError(
+                f"cannot find job {job_id} from here, as this machine has no oarstat and this is "
+                "not the job's own environment: run it on a frontend, or in the job"
+            ) from error
+        raise
+
+
+def has_ended(job_id: int) -> bool:
+    """Whether a job is over, or was never the caller's.
+
+    Raises:
+        JobError: there is no oarstat here.
+        CommandError: it did not answer.
+    """
+    facts = _facts_by_oarstat(job_id)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    return facts.get("owner") != user or facts.get("state") in ("Terminated", "Error")
+
+
+def _facts_by_oarstat(job_id: int) -> dict[str, str]:
+    """Return what ``oarstat -f`` tells of a job; nothing where OAR knows none."""
+    facts = {}
+    for line in _oarstat(job_id, "-f").splitlines():
+        key, separator, value = line.partition(" = ")
+        if separator:
+            facts[key.strip()] = value.strip()
+    return facts
+
+
+def _nodes_by_oarstat(job_id: int) -> list[str]:
+    facts = _facts_by_oarstat(job_id)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    if not facts:
+        raise JobError(f"OAR knows no job {job_id}")
+    if facts.get("owner", user) != user:
+        raise JobError(f"job {job_id} belongs to {facts['owner']}, not to {user}")
+    state = facts.get("state", "unknown")
+    if state in ("Terminated", "Error"):
+        raise JobError(f"job {job_id} has ended ({state}), and its containers with it")
+    if state in ("toError", "Finishing"):
+        raise JobError(f"job {job_id} is ending ({state}), and its containers with it")
+    if state != "Running":
+        raise JobError(f"job {job_id} is {state}: it has containers only while it is Running")
+    return [name for name in facts.get("assigned_hostnames", "").split("+") if name]
+
+
+def list_containers(remote: Remote) -> list[FoundContainer]:
+    """Return the containers of a job by their names, and there by their numbers.
+
+    Raises:
+        NodeError: a node did not answer; "failed" must not read as "none".
+        JobError: none did, as the job has ended meanwhile.
+    """
+    found, errors = ask_nodes(remote)
+    raise_first(errors)
+    return found
+
+
+def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[FoundContainer], list[NodeError]]:
+    """Return what a job's nodes tell of its containers, by name, and which do not answer.
+
+    Args:
+        remote: the way to them.
+        wanted: the name of a container at which to stop, as it is the one that is looked for;
+            nodes that are dead or slow are not waited for then.
+
+    Raises:
+        JobError: none answers, as the job has ended meanwhile.
+    """
+    found: list[FoundContainer] = []
+    errors: list[NodeError] = []
+
+    def take(node: str, event: dict[str, Any]) -> None:
+        if event.pop("event") == "container":
+            found.append(FoundContainer(name=event.pop("container"), **event))
+            if found[-1].name == wanted:
+                raise _FoundError
+
+    with suppress(_FoundError):
+        errors = remote.call("list", {}, take)
+    if errors and not found and not remote.local:
+        with suppress(CommandError, CommandTimeoutError):
+            _nodes_by_oarstat(remote.job_id)  # which refuses what is no running job
+    nodes = {container.name: container.node for container in found}
+    if nodes:
+        remember(remote.job_id, recall(remote.job_id) | nodes if wanted or errors else nodes)
+    return sorted(found, key=lambda c: by_number(c.name)), errors
+
+
+class _FoundError(Exception):
+    """No more is to be looked for."""
+
+
+def find_container(remote: Remote, name: str) -> FoundContainer:
+    """Return one container of a job by its name, also where other nodes do not answer.
+
+    Raises:
+        ContainerError: the job has no such container; the message names those it has.
+        NodeError: a node did not answer that may have it.
+    """
+    containers, errors = ask_nodes(remote, name)
+    for container in containers:
+        if container.name == name:
+            return container
+    raise_first(errors)
+    known = ", ".join(c.name for c in containers) or "none"
+    raise ContainerError(name, "", f"job {remote.job_id} has no such container; it has: {known}")
+
+
+def find_keys(remote: Remote) -> dict[str, str]:
+    """Return the job's ssh keys: ``client``, a private key.
+
+    Raises:
+        JobError: no node has them; the job has not launched containers.
+    """
+    found: dict[str, str] = {}
+
+    def take(node: str, event: dict[str, Any]) -> None:
+        found.update(client=event["client"])
+
+    raise_first(remote.call("keys", {}, take))
+    if not found:
+        raise JobError(f"job {remote.job_id} has no ssh key: it has not launched containers yet")
+    return found

@@ -1,0 +1,203 @@
+"""The files by which plain ssh, and all that uses it, reaches the containers of a job.
+
+They are in ``~/.ssh/oar-lxc/JOB``: ``config`` with an entry for each container, called
+``CONTAINER.JOB`` (a host's name has no slash), ``id_ed25519``, the job's key, and
+``known_hosts``. They are the user's own, of use only while the job runs, and removed by whichever
+comes first: the end of the job's session, or the next ``oar-lxc ssh-config`` of any job.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from oar_lxc.client.lookup import FoundContainer
+from oar_lxc.container.create import containers_of
+from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.atomic import write_whole
+from oar_lxc.model.layout import JobLayout
+
+INCLUDE = "Include oar-lxc/*/config"
+# What an entry for all hosts may have, and the way to a container cannot bear. The keys are of
+# ed25519; the older name of an option is known to all versions.
+NOT_FROM_OTHERS = (
+    "    HostKeyAlgorithms ssh-ed25519",
+    "    PubkeyAcceptedKeyTypes ssh-ed25519",
+    "    PubkeyAuthentication yes",
+    "    PreferredAuthentications publickey",
+    "    VerifyHostKeyDNS no",
+    "    AddKeysToAgent no",
+    "    ProxyUseFdpass no",
+    "    RemoteCommand none",
+    "    RequestTTY auto",
+)
+
+
+def ssh_home() -> Path:
+    """Return the user's ``~/.ssh``, where ssh looks for it: whatever HOME says."""
+    return Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh"
+
+
+def host_name(container: str, job_id: int) -> str:
+    """Return what a container is called by ssh."""
+    return f"{container}.{job_id}"
+
+
+@dataclass(frozen=True)
+class SshFiles:
+    """The files of one job.
+
+    Args:
+        job_id: OAR's job id.
+        home: the user's ``.ssh``.
+    """
+
+    job_id: int
+    home: Path
+
+    @property
+    def directory(self) -> Path:
+        """Where they are."""
+        return self.home / "oar-lxc" / str(self.job_id)
+
+    @property
+    def config(self) -> Path:
+        """The entries, for ``ssh -F`` or an ``Include``."""
+        return self.directory / "config"
+
+    def write(
+        self,
+        containers: Sequence[FoundContainer],
+        keys: Mapping[str, str],
+        proxy: Callable[[FoundContainer], str],
+    ) -> None:
+        """Write all files, each whole or not at all.
+
+        Args:
+            containers: those of the job.
+            keys: ``client``; see :func:`oar_lxc.client.lookup.find_keys`.
+            proxy: returns the shell command that passes bytes to a container's sshd.
+
+        Raises:
+            OarLxcError: they cannot be written.
+        """
+        try:
+            for directory in (self.home, self.directory.parent, self.directory):
+                directory.mkdir(mode=0o700, exist_ok=True)
+            self.directory.chmod(0o700)
+            key, known = self.directory / "id_ed25519", self.directory / "known_hosts"
+            write_whole(key, keys["client"])
+            lines = (f"{host_name(c.name, self.job_id)} {c.host_key}\n" for c in containers)
+            write_whole(known, "".join(lines))
+            write_whole(self.config, self._text(containers, key, known, proxy))
+        except OSError as error:
+            raise OarLxcError(
+                f"cannot write {error.filename or self.directory}: {error.strerror}"
+            ) from error
+
+    def _text(
+        self,
+        containers: Sequence[FoundContainer],
+        key: Path,
+        known: Path,
+        proxy: Callable[[FoundContainer], str],
+    ) -> str:
+        lines = [
+            f"# Containers of OAR job {self.job_id}; `oar-lxc ssh-config` wrote this and removes",
+            "# it when the job is over.",
+        ]
+        for container in containers:
+            # Never a pattern such as *.42, which would be an address as well.
+            lines += [
+                f"Host {host_name(container.name, self.job_id)}",
+                "    User root",
+                f"    IdentityFile {_quoted(key)}",
+                "    IdentitiesOnly yes",
+                f"    UserKnownHostsFile {_quoted(known)}",
+                "    GlobalKnownHostsFile /dev/null",
+                f"    HostKeyAlias {host_name(container.name, self.job_id)}",
+                "    StrictHostKeyChecking yes",
+                "    UpdateHostKeys no",
+                *NOT_FROM_OTHERS,
+                f"    ProxyCommand {proxy(container).replace('%', '%%')}",
+            ]
+        return "\n".join(lines) + "\n"
+
+    def remove(self) -> bool:
+        """Remove all files; return whether there were any."""
+        if self.directory.is_symlink() or not self.directory.is_dir():
+            return False
+        shutil.rmtree(self.directory, ignore_errors=True)
+        with suppress(OSError):  # other jobs have theirs in it
+            self.directory.parent.rmdir()
+        return not self.directory.exists()
+
+
+def _quoted(path: Path) -> str:
+    """Write a path as ssh_config(5) reads it."""
+    text = str(path).replace("%", "%%")
+    return f'"{text}"' if " " in text else text
+
+
+def known_jobs(home: Path) -> list[int]:
+    """Return the jobs that have files in a ``.ssh``."""
+    with suppress(OSError):
+        return sorted(int(name) for name in os.listdir(home / "oar-lxc") if name.isdecimal())
+    return []
+
+
+def is_included(home: Path) -> bool:
+    """Whether ssh's configuration reads the files of all jobs."""
+    with suppress(OSError):
+        text = (home / "config").read_text("utf-8", "surrogateescape")
+        return any(line.split() == INCLUDE.split() for line in text.splitlines())
+    return False
+
+
+def include(home: Path) -> bool:
+    """Let ssh's configuration read the files of all jobs; return whether that was new.
+
+    The line comes first: further down it would belong to the entry above it.
+
+    Raises:
+        OarLxcError: the configuration cannot be read or written.
+    """
+    if is_included(home):
+        return False
+    try:
+        home.mkdir(mode=0o700, exist_ok=True)
+        config = Path(os.path.realpath(home / "config"))  # it may be a link into somebody's git
+        before, mode = "", 0o600
+        if config.exists():
+            before = config.read_text("utf-8", "surrogateescape")
+            mode = config.stat().st_mode & 0o7777
+        scratch = config.with_name(f".{config.name}.oar-lxc")
+        scratch.unlink(missing_ok=True)
+        scratch.touch(mode=0o600)
+        scratch.write_text(f"{INCLUDE}\n\n{before}", "utf-8", "surrogateescape")
+        scratch.chmod(mode)
+        scratch.replace(config)
+    except OSError as error:
+        raise OarLxcError(
+            f"cannot write {error.filename or home / 'config'}: {error.strerror}"
+        ) from error
+    return True
+
+
+def forget_ended(layout: JobLayout, home: Path | None = None) -> None:
+    """Remove what :class:`SshFiles` left of a job whose containers have ended; never an error.
+
+    Args:
+        layout: the job's names; while it has containers on this node, of another session, their
+            user needs the files.
+        home: the user's ``.ssh``; by default the caller's.
+    """
+    with suppress(OSError, KeyError):
+        files = SshFiles(layout.job_id, home or ssh_home())
+        if files.directory.is_dir() and not containers_of(layout, None):
+            files.remove()

@@ -1,0 +1,98 @@
+"""Wait inside containers: until they have booted, or until a command succeeds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+from oar_lxc.container.runtime import Runtime
+from oar_lxc.container.ssh_probe import ABANDONED, Ended
+from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.model.spec import BOOT
+
+_RETRY = 0.1  # seconds between two tries in one container
+_POLL = 0.01
+# systemd tells when the queue of its boot is empty; "degraded" has booted too, with a unit that
+# failed. Another init is told to have booted when it runs. What is asked is which init the image
+# has: process 1 is not called systemd from its first moment on.
+_BOOTED = """\
+case "$(readlink -f /sbin/init)" in */systemd) ;; *) exit 0 ;; esac
+[ -d /run/systemd/system ] || exit 1
+case "$(systemctl is-system-running --wait 2>/dev/null)" in running|degraded) exit 0 ;; esac
+exit 1
+"""
+
+
+def wait_inside(
+    runtime: Runtime,
+    names: Sequence[str],
+    what: str,
+    timeout: float,
+    abandoned: Callable[[], bool] = lambda: False,
+) -> Iterator[str]:
+    """Yield the name of each container in which a condition holds.
+
+    Args:
+        runtime: the containers.
+        names: those that are waited for.
+        what: :data:`~oar_lxc.model.spec.BOOT`, or a command for the container's shell.
+        timeout: seconds for all together; those that are not yielded by then are late.
+            One that has ended is not waited for.
+        abandoned: whether nobody waits any more.
+
+    Raises:
+        OarLxcError: it was abandoned.
+    """
+    argv = ["/bin/sh", "-c", _BOOTED if what == BOOT else what]
+    end = time.monotonic() + timeout
+    due = dict.fromkeys(names, 0.0)
+    running: dict[str, int] = {}
+    ended = Ended(lambda name: runtime.init_pid(name) > 0)
+    try:
+        while (due or running) and (now := time.monotonic()) < end:
+            for name in ended.among([*due, *running]):
+                due.pop(name, None)
+                if name in running:
+                    _end(running.pop(name))
+            for name in [name for name, when in due.items() if when <= now]:
+                del due[name]
+                pid = _begin(runtime, name, argv)
+                if pid:
+                    running[name] = pid
+                else:
+                    due[name] = now + _RETRY
+            for name, pid in list(running.items()):
+                gone, status = os.waitpid(pid, os.WNOHANG)
+                if gone:
+                    del running[name]
+                    if status == 0:
+                        yield name
+                    else:
+                        due[name] = now + _RETRY
+            if abandoned():
+                raise OarLxcError(ABANDONED)
+            time.sleep(_POLL)
+    finally:
+        for pid in running.values():
+            _end(pid)
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def _begin(runtime: Runtime, name: str, argv: Sequence[str]) -> int:
+    """Start a command that nobody listens to; 0 where the container cannot be entered yet."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return runtime.attach(name, argv, null, null, null)
+    except ContainerError:
+        return 0
+    finally:
+        os.close(null)

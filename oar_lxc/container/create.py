@@ -1,0 +1,304 @@
+"""Make a node's share of a plan on disk: configurations, and files that containers' root owns.
+
+What must belong to the containers' root is unpacked from one tar stream inside the job's user
+namespace, for all containers in one go.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from oar_lxc.container.binds import binds_of
+from oar_lxc.container.capacity import check_memory, job_memory
+from oar_lxc.container.layer import Account, Skeleton
+from oar_lxc.container.limit_cgroups import make_walls, remove_walls
+from oar_lxc.container.limits import Share
+from oar_lxc.container.lxc_config import (
+    LXCFS,
+    NEIGHBOURS_FILE,
+    ONLINE_FILE,
+    UPPER,
+    WORK,
+    neighbours_text,
+    render,
+)
+from oar_lxc.container.runtime import CONFIG_FILE, DESCRIPTION_FILE, read_description
+from oar_lxc.errors import CommandError, ConfigError
+from oar_lxc.image.provide import halt_signal
+from oar_lxc.linux.concurrent import beside
+from oar_lxc.linux.ed25519 import KeyPair
+from oar_lxc.linux.resolver import resolver_text
+from oar_lxc.linux.run import run
+from oar_lxc.model.config import read_config
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.plan import PlannedContainer
+from oar_lxc.model.published import PublishedJob
+
+FIRST_BATCH = 4  # containers
+LARGEST_BATCH = 64
+
+
+def create_containers(
+    layout: JobLayout,
+    published: PublishedJob,
+    containers: Sequence[PlannedContainer],
+    *,
+    images: Mapping[str, Path],
+    names: Mapping[str, tuple[str, str]],
+    keys: Mapping[str, str],
+    host_keys: Mapping[str, KeyPair],
+    session: str,
+    cores: int = 0,
+    variables: Mapping[str, str] | None = None,
+    nodefile: str = "",
+) -> Iterator[list[str]]:
+    """Make the directories of containers, and yield the names of those that can be started.
+
+    The first few are there at once; while they start, more are made.
+
+    Args:
+        layout: the job's names.
+        published: what the root side says of this node.
+        containers: those of this node.
+        images: the root directory of each image, by its name.
+        names: address and public host key by name, of all containers of the job.
+        keys: see :class:`oar_lxc.container.layer.Skeleton`.
+        host_keys: the key of each container's ssh server, by its name.
+        session: whose they are; see :func:`containers_of`.
+        cores: how many cores OAR reserved on this node; 0 where that is not known.
+        variables: variables of the job that sessions and commands in containers get.
+        nodefile: text of the file that ``OAR_LXC_NODEFILE`` names.
+
+    Raises:
+        SpecError: something that is to be mounted cannot be, or more memory is asked for than the
+            job has; nothing was made.
+        OSError: a directory cannot be made; the disk or the user's quota is full.
+        CommandError: the same, for what containers' root owns.
+    """
+    account = _account(published)
+    share = Share.of_node(published, cores)
+    check_memory(containers, job_memory(published, share))
+    lxcfs = has_lxcfs()
+    home = account.home if account else "/"
+    layers = layers_of(session)
+    neighbours = neighbours_text([ip for ip, _ in names.values()], len(containers))
+    configs = {}
+    limits_of = {planned.name: share.limits(planned) for planned in containers}
+    halts = {name: halt_signal(rootfs) for name, rootfs in images.items()}
+    for planned in containers:
+        rootfs = images[planned.image]
+        binds = binds_of(published, planned, home, rootfs)
+        layer = layout.containers / layers / planned.group
+        limits = limits_of[planned.name]
+        configs[planned.name] = render(
+            layout,
+            published,
+            planned,
+            rootfs,
+            layer,
+            limits,
+            binds,
+            cpus=share.cpus_of(limits),
+            lxcfs=lxcfs,
+            halt=halts[planned.image],
+            neighbours=bool(neighbours),
+        )
+    resolver = resolver_text(_nameservers())
+    skeleton = Skeleton(
+        names=names,
+        keys=keys,
+        host_keys=host_keys,
+        account=account,
+        ids=published.ids,
+        resolver=resolver,
+        variables=variables or {},
+        nodefile=nodefile,
+        timezone=_timezone(),
+    )
+    filled: set[str] = set()
+    for batch in _batches(containers):
+        for planned in batch:
+            description = describe(planned, session, skeleton.environment(planned))
+            description["host_key"] = host_keys[planned.name].public
+            texts = {
+                DESCRIPTION_FILE: json.dumps(description) + "\n",
+                CONFIG_FILE: configs[planned.name],
+                ONLINE_FILE: share.cpus_of(limits_of[planned.name]) + "\n",
+            }
+            _make_directory(layout.containers, planned.name, session, texts)
+            make_walls(published.cgroups, planned.name, limits_of[planned.name])
+        layer_directory = layout.containers / layers
+        layer_directory.mkdir(exist_ok=True)
+        os.chmod(layer_directory, 0o770)  # noqa: S103  # and no directory below inherits its group
+        if neighbours and not filled:
+            told = layer_directory / NEIGHBOURS_FILE
+            told.write_text(neighbours)
+            told.chmod(0o644)  # whose directory lets in none but the user and containers' root
+        archive = skeleton.archive(layers, batch, images, filled)
+        unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
+        in_user_namespace(published, unpack, archive)
+        filled |= {planned.group for planned in batch}
+        yield [planned.name for planned in batch]
+
+
+def _batches(containers: Sequence[PlannedContainer]) -> Iterator[Sequence[PlannedContainer]]:
+    """Yield a few, then more: one takes some four times as long to start as to make."""
+    size, begin = FIRST_BATCH, 0
+    while begin < len(containers):
+        yield containers[begin : begin + size]
+        begin += size
+        size = min(4 * size, LARGEST_BATCH)
+
+
+def _make_directory(containers: Path, name: str, session: str, texts: Mapping[str, str]) -> None:
+    """Make a container's directory with its files: whole or not at all, as it says whose it is."""
+    half = containers / f".{name}.{session}"
+    try:
+        half.mkdir()
+        os.chmod(half, 0o770)  # noqa: S103  # containers' root enters by the group
+        for file, text in texts.items():
+            (half / file).write_text(text)
+        half.rename(containers / name)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
+
+
+def layers_of(session: str) -> str:
+    """Return the name of the directory that has the layers of a session's groups."""
+    return f".layers.{session}"
+
+
+def describe(
+    planned: PlannedContainer, session: str, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what is kept of a plan: :func:`oar_lxc.container.runtime.read_description`."""
+    data = {**asdict(planned), "session": session, "environment": dict(environment)}
+    for key in ("provision", "provision_timeout", "ssh_keys"):
+        del data[key]
+    return data
+
+
+def containers_of(layout: JobLayout, session: str | None) -> list[str]:
+    """Return the names of the containers that a session made; of all where None.
+
+    What else the user keeps in the directory is not ours.
+
+    Raises:
+        OSError: the directory of containers cannot be read.
+    """
+    found = {name: _session(layout.containers / name) for name in os.listdir(layout.containers)}
+    return sorted(name for name, whose in found.items() if whose and session in (None, whose))
+
+
+def _session(directory: Path) -> str:
+    """Return which session made a container's directory, empty where it is none."""
+    if directory.name.startswith("."):
+        return ""
+    return str(read_description(directory).get("session", ""))
+
+
+def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:
+    """Remove the directories of stopped containers, what their root owns included.
+
+    The layers of sessions that have no containers any more go with them.
+
+    Raises:
+        CommandError: something is left of them.
+    """
+    sessions = {_session(layout.containers / name) for name in names}
+    going = [layout.containers / name for name in names]
+    used = {_session(path) for path in layout.containers.iterdir() if path not in going}
+    layers = [layout.containers / layers_of(session) for session in sessions - used - {""}]
+    paths = [path / part for path in going for part in (UPPER, WORK)] + layers
+    with beside(lambda: _remove_cgroups(published, names)):
+        if paths:
+            with suppress(CommandError):  # what it leaves, the next one tells of
+                in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])
+            run(["rm", "-rf", "--", *map(str, going + layers)])
+
+
+def remove_half_made(layout: JobLayout, published: PublishedJob, session: str) -> None:
+    """Remove what a session had begun to make when it was cut off.
+
+    Raises:
+        CommandError: something is left of it.
+    """
+    ending = f".{session}"
+    names = [n for n in os.listdir(layout.containers) if n[0] == "." and n.endswith(ending)]
+    paths = [str(layout.containers / name) for name in names]
+    if paths:
+        with suppress(CommandError):  # what it leaves, the next one tells of
+            in_user_namespace(published, ["rm", "-rf", "--", *paths])
+        run(["rm", "-rf", "--", *paths])
+
+
+def _remove_cgroups(published: PublishedJob, names: Sequence[str]) -> None:
+    """Remove the cgroups of stopped containers; the job's end removes what is left."""
+    if left := remove_walls(published.cgroups, names, wait=0):
+        with suppress(CommandError):  # there may be more than is theirs
+            below = ["-mindepth", "1", "-depth", "-type", "d", "-delete"]
+            in_user_namespace(published, ["find", *left, *below])
+        remove_walls(published.cgroups, names)
+
+
+def in_user_namespace(
+    published: PublishedJob, argv: Sequence[str], input: bytes | None = None
+) -> None:
+    """Run a program as the containers' root, in a user namespace with the job's ids."""
+    run(in_user_namespace_argv(published, argv), input=input)
+
+
+def in_user_namespace_argv(published: PublishedJob, argv: Sequence[str]) -> list[str]:
+    """Return the command by which :func:`in_user_namespace` runs a program."""
+    return ["lxc-usernsexec", *published.ids.arguments(), "--", *argv]
+
+
+def _account(published: PublishedJob) -> Account | None:
+    """Return the job's user, as containers are to know that user."""
+    if not published.uid:
+        return None
+    known = pwd.getpwuid(published.uid)
+    try:
+        group = grp.getgrgid(published.gid).gr_name
+    except KeyError:
+        group = published.user
+    return Account(
+        published.user,
+        published.uid,
+        published.gid,
+        group,
+        known.pw_gecos,
+        known.pw_dir,
+        known.pw_shell,
+    )
+
+
+def has_lxcfs(table: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether lxcfs is mounted on this node; it is not asked, as it may not answer."""
+    return any(line.split(" ")[1:2] == [str(LXCFS)] for line in table.read_text().splitlines())
+
+
+def _timezone(link: Path = Path("/etc/localtime")) -> str:
+    """Return the name of the node's time zone; empty where it has none."""
+    try:
+        return os.readlink(link).partition("/zoneinfo/")[2]
+    except OSError:
+        return ""
+
+
+def _nameservers() -> tuple[str, ...]:
+    """Return the name servers that the administrator names; none where the file is not usable."""
+    try:
+        return read_config().nameservers
+    except ConfigError:
+        return ()

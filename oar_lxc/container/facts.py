@@ -1,0 +1,133 @@
+"""What a node knows of one container: its own record, the kernel's word, its cgroups."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from oar_lxc.agent.node import OnNode
+from oar_lxc.agent.prepared import configured_address
+from oar_lxc.agent.times import READY
+from oar_lxc.container.limits import oom_kills
+from oar_lxc.container.runtime import RUNNING, read_description
+
+# Version 1's word for "no limit" is the highest multiple of a page, which depends on the page.
+UNLIMITED = 1 << 62
+LISTEN = "0A"  # include/net/tcp_states.h
+
+
+def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> dict[str, Any]:
+    """Return what can be known of a container now.
+
+    What cannot be read is left out: a container may end while it is looked at.
+
+    Args:
+        node: the node it is on.
+        name: the container.
+        times: of :func:`oar_lxc.agent.times.read_times`.
+
+    Returns:
+        ``state``, ``ready`` (whether it runs and is not waited for any more), ``node``,
+        ``address``, ``group``, ``image``, ``cores``, ``pid``, ``ports`` (those of the node that
+        lead into it) and the times; where it runs also ``cpus``,
+        ``started`` (seconds since the epoch), ``processes``, ``processes_limit``, ``memory`` and
+        ``memory_limit`` (bytes; 0: no limit of its own), ``oom_kills``, ``cpu_seconds`` and
+        ``listens`` (TCP ports that something in it listens at).
+    """
+    record = read_description(node.layout.containers / name)
+    pid = max(node.runtime.init_pid(name), 0)
+    state = node.runtime.state(name)
+    facts: dict[str, Any] = {
+        "state": state,
+        "node": node.published.node,
+        "address": configured_address(node.layout, name),
+        "group": str(record.get("group") or re.sub(r"[0-9]+$", "", name)),
+        "image": str(record.get("image") or ""),
+        "cores": record.get("cores") or 0,
+        "ports": record.get("ports") or [],
+        "pid": pid,
+        **times,
+        "ready": state == RUNNING and READY in times,
+    }
+    if pid:
+        facts["cpus"] = _status(pid, "Cpus_allowed_list")
+        facts["started"] = _started(pid)
+        facts["listens"] = _listening(pid)
+        facts["oom_kills"] = oom_kills(node.published.cgroups, name)
+        facts.update(_usage(node.published.cgroups, name))
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def init_facts(pid: int) -> dict[str, Any]:
+    """Return what the kernel says of a container's init: id, CPUs it may use, cgroup."""
+    facts: dict[str, Any] = {"pid": max(pid, 0), "cpus": "", "cgroup": ""}
+    if pid <= 0:
+        return facts
+    facts["cpus"] = _status(pid, "Cpus_allowed_list") or ""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "cpuset" in controllers.split(",") or not facts["cgroup"]:
+                facts["cgroup"] = path
+    return facts
+
+
+def _status(pid: int, key: str) -> str | None:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def _started(pid: int) -> float | None:
+    """Return when a process was started, in seconds since the epoch."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), field 22
+    except (OSError, ValueError, IndexError):
+        return None
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return round(boot + ticks / os.sysconf("SC_CLK_TCK"), 2)
+
+
+def _usage(groups: Sequence[str], name: str) -> dict[str, Any]:
+    """Return what a container uses, from the files of its cgroups, version 1 or 2."""
+    facts: dict[str, Any] = {}
+    for group in groups:
+        own = Path(group) / name  # above what the container itself may change
+        for file, key in (
+            ("memory.usage_in_bytes", "memory"),
+            ("memory.current", "memory"),
+            ("memory.limit_in_bytes", "memory_limit"),
+            ("memory.max", "memory_limit"),
+            ("pids.current", "processes"),
+            ("pids.max", "processes_limit"),
+        ):
+            with suppress(OSError, ValueError):
+                text = (own / file).read_text().strip()
+                number = 0 if text == "max" else int(text)
+                facts[key] = 0 if number >= UNLIMITED else number
+        with suppress(OSError, ValueError):
+            seconds = int((own / "cpuacct.usage").read_text()) / 1e9
+            facts["cpu_seconds"] = round(seconds, 2)
+    return facts
+
+
+def _listening(pid: int) -> list[int] | None:
+    """Return the TCP ports that something in a process's network listens at."""
+    ports: set[int] = set()
+    read = False
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError, ValueError, IndexError):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                words = line.split()
+                if words[3] == LISTEN:
+                    ports.add(int(words[1].rpartition(":")[2], 16))
+            read = True
+    return sorted(ports) if read else None

@@ -1,0 +1,571 @@
+"""The one door to LXC: everything that is done to containers goes through a runtime.
+
+:class:`Runtime` says what a runtime does; :class:`LxcRuntime` does it with the lxc bindings, as
+the job's user. The bindings answer with False and no reason, and hold the interpreter's lock
+while they work: reasons are read from LXC's log, and callers that want two starts at a time use
+two processes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from oar_lxc.errors import ContainerError, OarLxcError, printable
+from oar_lxc.linux.run import Program, running
+
+KILL_TIMEOUT = 10.0  # seconds until what SIGKILL was sent to counts as immortal
+START_TIMEOUT = 60.0  # seconds that starts under way may take where all is given up
+MOST_AT_ONCE = 16  # containers that are started at one time on a node
+# In the log of every rootless container, and no reason for anything.
+_NOISE = (
+    "Failed to allocate new network namespace id",
+    "No security context received",
+    'Unsupported config key "lxc.seccomp"',
+)
+LOG_TAIL = 8  # lines of LXC's log that go into an error
+LOG_FILE = "lxc.log"
+CONFIG_FILE = "config"
+DESCRIPTION_FILE = "container.json"
+PATH_LINK = "path"
+_PEER = struct.Struct("3i")  # struct ucred: process, user, group
+_LONGEST_ADDRESS = 106  # bytes of an abstract socket's name, without the zeros at both ends
+# LXC's words for states.
+RUNNING = "RUNNING"
+STOPPED = "STOPPED"
+FROZEN = "FROZEN"
+PATH_INSIDE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A container that runs.
+
+    Attributes:
+        name: its name.
+        init_pid: its init, as the node counts processes.
+        seconds: from the call to RUNNING.
+    """
+
+    name: str
+    init_pid: int
+    seconds: float
+
+
+# By the init that the image has, as /proc/1 may not be told from one that was started by another.
+_HALT = """\
+case "$(readlink -f /sbin/init)" in */openrc-init) exec openrc-shutdown --poweroff now ;; esac
+for way in poweroff halt "shutdown -h now" "init 0"; do
+    command -v ${way%% *} >/dev/null && exec $way
+done
+exit 127
+"""
+
+StartAll = Callable[[Iterable[Sequence[str]]], Iterator[Started | ContainerError]]
+
+
+class Runtime(Protocol):
+    """What can be done to the containers of one directory.
+
+    The names of containers are those of their directories; each holds a file ``config``.
+    """
+
+    def names(self) -> list[str]:
+        """Return the names of all containers, sorted; OSError where they cannot be read."""
+
+    def state(self, name: str) -> str:
+        """Return LXC's word for a container's state: RUNNING, STOPPED, FROZEN …"""
+
+    def init_pid(self, name: str) -> int:
+        """Return the process id of a container's init, -1 where it does not run."""
+
+    def start(self, name: str) -> Started:
+        """Start a container; ContainerError with the end of LXC's log where that fails."""
+
+    def starting(self) -> AbstractContextManager[StartAll]:
+        """Get ready to start containers; the block gets what does.
+
+        It is given batches of names, of which the next may be made while those of one start, and
+        yields what became of each container as it does.
+        """
+
+    def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
+        """Kill containers all at once; return those that still run after ``timeout`` seconds.
+
+        Those that are killed for good leave their cgroups to the caller, and cannot be started
+        before these are gone.
+        """
+
+    def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
+        """Ask the inits of containers, all at once, to end them; a frozen one is thawed for it.
+
+        Returns those that still run after ``timeout`` seconds.
+        """
+
+    def freeze(self, name: str) -> None:
+        """Stop all processes of a container where they are; ContainerError where that fails."""
+
+    def unfreeze(self, name: str) -> None:
+        """Let a frozen container run on; ContainerError where that fails."""
+
+    def log_tail(self, name: str) -> list[str]:
+        """Return the last lines of LXC's log for a container, without their time stamps."""
+
+    def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
+        """Start a command in a container; return a process id to wait for.
+
+        Its exit status is that of the command. Where it cannot be executed, the status is 127 or
+        126, and one sentence on ``stderr`` says so; see :func:`become_command`.
+        """
+
+
+class LxcRuntime:
+    """Containers of the calling user below one directory, through the lxc bindings.
+
+    Args:
+        directory: a directory for each container; see :func:`lxc_path` for what LXC gets of it.
+        node: name of this node, for errors.
+    """
+
+    def __init__(self, directory: Path, node: str = "") -> None:
+        _bindings()
+        self._directory = directory
+        self._node = node
+
+    def names(self) -> list[str]:
+        """Return the names of all containers, sorted."""
+        with os.scandir(self._directory) as entries:
+            return sorted(x.name for x in entries if (Path(x.path) / CONFIG_FILE).is_file())
+
+    def state(self, name: str) -> str:
+        """Return LXC's word for a container's state."""
+        return str(self._container(name).state) if self._listens(name) else STOPPED
+
+    def init_pid(self, name: str) -> int:
+        """Return the process id of a container's init, -1 where it does not run."""
+        return int(self._container(name).init_pid) if self._listens(name) else -1
+
+    def start(self, name: str) -> Started:
+        """Start a container and return when it is RUNNING."""
+        with self.starting() as start_all:
+            (one,) = start_all([[name]])
+        if isinstance(one, ContainerError):
+            raise one
+        return one
+
+    @contextmanager
+    def starting(self) -> Iterator[StartAll]:
+        """Start what starts containers: it comes up while they are made."""
+        at_once = 2 * len(os.sched_getaffinity(0))  # as LXC waits for the kernel now and then
+        place = str(Path(_bindings().__file__).parent.parent)
+        program = str(Path(__file__).with_name("starter.py"))
+        options = [place, str(min(at_once, MOST_AT_ONCE))]
+        with running([sys.executable, "-I", "-S", program, *options]) as starter:
+            yield partial(self._start_all, starter)
+
+    def _start_all(
+        self, starter: Program, batches: Iterable[Sequence[str]]
+    ) -> Iterator[Started | ContainerError]:
+        left: set[str] = set()
+        try:
+            for names in batches:
+                left.update(names)
+                lines = (f"{name} {_renew_lxc_path(self._directory, name)}\n" for name in names)
+                starter.send("".join(lines).encode())
+                yield from self._started(starter, left, wait=False)
+            starter.feed(b"")
+            yield from self._started(starter, left, wait=True)
+        finally:
+            # A start that is cut off in the middle leaves more to clean up than one that ends.
+            with suppress(OarLxcError):
+                starter.finish(START_TIMEOUT)
+        for name in sorted(left):
+            yield self._error(name, "it was not started: what starts containers was killed")
+
+    def _started(
+        self, starter: Program, left: set[str], *, wait: bool
+    ) -> Iterator[Started | ContainerError]:
+        """Yield what the starter has told: so far, or until its end."""
+        rest = b""
+        while rest or wait or select.select([starter.stdout], [], [], 0)[0]:
+            data = os.read(starter.stdout, 1 << 16)
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")  # a line that has begun is there at once
+            for line in lines:
+                name, seconds, pid = line.decode().split()
+                left.discard(name)
+                if int(pid) > 0:
+                    yield Started(name, int(pid), float(seconds))
+                else:
+                    yield self._error(name, "LXC could not start it")
+
+    def _error(self, name: str, reason: str) -> ContainerError:
+        return ContainerError(name, self._node, reason, self.log_tail(name))
+
+    def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
+        """Kill containers all at once and wait until LXC calls them STOPPED.
+
+        LXC's monitors take several times longer to clean up after their containers than these to
+        die. Those of containers that are killed for good die with them.
+        """
+        end = time.monotonic() + timeout
+        left = list(names)
+        while True:
+            # Each round again: a container that was just starting gets its init only now.
+            inits = {name: pid for name in left if (pid := self.init_pid(name)) > 0}
+            monitors = [self._monitor(name, pid) for name, pid in inits.items() if for_good]
+            _kill([*filter(None, monitors), *inits.values()], end)
+            left = [name for name in left if self.state(name) != STOPPED]
+            if not left or time.monotonic() > end:
+                return left
+            time.sleep(0.005)
+
+    def _monitor(self, name: str, init_pid: int) -> int:
+        """Return the process id of a container's monitor, its init's parent; 0 without one."""
+        with suppress(OSError, ValueError):
+            stat = Path(f"/proc/{init_pid}/stat").read_bytes()
+            parent = int(stat[stat.rindex(b")") + 2 :].split()[1])
+            title = Path(f"/proc/{parent}/cmdline").read_bytes().rstrip(b"\0")
+            path = lxc_path(self._directory, name)
+            if title == b"[lxc monitor] " + os.fsencode(f"{path} {name}"):
+                return parent
+        return 0
+
+    def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
+        """Tell each container's init to halt in the way that it knows, and wait.
+
+        systemd and busybox take a signal for it, which the container's configuration has. What
+        others make of LXC's own, SIGPWR, differs (sysvinit runs a script that is not there in
+        Debian): their own command is run inside, and the signal is for those that have none.
+        """
+        end = time.monotonic() + timeout
+        left = [name for name in names if self.state(name) != STOPPED]
+        commands: dict[str, int] = {}
+        try:
+            for name in left:
+                frozen = self.state(name) == FROZEN
+                number = halt_signal(self._directory / name)
+                if number != signal.SIGPWR:
+                    self._signal(name, number)
+                if frozen:
+                    self.unfreeze(name)
+                if number == signal.SIGPWR:
+                    commands[name] = self._begin_halt(name)
+            while left and time.monotonic() < end:
+                time.sleep(0.01)
+                for name, pid in list(commands.items()):
+                    if pid == 0 or (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                        del commands[name]
+                        if pid == 0 or ended[1]:
+                            self._signal(name, signal.SIGPWR)
+                left = [name for name in left if self.state(name) != STOPPED]
+        finally:
+            for pid in filter(None, commands.values()):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        return left
+
+    def _signal(self, name: str, number: int) -> None:
+        pid = self.init_pid(name)
+        if pid > 0:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _begin_halt(self, name: str) -> int:
+        """Start the command that halts a container; 0 where it cannot be entered."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return self.attach(name, ["/bin/sh", "-c", _HALT], null, null, null)
+        except ContainerError:
+            return 0
+        finally:
+            os.close(null)
+
+    def freeze(self, name: str) -> None:
+        """Freeze a container; the caller must be in the job's delegated cgroups."""
+        if not self._container(name).freeze():
+            raise ContainerError(name, self._node, "LXC could not freeze it", self.log_tail(name))
+
+    def unfreeze(self, name: str) -> None:
+        """Thaw a container; the caller must be in the job's delegated cgroups."""
+        if not self._container(name).unfreeze():
+            raise ContainerError(name, self._node, "LXC could not thaw it", self.log_tail(name))
+
+    def attach(
+        self,
+        name: str,
+        argv: Sequence[str],
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        *,
+        own_group: bool = False,
+    ) -> int:
+        """Start a command as root of a container, in a clean environment.
+
+        With ``own_group`` it leads a process group, to which signals can be sent.
+        """
+        lxc = _bindings()
+        container = self._container(name)
+        if container.state != RUNNING:
+            raise ContainerError(name, self._node, not_running(container.state))
+        written = log_size(self._directory / name)
+        environment = environment_inside(self._directory / name)
+        path = dict(v.split("=", 1) for v in environment)["PATH"]
+        pid = container.attach(
+            partial(_run_command, path, name, own_group),
+            list(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env_policy=lxc.LXC_ATTACH_CLEAR_ENV,
+            extra_env_vars=environment,
+            initial_cwd="/root",
+        )
+        if pid <= 0:
+            if full := why_full(self._directory / name, written):
+                raise ContainerError(name, self._node, full)
+            raise ContainerError(
+                name, self._node, "LXC could not attach to it", self.log_tail(name)
+            )
+        return int(pid)
+
+    def log_tail(self, name: str) -> list[str]:
+        """Return the last lines of LXC's log for a container, without their time stamps."""
+        try:
+            text = (self._directory / name / LOG_FILE).read_text(errors="replace")
+        except OSError:
+            return []
+        lines = [re.sub(r"^(\S+ )?\S+ \d{14}\.\d+ ", "", x) for x in text.splitlines()]
+        return [x for x in lines if not any(noise in x for noise in _NOISE)][-LOG_TAIL:]
+
+    def _listens(self, name: str) -> bool:
+        """Whether LXC's monitor of a container listens for commands, so that it runs.
+
+        LXC would ask whoever listens there, and wait for an answer for ever: another user can take
+        the name of a container that has ended.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.setblocking(False)
+            try:
+                peer.connect(_command_socket(lxc_path(self._directory, name), name))
+            except OSError:  # nobody is there, or somebody who lets more wait than LXC ever has
+                return False
+            ids = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            return bool(_PEER.unpack(ids)[1] == os.getuid())
+
+    def _container(self, name: str) -> Any:
+        try:
+            return _bindings().Container(name, lxc_path(self._directory, name))
+        except RuntimeError as error:
+            reason = f"LXC cannot use {self._directory}: {error}"
+            raise ContainerError(name, self._node, reason) from error
+
+
+def lxc_path(directory: Path, name: str) -> str:
+    """Return what LXC is given for its path, to find a container of a directory.
+
+    LXC listens for commands to a container at an abstract socket whose name is made of this path
+    and the container's name. The node has one space of such names for all its users and jobs: who
+    can foresee one can take it, and the container does not start. A path is therefore made for
+    each start, and says in the end where all the others do: it is a link in the container's own
+    directory, where nobody else may look, to the directory of all.
+
+    Source: ``lxc_make_abstract_socket_name`` of LXC.
+    """
+    try:
+        return f"{directory}/{name}/{os.readlink(directory / name / PATH_LINK)}"
+    except OSError:  # it was never started
+        return str(directory)
+
+
+def _command_socket(path: str, name: str) -> bytes:
+    """Return the address at which LXC listens for commands to a container, as LXC makes it."""
+    address = f"{path}/{name}/command"
+    if len(os.fsencode(address)) >= _LONGEST_ADDRESS:
+        number = 0xCBF29CE484222325  # FNV-1a of 64 bits
+        for byte in os.fsencode(f"{path}/{name}"):
+            number = (number ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+        address = f"lxc/{number:016x}/command"
+    return b"\0" + os.fsencode(address)
+
+
+def _renew_lxc_path(directory: Path, name: str) -> str:
+    """Give a container that is to be started another path; see :func:`lxc_path`."""
+    own = directory / name
+    with suppress(OSError):  # LXC says why it does not find a container whose directory is gone
+        before = own / Path(lxc_path(directory, name)).name
+        after, link = os.urandom(8).hex(), own / f".{PATH_LINK}"
+        (own / after).symlink_to("..")
+        link.unlink(missing_ok=True)
+        link.symlink_to(after)
+        link.replace(own / PATH_LINK)
+        if before.is_symlink():
+            before.unlink()
+    return lxc_path(directory, name)
+
+
+def log_size(directory: Path) -> int:
+    """Return how much there is in LXC's log for a container, for :func:`why_full`."""
+    with suppress(OSError):
+        return (directory / LOG_FILE).stat().st_size
+    return 0
+
+
+def why_full(directory: Path, written: int) -> str:
+    """Return why no command can be run in a container, where its limit of processes is the reason.
+
+    Args:
+        directory: the container's.
+        written: how much there was in LXC's log before the command was tried.
+    """
+    with suppress(OSError):
+        with (directory / LOG_FILE).open("rb") as log:
+            log.seek(written)
+            if b"Resource temporarily unavailable - Failed to clone" not in log.read(1 << 16):
+                return ""
+        limit = read_description(directory).get("processes")
+        if type(limit) is int and limit > 0:
+            return (
+                f"processes is {limit}, which leaves no room for a command: end some inside, or "
+                "give its group more"
+            )
+    return ""
+
+
+def halt_signal(directory: Path) -> int:
+    """Return the signal by which a container's init halts, as its configuration has it."""
+    with suppress(OSError, ValueError):
+        text = (directory / CONFIG_FILE).read_text()
+        if match := re.search(r"^lxc\.signal\.halt *= *SIG(RTMIN\+)?([A-Z0-9]+) *$", text, re.M):
+            return (
+                int(signal.SIGRTMIN) + int(match[2])
+                if match[1]
+                else signal.Signals[f"SIG{match[2]}"]
+            )
+    return signal.SIGPWR  # LXC's default
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """Return what a container was planned to be, and ``session``, whose it is.
+
+    Args:
+        directory: the container's; nothing is returned of one that is none.
+    """
+    try:
+        data = json.loads((directory / DESCRIPTION_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def environment_inside(directory: Path) -> list[str]:
+    """Return the variables that a command of root's has in a container, as ``NAME=value``."""
+    variables = {"PATH": PATH_INSIDE, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8"}
+    found = read_description(directory).get("environment")
+    variables.update(found if isinstance(found, dict) else {})
+    return [f"{key}={value}" for key, value in variables.items()]
+
+
+def _kill(pids: Sequence[int], end: float) -> None:
+    """Send SIGKILL to processes, and wait until they are dead."""
+    poll = select.poll()
+    handles = []
+    try:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                handle = os.pidfd_open(pid)
+                handles.append(handle)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                poll.register(handle, select.POLLIN)
+        left = len(handles)
+        while left and (rest := end - time.monotonic()) > 0:
+            for handle, _ in poll.poll(rest * 1000):
+                poll.unregister(handle)
+                left -= 1
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def not_running(state: str) -> str:
+    """Return the reason why nothing can be done in a container, and what would help."""
+    cure = {STOPPED: "start it with `oar-lxc start`", FROZEN: "thaw it with `oar-lxc unfreeze`"}
+    return f"it is {state}, not {RUNNING}" + (f": {cure[state]}" if state in cure else "")
+
+
+def _run_command(path: str, name: str, own_group: bool, argv: Sequence[str]) -> int:
+    """Become a command, inside a container, with the signals that Python ignores set right."""
+    if own_group:
+        os.setpgid(0, 0)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    return become_command(argv, path, name)
+
+
+def become_command(argv: Sequence[str], path: str, name: str) -> int:
+    """Become a command of a container; where that cannot be, say why on standard error.
+
+    LXC's own function for it takes no bytes that are not UTF-8, and says nothing: a status of 127
+    may as well be the command's own.
+
+    Args:
+        argv: the command; bytes that are no UTF-8 as surrogates.
+        path: the directories that it is looked for in, as ``PATH`` has them.
+        name: the container's.
+
+    Returns:
+        The exit status that shells have for it: 127 where there is none, 126 where it cannot be
+        executed.
+    """
+    words = [word.encode("utf-8", "surrogateescape") for word in argv]
+    places = [b""] if b"/" in words[0] else [os.fsencode(p) + b"/" for p in path.split(":") if p]
+    why = ""
+    for place in places:
+        file = place + words[0]
+        try:
+            try:
+                os.execv(file, words)  # noqa: S606  # there is no shell between
+            except OSError as error:
+                if error.errno != errno.ENOEXEC:
+                    raise
+                os.execv("/bin/sh", [b"sh", file, *words[1:]])  # noqa: S606  # as execvp(3) does
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.lexists(file):
+                why = why or "not executable, as what its first line names is missing"
+        except OSError as error:
+            why = why or f"not executable ({error.strerror})"
+    os.write(2, f"oar-lxc: {printable(argv[0])}: {why or 'no such command'} in {name}\n".encode())
+    return 126 if why else 127
+
+
+def _bindings() -> Any:
+    """Return the lxc bindings, which have no types.
+
+    Raises:
+        OarLxcError: they are not installed.
+    """
+    try:
+        import lxc
+    except ImportError as error:
+        raise OarLxcError(
+            f"the lxc bindings are missing ({error}): apt-get install python3-lxc, or "
+            "pip install lxc"
+        ) from error
+    return lxc

@@ -1,0 +1,83 @@
+"""Where this machine's apt gets a Debian release from: images are built from the same place."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from oar_lxc.errors import ImageError
+from oar_lxc.linux.run import run
+
+STATE = "/var/lib/apt"
+LISTS = Path(STATE, "lists")
+
+
+def lists_script(lists: Path = LISTS) -> str:
+    """Return shell lines that give the system at ``$1`` the lists of packages that this host has.
+
+    apt there asks the mirrors whether they are the newest, compares them with the signed digests,
+    and fetches and unpacks what is not.
+
+    Args:
+        lists: where this host's apt has them.
+    """
+    return (
+        'mkdir -p "$1/var/lib/apt/lists"\n'
+        f"for file in {shlex.quote(str(lists))}/*_dists_*_InRelease "
+        f"{shlex.quote(str(lists))}/*_dists_*_Packages; do\n"
+        '    cp --preserve=timestamps "$file" "$1/var/lib/apt/lists/" 2>/dev/null || true\n'
+        "done"
+    )
+
+
+def host_sources(suite: str) -> list[str]:
+    """Return the ``sources.list`` lines of a Debian release, as this host's apt uses it.
+
+    apt tells of sources whose lists it has: where it has none yet, root fetches them.
+
+    Raises:
+        ImageError: the host's apt does not know the release.
+    """
+    lines = _known_sources(suite)
+    if not lines and os.geteuid() == 0:
+        with _alone():
+            lines = _known_sources(suite)
+            if not lines:
+                run(["apt-get", "update", "-qq"], timeout=600, check=False)
+                lines = _known_sources(suite)
+    if not lines:
+        raise ImageError(
+            f"apt on this machine has no source for Debian {suite}: add one below /etc/apt and "
+            "run apt-get update"
+        )
+    return lines
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let no other of us fetch lists meanwhile: apt does not wait for one that does, but fails."""
+    fd = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _known_sources(suite: str) -> list[str]:
+    wanted = (suite, f"{suite}-updates", f"{suite}-security")
+    form = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)"
+    argv = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
+    lines = []
+    for line in run(argv).stdout.splitlines():
+        uri, release, component, signed_by = line.split("|")
+        if release not in wanted:
+            continue
+        # apt prints the field's name where the source does not say it.
+        option = "" if signed_by.startswith("$") or not signed_by else f"[signed-by={signed_by}] "
+        lines.append(f"deb {option}{uri} {release} {component}")
+    return list(dict.fromkeys(lines))

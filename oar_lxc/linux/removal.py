@@ -1,0 +1,74 @@
+"""Remove trees: what is mounted below stays, links are not followed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from oar_lxc.errors import CommandError
+from oar_lxc.linux.run import run
+
+LONG = 600.0  # seconds, for as much as an image
+
+
+def remove_tree(path: Path, timeout: float = LONG) -> None:
+    """Remove a file, or a directory with all below it; "already gone" is success.
+
+    rm(1) opens each directory relative to its parent and without following links, descends to
+    any depth, and with ``--one-file-system`` leaves alone what is mounted below. For others than
+    root, directories of theirs that deny them to enter are opened to them.
+
+    Args:
+        path: the directory.
+        timeout: seconds.
+
+    Raises:
+        CommandError: something could not be removed, as what is mounted below.
+        CommandTimeoutError: it took longer than ``timeout`` seconds.
+    """
+    if not os.path.lexists(path):
+        return
+    end = time.monotonic() + timeout
+    argv = ["rm", "-rf", "--one-file-system", "--preserve-root=all", "--", str(path)]
+    try:
+        run(argv, timeout=timeout)
+    except CommandError:
+        if os.geteuid() == 0:  # who is denied nothing
+            raise
+        _open_up(path)
+        run(argv, timeout=max(0.1, end - time.monotonic()))
+
+
+def _open_up(path: Path) -> None:
+    """Let the owner of all directories of a tree enter them, but for those mounted below."""
+    with suppress(OSError):
+        device = path.lstat().st_dev
+        waiting = [_enter(str(path), None, device)]
+        while waiting:
+            if (fd := waiting.pop()) is None:
+                continue
+            try:
+                for name in os.listdir(fd):
+                    waiting.append(_enter(name, fd, device))
+            finally:
+                os.close(fd)
+
+
+def _enter(name: str, parent: int | None, device: int) -> int | None:
+    """Open a directory so that it can be looked into; None where it is none of the tree's."""
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(OSError):
+        place = os.open(name, os.O_PATH | flags, dir_fd=parent)
+        try:
+            here = os.stat(place)
+            if here.st_dev != device:
+                return None
+            own = f"/proc/self/fd/{place}"  # that directory, whatever has its name by now
+            os.chmod(own, stat.S_IMODE(here.st_mode) | stat.S_IRWXU)
+            return os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+    return None

@@ -1,0 +1,269 @@
+"""The one door to other programs: argv lists, a timeout, a session of their own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import selectors
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from oar_lxc.errors import CommandError, CommandTimeoutError
+from oar_lxc.linux.verbose import doing
+
+KILL_WAIT = 2.0  # seconds; a program that runs as root on behalf of another cannot be killed
+PIPE_SIZE = 1 << 20  # bytes; all that a user may ask for
+NONE = -1  # no file descriptor
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a program ended.
+
+    Attributes:
+        argv: the program and its arguments.
+        status: exit status; negative is the number of the signal that ended it.
+        stdout: what it wrote there, decoded as UTF-8 (undecodable bytes kept as surrogates).
+        stderr: likewise.
+    """
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    input: str | bytes | None = None,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    check: bool = True,
+    first: Callable[[], object] | None = None,
+) -> Result:
+    """Run a program and wait for it.
+
+    The program gets a session of its own, so that a timeout kills it with all it started.
+
+    Args:
+        argv: program and arguments; never a shell line.
+        input: what it reads from its standard input; without it, nothing.
+        timeout: seconds after which its whole process group is killed.
+        env: its environment, the caller's where None.
+        cwd: its working directory.
+        check: raise where the status is not 0.
+        first: what its process does before it becomes the program: system calls, and no more.
+
+    Raises:
+        CommandError: the status is not 0, or the program cannot be executed (status 127).
+        CommandTimeoutError: it did not end in time.
+    """
+    doing("running a program", command=" ".join(argv))
+    if isinstance(input, str):
+        input = input.encode("utf-8", "surrogateescape")
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=first,
+        )
+    except OSError as error:
+        raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+    try:
+        out, err = process.communicate(input, timeout=timeout)
+    except BaseException as error:
+        kill_group(process.pid)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_WAIT)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                with suppress(OSError):
+                    pipe.close()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise CommandTimeoutError(argv, timeout) from None
+        raise
+    result = Result(
+        tuple(argv),
+        process.returncode,
+        out.decode("utf-8", "surrogateescape"),
+        err.decode("utf-8", "surrogateescape"),
+    )
+    if check and result.status != 0:
+        raise CommandError(argv, result.status, result.stderr or result.stdout)
+    return result
+
+
+def kill_group(group: int) -> None:
+    """Kill a process group with SIGKILL, as far as it exists and we may."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+class Program:
+    """A program that runs beside the caller, with pipes to it.
+
+    Args:
+        argv: program and arguments; never a shell line.
+        stdin: what it reads; a pipe where None.
+        stdout: where it writes; a pipe where None.
+        env: its environment, the caller's where None.
+        one_of_many: it shares the caller's process group, and its pipes are of the usual size.
+
+    Attributes:
+        pid: its process id.
+        stdin: the pipe that it reads; :data:`NONE` where it reads something else.
+        stdout: the pipe that it writes to; :data:`NONE` where it writes elsewhere.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        env: Mapping[str, str] | None = None,
+        instead: Callable[[], NoReturn] | None = None,
+        one_of_many: bool = False,
+    ) -> None:
+        self.argv = tuple(argv)
+        doing("running a program", command=" ".join(argv))
+        # In a file, not a pipe: nobody reads while the program runs.
+        self._stderr = os.fdopen(os.memfd_create("stderr"), "w+b")
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if stdin is None else stdin,
+                stdout=subprocess.PIPE if stdout is None else stdout,
+                stderr=self._stderr,
+                env=env,
+                start_new_session=not one_of_many,
+                bufsize=0,
+                preexec_fn=instead,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+        self.pid = self._process.pid
+        self.stdin = self._process.stdin.fileno() if self._process.stdin else NONE
+        self.stdout = self._process.stdout.fileno() if self._process.stdout else NONE
+        for fd in (self.stdin, self.stdout):
+            if fd != NONE and not one_of_many:
+                with suppress(OSError):  # the user has many pipes already
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+
+    def feed(self, data: bytes) -> None:
+        """Write all that it is to read, unless it has ended, and close the pipe."""
+        if self._process.stdin:
+            self.send(data)
+            self._process.stdin.close()
+
+    def send(self, data: bytes) -> None:
+        """Write a part of what it is to read, unless it has ended."""
+        with suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self.stdin, data) :]
+
+    def wait(self) -> int:
+        """Wait for its end; return its exit status, the negative signal where one ended it."""
+        return self._process.wait()
+
+    def finish(self, timeout: float = 600) -> None:
+        """Close what it reads and wait for its end.
+
+        Raises:
+            CommandError: its status is not 0.
+            CommandTimeoutError: it did not end in time.
+        """
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise CommandTimeoutError(self.argv, timeout) from None
+        if status != 0:
+            raise CommandError(self.argv, status, self.said())
+
+    def said(self) -> str:
+        """Return what it wrote to its standard error so far; it may still run."""
+        # Not by a seek: the program, too, writes where the file stands.
+        fd = self._stderr.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "surrogateescape")
+
+    def close(self) -> None:
+        """Kill it, with all that it started, where it still runs."""
+        if self._process.poll() is None:
+            kill_group(self._process.pid)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILL_WAIT)
+        self.leave()
+
+    def leave(self) -> None:
+        """Close all that leads to it, and let it be."""
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            if pipe:
+                with suppress(OSError):
+                    pipe.close()
+
+
+def read_lines(readers: Mapping[int, Callable[[bytes], object]]) -> None:
+    """Read lines from several pipes at once until all have ended.
+
+    Args:
+        readers: what is given each line of a pipe, without its newline.
+    """
+    rests = dict.fromkeys(readers, b"")
+    with selectors.DefaultSelector() as selector:
+        for fd in readers:
+            selector.register(fd, selectors.EVENT_READ)
+        while rests:
+            for key, _ in selector.select():
+                data = os.read(key.fd, PIPE_SIZE)
+                *lines, rests[key.fd] = (rests[key.fd] + data).split(b"\n")
+                for line in lines:
+                    readers[key.fd](line)
+                if not data:
+                    selector.unregister(key.fd)
+                    if rest := rests.pop(key.fd):
+                        readers[key.fd](rest)
+
+
+@contextmanager
+def running(
+    argv: Sequence[str],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    env: Mapping[str, str] | None = None,
+    instead: Callable[[], NoReturn] | None = None,
+) -> Iterator[Program]:
+    """Run a program beside the block, which feeds it or reads from it; at the end it is gone.
+
+    The block calls :meth:`Program.finish`; what still runs at its end is killed.
+
+    Args:
+        argv: program and arguments; never a shell line.
+        stdin: what it reads; a pipe where None.
+        stdout: where it writes; a pipe where None.
+        env: its environment, the caller's where None.
+        instead: what a fork of this process does in the place of the program; see
+            :func:`oar_lxc.linux.fork.become`, which is told the environment itself.
+
+    Raises:
+        CommandError: the program cannot be executed (status 127).
+    """
+    program = Program(argv, stdin=stdin, stdout=stdout, env=env, instead=instead)
+    try:
+        yield program
+    finally:
+        program.close()

@@ -1,0 +1,212 @@
+"""The administrator's configuration of a node: ``/etc/oar-lxc/oar-lxc.toml``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, ip_address
+from pathlib import Path, PurePath
+
+from oar_lxc.errors import ConfigError
+from oar_lxc.linux.regular import read_regular
+from oar_lxc.model import idspans
+from oar_lxc.model.addresses import POOL, PREFIX
+from oar_lxc.model.hints import nearest
+from oar_lxc.model.layout import CONFIG, IMAGES, STATE
+
+PREPARE_BY = ("stanza", "prologue")
+MAX_DEADLINE = 3600
+LONGEST = 1 << 20  # bytes of the file
+HOME = "/home"
+NO_TREES = ("proc", "sys", "dev", "run", "etc", "boot")
+TABLES = {
+    "hooks": ("prepare", "deadline"),
+    "network": ("pool", "nameservers"),
+    "mounts": ("trees",),
+    "images": ("store",),
+    "ids": ("users",),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What an administrator may set.
+
+    Attributes:
+        prepare: ``[hooks] prepare``: who prepares nodes and destroys on them: the ``stanza`` in
+            front of OAR's job resource manager (every node, jobs of type lxc only), or the
+            ``prologue`` and epilogue on the head node (every job, as they do not see types).
+        deadline: ``[hooks] deadline``: seconds that a hook may take; OAR kills hooks at 60 by
+            default (PROLOGUE_EPILOGUE_TIMEOUT), and a hook must have reported before that.
+        pool: ``[network] pool``: the network that jobs get theirs from; the same on all nodes.
+        nameservers: ``[network] nameservers``: addresses of the name servers that containers are
+            told; by default those of the node that are not on its loopback.
+        trees: ``[mounts] trees``: directories of which containers may have parts to write to,
+            with the user's rights: where homes and scratch space are.
+        store: ``[images] store``: the directory of the public images; one on a file system that
+            nodes share serves all of them.
+        users: ``[ids] users``: the user ids that may have containers, as spans; see
+            :mod:`oar_lxc.model.idspans`.
+    """
+
+    prepare: str = "stanza"
+    deadline: float = 45.0
+    pool: IPv4Network = POOL
+    trees: tuple[str, ...] = (HOME,)
+    store: Path = STATE / IMAGES
+    users: tuple[idspans.Span, ...] = idspans.DEFAULT
+    nameservers: tuple[str, ...] = ()
+
+
+def read_config(path: Path = CONFIG) -> Config:
+    """Read the configuration; a missing file means the defaults.
+
+    Args:
+        path: a file of root's or the caller's, or a link to one.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or has an unknown key or a value that is not
+            allowed.
+    """
+    try:
+        content = read_regular(path, follow=True, owners={0, os.geteuid()}, most=LONGEST)
+    except FileNotFoundError:
+        return Config()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    return parse_config(content, path)
+
+
+def lenient_config(path: Path = CONFIG) -> tuple[Config, str]:
+    """Read the configuration for what must be done whatever is wrong with it: to destroy.
+
+    Returns:
+        What is configured, and nothing; where that is wrong, the defaults and what is wrong.
+    """
+    try:
+        return read_config(path), ""
+    except ConfigError as error:
+        return Config(), str(error)
+
+
+def parse_config(content: bytes, path: Path = CONFIG) -> Config:
+    """Return what a configuration file's content says.
+
+    Args:
+        content: UTF-8, with or without a byte order mark.
+        path: the file, for errors.
+
+    Raises:
+        ConfigError: as of :func:`read_config`.
+    """
+    import tomllib  # takes long for a hook, and most nodes have no such file
+
+    try:
+        data = tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    _refuse_unknown(path, data, TABLES, "")
+    for table in data:
+        if not isinstance(data[table], dict):
+            raise ConfigError(f"{path}: {table} is a table, written [{table}]")
+        _refuse_unknown(path, data[table], TABLES[table], f"{table}.")
+    hooks = data.get("hooks", {})
+    prepare = hooks.get("prepare", Config.prepare)
+    if prepare not in PREPARE_BY:
+        raise ConfigError(
+            f"{path}: hooks.prepare is {prepare!r}; allowed are {', '.join(PREPARE_BY)}"
+        )
+    deadline = hooks.get("deadline", Config.deadline)
+    number = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+    if not number or not 1 <= deadline <= MAX_DEADLINE:
+        raise ConfigError(
+            f"{path}: hooks.deadline is {deadline!r}; it is a number of seconds from 1 to "
+            f"{MAX_DEADLINE}"
+        )
+    pool = data.get("network", {}).get("pool", str(POOL))
+    trees = _trees(path, data.get("mounts", {}).get("trees", [HOME]))
+    store = data.get("images", {}).get("store", str(Config.store))
+    users = idspans.DEFAULT
+    if "users" in data.get("ids", {}):
+        users = _users(path, data["ids"]["users"])
+    servers = _nameservers(path, data.get("network", {}).get("nameservers", []))
+    return Config(
+        prepare,
+        float(deadline),
+        _pool(path, pool),
+        trees,
+        _store(path, store),
+        users,
+        servers,
+    )
+
+
+def _pool(path: Path, text: object) -> IPv4Network:
+    try:
+        pool = IPv4Network(text) if isinstance(text, str) else None
+    except ValueError:
+        pool = None
+    if pool is None or pool.prefixlen > PREFIX:
+        raise ConfigError(
+            f"{path}: network.pool is {text!r}; it is an IPv4 network such as {POOL}, with a "
+            f"prefix length of {PREFIX} at most"
+        )
+    return pool
+
+
+def _nameservers(path: Path, found: object) -> tuple[str, ...]:
+    try:
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise ValueError  # a number would be taken for an address
+        return tuple(str(ip_address(one)) for one in found)
+    except ValueError:
+        raise ConfigError(
+            f"{path}: network.nameservers is {found!r}; it is a list of addresses such as "
+            '["192.0.2.53"]'
+        ) from None
+
+
+def _trees(path: Path, found: object) -> tuple[str, ...]:
+    """Check trees by their names alone: to look at one may take for ever."""
+    for tree in found if isinstance(found, list) else [None]:
+        if not isinstance(tree, str) or not _is_tree(tree):
+            raise ConfigError(
+                f"{path}: mounts.trees has {found!r}; it is a list of directories such as "
+                f'["{HOME}"], absolute and not of the system itself'
+            )
+    return tuple(dict.fromkeys(found)) if isinstance(found, list) else ()
+
+
+def _is_tree(tree: str) -> bool:
+    parts = PurePath(tree).parts
+    plain = tree == os.path.normpath(tree) and parts[:1] == ("/",)
+    # Below one that has the state directory, other jobs' mounts would be seen.
+    ours = STATE.is_relative_to(tree) or PurePath(tree).is_relative_to(STATE)
+    return plain and not ours and parts[1] not in NO_TREES
+
+
+def _store(path: Path, text: object) -> Path:
+    if isinstance(text, str) and "\0" not in text:
+        store = Path(text)
+        if store.is_absolute() and ".." not in store.parts and store != Path("/"):
+            return store
+    raise ConfigError(f"{path}: images.store is {text!r}; it is the absolute path of a directory")
+
+
+def _users(path: Path, found: object) -> tuple[idspans.Span, ...]:
+    try:
+        return idspans.parse_spans(found if isinstance(found, list) else [None])
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: ids.users is {found!r}: {error}; it is a list of user ids such as "
+            '["1000-1999", "20017"]'
+        ) from None
+
+
+def _refuse_unknown(path: Path, table: Iterable[str], known: Collection[str], prefix: str) -> None:
+    for key in table:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"; did you mean {prefix}{near}?" if near else f"; known: {', '.join(known)}"
+            raise ConfigError(f"{path}: unknown key {prefix}{key}{hint}")

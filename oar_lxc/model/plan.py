@@ -1,0 +1,300 @@
+"""A spec and a job make a plan: which container on which node with which address. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Network
+from typing import Any
+
+from oar_lxc.errors import SpecError
+from oar_lxc.model.addresses import POOL, JobNetwork
+from oar_lxc.model.job import Job
+from oar_lxc.model.spec import Group, Mount, Port, Spec, as_spec
+
+
+@dataclass(frozen=True)
+class PlannedContainer:
+    """One container to be.
+
+    Attributes:
+        name: its name, also its host name.
+        node: the node it is on.
+        address: its address with the prefix length.
+        image: name of its image.
+        group: name of its group.
+        cores: reserved cores that it has for itself; 0 where it shares those of the job.
+        first_core: number of the first of them, counted over the job's cores on the node.
+        memory: most bytes that it may use; 0 where there is no limit.
+        processes: most processes and threads that it may have; 0 where there is no limit.
+        home: whether it has the user's home.
+        mounts: what it has of the node besides.
+        ports: ports of the node that lead into it.
+        environment: variables of sessions and commands in it.
+        ssh_keys: public keys that open it besides the job's.
+        provision: text of a script to run in it; empty where there is none.
+        provision_timeout: seconds that the script may take.
+    """
+
+    name: str
+    node: str
+    address: str
+    image: str
+    group: str = ""
+    cores: int = 0
+    first_core: int = 0
+    memory: int = 0
+    processes: int = 0
+    home: bool = False
+    mounts: tuple[Mount, ...] = ()
+    ports: tuple[Port, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ssh_keys: tuple[str, ...] = ()
+    provision: str = ""
+    provision_timeout: float = 0.0
+
+    @property
+    def ip(self) -> str:
+        """The address alone."""
+        return self.address.partition("/")[0]
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> PlannedContainer:
+        """Make a container of JSON's types; see :meth:`Plan.from_data`."""
+        rich = {
+            "mounts": tuple(Mount(**mount) for mount in data.get("mounts", ())),
+            "ports": tuple(Port(**port) for port in data.get("ports", ())),
+            "ssh_keys": tuple(data.get("ssh_keys", ())),
+        }
+        return cls(**{**data, **rich})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All containers of a job.
+
+    Attributes:
+        job_id: OAR's job id.
+        containers: node by node, in the order of their numbers.
+    """
+
+    job_id: int
+    containers: tuple[PlannedContainer, ...]
+
+    def on(self, node: str) -> tuple[PlannedContainer, ...]:
+        """Return the containers of one node."""
+        return tuple(c for c in self.containers if c.node == node)
+
+    def nodefile(self) -> str:
+        """Return the text of ``OAR_LXC_NODEFILE``: one line a container and core."""
+        return "".join(f"{c.name}\n" * max(c.cores, 1) for c in self.containers)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the plan as JSON's types."""
+        return asdict(self)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Plan:
+        """Make a plan from what :meth:`to_data` returned.
+
+        Raises:
+            TypeError, KeyError: it is something else.
+        """
+        containers = (PlannedContainer.from_data(c) for c in data["containers"])
+        return cls(data["job_id"], tuple(containers))
+
+
+def make_plan(
+    spec: Spec | Group,
+    job: Job,
+    pool: IPv4Network = POOL,
+    others: Collection[PlannedContainer] = (),
+    first: int = 0,
+) -> Plan:
+    """Lay a spec's containers out over a job's nodes, node by node.
+
+    Args:
+        spec: what the user asks for.
+        job: where it goes.
+        pool: the network that the cluster gives to jobs.
+        others: containers that other sessions of the job have, with their addresses, cores, names
+            and ports.
+        first: number of the first address that is given out, counted over the job.
+
+    Raises:
+        SpecError: the job has fewer cores or addresses, or two containers would have one name or
+            one port of a node.
+    """
+    network = JobNetwork.of(job.id, job.nodes, pool)
+    containers: list[PlannedContainer] = []
+    numbers: Counter[str] = Counter()
+    used: dict[str, set[int]] = {node: set() for node in job.nodes}  # cores
+    for other in others:
+        used.setdefault(other.node, set()).update(_cores(other))
+    spec = as_spec(spec)
+    for group in spec.groups:
+        network.container_address((group.total or 1) - 1)  # before as many are spread
+    addresses = _addresses(network, {other.address for other in others}, first)
+    for node, group in _layout(spec, job, others):
+        numbers[group.name] += 1
+        cores = _own_cores(group)
+        containers.append(
+            PlannedContainer(
+                name=f"{group.name}{numbers[group.name]}",
+                node=node,
+                address=next(addresses),
+                image=group.image,
+                group=group.name,
+                cores=cores,
+                first_core=_first_core(used[node], cores),
+                memory=int(group.memory or 0),
+                processes=group.processes or 0,
+                home=group.home,
+                mounts=group.mounts,
+                ports=group.ports,
+                environment=group.environment,
+                ssh_keys=group.ssh_keys,
+                provision=group.provision or "",
+                provision_timeout=group.provision_timeout if group.provision else 0.0,
+            )
+        )
+        used[node].update(_cores(containers[-1]))
+        if max(used[node], default=-1) >= job.cores[node]:
+            raise SpecError(_too_many_cores(containers, others, node, job.cores[node]))
+    _refuse_doubles(containers, others)
+    return Plan(job.id, tuple(containers))
+
+
+def _addresses(network: JobNetwork, taken: Collection[str], first: int) -> Iterator[str]:
+    """Yield the addresses that are free, from that of a number on, each once."""
+    for number in range(network.capacity):
+        address = str(network.container_address((first + number) % network.capacity))
+        if address not in taken:
+            yield address
+    network.container_address(network.capacity)  # which says that there are no more
+
+
+def _cores(planned: PlannedContainer) -> range:
+    """Return the numbers of the cores that a container has for itself."""
+    return range(planned.first_core, planned.first_core + planned.cores)
+
+
+def _first_core(used: Collection[int], count: int) -> int:
+    """Return the number of the first of so many cores side by side that are free."""
+    first = 0
+    while not all(core not in used for core in range(first, first + count)):
+        first += 1
+    return first
+
+
+def _layout(
+    spec: Spec, job: Job, others: Collection[PlannedContainer]
+) -> Iterator[tuple[str, Group]]:
+    """Yield node and group of each container, node by node and there group by group."""
+    counts = {group.name: _fixed(group, job) for group in spec.groups if not group.total}
+    load = _Load(job)
+    for other in others:
+        load.add(other.node, other.cores)
+    for group in spec.groups:
+        if not group.total:
+            for node in job.nodes:
+                load.add(node, _own_cores(group), counts[group.name][node])
+    for group in spec.groups:
+        if group.total:
+            counts[group.name] = load.spread(group)
+    for node in job.nodes:
+        for group in spec.groups:
+            for _ in range(counts[group.name][node]):
+                yield node, group
+
+
+class _Load:
+    """What is on each of a job's nodes already, as far as it leaves less room for more."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._cores: Counter[str] = Counter()  # that containers have for themselves, by node
+        self._sharing: Counter[str] = Counter()  # containers without
+
+    def add(self, node: str, cores: int, count: int = 1) -> None:
+        """Count containers that have so many cores each for themselves, 0 for none."""
+        self._cores[node] += cores * count
+        self._sharing[node] += count if not cores else 0
+
+    def spread(self, group: Group) -> Counter[str]:
+        """Return how many of a group's total each node gets: those with most room first.
+
+        Room is what is left of the node's cores, and for a container that shares them its part of
+        that; where it is the same, fewer containers are more room.
+        """
+        counts: Counter[str] = Counter()
+        for _ in range(group.total or 0):
+            node = max(self._job.nodes, key=self._room if group.cores else self._part)
+            self.add(node, group.cores or 0)
+            counts[node] += 1
+        return counts
+
+    def _room(self, node: str) -> tuple[float, ...]:
+        return self._job.cores[node] - self._cores[node], -self._sharing[node]
+
+    def _part(self, node: str) -> tuple[float, ...]:
+        cores, sharing = self._job.cores[node], self._sharing[node] + 1
+        return (cores - self._cores[node]) / sharing, cores / sharing
+
+
+def _fixed(group: Group, job: Job) -> Counter[str]:
+    """Return how many of a group's containers each node gets, where the spec says that itself."""
+    if group.per_core:
+        return Counter(job.cores)
+    return Counter(dict.fromkeys(job.nodes, group.per_node or 1))
+
+
+def _own_cores(group: Group) -> int:
+    return 1 if group.per_core else group.cores or 0
+
+
+def _too_many_cores(
+    containers: Sequence[PlannedContainer],
+    others: Collection[PlannedContainer],
+    node: str,
+    cores: int,
+) -> str:
+    last = containers[-1]
+    theirs = sum(c.cores for c in others if c.node == node)
+    has = f"the job has {cores} there"
+    if theirs:
+        has += f", of which other sessions have {theirs}"
+    return (
+        f"group {last.group}: container {last.name} would be given core number "
+        f"{last.first_core + last.cores} of {node}, and {has}: ask for "
+        "fewer containers or cores, or reserve more"
+    )
+
+
+def _refuse_doubles(
+    containers: Sequence[PlannedContainer], others: Collection[PlannedContainer]
+) -> None:
+    groups: dict[str, str] = {}
+    ports = {(c.node, port.node): c.name for c in others for port in c.ports}
+    nodes = {other.name: other.node for other in others}
+    for planned in containers:
+        if planned.name in nodes:
+            raise SpecError(
+                f"group {planned.group}: another session of the job has a container "
+                f"{planned.name}, on {nodes[planned.name]}: give the group another name, such as "
+                f"{planned.group}-b"
+            )
+        other = groups.setdefault(planned.name, planned.group)
+        if other != planned.group:
+            raise SpecError(
+                f"groups {other} and {planned.group} both have a container {planned.name}: give "
+                "one of them another name"
+            )
+        for port in planned.ports:
+            holder = ports.setdefault((planned.node, port.node), planned.name)
+            if holder != planned.name:
+                raise SpecError(
+                    f"port {port.node} of {planned.node} cannot lead into both {holder} and "
+                    f"{planned.name}: a group with ports has one container on each node"
+                )

@@ -1,0 +1,108 @@
+"""What the root side publishes about a prepared node, and the user side reads.
+
+One JSON file, ``job.json`` in the job's directory, owned by root: the only word that crosses the
+wall, and only from the root side to the user's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from oar_lxc.errors import NodeNotPreparedError
+from oar_lxc.model.addresses import POOL
+from oar_lxc.model.idmap import IdMap
+
+READY = "ready"
+REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class PublishedJob:
+    """One node, prepared for one job.
+
+    Attributes:
+        job_id: OAR's job id.
+        user: the job's user.
+        node: this node's name, as OAR writes it in the nodefile.
+        nodes: names of all nodes of the job.
+        state: :data:`READY`, or :data:`REFUSED` where ``reason`` says why.
+        reason: one sentence, empty where ready.
+        first_id: host id of the containers' id 0.
+        id_count: length of the id range.
+        uid: the user's id, which containers map to itself; 0 where they do not.
+        gid: the id of the user's group, likewise.
+        cgroups: the delegated cgroup directory of each hierarchy.
+        bridge: the job's bridge on this node.
+        gateway: the bridge's address with its prefix length.
+        pool: the network that this cluster gives to jobs.
+        in_cpuset: whether OAR confines the job to its own CPUs.
+        trees: the directories of the administrator's that containers may have parts of, such as
+            /home; where the job has each.
+        prepared: what its preparation took: seconds by step, ``all`` of them, and its ``begin``
+            in seconds since the epoch.
+    """
+
+    job_id: int
+    user: str
+    node: str
+    nodes: tuple[str, ...]
+    state: str
+    reason: str = ""
+    first_id: int = 0
+    id_count: int = 0
+    uid: int = 0
+    gid: int = 0
+    cgroups: tuple[str, ...] = ()
+    bridge: str = ""
+    gateway: str = ""
+    pool: str = str(POOL)
+    in_cpuset: bool = True
+    trees: Mapping[str, str] = field(default_factory=dict)
+    prepared: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> IdMap:
+        """Who is who inside the job's containers and outside."""
+        return IdMap.of_job(self.first_id, self.id_count, self.uid, self.gid)
+
+    def to_json(self) -> str:
+        """Return the file's text."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> PublishedJob:
+        """Read a file's text.
+
+        Raises:
+            ValueError: it is not what :meth:`to_json` writes.
+        """
+        try:
+            data = json.loads(text)
+            for key in ("nodes", "cgroups"):
+                data[key] = tuple(data[key])
+            return cls(**data)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a published job: {error}") from error
+
+
+def read_published(path: Path, job_id: int, node: str) -> PublishedJob:
+    """Read what the root side says of a node.
+
+    Raises:
+        NodeNotPreparedError: it says nothing, or that it refused.
+    """
+    try:
+        published = PublishedJob.from_json(path.read_text())
+    except FileNotFoundError:
+        raise NodeNotPreparedError(
+            f"node {node} is not prepared for job {job_id}: submit the job with `-t lxc`; if it "
+            f"was, ask the administrator whether the hooks of oar-lxc are installed on {node}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise NodeNotPreparedError(f"node {node}: cannot read {path}: {error}") from error
+    if published.state != READY:
+        raise NodeNotPreparedError(f"node {node} refused job {job_id}: {published.reason}")
+    return published

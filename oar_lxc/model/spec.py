@@ -1,0 +1,456 @@
+"""What a user asks for, as plain data: a spec has groups, a group makes containers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from oar_lxc.errors import ImageError, SpecError
+from oar_lxc.model.arguments import shown
+from oar_lxc.model.hints import nearest, refuse_unknown
+from oar_lxc.model.image_name import check_name
+
+DEFAULT_IMAGE = "debian-12"
+RUNNING = "running"
+BOOT = "boot"
+SSH = "ssh"
+WAITS = (RUNNING, BOOT, SSH)
+TIMEOUT = 120.0
+MAX_TIMEOUT = 86400.0
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+LEAST_MEMORY = 4 << 20  # less does not even hold an init
+# Of processes and threads. Measured: busybox's init, an ssh server, and two for a login of one
+# command. Nobody gets into a container that may have fewer, whatever its image is.
+LEAST_PROCESSES = 4
+# The same with systemd, its journal and sshd, and a user whose command has a pipe: with fewer,
+# units fail at the boot, and with less than 7 nobody gets in.
+SYSTEMD_PROCESSES = 10
+KERNEL = ("/dev", "/proc", "/run", "/sys")  # made when a container starts
+SYSTEM = (
+    *KERNEL,
+    *("/bin", "/etc", "/lib", "/lib64", "/sbin", "/usr", "/var"),
+    *("/usr/bin", "/usr/lib", "/usr/sbin"),
+)
+_PATH = re.compile(r"/[^\x00-\x1f]*")
+_KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\n]*)?")
+
+
+class _AllowedError(SpecError):
+    """What a key allows; the key and its value are put in front."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A directory or file of the node that containers see.
+
+    Args:
+        source: its path on the node.
+        target: where containers have it.
+        writable: whether containers may write to it; only below the trees that the administrator
+            names, such as /home.
+    """
+
+    source: str
+    target: str
+    writable: bool = False
+
+    @classmethod
+    def parse(cls, text: object) -> Mount:
+        """Make a mount of ``SOURCE[:TARGET][:ro|rw]``; the target is the source by default.
+
+        Raises:
+            SpecError: it is written otherwise.
+        """
+        parts = text.split(":") if isinstance(text, str) else [""]
+        writable = parts[-1] == "rw" and len(parts) > 1
+        if parts[-1] in ("ro", "rw") and len(parts) > 1:
+            parts.pop()
+        paths = parts * 2 if len(parts) == 1 else parts
+        wrong = len(paths) != 2 or not all(_PATH.fullmatch(p) for p in paths)
+        if wrong or any(".." in p.split("/") for p in paths) or not paths[1].strip("/"):
+            raise SpecError(
+                f"mount {text!r} is not SOURCE[:TARGET][:rw] with absolute paths without '..', "
+                "such as '/home/alice/data:/data'"
+            )
+        target = paths[1].rstrip("/")
+        if target in SYSTEM or target.startswith(tuple(f"{path}/" for path in KERNEL)):
+            raise SpecError(
+                f"mount {text!r} would hide the container's own {target}: choose another target"
+            )
+        return cls(paths[0], paths[1], writable)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of the node that leads to one of a container.
+
+    Args:
+        node: TCP port on the node, from 1024 up.
+        container: TCP port in the container.
+    """
+
+    node: int
+    container: int
+
+    @classmethod
+    def parse(cls, text: object) -> Port:
+        """Make a port of ``NODE:CONTAINER``.
+
+        Raises:
+            SpecError: it is written otherwise, or a number is out of range.
+        """
+        match = re.fullmatch(r"([0-9]{1,5}):([0-9]{1,5})", text) if isinstance(text, str) else None
+        if match and 1024 <= int(match[1]) < 65536 and 1 <= int(match[2]) < 65536:
+            return cls(int(match[1]), int(match[2]))
+        raise SpecError(
+            f"port {text!r} is not NODE:CONTAINER, such as '8080:80', the first from 1024 to 65535"
+        )
+
+
+def parse_size(value: object) -> int:
+    """Return a size in bytes of a number, or of a text such as ``512M`` (powers of 1,024).
+
+    Raises:
+        SpecError: it is neither; the sentence wants key and value before it.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = (
+        re.fullmatch(r"([0-9]{1,15}) ?([KMGT]?)(i?B)?", value) if isinstance(value, str) else None
+    )
+    if match is None:
+        raise _AllowedError("it is a size such as '512M' or '4G', or a number of bytes")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def _doc(text: str, default: Any = None, **more: Any) -> Any:
+    """Return a field with the sentence that the reference has for it."""
+    if more:
+        return field(**more, metadata={"doc": text})
+    return field(default=default, metadata={"doc": text})
+
+
+@dataclass(frozen=True)
+class Group:
+    """Containers that are alike.
+
+    Each key means the same in a spec file. Of ``per_node``, ``per_core`` and ``total`` one is
+    given at most; without any, one container is made on each node.
+
+    Raises:
+        SpecError: a value is not allowed; the sentence names key, value and what is.
+    """
+
+    image: str = _doc("Name of the image, ``NAME`` or ``NAME:TAG``.", DEFAULT_IMAGE)
+    per_node: int | None = _doc("So many containers on each node.")
+    per_core: bool = _doc("One container for each reserved core, which it has for itself.", False)
+    total: int | None = _doc("So many containers in all, spread evenly over the nodes.")
+    name: str = _doc("What the containers' names start with; a number follows.", "vm")
+    cores: int | None = _doc(
+        "Reserved cores that each container has for itself. Without it, containers share the "
+        "job's cores on their node."
+    )
+    memory: int | str | None = _doc(
+        "Most memory that each container may use, such as ``512M`` or ``4G``, or a number of "
+        "bytes. Where a container needs more, processes in it are killed, and you are told."
+    )
+    processes: int | None = _doc(
+        "How many processes and threads each container may have, at least 4; 10 for systemd, sshd "
+        "and a login."
+    )
+    environment: Mapping[str, str] = _doc(
+        "Variables of sessions and commands in the containers.", default_factory=dict
+    )
+    home: bool = _doc("Whether the containers have your home directory.", False)
+    mounts: tuple[Mount, ...] = _doc(
+        "More directories or files of the node, each ``SOURCE[:TARGET][:rw]``.", ()
+    )
+    provision: str | None = _doc(
+        "A script that is run as root in each container when it has booted; in a spec file, its "
+        "path, relative to the file's."
+    )
+    provision_timeout: float = _doc("Seconds that the script may take.", 600.0)
+    ssh_keys: tuple[str, ...] = _doc(
+        "More public keys that open the containers; in a spec file, also paths of ``.pub`` files.",
+        (),
+    )
+    ports: tuple[Port, ...] = _doc(
+        "TCP ports of the node that lead into its container of this group, each "
+        "``NODE:CONTAINER``, such as ``8080:80``.",
+        (),
+    )
+
+    def __new__(cls, *values: object, **keys: object) -> Group:
+        """Refuse a key that there is not, before Python does it without a hint."""
+        refuse_unknown("Group", keys, [f.name for f in fields(cls)])
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for key, check in _CHECKS.items():
+            value = getattr(self, key)
+            try:
+                object.__setattr__(self, key, check(value))
+            except _AllowedError as error:
+                raise SpecError(f"{key} is {shown(value)}; {error}") from None
+        given = [k for k in ("per_node", "total") if getattr(self, k) is not None]
+        given += ["per_core"] * self.per_core
+        if len(given) > 1:
+            raise SpecError(f"{' and '.join(given)} are both given; allowed is one of them")
+        if self.per_core and self.cores is not None:
+            raise SpecError(
+                f"cores is {self.cores} and per_core is true; a container per core has one core"
+            )
+        targets = [mount.target.rstrip("/") for mount in self.mounts]
+        for target in targets:
+            if targets.count(target) > 1:
+                raise SpecError(f"mounts has the target {target} more than once")
+        for kind in ("node", "container"):
+            numbers = [getattr(port, kind) for port in self.ports]
+            for number in numbers:
+                if kind == "node" and numbers.count(number) > 1:
+                    raise SpecError(f"ports has the node's port {number} more than once")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _AllowedError("it is a text")
+    return value
+
+
+def _image(value: object) -> str:
+    try:
+        return check_name(_text(value))
+    except ImageError as error:
+        raise SpecError(str(error)) from error
+
+
+def _name(value: object) -> str:
+    if not re.fullmatch(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?", _text(value)):
+        raise _AllowedError(
+            "it starts with a small letter and has small letters, digits and '-', at most 32"
+        )
+    return str(value)
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _AllowedError("it is true or false")
+    return value
+
+
+def _number(what: str) -> Callable[[object], int | None]:
+    def check(value: object) -> int | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _AllowedError("it is a whole number")
+        if value < 1:
+            raise _AllowedError(f"at least 1 {what} is allowed")
+        return value
+
+    return check
+
+
+def _processes(value: object) -> int | None:
+    number = _number("process")(value)
+    if number is not None and number < LEAST_PROCESSES:
+        raise _AllowedError(
+            f"at least {LEAST_PROCESSES} are allowed, for an init, an ssh server and a login; "
+            f"systemd, sshd and a login take {SYSTEMD_PROCESSES}"
+        )
+    return number
+
+
+def _memory(value: object) -> int | None:
+    if value is None:
+        return None
+    size = parse_size(value)
+    if size < LEAST_MEMORY:
+        raise _AllowedError(f"at least {LEAST_MEMORY >> 20}M is allowed")
+    return size
+
+
+def _environment(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise _AllowedError("it is a table of names and texts")
+    for key, text in value.items():
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+            raise _AllowedError(f"{key!r} is no name of a variable")
+        if not isinstance(text, str) or re.search(r"[\x00\n]", text):
+            raise _AllowedError(f"{key} is {text!r}, which is not a text of one line")
+        if "#" in text:
+            raise _AllowedError(
+                f"{key} is {text!r}, and '#' begins a comment in /etc/environment, from which ssh "
+                "and su take it: put the value into a file"
+            )
+    return dict(value)
+
+
+def _many(kind: type[Mount | Port]) -> Callable[[object], tuple[Any, ...]]:
+    def check(value: object) -> tuple[Any, ...]:
+        items = _list(value)
+        return tuple(item if isinstance(item, kind) else kind.parse(item) for item in items)
+
+    return check
+
+
+def _keys(value: object) -> tuple[str, ...]:
+    for item in _list(value):
+        if not isinstance(item, str) or not _KEY.fullmatch(item):
+            raise _AllowedError(
+                f"{str(item)[:60]!r} is no public key such as 'ssh-ed25519 AAAA… me'"
+            )
+    return tuple(_list(value))
+
+
+def _list(value: object) -> Iterable[Any]:
+    if not isinstance(value, list | tuple):
+        raise _AllowedError("it is a list")
+    return value
+
+
+def _script(value: object) -> str | None:
+    if value is None:
+        return None
+    # Editors of Windows put a mark in front and a carriage return at each end of line, with which
+    # the kernel finds no interpreter.
+    text = _text(value).removeprefix("\ufeff").replace("\r\n", "\n")
+    if not text.strip():
+        raise _AllowedError("it is the text of a script")
+    return text
+
+
+def check_timeout(value: object) -> float:
+    """Return a number of seconds.
+
+    Raises:
+        SpecError: it is not one, or out of range.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= MAX_TIMEOUT:  # type: ignore[operator]
+        raise _AllowedError(f"it is a number of seconds, more than 0 and at most {MAX_TIMEOUT:g}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_wait(value: object) -> str:
+    """Return what containers are waited for: one of :data:`WAITS`, or a command for a shell.
+
+    Raises:
+        SpecError: it is empty, no text, or nearly one of the words.
+    """
+    text = _text(value).strip()
+    if text in WAITS:
+        return text
+    near = nearest(text, WAITS)
+    if not text or "\n" in text or (near and not re.search(r"[\s/]", text)):
+        hint = f"did you mean {near}? " if near else ""
+        raise _AllowedError(
+            f"{hint}allowed are {', '.join(WAITS)}, or a command such as 'pg_isready -q'"
+        )
+    return text
+
+
+_CHECKS: dict[str, Callable[[object], Any]] = {
+    "image": _image,
+    "per_node": _number("container a node"),
+    "per_core": _truth,
+    "total": _number("container"),
+    "name": _name,
+    "cores": _number("core"),
+    "memory": _memory,
+    "processes": _processes,
+    "environment": _environment,
+    "home": _truth,
+    "mounts": _many(Mount),
+    "provision": _script,
+    "provision_timeout": check_timeout,
+    "ssh_keys": _keys,
+    "ports": _many(Port),
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The containers of a job: groups, and when they count as ready.
+
+    Raises:
+        SpecError: a value is not allowed.
+    """
+
+    groups: tuple[Group, ...] = (Group(),)
+    wait: str = _doc(
+        "When the containers are ready: ``running`` (init runs), ``boot`` (the system has "
+        "booted), ``ssh`` (its ssh server answers), or a command for the container's shell that "
+        "is tried until it succeeds.",
+        RUNNING,
+    )
+    timeout: float = _doc("Seconds that this may take.", TIMEOUT)
+
+    def __new__(cls, *values: object, **keys: object) -> Spec:
+        """Refuse a key that there is not, before Python does it without a hint."""
+        refuse_unknown("Spec", keys, [f.name for f in fields(cls)])
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for key, check in (("groups", _groups), ("wait", check_wait), ("timeout", check_timeout)):
+            value = getattr(self, key)
+            try:
+                object.__setattr__(self, key, check(value))
+            except _AllowedError as error:
+                raise SpecError(f"{key} is {shown(value)}; {error}") from None
+        if not self.groups:
+            raise SpecError("the spec has no group: at least one is needed")
+        names = [group.name for group in self.groups]
+        for name in names:
+            if names.count(name) > 1:
+                raise SpecError(f"two groups have the name {name!r}: give each its own")
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the spec as JSON's types."""
+        return asdict(self)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Spec:
+        """Make a spec from what :meth:`to_data` returned."""
+        groups = [
+            {
+                **group,
+                "mounts": [Mount(**mount) for mount in group["mounts"]],
+                "ports": [Port(**port) for port in group["ports"]],
+            }
+            for group in data["groups"]
+        ]
+        return cls(**{**data, "groups": tuple(Group(**group) for group in groups)})
+
+
+def as_spec(what: Spec | Group | Iterable[Group] | None) -> Spec:
+    """Return a spec of a spec, of one group or several, or the default of one a node.
+
+    Raises:
+        SpecError: it is something else.
+    """
+    if what is None:
+        return Spec()
+    return what if isinstance(what, Spec) else Spec(groups=what)  # type: ignore[arg-type]
+
+
+def _groups(value: object) -> tuple[Group, ...]:
+    if isinstance(value, Group):
+        return (value,)
+    wanted = "it is a Group or a list of Groups, such as [Group(name='web', total=2)]"
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise _AllowedError(wanted)
+    groups = tuple(value)
+    for number, group in enumerate(groups, 1):
+        if not isinstance(group, Group):
+            raise SpecError(f"number {number} of the groups is {shown(group)}; {wanted}")
+    return groups
+
+
+def documented(kind: type[Group | Spec]) -> list[tuple[str, str, Any]]:
+    """Return key, sentence and default of what a spec file may say, for the reference."""
+    return [
+        (f.name, f.metadata["doc"], getattr(kind(), f.name)) for f in fields(kind) if f.metadata
+    ]

@@ -1,0 +1,160 @@
+"""Prologue and epilogue: on the job's first node, as ``oar``, for all nodes of the job.
+
+OAR's arguments are the contract: job id, user, nodefile, and perhaps more. Other nodes are
+reached as ``oar`` with the ssh command of oar.conf, and root through oardodo.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from oar_lxc.errors import ConfigError, JobEnvironmentError, OarLxcError, UsageError
+from oar_lxc.linux.ending import one_sentence
+from oar_lxc.linux.log import say
+from oar_lxc.linux.regular import read_regular
+from oar_lxc.linux.run import Result, run
+from oar_lxc.linux.shortage import shortage_of
+from oar_lxc.model.config import PREPARE_BY, lenient_config
+from oar_lxc.model.idspans import format_spans
+from oar_lxc.model.job import read_nodefile
+from oar_lxc.model.layout import JobLayout, check_job_id, check_node, check_user
+from oar_lxc.model.published import PublishedJob
+from oar_lxc.oar.ssh import FANOUT, command_on, this_node
+
+PUBLISHER = 0  # the user id of the root side
+KILLED = 128  # from here on, a shell tells of a signal that ended the command, and ssh of itself
+
+
+def main() -> None:
+    """Run one hook and leave with its exit status, which OAR takes for the nodes' state."""
+    if len(sys.argv) < 5:
+        say("usage: hook prologue|epilogue JOB USER NODEFILE")
+        sys.exit(2)
+    hook, job, user, nodefile = sys.argv[1:5]
+    with one_sentence(say, os.uname().nodename):
+        try:
+            sys.exit(run_hook(hook, check_job_id(job), check_user(user), Path(nodefile)))
+        except OarLxcError as error:
+            say(str(error))
+            sys.exit(1)
+
+
+def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
+    """Prepare or destroy a job on all its nodes at once; a prologue that fails undoes itself.
+
+    An epilogue destroys whatever is wrong with the configuration or the nodefile, and says so.
+
+    Returns:
+        0, or 1 where a node is not as it should be.
+    """
+    config, wrong = lenient_config()
+    cgroup = _oar_cgroup(job_id, user)
+    common = ["--job", str(job_id), "--user", user, *(["--cgroup", cgroup] if cgroup else [])]
+    if hook == "epilogue":
+        if wrong:
+            say(f"{wrong}; mend it: the defaults are taken")
+        nodes, unsure = _nodes_to_clean(job_id, nodefile)
+        status = _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline)
+        # OAR would suspect all nodes of the job. The stanza comes after us, and tells of each,
+        # unless nobody knows whether there is one.
+        follows = config.prepare == PREPARE_BY[0] and not wrong
+        return 0 if follows else status or unsure
+    if hook != "prologue":
+        raise UsageError(f"hook {hook!r}; known: prologue, epilogue")
+    if wrong:
+        raise ConfigError(f"{wrong}; mend it: until then, this node gets no containers")
+    if config.prepare != PREPARE_BY[1]:
+        return 0
+    nodes = list(read_nodefile(nodefile))
+    key = Path(f"/var/lib/oar/{user}_{job_id}.jobkey")  # where OAR keeps it on all nodes
+    key_option = ["--job-key", str(key)] if key.exists() else []
+    users = ["--users", format_spans(config.users).replace(" ", "")]
+    prepare = ["prepare", *common, *users, *key_option, "--nodes", ",".join(nodes), "--node"]
+    # OAR runs no epilogue after a failed prologue: keep a part of the time for undoing.
+    status = _everywhere(nodes, prepare, config.deadline * 0.5, prepares=True)
+    if status:
+        _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline * 0.5)
+    return status
+
+
+def _nodes_to_clean(job_id: int, nodefile: Path) -> tuple[list[str], int]:
+    """Return the nodes of a job that has ended, and 1 where there may be more.
+
+    Without OAR's nodefile, what prepare published here tells them; without that, this node has at
+    least itself.
+    """
+    try:
+        return list(read_nodefile(nodefile)), 0
+    except JobEnvironmentError as error:
+        say(str(error))
+    path = JobLayout(job_id).published
+    try:
+        content = read_regular(path, owners={PUBLISHER})
+        published = PublishedJob.from_json(content.decode())
+        return [check_node(node) for node in published.nodes] or [this_node()], 0
+    except (OSError, ValueError, RecursionError, TypeError, UsageError) as error:
+        say(f"{path}: {error}: only this node is cleaned by the epilogue")
+        return [this_node()], 1
+
+
+def _everywhere(
+    nodes: Sequence[str], arguments: list[str], timeout: float, prepares: bool = False
+) -> int:
+    """Run the root side on nodes.
+
+    Args:
+        nodes: their names.
+        arguments: of the command.
+        timeout: seconds.
+        prepares: it prepares: its last argument is the node's name, and where it cannot be started
+            as users have used something up, the node is not at fault.
+
+    Returns:
+        0, or 1 where a node is not as it should be.
+    """
+    end = time.monotonic() + timeout
+
+    def once(node: str) -> Result:
+        left = max(1.0, end - time.monotonic())
+        # The command ends by itself, in time to say what it leaves: as root, we cannot kill it.
+        limit = ["--deadline", f"{left * 0.8:.3g}"]
+        words = [arguments[0], *limit, *arguments[1:], *([node] if prepares else [])]
+        return run(command_on(node, words), timeout=left, check=False)
+
+    def on_node(node: str) -> bool:
+        try:
+            result = once(node)
+            if not 0 <= result.status < KILLED:
+                result = once(node)  # it goes on where it was
+        except OarLxcError as error:
+            say(f"node {node}: {error}")
+            return prepares and bool(shortage_of(error))
+        if result.status != 0:
+            say(f"node {node}: {result.stderr.strip() or f'status {result.status}'}")
+        return result.status == 0
+
+    try:
+        with ThreadPoolExecutor(min(FANOUT, len(nodes))) as pool:
+            done = list(pool.map(on_node, nodes))
+    except RuntimeError:  # this node has no room for more threads
+        done = list(map(on_node, nodes))
+    return 0 if all(done) else 1
+
+
+def _oar_cgroup(job_id: int, user: str) -> str:
+    """Return the job's cgroup in OAR's hierarchies, empty where the cpuset is off."""
+    name = f"{user}_{job_id}"
+    given = os.environ.get("OAR_CPUSET", "")
+    for path in (given, f"/oar/{name}"):
+        if path.endswith(f"/{name}") and Path(f"/dev/cpuset{path}").is_dir():
+            return path
+    return ""
+
+
+if __name__ == "__main__":
+    main()

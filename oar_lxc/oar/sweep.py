@@ -1,0 +1,119 @@
+"""Carry OAR's word to the nodes: jobs that have ended are destroyed wherever they still are.
+
+A node knows of a job's end by OAR's clean and by the hooks, which did not come where its sshd was
+down or the server was. The OAR server reaches nodes, not the other way round: so it asks each node
+what it has, asks OAR which of those jobs have ended, and tells the nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from oar_lxc.errors import CommandError, OarLxcError, UsageError
+from oar_lxc.linux.run import run
+from oar_lxc.model.layout import check_node
+from oar_lxc.oar.ssh import FANOUT, command_on
+from oar_lxc.root.reap import LEFT_ALONE, Reaped
+
+ENDED = ("Error", "Terminated")  # OAR's last states of a job
+LOOK_TIMEOUT = 60.0
+DESTROY_TIMEOUT = 600.0
+JOBS_AT_ONCE = 100  # as many as one oarstat is asked for
+
+T = TypeVar("T")
+
+
+@dataclass
+class Sweep:
+    """What a sweep over the cluster found and did.
+
+    Attributes:
+        jobs: what was done about each job, by node.
+        unreachable: why a node did not answer, by node.
+    """
+
+    jobs: dict[str, list[Reaped]] = field(default_factory=dict)
+    unreachable: dict[str, str] = field(default_factory=dict)
+
+
+def sweep(grace: float, *, dry_run: bool = False) -> Sweep:
+    """Reap on all nodes of the cluster, with OAR's word; run it as user ``oar``.
+
+    Args:
+        grace: seconds that OAR and its hooks get at a job's start and end.
+        dry_run: change nothing.
+
+    Raises:
+        OarLxcError: OAR does not answer; then nothing is destroyed.
+    """
+    result = Sweep()
+    look = ["reap", "--dry-run", "--json", f"--grace={grace:g}"]
+    found = _everywhere(dict.fromkeys(_nodes(result), look), LOOK_TIMEOUT, result)
+    unsure = {job.job_id for jobs in found.values() for job in jobs if job.action == LEFT_ALONE}
+    ended = _ended(sorted(unsure))
+    option = ["--dry-run"] if dry_run else []
+    orders = {}
+    for node, jobs in found.items():
+        mine = ",".join(str(job.job_id) for job in jobs if job.job_id in ended)
+        if mine or not all(job.action == LEFT_ALONE for job in jobs):
+            orders[node] = ["reap", *option, "--json", f"--grace={grace:g}", f"--ended={mine}"]
+    result.jobs = found | _everywhere(orders, DESTROY_TIMEOUT, result)
+    return result
+
+
+def _nodes(result: Sweep) -> list[str]:
+    """Return the names of the cluster's nodes; what is none is told, and stops no other."""
+    if shutil.which("oarnodes") is None:
+        raise OarLxcError(
+            "oarnodes is not installed here: run this on the OAR server, or leave out --everywhere"
+        )
+    words = run(["oarnodes", "-l"]).stdout.split()
+    nodes = []
+    for word in dict.fromkeys(words):
+        try:
+            nodes.append(check_node(word))
+        except UsageError as error:
+            result.unreachable[word] = str(error)
+    return nodes
+
+
+def _ended(jobs: Sequence[int]) -> set[int]:
+    """Return those of some jobs of which OAR says that they have ended."""
+    ended = set()
+    for start in range(0, len(jobs), JOBS_AT_ONCE):
+        options = [f"-j{job}" for job in jobs[start : start + JOBS_AT_ONCE]]
+        for line in run(["oarstat", "-s", *options]).stdout.splitlines():
+            match = re.fullmatch(r"\s*([0-9]+)\s*:\s*(\w+)\s*", line)
+            if match and match[2] in ENDED:
+                ended.add(int(match[1]))
+    return ended & set(jobs)
+
+
+def _everywhere(
+    orders: Mapping[str, Sequence[str]], timeout: float, result: Sweep
+) -> dict[str, list[Reaped]]:
+    def on_node(node: str) -> list[Reaped] | str:
+        try:
+            done = run(command_on(node, orders[node], here=False), timeout=timeout, check=False)
+            if done.status not in (0, 1):
+                raise CommandError(done.argv, done.status, done.stderr)
+            return [Reaped(**one) for one in json.loads(done.stdout or "[]")]
+        except CommandError as error:
+            return error.stderr.strip() or str(error)
+        except (OarLxcError, ValueError, TypeError) as error:
+            return str(error)
+
+    answers = dict(zip(orders, _in_parallel(on_node, orders), strict=True))
+    result.unreachable.update((n, a) for n, a in answers.items() if isinstance(a, str))
+    return {node: answer for node, answer in answers.items() if not isinstance(answer, str)}
+
+
+def _in_parallel(act: Callable[[str], T], nodes: Iterable[str]) -> list[T]:
+    with ThreadPoolExecutor(FANOUT) as pool:
+        return list(pool.map(act, nodes))

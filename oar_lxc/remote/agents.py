@@ -1,0 +1,271 @@
+"""Run the agent on nodes of a job, all at once, and hand on what it says.
+
+:mod:`oar_lxc.remote.fanout` gets to a node through oarsh, as the job's user and inside the job's
+cpuset there.
+On the node that this process runs on, the agent is a plain child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from oar_lxc.errors import CommandError, NodeError, OarLxcError
+from oar_lxc.linux.ending import debugging
+from oar_lxc.linux.fork import become, may_fork
+from oar_lxc.linux.isolated import isolated
+from oar_lxc.linux.run import Program, read_lines, running
+from oar_lxc.linux.verbose import doing
+from oar_lxc.model.layout import JobLayout
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+Request = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+
+
+# A key of a request: its reader is to write something every second. What is between them, oarsh,
+# ends where that cannot be handed on.
+HEARTBEAT = "heartbeat"
+# The line that a program of ours begins with on a node. What stands before it is of the user's
+# login shell. Only then is it given what it is to read, which the shell could take from it.
+UP = b'["", "up"]'
+LOST = 255  # the exit status of ssh where the way is lost
+CONNECT_SECONDS = 10  # for ssh to get to a node
+SHELL_SECONDS = 60  # for a login shell to get to our program
+OARSH = (
+    "oarsh",
+    "-oForwardAgent=no",
+    "-oForwardX11=no",
+    f"-oConnectTimeout={CONNECT_SECONDS}",
+    "-oBatchMode=yes",
+    "-oLogLevel=ERROR",
+)
+NOT_INSTALLED = re.compile(r"isolated\.py'?: \[Errno 2\]|No module named '?oar_lxc")
+OARSH_SAYS = re.compile(r"^oarsh: ", re.MULTILINE)
+# Nodes that are reached from one node. oarsh takes about 0.08 s of processor time for each, and a
+# branch, which one more node leads to, twice the time that ssh takes to log in.
+WIDTH = 64
+
+
+class Remote:
+    """The way to the agents of a job's nodes.
+
+    Args:
+        job_id: OAR's job id.
+        nodes: names of the job's nodes.
+        local: the one that this process runs on, empty on a frontend.
+        python: the interpreter that has oar_lxc on the nodes.
+    """
+
+    def __init__(
+        self, job_id: int, nodes: Sequence[str], local: str = "", python: str = sys.executable
+    ) -> None:
+        self.job_id = job_id
+        self.nodes = tuple(nodes)
+        self.local = local
+        self._python = python
+
+    def call(
+        self,
+        operation: str,
+        request: Request,
+        on_event: OnEvent,
+        nodes: Sequence[str] | None = None,
+    ) -> list[NodeError]:
+        """Run one operation of the agent on nodes at once and wait for all.
+
+        Args:
+            operation: see :data:`oar_lxc.agent.main.OPERATIONS`.
+            request: what every agent reads, or a function that returns it, which is called while
+                this node's agent comes up.
+            on_event: is given the node's name and each event as it comes.
+            nodes: which nodes; all of the job by default.
+
+        Returns:
+            The nodes on which it failed as a whole, and why.
+        """
+        wanted = self.nodes if nodes is None else tuple(nodes)
+        argv = isolated("oar_lxc.agent.main", [str(self.job_id), operation], self._python)
+        doing("asking nodes", operation=operation, job=self.job_id, nodes=" ".join(wanted))
+        answers = _Answers(on_event)
+        environ = {**os.environ, **oarsh_environ(self.job_id)}
+        far = [node for node in wanted if node != self.local]
+        with ExitStack() as stack:
+            agent = fanout = None
+            readers: dict[int, Callable[[bytes], None]] = {}
+            if self.local in wanted:
+                try:
+                    agent = stack.enter_context(_running(argv, environ))
+                    readers[agent.stdout] = partial(answers.take, self.local)
+                except CommandError as failed:
+                    answers.end(self.local, failed.status, failed.stderr)
+            if far:
+                fanout = stack.enter_context(_running(isolated("oar_lxc.remote.fanout"), environ))
+                readers[fanout.stdout] = answers.take_far
+            asked = request() if callable(request) else request
+            if agent:
+                agent.feed(_line(asked))
+            if fanout:
+                fanout.feed(self._order(far, argv) + _line({**asked, HEARTBEAT: True}))
+            read_lines(readers)
+            if agent:
+                answers.end(self.local, agent.wait(), agent.said())
+            if fanout and fanout.wait() != 0:
+                raise OarLxcError(f"the way to {', '.join(far)} failed: {fanout.said()}")
+        return [error for node in wanted if (error := answers.failure(node))]
+
+    def _order(self, nodes: Sequence[str], argv: Sequence[str]) -> bytes:
+        """Return what :class:`oar_lxc.remote.fanout.Order` tells, as a line."""
+        order = {"job": self.job_id, "nodes": nodes, "here": "", "argv": argv}
+        return _line({**order, "python": self._python, "width": WIDTH})
+
+
+def _running(argv: Sequence[str], environ: Mapping[str, str]) -> AbstractContextManager[Program]:
+    """Run a module's program beside the block; in a fork of this process, where it may.
+
+    Args:
+        argv: of :func:`oar_lxc.linux.isolated.isolated`.
+        environ: its environment.
+    """
+    python, _, _, module, *_ = argv
+
+    def main() -> None:
+        import_module(module).main()
+
+    fork = python == sys.executable and may_fork()
+    instead = partial(become, main, argv[3:], environ) if fork else None
+    return running(argv, env=environ, instead=instead)
+
+
+def _line(request: Mapping[str, Any]) -> bytes:
+    return json.dumps(request).encode() + b"\n"
+
+
+def oarsh_environ(job_id: int) -> dict[str, str]:
+    """Return the variables by which oarsh gets to the nodes of a job.
+
+    Inside a cpuset, oarsh knows the job by itself; on a frontend by its id. With the cpuset off it
+    wants OAR's key of the job, of which prepare gave the user a copy.
+    """
+    environ = {"OAR_JOB_ID": str(job_id)}
+    key = JobLayout(job_id).job_key
+    if "OAR_JOB_KEY_FILE" not in os.environ and os.access(key, os.R_OK):
+        environ["OAR_JOB_KEY_FILE"] = str(key)
+    return environ
+
+
+class _Answers:
+    """Turns lines of agents into events, and ends into failures."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self._reason: dict[str, str] = {}
+        self._done: set[str] = set()
+        self._begun: set[str] = set()
+        self._stderr: dict[str, list[str]] = {}
+        self._status: dict[str, int] = {}
+
+    def take(self, node: str, line: bytes) -> None:
+        """Take one line that a node wrote to its standard output."""
+        if line == UP:
+            self._begun.add(node)
+        if line in (b"", UP):
+            return
+        text = line.decode("utf-8", "surrogateescape")
+        try:
+            event = json.loads(text)
+            kind = event["event"]
+        except (ValueError, TypeError, KeyError):
+            self._stderr.setdefault(node, []).append(text)
+            return
+        if kind == "done":
+            self._done.add(node)
+        elif kind == "error":
+            self._reason[node] = event["reason"]
+        else:
+            self._on_event(node, event)
+
+    def take_far(self, line: bytes) -> None:
+        """Take one line of :mod:`oar_lxc.remote.fanout`."""
+        if not line:
+            return  # it is still there
+        node, what, *content = json.loads(line)
+        if what == "up":
+            self._begun.add(node)
+        elif what == "line":
+            self.take(node, content[0].encode("utf-8", "surrogateescape"))
+        elif what == "end":
+            self.end(node, *content)
+
+    def end(self, node: str, status: int, said: str = "") -> None:
+        """Take the exit status of a node's agent, and what it wrote to its standard error."""
+        self._status[node] = status
+        if said and debugging():
+            sys.stderr.write(f"node {node} said:\n{said.rstrip()}\n")
+        self._stderr.setdefault(node, []).extend(said.splitlines())
+
+    def failure(self, node: str) -> NodeError | None:
+        """Return why a node failed, None where it did not."""
+        if node in self._done:
+            return None
+        if node in self._reason:
+            return NodeError(node, self._reason[node])
+        status, said = self._status.get(node, LOST), "\n".join(self._stderr.get(node, []))
+        if why := why_not_begun(status, said, node in self._begun):
+            return NodeError(node, why)
+        last = (said.strip().splitlines() or ["it said nothing"])[-1]
+        return NodeError(node, f"the agent failed (status {status}): {last}")
+
+
+def why_not_begun(status: int, said: str, begun: bool = False) -> str:
+    """Return why a program of ours did not do its work on a node, as a sentence for the user.
+
+    Args:
+        status: the exit status of oarsh.
+        said: what it and the login shell wrote.
+        begun: whether the program said that it had begun.
+
+    Returns:
+        The reason, empty where it is the program's own to tell.
+    """
+    last = (said.strip().splitlines() or [""])[-1]
+    if "oarsh: Cannot find cpuset file" in said:
+        return (
+            "OAR has nothing of this job there any more: the job is ending, or the node was "
+            "restarted, and its containers are gone"
+        )
+    if status == LOST and not last:
+        return "the way there was closed without a word: the job is ending, or the node is down"
+    if status == LOST:
+        return f"it cannot be reached: {last}"
+    if begun:
+        return ""
+    if status == 127 or NOT_INSTALLED.search(said):
+        return "oar-lxc is not installed there: ask the administrator to install it"
+    if OARSH_SAYS.search(said):
+        return f"oarsh failed (status {status}): {last}"
+    told = f", and wrote {last!r}" if last else ""
+    return (
+        f"your login shell ended there (status {status}) before oar-lxc could begin{told}: look "
+        "at what ~/.bashrc, or your shell's file like it, does where there is no terminal"
+    )
+
+
+def stuck_shell() -> str:
+    """Return what is told of a node where our program does not begin."""
+    return (
+        f"your login shell there did not start oar-lxc within {SHELL_SECONDS} s: look at whether "
+        "~/.bashrc, or your shell's file like it, waits for input or starts another shell"
+    )
+
+
+def raise_first(errors: Sequence[OarLxcError]) -> None:
+    """Raise the first of some errors, where there is one."""
+    for error in errors:
+        raise error

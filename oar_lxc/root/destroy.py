@@ -1,0 +1,186 @@
+"""Destroy what one job has on one node, by kernel facts, and read back that nothing is left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.concurrent import beside
+from oar_lxc.linux.log import NodeLog
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root import grants, idmapped, links, packetfilter, plugs
+from oar_lxc.root.allocation import find_range, find_whose
+from oar_lxc.root.files import forget, half_written, job_locked, locked, rest
+from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.kill import Killing
+from oar_lxc.root.leftovers import Leftovers, Running, find_leftovers
+from oar_lxc.root.litter import PATIENT_SHARE, SHARE, Litter
+from oar_lxc.root.oar_files import remove_oar_files
+from oar_lxc.root.record import Record, read_record, this_boot
+from oar_lxc.root.standstill import let_go
+from oar_lxc.root.trash import discard
+
+REAPER = "reaper"  # the layer that nobody waits for
+STANZA = "stanza"  # the layer after which OAR's own clean comes
+VERIFY = 0.1  # the part of the time that is kept for reading back what is left
+
+
+@dataclass(frozen=True)
+class Destruction:
+    """What is to be destroyed.
+
+    Args:
+        layout: the job's names.
+        user: the job's user.
+        uid: the user's id, -1 where the user is not known on this node any more.
+        oar_cgroup: OAR's cgroup of the job where the caller knows it, else the record tells.
+        layer: who asks for it: ``stanza``, ``epilogue``, ``prologue``, ``undo`` of a
+            prepare, ``reaper`` or ``admin``.
+        whole: destroy OAR's own cgroup and files of the job too, as OAR did not.
+    """
+
+    layout: JobLayout
+    user: str
+    uid: int
+    oar_cgroup: str = ""
+    layer: str = "admin"
+    whole: bool = False
+
+    def run(self, log: NodeLog, deadline: float) -> Leftovers:
+        """Destroy everything, as far as the deadline allows.
+
+        Every step runs even where one before it failed, and may run again: "already gone" is
+        success. What counts is what is found at the end.
+
+        Args:
+            log: where the steps are logged.
+            deadline: monotonic time by which this must be over.
+
+        Returns:
+            What is left; the record is removed only where that is nothing.
+
+        Raises:
+            OarLxcError: another process had the job locked until the deadline.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(job_locked(self.layout.job_id, rest(deadline)))
+            except OSError as error:  # nobody else can lock what is in the lock's place
+                log.write("not locked", "error", error=str(error))
+            return self.run_locked(log, deadline)
+
+    def run_locked(self, log: NodeLog, deadline: float) -> Leftovers:
+        """Do what :meth:`run` does for a caller that has the job locked."""
+        start = time.monotonic()
+        end = deadline - (deadline - start) * VERIFY
+        layout = self.layout
+        record = read_record(layout.record)
+        if record and record.waits and self.layer == "admin" and not self.whole:
+            return replace(self, whole=True).run_locked(log, deadline)
+        first_id = find_range(layout, self.user, self.uid, record)
+        oar_cgroup = self.oar_cgroup or (record.oar_cgroup if record else "")
+        whose = find_whose(layout, self.user, self.uid, first_id)
+        cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
+        step = self._step
+        killing = Killing(cgroups, whose, end)
+        # The stanza keeps OAR's own clean waiting, and for good where cgroups are left.
+        waits = self.layer == STANZA
+        with suppress(OSError):
+            let_go(log)
+        step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits))
+        step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
+        # A lock that somebody keeps must not keep the processes alive, that somebody perhaps.
+        with beside(
+            lambda: step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
+        ) as done:
+            step(log, "processes", partial(killing.kill, done))
+        share = PATIENT_SHARE if self.layer == REAPER else SHARE
+        litter = Litter(whose, time.monotonic() + rest(end) * share, end)
+        unfiltered = threading.Event()
+        # Nothing of the job runs any more. Links take most of their time in waiting.
+        with (
+            beside(lambda: self._remove_network(log, end, unfiltered)),
+            beside(lambda: self._remove_tree(log, end)),
+            beside(lambda: step(log, "litter", litter.remove)),
+        ):
+            step(log, "cgroups", killing.remove_cgroups)
+            within = replace(cgroups, deadline=deadline)
+            running = Running.of(within, whose)
+        with log.step("verify"):
+            left = find_leftovers(
+                layout,
+                within,
+                whose,
+                inert=False,
+                running=running,
+                litter=litter,
+                rules=[] if unfiltered.is_set() else None,
+                unknown=[killing.unknown],
+            )
+        if not left:
+            forget(half_written(layout.record))
+            forget(layout.record)
+        elif self.layer == STANZA and not left.cgroups:
+            step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits=False))
+        log.write(
+            "destroyed",
+            "error" if left else "info",
+            layer=self.layer,
+            killed=len(killing.killed),
+            left=str(left),
+            seconds=round(time.monotonic() - start, 4),
+        )
+        return left
+
+    def _step(self, log: NodeLog, name: str, act: Callable[[], object]) -> None:
+        # What a failed step leaves is found, and said, when all is read back.
+        with suppress(OSError, OarLxcError), log.step(name):
+            act()
+
+    def _note_end(
+        self, record: Record | None, first_id: int, oar_cgroup: str, waits: bool
+    ) -> None:
+        layout = self.layout
+        if record is None and not layout.directory.exists():
+            return  # most likely there is nothing; if there is, the reaper finds it by its names
+        now = time.time()
+        record = record or Record(layout.job_id, self.user, this_boot(), now, first_id, oar_cgroup)
+        if not record.ended or self.layer == STANZA:
+            record.end(layout, record.ended or now, waits)
+
+    def _revoke(self, first_id: int, timeout: float) -> None:
+        with locked(timeout, anyway=True):
+            grants.revoke(self.layout, first_id)
+
+    def _remove_network(self, log: NodeLog, end: float, unfiltered: threading.Event) -> None:
+        uid = self.uid if (links.NET / self.layout.bridge).exists() else 0
+
+        def remove() -> None:
+            links.remove(self.layout, rest(end), links.stray_links(self.user, self.uid))
+
+        self._step(log, "links", remove)
+        self._step(log, "plugs", plugs.forget_gone)
+
+        # A packet of a device that still is there would bring an element of the filter back.
+        def forget() -> None:
+            if packetfilter.forget(self.layout, rest(end), uid):
+                unfiltered.set()
+
+        self._step(log, "filter", forget)
+
+    def _remove_tree(self, log: NodeLog, end: float) -> None:
+        step = self._step
+        step(log, "mounts", lambda: idmapped.unmount_under(self.layout.directory))
+        step(log, "files", lambda: self._remove_files(log, end))
+
+    def _remove_files(self, log: NodeLog, end: float) -> None:
+        if idmapped.mounts_under(self.layout.directory):
+            raise OarLxcError(f"something is still mounted below {self.layout.directory}")
+        discard(self.layout, log, end)
+        if self.whole:
+            remove_oar_files(self.layout.job_id, self.user, rest(end))

@@ -1,0 +1,249 @@
+"""Files of the root side: written whole or not at all, locked, removed without following links."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.regular import read_regular
+from oar_lxc.linux.removal import remove_tree
+
+LOCK = Path("/run/oar-lxc.lock")
+JOBS_LOCK = Path("/run/oar-lxc-jobs.lock")
+FILTER_LOCK = Path("/run/oar-lxc-filter.lock")
+SHADOW_LOCK = Path("/etc/.pwd.lock")
+SHADOW_WAIT = 2.0
+BLOCK = 512  # bytes; what stat(2) counts in
+FORGET_SECONDS = 5.0
+
+
+def rest(deadline: float) -> float:
+    """Return the seconds until a monotonic time, and a moment where it has passed."""
+    return max(0.1, deadline - time.monotonic())
+
+
+@contextmanager
+def locked(
+    timeout: float = 20,
+    path: Path = LOCK,
+    shadow: Path = SHADOW_LOCK,
+    *,
+    anyway: bool = False,
+) -> Iterator[None]:
+    """Hold the node's lock: one prepare, destroy or reap changes shared files at a time.
+
+    The lock of lckpwdf(3) is taken too, as useradd and its like edit /etc/subuid under that. They
+    hold it for a moment. A user can keep it, with a set-user-id program that is stopped in time:
+    then it is gone without.
+
+    Args:
+        timeout: seconds to wait for our own lock.
+        path: our own lock.
+        shadow: the lock of those who edit the system's user database.
+        anyway: go on where our lock is nothing that can be locked, to take something away.
+
+    Raises:
+        OarLxcError: another one held our lock for longer than ``timeout`` seconds.
+        OSError: our lock cannot be opened.
+    """
+
+    def own(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def system(fd: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with ExitStack() as held:
+        with suppress(*([OSError] if anyway else [])):
+            held.enter_context(_held(path, own, timeout, ""))
+        with suppress(OarLxcError, OSError):
+            held.enter_context(_held(shadow, system, min(timeout, SHADOW_WAIT), ""))
+        yield
+
+
+@contextmanager
+def job_locked(job_id: int, timeout: float, path: Path = JOBS_LOCK) -> Iterator[None]:
+    """Hold the lock of one job: it is prepared, destroyed or reaped, one at a time.
+
+    It is the byte of the job's number in one file, so that nothing of it is left. A process must
+    not take it twice: the first to be released would release both.
+
+    Raises:
+        OarLxcError: another one held it for longer than ``timeout`` seconds.
+    """
+
+    def take(fd: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, job_id)
+
+    with _held(path, take, timeout, f" for job {job_id}"):
+        yield
+
+
+@contextmanager
+def filter_locked(timeout: float, path: Path = FILTER_LOCK) -> Iterator[None]:
+    """Hold the lock of the packet filter: it is loaded, or added to, by one at a time.
+
+    Raises:
+        OarLxcError: another one held it for longer than ``timeout`` seconds.
+    """
+
+    def take(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with _held(path, take, timeout, ""):
+        yield
+
+
+@contextmanager
+def _held(path: Path, take: Callable[[int], None], timeout: float, whom: str) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(path, flags, 0o600)
+    try:
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                take(fd)
+                break
+            except (BlockingIOError, PermissionError):  # either may tell of a lock: fcntl(2)
+                if time.monotonic() > end:
+                    raise OarLxcError(f"{path} stayed locked{whom} for {timeout:g} s") from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file so that it holds, at any moment and after a crash, the old text or the new.
+
+    The owner of an existing file is kept; its directory must be writable by root alone. Files that
+    several jobs share are written under :func:`locked`.
+    """
+    temporary = half_written(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(temporary, flags, mode)
+    try:
+        try:
+            os.fchmod(fd, mode)
+            with suppress(FileNotFoundError):
+                status = os.stat(path, follow_symlinks=False)
+                os.fchown(fd, status.st_uid, status.st_gid)
+            view = memoryview(text.encode("utf-8", "surrogateescape"))
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_anyway(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file as :func:`write_atomic` does; where no new one can be made, over the old one.
+
+    A user can use up a disk and its inodes, and what is destroyed must be noted all the same. What
+    a file has of the disk already is enough for what is written over it, if that is no longer.
+
+    Raises:
+        OSError: it cannot be written at all.
+    """
+    try:
+        write_atomic(path, text, mode)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _overwrite(path, text.encode("utf-8", "surrogateescape"), error)
+
+
+def _overwrite(path: Path, data: bytes, full: OSError) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise full from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or len(data) > max(
+            status.st_size, status.st_blocks * BLOCK
+        ):
+            raise full
+        # Whoever reads meanwhile, or after a crash, finds empty lines behind it, no parts of old.
+        view = memoryview(data.ljust(status.st_size, b"\n"))
+        while view:
+            view = view[os.write(fd, view) :]
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def forget(path: Path) -> None:
+    """Remove a file of ours, and whatever else is in its place; "already gone" is success."""
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        remove_tree(path, FORGET_SECONDS)
+
+
+def half_written(path: Path) -> Path:
+    """Return the name that a file has while it is written, and keeps where a writer is killed."""
+    return path.with_name(f".{path.name}.oar-lxc")
+
+
+def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int = 0o644) -> bool:
+    """Change the lines of a small configuration file; hold :func:`locked` around it.
+
+    Args:
+        path: the file; a missing one counts as empty.
+        change: gets the lines without their ends and returns the new ones.
+        mode: mode of a file that did not exist.
+
+    Returns:
+        Whether the file changed.
+
+    Raises:
+        OSError: it cannot be read or written, or is no regular file.
+    """
+    try:
+        before = read_lines(path)
+        mode = path.stat().st_mode & 0o7777
+    except FileNotFoundError:
+        before = []
+    after = change(list(before))
+    if after == before:
+        return False
+    text = "".join(line + "\n" for line in after)
+    if len(after) < len(before):
+        write_anyway(path, text, mode)
+    else:
+        write_atomic(path, text, mode)
+    return True
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a small configuration file.
+
+    Raises:
+        OSError: it is missing, cannot be read, or is no regular file.
+    """
+    return split_lines(read_regular(path, follow=True).decode("utf-8", "surrogateescape"))
+
+
+def split_lines(text: str) -> list[str]:
+    """Split at newlines and nowhere else, as the programs do that read such files."""
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]

@@ -1,0 +1,227 @@
+"""Mounts of the root side: idmapped views of the images and of homes, and their removal.
+
+The calls are newer than what Python wraps, so they go through libc's ``syscall``. Numbers above
+423 are the same on all of Linux's architectures but alpha.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from oar_lxc.linux.mounts import read_mounts
+from oar_lxc.model.idmap import IdMap, map_text
+
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_RESOLVE_NO_SYMLINKS = 4
+_MOUNT_ATTR_RDONLY = 1
+_MOUNT_ATTR_NOSUID = 2
+_MOUNT_ATTR_NODEV = 4
+_MOUNT_ATTR_IDMAP = 0x00100000
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
+_MNT_DETACH = 2
+_MS_PRIVATE = 1 << 18
+_CLONE_NEWUSER = 0x10000000
+_READY = b"\0"
+_ROUNDS = 10  # in which what users move about meanwhile is looked for
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttr(ctypes.Structure):
+    """``struct mount_attr`` of linux/mount.h."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _OpenHow(ctypes.Structure):
+    """``struct open_how`` of linux/openat2.h."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def mount_idmapped(
+    source: Path | int, target: Path | int, ids: IdMap | None, *, writable: bool = False
+) -> None:
+    """Bind a directory on another, with other ids, without what is mounted below it.
+
+    Args:
+        source: a directory, or one that is open (:func:`open_point`).
+        target: an existing directory in a root-owned place, or one that is open.
+        ids: who owners of files become; files of others belong to nobody, and nobody else can
+            own a new file. None: as they are.
+        writable: whether files can be written through it.
+
+    Raises:
+        OSError: the kernel refused; file systems that support it and since when are listed in
+            mount_setattr(2).
+    """
+    # No set-user-id here: what runs in a container runs from the overlay above.
+    limits = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
+    limits |= 0 if writable else _MOUNT_ATTR_RDONLY
+    namespace = _user_namespace(ids) if ids else -1
+    try:
+        _bind(source, target, limits | (_MOUNT_ATTR_IDMAP if ids else 0), max(namespace, 0))
+    finally:
+        if ids:
+            os.close(namespace)
+
+
+def mount_on_itself(directory: Path) -> None:
+    """Make a directory a mount of its own: all that is mounted below it goes with that one."""
+    _bind(directory, directory, 0)
+
+
+def _bind(source: Path | int, target: Path | int, limits: int, namespace: int = 0) -> None:
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
+    tree = _call("open_tree", source, _SYS_OPEN_TREE, *_place(source), flags)
+    try:
+        # Private: to unmount what is below would else unmount it at the source as well.
+        attributes = _MountAttr(limits, 0, _MS_PRIVATE, namespace)
+        size = ctypes.sizeof(attributes)
+        what = (tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
+        _call("mount_setattr", source, _SYS_MOUNT_SETATTR, *what)
+        empty = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+        _call("move_mount", target, _SYS_MOVE_MOUNT, tree, b"", *_place(target), empty)
+    finally:
+        os.close(tree)
+
+
+def _place(where: Path | int) -> tuple[int, bytes]:
+    return (where, b"") if isinstance(where, int) else (_AT_FDCWD, os.fsencode(where))
+
+
+@contextmanager
+def open_point(path: Path) -> Iterator[int]:
+    """Open a directory without following any link on the way, and without using it.
+
+    Yields:
+        A descriptor that is good for naming it to other calls.
+
+    Raises:
+        OSError: there is none, or one of its path's directories is a link by now.
+    """
+    how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    size = ctypes.sizeof(how)
+    fd = _call("openat2", path, _SYS_OPENAT2, *_place(path), ctypes.byref(how), size)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def mount_of(fd: int) -> int:
+    """Return the kernel's number of the mount that something open is on."""
+    (line,) = (
+        line
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+        if line.startswith("mnt_id:")
+    )
+    return int(line.split()[1])
+
+
+def _user_namespace(ids: IdMap) -> int:
+    """Return an open user namespace with a map of ids."""
+    ready_r, ready_w = os.pipe()
+    done_r, done_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # Only system calls here: the child lives until the parent has taken its namespace.
+        try:
+            os.close(ready_r)
+            os.close(done_w)
+            if _libc.unshare(_CLONE_NEWUSER) == 0:
+                os.write(ready_w, _READY)
+                os.read(done_r, 1)
+            else:
+                os.write(ready_w, bytes([ctypes.get_errno()]))
+        finally:
+            os._exit(0)
+    os.close(ready_w)
+    os.close(done_r)
+    try:
+        if (code := os.read(ready_r, 1)) != _READY:
+            if code and code[0] in (errno.EAGAIN, errno.ENOMEM):
+                raise OSError(code[0], f"unshare: {os.strerror(code[0])}")
+            raise OSError("this kernel does not allow user namespaces (user.max_user_namespaces)")
+        for name, extents in (("uid_map", ids.uids), ("gid_map", ids.gids)):
+            Path(f"/proc/{pid}/{name}").write_text(map_text(extents))
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready_r)
+        os.close(done_w)
+        os.waitpid(pid, 0)
+
+
+def _call(name: str, path: Path | int, number: int, *arguments: object) -> int:
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        where = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else str(path)
+        raise OSError(code, f"{name}: {os.strerror(code)}", where)
+    return result
+
+
+def mounts_under(directory: Path, process: str = "self") -> list[Path]:
+    """Return the mount points at or below a directory, in the order they were mounted.
+
+    Args:
+        directory: absolute, without links.
+        process: whose mount namespace.
+    """
+    table = Path(f"/proc/{process}/mountinfo")
+    return [mount.point for mount in read_mounts(table, below=directory)]
+
+
+def unmount_under(directory: Path) -> None:
+    """Unmount all at or below a directory.
+
+    The topmost go first, and what is below goes with them. Users may rename directories that they
+    have mounts in: no link is followed, nothing but what was there is unmounted, and where one is
+    somewhere else by now, the others go, and it is looked for again.
+
+    Raises:
+        OSError: some could not be unmounted.
+    """
+    for last in (*[False] * (_ROUNDS - 1), True):
+        found = list(read_mounts(below=directory))
+        numbers = {mount.id for mount in found}
+        for mount in (mount for mount in found if mount.parent not in numbers):
+            try:
+                _detach(mount.point, numbers)
+            except OSError:
+                if last:
+                    raise
+        if not found:
+            return
+
+
+def _detach(point: Path, numbers: Collection[int]) -> None:
+    """Unmount what is mounted at a path, if it is one of some mounts."""
+    with open_point(point) as fd:
+        if mount_of(fd) not in numbers:
+            raise OSError(errno.ESTALE, "what was mounted there is elsewhere by now", str(point))
+        if _libc.umount2(f"/proc/self/fd/{fd}".encode(), _MNT_DETACH) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"umount: {os.strerror(code)}", str(point))

@@ -1,0 +1,132 @@
+"""Kill all that belongs to a job until the kernel has none, whoever adds more or holds them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from oar_lxc.root.files import rest
+from oar_lxc.root.holders import find_holders
+from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.ownership import Whose
+from oar_lxc.root.processes import Handles, is_restless, job_processes
+from oar_lxc.root.standstill import standstill
+from oar_lxc.root.stuck import abort_waits, dead_lxcfs, tracers
+
+LXCFS_PATIENCE = 4.0  # seconds that lxcfs has for an answer, which takes it milliseconds
+LOOKS = 4  # that mostly find all there is; who is found after that is put there from outside
+HOLDERS = 0.5  # the part of the time for a look at what else the user's processes have open
+MOMENT = 0.01  # seconds
+BUSY = 0.1  # seconds in which who was killed has left the cgroups
+
+
+@dataclass
+class Killing:
+    """The end of a job's processes and cgroups.
+
+    Args:
+        cgroups: the job's cgroups.
+        whose: the job's ids, and its user's.
+        end: monotonic time by which it must be over.
+
+    Attributes:
+        killed: the processes that were killed.
+        unknown: why there may be a way back to the job's ids; empty where there is none.
+    """
+
+    cgroups: JobCgroups
+    whose: Whose
+    end: float
+    killed: set[int] = field(default_factory=set)
+    unknown: str = "whether the user's other processes hold its ids: they were not looked at"
+    _others: set[int] = field(default_factory=set)
+    _thawed: bool = False
+    _late: float = float("inf")
+
+    def kill(self, revoked: threading.Event) -> None:
+        """Kill until none is found once nobody can take the job's ids any more.
+
+        Args:
+            revoked: tells when the ids are taken back.
+        """
+        self._late = time.monotonic() + min(LXCFS_PATIENCE, (self.end - time.monotonic()) / 2)
+        self.cgroups.take_back()
+        revoked.wait(MOMENT)  # mostly it takes no longer, and one look less is needed
+        looks = 0
+        while time.monotonic() < self.end:
+            last = revoked.is_set()
+            if not self._look():
+                if last and not self._kill_holders():
+                    self.unknown = ""
+                    break
+                revoked.wait(rest(self.end))
+            else:
+                looks += 1
+            if looks > LOOKS:
+                self._kill_still()
+
+    def remove_cgroups(self) -> None:
+        """Remove the cgroups; one that is filled again meanwhile is emptied for good."""
+        busy = time.monotonic() + BUSY
+        while not self.cgroups.remove() and time.monotonic() < self.end:
+            if time.monotonic() > busy and self.cgroups.processes():
+                self._kill_still()
+            time.sleep(0.002)
+
+    def _look(self) -> set[int]:
+        """Kill all that are found at one look, and return them."""
+        self.cgroups.kill_unified()
+        with Handles() as handles:
+            found = self._find(handles)
+            if not found and is_restless(self.cgroups, self.whose.uid):
+                with self.cgroups.frozen():
+                    found = self._find(handles)
+                    handles.kill(found)
+            self._kill(handles, found)
+        return found
+
+    def _kill_holders(self) -> set[int]:
+        """Kill who could come back to the job's ids later, and return them."""
+        with Handles() as handles:
+            found = self._find_holders(handles)
+            self._kill(handles, found)
+        return found
+
+    def _find_holders(self, handles: Handles) -> set[int]:
+        # Somebody may have a great deal open: all else that is the job's goes all the same.
+        end = time.monotonic() + rest(self.end) * HOLDERS
+        return find_holders(self._others, self.whose, handles, end)
+
+    def _kill_still(self) -> None:
+        """Kill while nobody can put in more, and remove what they could be put into."""
+        with Handles() as handles:
+            with standstill(self.cgroups, self.whose):
+                self._kill(handles, self._find(handles))
+                self.cgroups.remove()
+                holders = self._find_holders(handles)
+                handles.kill(holders)
+            self._kill(handles, holders)  # what was frozen dies only now
+
+    def _kill(self, handles: Handles, found: set[int]) -> None:
+        handles.kill(found)
+        if found or not self._thawed:
+            self.cgroups.thaw()  # what is frozen dies only now
+            self._thawed = True
+        handles.wait(min(1.0, self.end - time.monotonic()))
+        self.killed |= found
+
+    def _find(self, handles: Handles) -> set[int]:
+        self._others.clear()
+        found = job_processes(self.cgroups, self.whose, handles, self._others)
+        if stuck := found & self.killed:
+            for pid in (holding := self._holders(stuck)):
+                handles.hold(pid)
+            found |= holding
+        return found
+
+    def _holders(self, stuck: set[int]) -> set[int]:
+        found = tracers(stuck, self.whose)
+        if not abort_waits(stuck, self.whose) and time.monotonic() > self._late:
+            found |= dead_lxcfs(stuck, self.whose, min(LXCFS_PATIENCE, rest(self.end) / 2))
+        return found

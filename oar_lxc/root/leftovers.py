@@ -1,0 +1,155 @@
+"""What is left of a job on this node: read from the kernel and the disk, never from a record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from oar_lxc.errors import OarLxcError, TooLateError
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root import grants, idmapped, job_cgroups, links, packetfilter, plugs
+from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.litter import Litter
+from oar_lxc.root.oar_files import oar_files
+from oar_lxc.root.ownership import Whose
+from oar_lxc.root.processes import job_processes
+from oar_lxc.root.trash import trash_of
+
+UNSEEN = "unknown, as no cgroup file system is mounted"
+
+NFT_TIMEOUT = 5.0  # seconds; it takes milliseconds
+
+
+@dataclass(frozen=True)
+class Running:
+    """What was found of a job's processes, for which one has to look longest.
+
+    Attributes:
+        processes: ids of processes.
+        unknown: why there may be more; empty where there are not.
+    """
+
+    processes: Collection[int]
+    unknown: str = ""
+
+    @classmethod
+    def of(cls, cgroups: JobCgroups, whose: Whose) -> Running:
+        """Look for the processes of a job; arguments as of :func:`find_leftovers`."""
+        try:
+            return cls(job_processes(cgroups, whose))
+        except (OSError, TooLateError) as error:
+            return cls((), f"its processes: {error}")
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What still exists of a job; empty lists mean that nothing does.
+
+    Attributes:
+        processes: ids of processes in its cgroups, or that have or could take ids of its range.
+        cgroups: paths of cgroups.
+        mounts: mount points in the node's own mount namespace. Users make others as they like,
+            with any names; copies of ours there are detached when the directory is removed.
+        links: names of network devices, with those of no job that the user's jobs left.
+        files: paths of files and directories, OAR's own of the job where it left them, and those
+            of its ids in the directories that all users share.
+        ipc: SysV IPC of its ids, kind and number.
+        lines: lines in /etc/subuid, /etc/subgid, /etc/lxc/lxc-usernet and /run/lxc/nics.
+        rules: elements of the packet filter.
+        unknown: why something could not be looked at to its end: it is not known to be gone.
+    """
+
+    processes: list[int] = field(default_factory=list)
+    cgroups: list[str] = field(default_factory=list)
+    mounts: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    ipc: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return any(asdict(self).values())
+
+    @classmethod
+    def union(cls, parts: Iterable[Leftovers]) -> Leftovers:
+        """Return what any of some has."""
+        found: dict[str, set[Any]] = {}
+        for part in parts:
+            for kind, names in asdict(part).items():
+                found.setdefault(kind, set()).update(names)
+        return cls(**{kind: sorted(names) for kind, names in found.items()})
+
+    def __str__(self) -> str:
+        parts = [
+            f"{len(found)} {kind} ({', '.join(map(str, found[:5]))}{', …' if found[5:] else ''})"
+            for kind, found in asdict(self).items()
+            if found and kind != "unknown"
+        ]
+        parts += [f"not known: {why}" for why in self.unknown]
+        return "; ".join(parts) or "nothing"
+
+
+def find_leftovers(
+    layout: JobLayout,
+    cgroups: JobCgroups,
+    whose: Whose,
+    *,
+    inert: bool = True,
+    running: Running | None = None,
+    litter: Litter | None = None,
+    rules: list[str] | None = None,
+    unknown: Collection[str] = (),
+) -> Leftovers:
+    """Look for everything that a job may have on this node.
+
+    Args:
+        layout: the job's names.
+        cgroups: the job's cgroups.
+        whose: its ids, and its user's.
+        inert: whether the record counts, and what is in the trash.
+        running: what was found of its processes, where that was looked for already.
+        litter: what was found of its ids elsewhere, likewise.
+        rules: what was found of it in the packet filter, likewise.
+        unknown: why something else is not known to be gone.
+    """
+    paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
+    if cgroups.whole:
+        paths += oar_files(layout.job_id, cgroups.user)
+    if running is None:
+        running = Running.of(cgroups, whose)
+    if litter is None:
+        litter = Litter(whose, cgroups.deadline)
+        with suppress(OSError, OarLxcError):  # it tells itself
+            litter.look()
+    return Leftovers(
+        processes=sorted(running.processes),
+        cgroups=[str(path) for path in cgroups.roots()] if job_cgroups.hierarchies() else [UNSEEN],
+        mounts=[str(point) for point in idmapped.mounts_under(layout.directory)],
+        links=[*links.job_links(layout), *links.stray_links(cgroups.user, whose.uid)],
+        files=[*(str(path) for path in paths if os.path.lexists(path)), *litter.files],
+        ipc=litter.ipc,
+        lines=_lines(layout, whose.first_id),
+        rules=_rules(layout) if rules is None else rules,
+        unknown=[why for why in (running.unknown, litter.unknown, *unknown) if why],
+    )
+
+
+def _lines(layout: JobLayout, first_id: int) -> list[str]:
+    found = grants.leftover_lines(layout, first_id)
+    try:
+        found[plugs.NICS] = plugs.left_of(layout)
+    except OSError as error:
+        found[plugs.NICS] = [f"it cannot be read: {error.strerror}"]
+    return [f"{path}: {line}" for path, lines in found.items() for line in lines]
+
+
+def _rules(layout: JobLayout) -> list[str]:
+    try:
+        return packetfilter.elements(layout, NFT_TIMEOUT)
+    except OarLxcError as error:
+        return [f"unknown, as the packet filter cannot be read: {error}"]

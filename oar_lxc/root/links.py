@@ -1,0 +1,178 @@
+"""Network devices of a job: its bridge, and the VXLAN that joins the bridges of its nodes.
+
+``ip -batch`` makes them in one process of 2 ms; a netlink library would take longer to import
+than the whole of prepare may last.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+from oar_lxc.errors import CommandError, OarLxcError
+from oar_lxc.linux.bounded import bounded
+from oar_lxc.linux.run import run
+from oar_lxc.model.addresses import MTU, JobNetwork
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root import grants
+from oar_lxc.root.refusal import Refusal
+
+NET = Path("/sys/class/net")
+IPV6 = Path("/proc/sys/net/ipv6/conf")
+# Registered for nothing. Users can bind none below 1024, to hold it or to be answered there; and
+# those from 512 on are what bindresvport(3) gives to daemons.
+VXLAN_PORT = 289
+ALL = "00:00:00:00:00:00"  # where a VXLAN sends what is for all, or for it does not know whom
+GOING = 0x6F6C7863  # the group of devices ("olxc") in which they are removed
+
+
+def holder_of_subnet(network: JobNetwork, timeout: float) -> str:
+    """Return the name of another device that has an address in the job's subnet, or nothing."""
+    subnet = network.subnet
+    shown = run(["ip", "-json", "-4", "address", "show"], timeout=timeout).stdout
+    listing = json.loads(shown or "[]")
+    for link in listing:
+        for address in link.get("addr_info", ()):
+            if ip_address(address["local"]) in subnet:
+                return str(link["ifname"])
+    return ""
+
+
+def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) -> list[str]:
+    """Make the job's bridge with this node's address and, for several nodes, its VXLAN.
+
+    Args:
+        layout: the job's names.
+        network: the job's network.
+        node: this node's name.
+        timeout: seconds for each thing that may block, the names of the other nodes among them.
+
+    Returns:
+        The addresses of the job's other nodes.
+
+    Raises:
+        Refusal: another program holds the VXLAN's port.
+        TooLateError: the names of other nodes were not resolved in time.
+        CommandError: the kernel refused one.
+        OarLxcError: the address of another node is not known.
+    """
+    bridge, vxlan = layout.bridge, layout.vxlan
+    peers = [other for other in network.nodes if other != node]
+    addresses: list[str] = []
+    lines = [f"link add {bridge} mtu {MTU} type bridge forward_delay 0 stp_state 0"]
+    devices = [bridge]
+    if peers:
+        what = "resolving the names of the job's nodes"
+        own, *addresses = bounded(
+            lambda: [_own_address(node), *map(_resolve, peers)], timeout, what
+        )
+        local = f" local {own}" if own else ""
+        lines.append(
+            f"link add {vxlan} mtu {MTU} type vxlan id {network.vni} dstport {VXLAN_PORT}{local}"
+        )
+        devices.append(vxlan)
+    run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", timeout=timeout)
+    for name in devices:
+        # Before it is up: it would take routes and addresses from what containers advertise.
+        with suppress(FileNotFoundError):  # a node without IPv6
+            (IPV6 / name / "disable_ipv6").write_text("1")
+    lines = [
+        f"link set {bridge} up",
+        f"address add {network.node_address(node)} dev {bridge}",
+        *([f"link set {vxlan} master {bridge} up"] if peers else []),
+    ]
+    try:
+        run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", timeout=timeout)
+    except CommandError as error:
+        if peers and os.strerror(errno.EADDRINUSE) in error.stderr:
+            raise Refusal(
+                f"UDP port {VXLAN_PORT}, which joins the networks of a job's nodes, is in use on "
+                f"node {node}: ask the administrator, whom `ss -ulpn sport = :{VXLAN_PORT}` there "
+                "shows the program"
+            ) from error
+        raise
+    if peers:
+        entries = [f"fdb append {ALL} dev {vxlan} dst {address}" for address in addresses]
+        run(["bridge", "-batch", "-"], input="\n".join(entries) + "\n", timeout=timeout)
+    return addresses
+
+
+def flooded(layout: JobLayout, timeout: float) -> list[str]:
+    """Return the addresses of the other nodes that a job's VXLAN joins; none without one."""
+    if not (NET / layout.vxlan).exists():
+        return []
+    argv = ["bridge", "-json", "fdb", "show", "dev", layout.vxlan]
+    listing = json.loads(run(argv, timeout=timeout, check=False).stdout or "[]")
+    return [str(entry["dst"]) for entry in listing if entry["mac"] == ALL and "dst" in entry]
+
+
+def _own_address(node: str) -> str:
+    """Return the address that the other nodes know this one by, where its own name tells it."""
+    import socket
+
+    with suppress(OSError, OarLxcError):
+        address = _resolve(node)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+        return "" if ip_address(address).is_loopback else address
+    return ""
+
+
+def _resolve(node: str) -> str:
+    import socket  # only a job of several nodes needs it
+
+    try:
+        found = socket.getaddrinfo(node, None, socket.AF_INET, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise OarLxcError(
+            f"the address of node {node} is not known here ({error}): every node of the cluster "
+            "must resolve the names of the others, by DNS or /etc/hosts"
+        ) from error
+    return str(found[0][4][0])
+
+
+def job_links(layout: JobLayout) -> list[str]:
+    """Return the job's devices that exist: what is plugged into its bridge, then its own."""
+    names = []
+    ports = NET / layout.bridge / "brif"
+    with suppress(FileNotFoundError):
+        names += [name for name in os.listdir(ports) if name != layout.vxlan]
+    names += [name for name in (layout.vxlan, layout.bridge) if (NET / name).exists()]
+    return names
+
+
+def stray_links(user: str, uid: int) -> list[str]:
+    """Return the devices that nobody plugs in any more, which a user's lxc-user-nic made.
+
+    Killed between making one and plugging it in, it leaves it with no bridge, and nothing tells
+    for which job it was. Where the user may plug nothing in on this node any more, it is certainly
+    of none that lives; else it stays until that is so.
+
+    Args:
+        user: the user.
+        uid: the user's id; -1 where it is not known.
+    """
+    made = re.compile(rf"veth{uid}_\w+")  # as lxc-user-nic(1) names them
+    names = [
+        name
+        for name in os.listdir(NET)
+        if made.fullmatch(name) and not os.path.lexists(NET / name / "master")
+    ]
+    # After that: what was there before is of a job that could plug in then.
+    return [] if names and grants.may_plug(user) else names
+
+
+def remove(layout: JobLayout, timeout: float, strays: Collection[str] = ()) -> None:
+    """Remove the job's devices, and others; those that go by themselves meanwhile are fine."""
+    names = [*job_links(layout), *strays]
+    if names:
+        # All in one go: each by itself makes the kernel wait for as long as all of them do.
+        lines = [f"link set dev {name} group {GOING}\n" for name in names]
+        lines.append(f"link del group {GOING}\n")
+        run(["ip", "-force", "-batch", "-"], input="".join(lines), check=False, timeout=timeout)

@@ -1,0 +1,143 @@
+"""Find jobs that are dead but not gone: what proves it, and what is missing for a proof."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.model.layout import MAX_JOB_ID, STATE, JobLayout
+from oar_lxc.root import grants, packetfilter
+from oar_lxc.root.account import find_name, private_owner
+from oar_lxc.root.job_cgroups import OWN, hierarchies
+from oar_lxc.root.leftovers import NFT_TIMEOUT
+from oar_lxc.root.links import NET
+from oar_lxc.root.record import GRACE, Record, read_record, this_boot
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the reaper thinks of one job.
+
+    Attributes:
+        job_id: the job.
+        user: its user, empty where nothing tells.
+        dead: whether that is certain.
+        why: the proof, or what is missing for one.
+    """
+
+    job_id: int
+    user: str
+    dead: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges jobs; what is not certainly dead lives.
+
+    Args:
+        state: the node's state directory.
+        grace: seconds that OAR and its hooks get before the reaper steps in.
+        ended: jobs of which OAR says that they have ended.
+
+    Attributes:
+        unknown: why there may be jobs on this node that were not found.
+    """
+
+    state: Path = STATE
+    grace: float = GRACE
+    ended: Collection[int] = ()
+    unknown: list[str] = field(default_factory=list)
+
+    def find_jobs(self) -> list[Finding]:
+        """Judge each job that has anything on this node, by record or by what exists."""
+        users = dict.fromkeys(_job_ids(self.state), "")
+        # Where one cannot be read, what the others tell is looked at all the same.
+        try:
+            users.update(dict.fromkeys(packetfilter.jobs(NFT_TIMEOUT), ""))
+        except OarLxcError as error:
+            self.unknown.append(f"the packet filter cannot be read: {error}")
+        users.update(_jobs_of_cgroups())
+        try:
+            users.update(grants.jobs_of_lines())
+        except OSError as error:
+            self.unknown.append(f"{grants.USERNET} cannot be read: {error.strerror}")
+        return [
+            self._judge(JobLayout(job, self.state), user) for job, user in sorted(users.items())
+        ]
+
+    def _judge(self, layout: JobLayout, user: str) -> Finding:
+        record = read_record(layout.record)
+        user = record.user if record else user or _owner(layout)
+        dead, why = self._verdict(layout, user, record)
+        return Finding(layout.job_id, user, dead, why if record else f"no record; {why}")
+
+    def _verdict(self, layout: JobLayout, user: str, record: Record | None) -> tuple[bool, str]:
+        if record and record.boot != this_boot():
+            return True, "the node was booted since it was prepared"
+        age = _since(record.created) if record else _age(layout)
+        if age < self.grace:
+            return False, f"prepared {age:.0f} s ago: it may be starting"
+        if layout.job_id in self.ended:
+            return True, "OAR says that it has ended"
+        if record and record.ended:
+            since = _since(record.ended)
+            told = f"a hook was told {since:.0f} s ago that it has ended"
+            return (True, told) if since >= self.grace else (False, f"{told}, and may be at work")
+        if not (record.oar_cgroup if record else _oar_uses_cpusets()):
+            return False, "OAR's cpuset is off: only OAR knows if it lives"
+        oar_cgroup = record.oar_cgroup if record else f"/oar/{user or '*'}_{layout.job_id}"
+        if not hierarchies():
+            return False, "no cgroup file system is mounted: only OAR knows if it lives"
+        if any(any(h.path.glob(oar_cgroup.lstrip("/"))) for h in hierarchies()):
+            return False, f"OAR's cgroup {oar_cgroup} exists"
+        return True, f"OAR's cgroup {oar_cgroup} is gone"
+
+
+def _job_ids(state: Path) -> Iterator[int]:
+    patterns = (
+        (state / "records", r"([0-9]{1,10})\.json"),
+        (state / "jobs", r"([0-9]{1,10})"),
+        (NET, r"ol[bv]([0-9]{1,10})"),
+    )
+    for directory, pattern in patterns:
+        for name in os.listdir(directory) if directory.is_dir() else ():
+            match = re.fullmatch(pattern, name)
+            if match and 1 <= int(match[1]) <= MAX_JOB_ID:
+                yield int(match[1])
+
+
+def _jobs_of_cgroups() -> Iterator[tuple[int, str]]:
+    for hierarchy in hierarchies():
+        own = hierarchy.path / OWN
+        for name in os.listdir(own) if own.is_dir() else ():
+            match = re.fullmatch(r"(.+)_([0-9]{1,10})", name)
+            if match and 1 <= int(match[2]) <= MAX_JOB_ID:
+                yield int(match[2]), match[1]
+
+
+def _oar_uses_cpusets() -> bool:
+    return any((h.path / "oar").is_dir() for h in hierarchies() if "cpuset" in h.names)
+
+
+def _owner(layout: JobLayout) -> str:
+    """Return whose the job is: the owner that root gave to the job's private directory."""
+    return find_name(private_owner(layout)) if os.path.lexists(layout.private) else ""
+
+
+def _since(then: float) -> float:
+    """Return the seconds since a time; a clock that was set back since then holds nobody up."""
+    return abs(time.time() - then)
+
+
+def _age(layout: JobLayout) -> float:
+    """Return the seconds since anything was last made or removed in the job's directory."""
+    try:
+        return _since(layout.directory.lstat().st_mtime)
+    except OSError:
+        return float("inf")

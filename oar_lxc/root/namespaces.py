@@ -1,0 +1,231 @@
+"""User namespaces of this node, and whether who is in one can take a job's ids.
+
+A user namespace can take the ids that its map has, and those of each namespace that it lies in:
+its owner gets from any handle to the parent (ioctl_nsfs(2)). A handle of another namespace that
+was made inside is as good. The kernel tells a namespace's map by a process in it, so one that is
+only held is entered for a moment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from oar_lxc.root.ownership import Whose
+
+# linux/nsfs.h
+_NS_GET_USERNS = 0xB701
+_NS_GET_PARENT = 0xB702
+_NS_GET_NSTYPE = 0xB703
+_NS_GET_OWNER_UID = 0xB704
+_CLONE_NEWUSER = 0x10000000
+_PR_SET_DUMPABLE = 4
+# What a link in /proc/PID/fd begins with; paths begin with a slash.
+_KINDS = {"cgroup", "ipc", "mnt", "net", "pid", "socket", "time", "user", "uts"}
+_SIOCGSKNS = 0x894C  # linux/sockios.h: the network namespace that a socket was made in
+_SYS_PIDFD_GETFD = 438
+_LONGEST = 1 << 16  # bytes of a map: the kernel takes a page
+_PATIENCE = 1.0  # seconds in which a child of ours has entered a namespace
+_MOMENT = 0.005  # seconds
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class UserNamespaces:
+    """What user namespaces have of a job, each looked at once: keep it for one look at all.
+
+    Args:
+        whose: the job's ids, and its user's.
+    """
+
+    def __init__(self, whose: Whose) -> None:
+        self._whose = whose
+        self._own = os.readlink("/proc/self/ns/user")
+        self._known: dict[str, bool] = {}
+
+    def is_jobs(self, pid: int) -> bool:
+        """Whether a process can take ids of the job by its user namespace.
+
+        Raises:
+            OSError: the process is gone.
+        """
+        path = f"/proc/{pid}/ns/user"
+        name = os.readlink(path)
+        if name == self._own:
+            return False
+        if name not in self._known:
+            maps = _maps(pid)
+            if os.readlink(path) != name:
+                return self.is_jobs(pid)  # it has gone deeper, and never comes back
+            if self._is_within(maps):
+                self._known[name] = True
+            else:
+                with _opened(path) as handle:
+                    self._known[name] = self._judge(handle, maps)
+        return self._known[name]
+
+    def is_handle(self, pid: int, fd: str) -> bool:
+        """Whether an open file of a process is a way to the ids of the job."""
+        with suppress(OSError):
+            path = f"/proc/{pid}/fd/{fd}"
+            kind, colon, _ = os.readlink(path).partition(":[")
+            if not colon or kind not in _KINDS:
+                return False
+            with _socket_namespace(pid, int(fd)) if kind == "socket" else _opened(path) as handle:
+                if fcntl.ioctl(handle, _NS_GET_NSTYPE) == _CLONE_NEWUSER:
+                    return self._reaches(handle)
+                with _closing(fcntl.ioctl(handle, _NS_GET_USERNS)) as owner:
+                    return self._reaches(owner)
+        return False
+
+    def is_users(self, pid: int) -> bool:
+        """Whether a process is in a user namespace of the user's, whatever became of its ids."""
+        with suppress(OSError):
+            path = f"/proc/{pid}/ns/user"
+            if os.readlink(path) != self._own:
+                with _opened(path) as handle, self._line(handle) as line:
+                    return self._is_users(line[-1])
+        return False
+
+    def _reaches(self, handle: int) -> bool:
+        name = f"user:[{os.fstat(handle).st_ino}]"
+        if name == self._own:
+            return False
+        if name not in self._known:
+            self._known[name] = self._judge(handle, None)
+        return self._known[name]
+
+    def _judge(self, handle: int, maps: list[tuple[int, int]] | None) -> bool:
+        """Whether a user namespace, with its map where that is known, or one around it counts."""
+        with self._line(handle) as line:
+            # A namespace that root made may have all ids there are.
+            if not self._is_users(line[-1]):
+                return False
+            for depth, one in enumerate(line):
+                name = f"user:[{os.fstat(one).st_ino}]"
+                if depth or maps is None:
+                    if self._known.get(name):
+                        return True
+                    if name in self._known:
+                        continue
+                    maps = _maps_of(one)
+                if maps is None or any(self._whose.overlaps(*extent) for extent in maps):
+                    return True
+        return False
+
+    def _is_within(self, maps: list[tuple[int, int]]) -> bool:
+        """Whether a map has a part that is the job's alone, as nobody else's can be."""
+        return any(
+            self._whose.is_jobs(start) and self._whose.is_jobs(start + count - 1)
+            for start, count in maps
+        )
+
+    def _is_users(self, handle: int) -> bool:
+        owner = bytearray(4)
+        fcntl.ioctl(handle, _NS_GET_OWNER_UID, owner)
+        (uid,) = struct.unpack("=I", owner)
+        return self._whose.is_users(uid)
+
+    @contextmanager
+    def _line(self, handle: int) -> Iterator[list[int]]:
+        """Give a user namespace and those around it, up to the one that lies in ours."""
+        line = [handle]
+        try:
+            while True:
+                try:
+                    parent = fcntl.ioctl(line[-1], _NS_GET_PARENT)
+                except PermissionError:  # it is ours, or beside ours
+                    break
+                if f"user:[{os.fstat(parent).st_ino}]" == self._own:
+                    os.close(parent)
+                    break
+                line.append(parent)
+            yield line
+        finally:
+            for one in line[1:]:
+                os.close(one)
+
+
+def _maps(pid: int) -> list[tuple[int, int]]:
+    """Return first id outside, and count, of each extent of a process's two maps."""
+    found = []
+    for name in ("uid_map", "gid_map"):
+        with _opened(f"/proc/{pid}/{name}") as file:
+            lines = os.read(file, _LONGEST).splitlines()
+        found += [(int(start), int(count)) for _, start, count in map(bytes.split, lines)]
+    return found
+
+
+def _maps_of(handle: int) -> list[tuple[int, int]] | None:
+    """Return the same of an open user namespace; None where a process in it hinders that."""
+    ready_r, ready_w = os.pipe()
+    over_r, over_w = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Only system calls here. What is in the namespace may kill or stop this process, not look
+        # into it.
+        try:
+            os.close(over_w)
+            _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+            if _libc.setns(handle, _CLONE_NEWUSER) == 0:
+                os.write(ready_w, b"1")
+                os.read(over_r, 1)
+        finally:
+            os._exit(0)
+    os.close(ready_w)
+    os.close(over_r)
+    try:
+        return _maps(child) if _has_entered(child, handle, ready_r) else None
+    except OSError:
+        return None
+    finally:
+        os.close(ready_r)
+        os.close(over_w)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _has_entered(child: int, handle: int, ready: int) -> bool:
+    """Whether a child is in a namespace; one that was stopped there cannot tell it, but is."""
+    name = f"user:[{os.fstat(handle).st_ino}]"
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        if select.select([ready], [], [], _MOMENT)[0]:
+            return bool(os.read(ready, 1))
+        if os.readlink(f"/proc/{child}/ns/user") == name:
+            return True
+    return False
+
+
+def _socket_namespace(pid: int, fd: int) -> _closing:
+    """Open the network namespace of a socket that a process has open."""
+    with _closing(os.pidfd_open(pid)) as process:
+        copy = int(_libc.syscall(ctypes.c_long(_SYS_PIDFD_GETFD), process, fd, 0))
+    if copy < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    with _closing(copy):
+        return _closing(fcntl.ioctl(copy, _SIOCGSKNS))
+
+
+def _opened(path: str) -> _closing:
+    return _closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+
+class _closing:
+    """A descriptor that is closed at the end of the block."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._fd)

@@ -1,0 +1,301 @@
+"""The packet filter of the containers: one nft table of the node, with elements for each job.
+
+The rules are the same for all jobs. What differs between jobs are elements of sets, which carry
+the name of the job's bridge or its VXLAN identifier: they are found again without any record. A
+rule that finds no element drops: a job without elements is reached by nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from oar_lxc.errors import CommandError, TooLateError
+from oar_lxc.linux.run import Result, run
+from oar_lxc.model.addresses import JobNetwork
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root.account import UNKNOWN, find_uid
+from oar_lxc.root.files import filter_locked
+from oar_lxc.root.links import NET, VXLAN_PORT, flooded
+from oar_lxc.root.nameless import hide_users
+from oar_lxc.root.record import read_record
+
+TABLE = "oar_lxc"
+OLD_VXLAN_PORT = 4789  # of jobs that were prepared before the port was VXLAN_PORT
+
+# Containers' connections leave the node from these ports. The kernel gives them to no program of
+# the node by itself, so that what comes in for one of them is an answer to a container.
+FIRST_PORT, LAST_PORT = 61000, 65535
+ANSWERS = "echo-reply, destination-unreachable, time-exceeded, parameter-problem"
+# Of a job's containers at once with others. The node's table has 262,144 by default; and to count
+# them takes the kernel longer for each new one, the more there are.
+CONNECTIONS = 4096
+USERS = 1000  # ids below are the system's daemons
+
+IP_TABLES = (Path("/proc/net/ip_tables_names"), Path("/proc/net/ip6_tables_names"))
+_BRIDGE = re.compile(r"olb([1-9][0-9]{0,9})")
+_TRACKS = re.compile(r"\b(ct|masquerade|[sd]nat|redirect|notrack|synproxy|xt)\b")
+
+
+def rules_text(pool: IPv4Network) -> str:
+    """Return the rules; nft applies them as one transaction, which leaves elements as they are.
+
+    Args:
+        pool: the network that jobs get theirs from.
+    """
+    vxlan = f"udp dport {{ {VXLAN_PORT}, {OLD_VXLAN_PORT} }}"
+    leaving = 'iifname "olb*" oifname != "olb*"'
+    ports = f"{FIRST_PORT}-{LAST_PORT}"
+    return f"""\
+table inet {TABLE} {{
+    # Bridge and the user who may open connections to what is behind it.
+    set owners {{ type ifname . uid; }}
+    # Address of a node and identifier of a VXLAN that it is part of, as it is in packets.
+    set peers {{ typeof ip saddr . @th,96,32; }}
+    set connections {{ type ifname; size 65535; flags dynamic; }}
+}}
+flush table inet {TABLE}
+table inet {TABLE} {{
+    # Filled with "notrack" where nobody else on the node wants connections tracked: whoever can
+    # fill the table of connections would cut off the node.
+    chain others {{
+    }}
+    chain track_in {{
+        type filter hook prerouting priority raw; policy accept;
+        # Between containers of one job; seen here where br_netfilter is loaded.
+        iifname "olb*" ip daddr {pool} fib daddr type != local notrack return
+        iifname "olb*" return
+        udp dport {VXLAN_PORT} notrack return
+        iifname "lo" jump others
+        ip daddr {pool} return
+        meta l4proto {{ tcp, udp, sctp }} th dport {ports} return
+        icmp type {{ {ANSWERS} }} return
+        jump others
+    }}
+    chain track_out {{
+        type filter hook output priority raw; policy accept;
+        udp dport {VXLAN_PORT} notrack return
+        oifname "olb*" return
+        jump others
+    }}
+    chain count {{
+        type filter hook prerouting priority mangle; policy accept;
+        iifname "olb*" ct state new add @connections {{ iifname ct count over {CONNECTIONS} }} drop
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        # Containers speak IPv6 with each other, never with the node: it would take its routes
+        # from their router advertisements.
+        iifname "olb*" meta nfproto ipv6 drop
+        iifname "olb*" fib saddr . iif oif missing drop
+        iifname "olb*" {vxlan} drop
+        udp dport {VXLAN_PORT} ip saddr . @th,96,32 @peers accept
+        udp dport {VXLAN_PORT} drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        {leaving} meta nfproto ipv6 drop
+        {leaving} fib saddr . iif oif missing drop
+        {leaving} {vxlan} drop
+        # What leaves unchanged would pass for the node's own.
+        {leaving} meta l4proto != {{ tcp, udp, sctp, icmp }} drop
+        {leaving} ct state invalid drop
+        oifname "olb*" iifname != "olb*" ct state != {{ established, related }} drop
+    }}
+    chain output {{
+        type filter hook output priority filter; policy accept;
+        meta skuid != 0 {vxlan} drop
+        oifname . meta skuid @owners accept
+        oifname "olb*" meta skuid != 0 ct state != {{ established, related }} drop
+        # Another user's program that listens at the gateway's address.
+        oifname "olb*" meta skuid >= {USERS} ip saddr {pool} drop
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        # A port that a container chose would make it the node: to NFS by a privileged one, to
+        # another machine's answers by that of a service of the node.
+        ip saddr {pool} ip daddr != {pool} meta l4proto {{ tcp, udp, sctp }} \
+masquerade to :{ports} random
+        ip saddr {pool} ip daddr != {pool} masquerade
+    }}
+}}
+"""
+
+
+def load(pool: IPv4Network, timeout: float) -> None:
+    """Load the rules with the elements of all jobs that have devices here, in one transaction.
+
+    Args:
+        pool: the network that jobs get theirs from.
+        timeout: seconds for each thing that may block.
+
+    Raises:
+        OarLxcError: nft failed, or the filter stayed locked.
+    """
+    with filter_locked(timeout):
+        lines = [rules_text(pool)]
+        if not _others_track(timeout):
+            lines.append(f"add rule inet {TABLE} others notrack")
+        lines += [f"flush set inet {TABLE} owners", f"flush set inet {TABLE} peers"]
+        for layout in map(JobLayout, sorted(_jobs_of_devices())):
+            lines += _elements(layout, _uid(layout), flooded(layout, timeout))
+        _nft(["-f", "-"], "\n".join(lines) + "\n", timeout)
+
+
+def admit(
+    layout: JobLayout, uid: int, peers: Sequence[str], pool: IPv4Network, timeout: float
+) -> None:
+    """Let a job's user reach its containers, and its other nodes reach its VXLAN.
+
+    Its devices exist already: whoever loads the rules meanwhile takes account of it.
+
+    Args:
+        layout: the job's names.
+        uid: its user.
+        peers: addresses of its other nodes.
+        pool: the network that jobs get theirs from.
+        timeout: seconds for each thing that may block.
+
+    Raises:
+        OarLxcError: nft failed, or the filter stayed locked.
+    """
+    text = "\n".join(_elements(layout, uid, peers)) + "\n"
+    with filter_locked(timeout):
+        done = _nft(["-f", "-"], text, timeout, check=False)
+    if done.status != 0:  # somebody has flushed the node's rules, or nobody has loaded ours yet
+        load(pool, timeout)
+        _nft(["-f", "-"], text, timeout)
+
+
+def forget(layout: JobLayout, timeout: float, uid: int = 0) -> bool:
+    """Remove a job's elements; "already gone" is success.
+
+    Args:
+        layout: the job's names.
+        timeout: seconds for each thing that may block.
+        uid: its user, whose element is the one that every job has, and is removed without a look;
+            0 or less where the job most likely has none.
+
+    Returns:
+        Whether it has been read back that none is there; else, :func:`elements` tells.
+
+    Raises:
+        CommandError: nft failed.
+    """
+    if uid > 0:
+        _delete("owners", f'"{layout.bridge}" . {uid}', timeout)
+    found = list(_listed(layout, timeout))
+    for set_name, element in found:
+        _delete(set_name, element, timeout)
+    return not found
+
+
+def _delete(set_name: str, element: str, timeout: float) -> None:
+    # It may be gone already, and one of connections go by itself meanwhile.
+    line = f"delete element inet {TABLE} {set_name} {{ {element} }}"
+    _nft([line], "", timeout, check=False)
+
+
+def elements(layout: JobLayout, timeout: float) -> list[str]:
+    """Return a job's elements that exist, each with the name of its set.
+
+    Raises:
+        CommandError: nft failed.
+    """
+    return [f"nft {set_name} {element}" for set_name, element in _listed(layout, timeout)]
+
+
+def jobs(timeout: float) -> set[int]:
+    """Return the jobs that have elements.
+
+    Raises:
+        CommandError: nft failed.
+    """
+    names = (key[0] for set_name, key in _all(timeout) if set_name != "peers")
+    return {int(found[1]) for name in names if (found := _BRIDGE.fullmatch(name))}
+
+
+def others_tracking(listing: str) -> bool:
+    """Return whether rules other than ours want connections tracked.
+
+    Args:
+        listing: what ``nft list ruleset`` prints.
+    """
+    tables = re.split(r"^(?=table )", listing, flags=re.MULTILINE)
+    ours = f"table inet {TABLE} "
+    return any(_TRACKS.search(table) for table in tables if not table.startswith(ours))
+
+
+def _others_track(timeout: float) -> bool:
+    for path in IP_TABLES:
+        with suppress(OSError):
+            if path.read_text().strip():
+                return True
+    return others_tracking(_nft(["list", "ruleset"], "", timeout).stdout)
+
+
+def _elements(layout: JobLayout, uid: int | None, peers: Sequence[str]) -> list[str]:
+    lines = []
+    if uid is not None:
+        lines.append(f'add element inet {TABLE} owners {{ "{layout.bridge}" . {uid} }}')
+    lines += [f"add element inet {TABLE} peers {{ {peer} . {_vni(layout)} }}" for peer in peers]
+    return lines
+
+
+def _vni(layout: JobLayout) -> int:
+    """Return a job's VXLAN identifier as the four bytes of packets that have it, the last 0."""
+    return JobNetwork(layout.job_id, ()).vni << 8
+
+
+def _uid(layout: JobLayout) -> int | None:
+    record = read_record(layout.record)
+    with suppress(TooLateError):
+        uid = find_uid(record.user) if record else UNKNOWN
+        return None if uid == UNKNOWN else uid
+    return None
+
+
+def _jobs_of_devices() -> Iterator[int]:
+    for name in os.listdir(NET):
+        if match := _BRIDGE.fullmatch(name):
+            yield int(match[1])
+
+
+def _listed(layout: JobLayout, timeout: float) -> Iterator[tuple[str, str]]:
+    """Yield set and key of each of a job's elements."""
+    bridge, vni = layout.bridge, _vni(layout)
+    for set_name, key in _all(timeout):
+        if set_name == "owners" and key[0] == bridge:
+            yield set_name, f'"{bridge}" . {key[1]}'
+        elif set_name == "connections" and key[0] == bridge:
+            yield set_name, f'"{bridge}"'
+        elif set_name == "peers" and key[1] == vni:
+            yield set_name, f"{key[0]} . {vni}"
+
+
+def _nft(arguments: Sequence[str], text: str, timeout: float, *, check: bool = True) -> Result:
+    # Where nothing is changed, nft has no word to look up, and is started in a faster way.
+    first = None if "list" in arguments else hide_users
+    return run(["nft", *arguments], input=text, timeout=timeout, check=check, first=first)
+
+
+def _all(timeout: float) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the name of the set and the parts of the key of each element of the table."""
+    try:
+        done = _nft(["-n", "-j", "list", "table", "inet", TABLE], "", timeout)
+    except CommandError as error:
+        if "No such file or directory" in error.stderr:
+            return  # there is no table, or nothing by which it could have been made
+        raise
+    for item in json.loads(done.stdout)["nftables"]:
+        for element in item.get("set", {}).get("elem", ()):
+            value = element
+            if isinstance(value, dict) and "elem" in value:  # with the number of connections
+                value = value["elem"]["val"]
+            yield item["set"]["name"], value["concat"] if isinstance(value, dict) else [value]

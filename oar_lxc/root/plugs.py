@@ -1,0 +1,92 @@
+"""The list in which lxc-user-nic(1) counts what users have plugged into bridges.
+
+It adds a line for each device, and looks for those that are gone only where the same user plugs
+another one into the same bridge. So lines of ended jobs would stay, and be read by every start.
+
+It locks the list while it works, and a user may stop it meanwhile, who would keep everybody else
+waiting. The list says nothing that matters for a job that has ended: who finds it locked lets it
+be, and whoever destroys the next job removes the lines of all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root.links import NET
+
+NICS = Path("/run/lxc/nics")
+PATIENCE = 0.1  # seconds; it is locked for a moment
+_BRIDGE = re.compile(rb"olb[1-9][0-9]{0,9}")
+
+
+def forget_gone(path: Path = NICS) -> None:
+    """Remove the lines of jobs' bridges that are not there any more, unless the list is locked.
+
+    Raises:
+        OSError: it cannot be read or written.
+    """
+    with _locked(path) as fd:
+        if fd is None:
+            return
+        before = _read(fd)
+        lines = before.splitlines(keepends=True)
+        after = b"".join(line for line in lines if not _is_gone(_bridge(line)))
+        if after != before:
+            # In place, as others wait for the lock of this file. Behind the new text come empty
+            # lines first, never parts of old ones.
+            os.pwrite(fd, after.ljust(len(before), b"\n"), 0)
+            os.ftruncate(fd, len(after))
+
+
+def left_of(layout: JobLayout, path: Path = NICS) -> list[str]:
+    """Return the lines of a job's bridge; none where the list is locked."""
+    with _locked(path) as fd:
+        lines = [] if fd is None else _read(fd).splitlines()
+    mine = layout.bridge.encode()
+    return [os.fsdecode(line) for line in lines if _bridge(line) == mine]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int | None]:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        end = time.monotonic() + PATIENCE
+        locked = False
+        while not locked and stat.S_ISREG(os.fstat(fd).st_mode):
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as lxc-user-nic does
+                locked = True
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() > end:
+                    break
+                time.sleep(0.01)
+        yield fd if locked else None
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def _bridge(line: bytes) -> bytes:
+    """Return the bridge of a line: user, kind, bridge and device."""
+    words = line.split()
+    return words[2] if len(words) > 2 else b""
+
+
+def _is_gone(bridge: bytes) -> bool:
+    return bool(_BRIDGE.fullmatch(bridge)) and not os.path.lexists(NET / os.fsdecode(bridge))

@@ -1,0 +1,299 @@
+"""Prepare one node for one job: all that needs root, before the user's script starts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.linux.closed import why_open
+from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.regular import read_regular
+from oar_lxc.linux.shortage import FULL, shortage_of
+from oar_lxc.model.addresses import POOL, JobNetwork
+from oar_lxc.model.config import Config
+from oar_lxc.model.idmap import IdMap
+from oar_lxc.model.idspans import Span
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.published import READY, REFUSED, PublishedJob
+from oar_lxc.root import grants, idmapped, links, packetfilter, ranges
+from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
+from oar_lxc.root.allocation import NoRangeError, allocate
+from oar_lxc.root.destroy import Destruction
+from oar_lxc.root.files import job_locked, locked, rest, write_atomic
+from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.oar_files import keep_keys
+from oar_lxc.root.record import Record, read_record, this_boot
+from oar_lxc.root.refusal import Refusal
+from oar_lxc.root.trees import mount_trees
+
+UNDO = 0.3  # the part of the time that is kept for taking everything back
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a node is prepared for.
+
+    Args:
+        layout: the job's names.
+        user: the job's user.
+        node: this node's name.
+        nodes: names of all nodes of the job.
+        oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off.
+        job_key: OAR's private key of the job (oarsub -k), None where it has none.
+        pool: the network that this cluster gives to jobs.
+        trees: directories that containers may have parts of.
+        store: the directory of the public images.
+        users: the user ids that may have containers.
+        account: who the user is; looked up where None.
+    """
+
+    layout: JobLayout
+    user: str
+    node: str
+    nodes: Sequence[str]
+    oar_cgroup: str = ""
+    job_key: Path | None = None
+    pool: IPv4Network = POOL
+    trees: Sequence[str] = ()
+    store: Path = Config.store
+    users: Sequence[Span] = Config.users
+    account: Account | None = None
+
+    def run(self, log: NodeLog, deadline: float) -> PublishedJob:
+        """Prepare the node, or undo all of it and raise.
+
+        A refusal is published for the job to read and is no failure of the node.
+
+        Args:
+            log: where the steps are logged.
+            deadline: monotonic time by which it must be over, an undo included.
+
+        Raises:
+            UsageError: there is no such user.
+            OarLxcError: the node is not as it should be.
+            OSError: likewise.
+        """
+        network = JobNetwork.of(self.layout.job_id, self.nodes, self.pool)
+        with job_locked(self.layout.job_id, rest(deadline)):
+            try:
+                account = self.account or find_account(self.user)
+            except OSError as error:
+                if not (why := shortage_of(error)):
+                    raise
+                return self._refuse(UNKNOWN, self._sentence(error, why), log, deadline)
+            if account is None:
+                raise UsageError(f"user {self.user} does not exist on this node")
+            return self._run(account, network, log, deadline)
+
+    def _run(
+        self, account: Account, network: JobNetwork, log: NodeLog, deadline: float
+    ) -> PublishedJob:
+        begin, start = time.time(), time.monotonic()
+        # A part of the time is kept for the undo.
+        end = time.monotonic() + (deadline - time.monotonic()) * (1 - UNDO)
+        try:
+            with log.step("record"):
+                record = self._record(account, network, end)
+            published = self._make(record, account, network, log, end)
+            took = {"begin": round(begin, 4), "all": round(time.monotonic() - start, 4)}
+            published = replace(published, prepared={**log.seconds, **took})
+            write_atomic(self.layout.published, published.to_json(), 0o644)
+            return published
+        except Refusal as refusal:
+            return self._refuse(account.uid, str(refusal), log, deadline)
+        except BaseException as error:
+            # What users can use up must not take the node out of service.
+            if why := shortage_of(error):
+                return self._refuse(account.uid, self._sentence(error, why), log, deadline)
+            self._undo(account.uid, log, deadline)
+            raise
+
+    def _sentence(self, error: BaseException, why: str) -> str:
+        """Return what a job is told where there was no more of something."""
+        if isinstance(error, OSError) and error.errno in FULL:
+            return f"the disk of {self.layout.state} is full ({error.strerror})"
+        return (
+            f"node {self.node} has no more of what its users share, such as memory or processes: "
+            f"{why}; submit the job again later"
+        )
+
+    def _refuse(self, uid: int, reason: str, log: NodeLog, deadline: float) -> PublishedJob:
+        with suppress(OSError, OarLxcError):  # its record stays, and the job's end comes
+            self._undo(uid, log, deadline)
+        log.write("refused", "warning", reason=reason)
+        refused = PublishedJob(
+            self.layout.job_id,
+            self.user,
+            self.node,
+            tuple(sorted(set(self.nodes))),
+            REFUSED,
+            reason,
+        )
+        with suppress(OSError):  # on a full disk the job is told less: that nothing is prepared
+            self._publish_refusal(refused)
+        return refused
+
+    def _record(self, account: Account, network: JobNetwork, end: float) -> Record:
+        """Choose the id range and write down what may exist, before any of it does."""
+        with locked(rest(end)):
+            before = read_record(self.layout.record)
+            if before and before.ended:
+                raise Refusal("it has ended already")
+            if before and before.boot == this_boot() and before.first_id:
+                return before
+            if self.user.isdigit():
+                raise Refusal(
+                    f"the user's name {self.user} is all digits, which /etc/subuid takes for an id"
+                )
+            self.layout.published.unlink(missing_ok=True)  # of a refusal, or of another boot
+            try:
+                first_id = allocate(self.layout, self.user, account.uid, self.users)
+            except NoRangeError as error:
+                raise Refusal(str(error)) from error
+            record = Record(
+                self.layout.job_id, self.user, this_boot(), time.time(), first_id, self.oar_cgroup
+            )
+            record.write(self.layout)
+        holder = links.holder_of_subnet(network, rest(end))
+        if holder and holder != self.layout.bridge:
+            raise Refusal(
+                f"its network {network.subnet} is still held by {holder}; submit the job again, "
+                "its next id has another network"
+            )
+        return record
+
+    def _make(
+        self,
+        record: Record,
+        account: Account,
+        network: JobNetwork,
+        log: NodeLog,
+        end: float,
+    ) -> PublishedJob:
+        layout = self.layout
+        cgroups = JobCgroups(layout.job_id, self.user, self.oar_cgroup)
+        first_id = record.first_id
+        with log.step("ids"), locked(rest(end)):
+            grants.grant(layout, self.user, first_id, network.capacity)
+        with log.step("directories"):
+            self._make_directories(account, first_id)
+        if self.job_key and not self.oar_cgroup:
+            with suppress(OSError), log.step("keys"):
+                keep_keys()
+        with log.step("images"):
+            if why := why_open(self.store):
+                raise Refusal(why)
+            if not idmapped.mounts_under(layout.images):
+                id_map = IdMap.of_job(first_id, ranges.COUNT, account.uid, account.gid)
+                self._mount_images(id_map)
+        with log.step("trees"):
+            who = (account.uid, account.gid)
+            trees = mount_trees(layout, self.trees, *who, log, end, account.home)
+        with log.step("cgroups"):
+            delegated = cgroups.delegate(account.uid, first_id)
+        with log.step("links"):
+            if not layout.published.exists():
+                # Publishing comes last: before it, what is there is half made or another's.
+                links.remove(layout, rest(end))
+                peers = links.create(layout, network, self.node, rest(end))
+                packetfilter.admit(layout, account.uid, peers, self.pool, rest(end))
+        if time.monotonic() > end:
+            raise OarLxcError("it took too long: the node is slow, or its lock was held")
+        return PublishedJob(
+            job_id=layout.job_id,
+            user=self.user,
+            node=self.node,
+            nodes=network.nodes,
+            state=READY,
+            first_id=first_id,
+            id_count=ranges.COUNT,
+            uid=account.uid,
+            gid=account.gid,
+            cgroups=tuple(map(str, delegated)),
+            bridge=layout.bridge,
+            gateway=str(network.node_address(self.node)),
+            pool=str(network.pool),
+            in_cpuset=bool(self.oar_cgroup),
+            trees=trees,
+        )
+
+    def _mount_images(self, id_map: IdMap) -> None:
+        try:
+            idmapped.mount_idmapped(self.store, self.layout.images, id_map)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # A file system that cannot shift ids, such as NFS: there, images are archives, which
+            # the job's user unpacks.
+            idmapped.mount_idmapped(self.store, self.layout.images, None)
+
+    def _make_directories(self, account: Account, first_id: int) -> None:
+        layout = self.layout
+        _make_directory(layout.directory, 0o711)
+        if not idmapped.mounts_under(layout.directory):
+            # What anybody mounts below goes with this one, wherever users move it.
+            idmapped.mount_on_itself(layout.directory)
+        # The group of the root-owned directory tells the id range even where the record is lost.
+        os.chown(layout.directory, 0, first_id, follow_symlinks=False)
+        _make_directory(layout.images, 0o755)
+        _make_directory(layout.trees, 0o711)
+        if _make_directory(layout.private, 0o700) and self.job_key:
+            # Before the directory is the user's: root writes nothing where a user may.
+            write_atomic(layout.job_key, _read_key(self.job_key))
+            os.chown(layout.job_key, account.uid, account.gid, follow_symlinks=False)
+        # Containers' root may enter by the group; new directories inherit it.
+        _make_directory(layout.containers, 0o700)
+        for path, group, mode in (
+            (layout.containers, first_id, 0o2770),
+            (layout.private, account.gid, 0o700),
+        ):
+            os.chown(path, account.uid, group, follow_symlinks=False)
+            os.chmod(path, mode)
+
+    def _publish_refusal(self, refused: PublishedJob) -> None:
+        # What could not be destroyed keeps its record, which tells of the id range.
+        record = read_record(self.layout.record) or Record(
+            self.layout.job_id, self.user, this_boot(), time.time(), 0, self.oar_cgroup
+        )
+        record.write(self.layout)
+        _make_directory(self.layout.directory, 0o711)
+        os.chown(self.layout.directory, 0, record.first_id, follow_symlinks=False)
+        write_atomic(self.layout.published, refused.to_json(), 0o644)
+
+    def _undo(self, uid: int, log: NodeLog, deadline: float) -> None:
+        destruction = Destruction(self.layout, self.user, uid, self.oar_cgroup, "undo")
+        destruction.run_locked(log, deadline)
+
+
+def _read_key(path: Path) -> str:
+    """Return OAR's key of a job; the user gets a copy, so it must be a file of OAR or root."""
+    owners = {os.geteuid()}
+    with suppress(OarLxcError):
+        owners.add(find_uid("oar"))
+    try:
+        return os.fsdecode(read_regular(path, owners=owners, most=1 << 16))
+    except OSError as error:
+        raise OarLxcError(f"OAR's key of the job, {path}: {error.strerror}") from error
+
+
+def _make_directory(path: Path, mode: int) -> bool:
+    """Make a directory; return whether it is new.
+
+    Raises:
+        OarLxcError: there is something else of that name, a link to a directory included.
+    """
+    try:
+        path.mkdir(mode=mode)
+    except FileExistsError:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise OarLxcError(f"{path} is no directory: remove it") from None
+        return False
+    return True

@@ -1,0 +1,302 @@
+"""Processes of a job, found by facts of the kernel and killed by identity, not by number."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from oar_lxc.errors import TooLateError
+from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.namespaces import UserNamespaces
+from oar_lxc.root.ownership import Whose
+
+CHUNK = 1 << 16
+# Fields of /proc/PID/stat, counted from the state (proc(5)).
+_STATE, _PARENT, _FLAGS, _THREADS, _START = 0, 1, 6, 17, 19
+_PF_KTHREAD = 0x00200000  # linux/sched.h: a flag of the kernel's own
+
+
+class Handles:
+    """Handles of processes, by which they are killed (pidfd_open(2)).
+
+    A number may belong to another process by the time it is used. A handle does not: what is
+    seen of a process while its handle is open is true of the process that the handle is of.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[int, int] = {}
+        self._poll = select.poll()
+        self._dying: set[int] = set()
+
+    def __enter__(self) -> Handles:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pid in list(self._open):
+            self.drop(pid)
+
+    def hold(self, pid: int) -> None:
+        """Open a process's handle; it is closed at the end of the block."""
+        if pid not in self._open:
+            with suppress(OSError):  # it is gone, or there are too many: it is the next round's
+                self._open[pid] = os.pidfd_open(pid)
+
+    def drop(self, pid: int) -> None:
+        """Close a process's handle, where it is open."""
+        if (handle := self._open.pop(pid, None)) is not None:
+            os.close(handle)
+
+    def kill(self, pids: Collection[int]) -> None:
+        """Send SIGKILL to those of some processes whose handles are open."""
+        self.signal(pids, signal.SIGKILL)
+        for handle in [self._open[pid] for pid in pids if pid in self._open]:
+            self._poll.register(handle, select.POLLIN)  # once is enough, twice no error
+            self._dying.add(handle)
+
+    def signal(self, pids: Collection[int], number: signal.Signals) -> None:
+        """Send a signal to those of some processes whose handles are open."""
+        for handle in [self._open[pid] for pid in pids if pid in self._open]:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, number)
+
+    def wait(self, seconds: float) -> None:
+        """Wait up to some seconds until all that were killed are dead: also if still zombies."""
+        end = time.monotonic() + seconds
+        while self._dying and (rest := end - time.monotonic()) > 0:
+            for handle, _ in self._poll.poll(rest * 1000):
+                self._poll.unregister(handle)
+                self._dying.remove(handle)
+
+
+def job_processes(
+    cgroups: JobCgroups,
+    whose: Whose,
+    handles: Handles | None = None,
+    others: set[int] | None = None,
+) -> set[int]:
+    """Return the processes that belong to a job and must die with it.
+
+    Those are: all in our cgroups of the job; of those in OAR's cgroup of the job, the user's (the
+    hooks that OAR runs there are not); and all, wherever, that have an id of the job's range, as
+    user or group, or could take one by their user namespace. Zombies are dead already, and what
+    the kernel runs for itself is nobody's.
+
+    Each process is asked where it is: a user can make more cgroups than there is time to look in.
+
+    Args:
+        cgroups: the job's cgroups.
+        whose: the job's ids, and its user's.
+        handles: holds those that are found, since before they were looked at.
+        others: is given what else runs as the user, or under other ranges of the user's.
+
+    Raises:
+        TooLateError: the deadline of the cgroups has passed.
+    """
+    ours, oars = cgroups.ours(), cgroups.oars()
+    found: set[int] = set()
+    unknown: set[int] = set()
+    hooks = ancestry()
+    namespaces = UserNamespaces(whose)
+    for pid in pids():
+        if time.monotonic() > cgroups.deadline:
+            raise TooLateError("the time was over before all processes of this node were seen")
+        threads = _threads(pid)  # most are the kernel's own, and are not looked at further
+        if not threads or pid in hooks:
+            continue
+        if handles:
+            handles.hold(pid)
+        try:
+            where = _cgroups_of(pid, threads)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                unknown.add(pid)
+            where = ""
+        ids = ids_of(f"/proc/{pid}/status")
+        who = int(ids[0]) if ids else -1
+        own = whose.is_users(who)
+        if (
+            _is_below(where, ours)
+            or ((own or 0 <= who == whose.uid) and _is_below(where, oars))
+            or whose.has_jobs(ids)
+            or _can_take(pid, namespaces)
+            or (own and threads > 1 and _has_thread(pid, whose))
+        ):
+            found.add(pid)
+            continue
+        if own and others is not None:
+            others.add(pid)
+        if handles and pid not in unknown:
+            handles.drop(pid)
+    if unknown:
+        found |= (cgroups.processes() & unknown) - hooks
+    return found
+
+
+def _can_take(pid: int, namespaces: UserNamespaces) -> bool:
+    with suppress(OSError):
+        return namespaces.is_jobs(pid)
+    return False
+
+
+def _has_thread(pid: int, whose: Whose) -> bool:
+    """Whether one thread of a process has ids of a job: each has its own, for the kernel."""
+    with suppress(OSError):
+        tasks = os.listdir(f"/proc/{pid}/task")
+        return any(whose.has_jobs(ids_of(f"/proc/{pid}/task/{task}/status")) for task in tasks)
+    return False
+
+
+def _threads(pid: int) -> int:
+    """Return how many threads a process has; 0 where it is dead, or the kernel's own."""
+    fields = _stat(pid)
+    if not fields or int(fields[_FLAGS]) & _PF_KTHREAD or _is_dead(fields):
+        return 0
+    return int(fields[_THREADS])
+
+
+def _cgroups_of(pid: int, threads: int) -> str:
+    """Return what /proc tells of the cgroups of a process: those of its threads may differ."""
+    if threads == 1:
+        return os.fsdecode(_read_record(f"/proc/{pid}/cgroup"))
+    texts = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            texts.append(_read_record(f"/proc/{pid}/task/{task}/cgroup"))
+    return os.fsdecode(b"\n".join(texts))
+
+
+def _is_below(text: str, roots: Collection[str]) -> bool:
+    """Whether one of the cgroups in a text of /proc is one of some roots, or below one."""
+    near = [root for root in roots if root in text]  # for most texts there is none
+    if not near:
+        return False
+    paths = [line.split(":", 2)[2] for line in text.split("\n") if line.count(":") > 1]
+    return any(path == root or path.startswith(f"{root}/") for path in paths for root in near)
+
+
+def is_restless(cgroups: JobCgroups, uid: int) -> bool:
+    """Whether the job has processes that come and go faster than one can look at each."""
+    return any(owner(pid) in (-1, uid) for pid in cgroups.freezable())
+
+
+def pids() -> Iterator[int]:
+    """Yield the ids of all processes that this node's root sees."""
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                yield int(entry.name)
+
+
+def owner(pid: int) -> int:
+    """Return the user id a process runs under, -1 where it is gone."""
+    return status_of(f"/proc/{pid}/status", b"Uid:")
+
+
+def ids_of(path: str) -> list[bytes]:
+    """Return the ids in a process's or thread's status; the first is who started it.
+
+    Those are the user ids and group ids, real, effective, saved and for files, and the
+    supplementary groups; none where it is gone.
+    """
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        text = _read_record(path)
+        for key in (b"Uid:", b"Gid:", b"Groups:"):
+            found += text.partition(b"\n" + key)[2].partition(b"\n")[0].split()
+    return found
+
+
+def status_of(path: str, key: bytes) -> int:
+    """Return the first number of a line of a process's or thread's status; -1 where it is gone."""
+    fields = _fields(path, key)
+    return int(fields[0]) if fields else -1
+
+
+def _fields(path: str, key: bytes) -> list[bytes]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        _, found, rest = _read_record(path).partition(b"\n" + key)
+        return rest.partition(b"\n")[0].split() if found else []
+    return []
+
+
+def _read_record(path: str) -> bytes:
+    """Read a file of /proc; the kernel makes most that are of one process in one piece."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, CHUNK)
+        while len(text) % CHUNK == 0 and (more := os.read(fd, CHUNK)):
+            text += more
+        return text
+    finally:
+        os.close(fd)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process is dead but not yet waited for, or gone.
+
+    One whose first thread has ended looks the same but for its other threads, which live.
+    """
+    fields = _stat(pid)
+    return not fields or _is_dead(fields)
+
+
+def _is_dead(fields: list[bytes]) -> bool:
+    return fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal or a tracer, or gone."""
+    fields = _stat(pid)
+    return not fields or fields[_STATE] in b"TtZX"
+
+
+def is_still(pid: int) -> bool:
+    """Whether a process is stopped, waits where no signal reaches it, or is gone."""
+    fields = _stat(pid)
+    return not fields or fields[_STATE] in b"TtDZX"
+
+
+def is_waiting(stat: Path) -> bool:
+    """Whether a thread, by its ``stat``, waits for the kernel and does not hear of signals."""
+    try:
+        text = stat.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text[text.rfind(b")") + 2 :].split()[:1] == [b"D"]
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since the kernel did; 0 where it is gone."""
+    fields = _stat(pid)
+    return int(fields[_START]) if fields else 0
+
+
+def parent(pid: int) -> int:
+    """Return a process's parent; 0 where it is gone."""
+    fields = _stat(pid)
+    return int(fields[_PARENT]) if fields else 0
+
+
+def ancestry() -> set[int]:
+    """Return this process and those that started it: a hook must not kill itself."""
+    found = set()
+    pid = os.getpid()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        pid = parent(pid)
+    return found
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return the fields of a process from its state on, none where it is gone."""
+    try:
+        stat = _read_record(f"/proc/{pid}/stat")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return stat[stat.rfind(b")") + 2 :].split()

@@ -1,0 +1,127 @@
+"""Destroy what dead jobs left on this node, and keep note of what cannot be destroyed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.removal import remove_tree
+from oar_lxc.linux.run import run
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root.account import job_uid
+from oar_lxc.root.destroy import REAPER, Destruction
+from oar_lxc.root.files import forget, write_anyway
+from oar_lxc.root.liveness import Finding, Judge
+from oar_lxc.root.standstill import let_go
+from oar_lxc.root.trash import list_trash
+
+STUCK = "stuck"  # below the state directory: what could not be destroyed, for the node check
+CHECK = Path("/etc/oar/check.d/oar-lxc")
+TRASH_TIMEOUT = 1800.0  # seconds for one directory; the next run goes on
+
+DESTROYED = "destroyed"
+FAILED = "failed"
+WOULD_DESTROY = "would destroy"
+LEFT_ALONE = "left alone"
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """What the reaper did about one job.
+
+    Attributes:
+        job_id: the job.
+        user: its user, empty where nothing tells.
+        action: :data:`DESTROYED`, :data:`FAILED`, :data:`WOULD_DESTROY` or :data:`LEFT_ALONE`.
+        why: the proof that the job is dead, or what is missing for one.
+        left: what could not be destroyed.
+    """
+
+    job_id: int
+    user: str
+    action: str
+    why: str
+    left: str = ""
+
+    def __str__(self) -> str:
+        left = f"; left: {self.left}" if self.left else ""
+        return f"{self.action}: job {self.job_id} of {self.user or 'unknown'}: {self.why}{left}"
+
+
+def preview(judge: Judge) -> Iterator[Reaped]:
+    """Tell what :func:`reap` would do; change nothing."""
+    for found in judge.find_jobs():
+        action = WOULD_DESTROY if found.dead else LEFT_ALONE
+        yield Reaped(found.job_id, found.user, action, found.why)
+
+
+def reap(judge: Judge, log: NodeLog, time_each: float) -> Iterator[Reaped]:
+    """Destroy the jobs that are dead, one after the other, and tell of each when it is done.
+
+    Args:
+        judge: tells which are.
+        log: the node's log.
+        time_each: seconds for one job.
+    """
+    with suppress(OSError):
+        let_go(log)
+    stuck = []
+    for found in judge.find_jobs():
+        if not found.dead:
+            yield Reaped(found.job_id, found.user, LEFT_ALONE, found.why)
+            continue
+        done = _destroy(judge, found, log.bind(job=found.job_id), time_each)
+        if done.action == FAILED:
+            stuck.append(done)
+        yield done
+    rest: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("trash", lambda: _empty_trash(judge, log)),
+        ("half written", lambda: _forget_half_written(judge)),
+        ("report", lambda: _report(judge.state / STUCK, stuck)),
+    )
+    for name, act in rest:
+        with suppress(OSError, OarLxcError), log.step(name):
+            act()
+
+
+def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> Reaped:
+    log.write("reap", why=found.why)
+    layout = JobLayout(found.job_id, judge.state)
+    uid = job_uid(layout, found.user)
+    destruction = Destruction(layout, found.user, uid, layer=REAPER, whole=True)
+    done = Reaped(found.job_id, found.user, DESTROYED, found.why)
+    try:
+        left: object = destruction.run(log, time.monotonic() + seconds)
+    except (OarLxcError, OSError) as error:
+        left = error  # the other jobs get their turn all the same
+    return replace(done, action=FAILED, left=str(left)) if left else done
+
+
+def _empty_trash(judge: Judge, log: NodeLog) -> None:
+    for path in list_trash(judge.state / "trash"):
+        with suppress(OarLxcError), log.step(f"trash {path.name}"):
+            remove_tree(path, TRASH_TIMEOUT)
+
+
+def _forget_half_written(judge: Judge) -> None:
+    """Remove what records were when whoever wrote them was killed."""
+    for path in (judge.state / "records").glob(".*.json.oar-lxc"):
+        with suppress(FileNotFoundError):
+            if abs(time.time() - path.lstat().st_mtime) >= judge.grace:
+                forget(path)
+
+
+def _report(path: Path, stuck: list[Reaped]) -> None:
+    """Write down what could not be destroyed, for OAR's node check, and let that tell of it."""
+    if stuck:
+        write_anyway(path, "".join(f"{one}\n" for one in stuck), 0o644)
+    else:
+        forget(path)
+    if CHECK.exists():
+        with suppress(OarLxcError):
+            run([str(CHECK)], timeout=10)

@@ -1,0 +1,176 @@
+"""Why a process that was killed does not die: something holds it, elsewhere.
+
+SIGKILL stops a process once more whose tracer asked for that (PTRACE_O_TRACEEXIT), and does not
+end a wait for a file system in user space that has a request. Both may be the user's own, in
+another of their jobs on the node and under other ids: the tracer is theirs to lose, and the kernel
+ends the wait when the file system's connection is aborted, whoever serves it. Or it is the node's
+own lxcfs, which all containers read from: one that does not answer is of use to none, and systemd
+starts it anew.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from oar_lxc.linux.mounts import read_mounts
+from oar_lxc.root.namespaces import UserNamespaces
+from oar_lxc.root.ownership import Whose
+from oar_lxc.root.processes import ancestry, is_waiting, owner, pids, status_of
+
+LXCFS = "fuse.lxcfs"  # the type of its file system
+PROBE = "proc/uptime"  # what it answers without looking at anything else
+CONNECTIONS = Path("/sys/fs/fuse/connections")  # fuse(4): one directory for each, by device
+
+
+def tracers(stuck: Collection[int], whose: Whose) -> set[int]:
+    """Return the user's own processes that trace others, and those that trace these.
+
+    Args:
+        stuck: the processes that do not die.
+        whose: the user's ids.
+    """
+    namespaces = UserNamespaces(whose)
+    found: set[int] = set()
+    traced = set(stuck)
+    while traced:
+        new = {tracer for pid in traced for tracer in _tracers_of(pid)} - found - {0}
+        traced = {x for x in new if x > 0 and (whose.is_users(owner(x)) or namespaces.is_users(x))}
+        found |= traced
+    return found - ancestry()
+
+
+def _tracers_of(pid: int) -> Iterator[int]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            yield status_of(f"/proc/{pid}/task/{task}/status", b"TracerPid:")
+
+
+def abort_waits(stuck: Collection[int], whose: Whose) -> list[str]:
+    """Abort the user's own file systems in user space that somebody waits for.
+
+    Whoever mounted one is its connection's owner: nobody takes that of another user.
+
+    Args:
+        stuck: the processes that do not die; nothing is done where none waits for a file system.
+        whose: the user's ids.
+
+    Returns:
+        The device numbers of those that were aborted.
+    """
+    if not any(_waits_for_fuse(pid) for pid in stuck):
+        return []
+    aborted = []
+    for connection in _connections():
+        with suppress(OSError):  # it ends
+            if whose.is_users(connection.stat().st_uid) and _has_waiting(connection):
+                (connection / "abort").write_text("1")
+                aborted.append(connection.name)
+    return aborted
+
+
+def dead_lxcfs(stuck: Collection[int], whose: Whose, patience: float) -> set[int]:
+    """Return the node's own lxcfs, where a process that does not die waits for it.
+
+    Every process sees its mount, and a user can have others to wait for: it is lxcfs that holds
+    this one only where the kernel tells that lxcfs is waited for, and no file system of the
+    user's, and where lxcfs answers nobody.
+
+    Args:
+        stuck: processes that do not die although lxcfs had time for many answers.
+        whose: the user's ids.
+        patience: seconds that lxcfs has for an answer.
+    """
+    if not any(_waits_for_fuse(pid) for pid in stuck):
+        return set()
+    found = read_mounts(kinds=[LXCFS.encode()])
+    points = {mount.device.partition(":")[2]: mount.point for mount in found}
+    waited = {x.name: x for x in _connections() if _has_waiting(x)}
+    with suppress(OSError):
+        if any(whose.is_users(x.stat().st_uid) for x in waited.values()):
+            return set()
+    if all(_answers(points[name], patience) for name in points.keys() & waited.keys()):
+        return set()
+    here = os.readlink("/proc/self/ns/pid")
+    return {pid for pid in pids() if _is_lxcfs(pid, here)} - ancestry()
+
+
+def _connections() -> list[Path]:
+    try:
+        return list(CONNECTIONS.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _has_waiting(connection: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return int((connection / "waiting").read_text()) > 0
+    return False
+
+
+def _waits_for_fuse(pid: int) -> bool:
+    """Whether a thread of a process waits where no signal reaches it, for a file system of these.
+
+    A kernel that does not show where threads wait leaves that open.
+    """
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            thread = Path(f"/proc/{pid}/task/{task}")
+            if is_waiting(thread / "stat") and _is_in_fuse(thread / "stack"):
+                return True
+    return False
+
+
+def _is_in_fuse(stack: Path) -> bool:
+    try:
+        return b"fuse" in stack.read_bytes()
+    except PermissionError:
+        return True
+
+
+def _answers(point: Path, patience: float) -> bool:
+    """Whether lxcfs answers a process of ours in time; if not, that one waits until lxcfs ends."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with suppress(OSError):  # where it is gone, nobody waits for it
+                os.read(os.open(point / PROBE, os.O_RDONLY), 1)
+            os.write(writer, b"1")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    try:
+        return bool(select.select([reader], [], [], patience)[0])
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        end = time.monotonic() + 0.1
+        while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:
+            time.sleep(0.005)
+
+
+def _is_lxcfs(pid: int, namespace: str) -> bool:
+    """Whether a process is lxcfs of this node, and not of a machine that runs on it."""
+    with suppress(OSError):
+        return (
+            owner(pid) == 0
+            and os.readlink(f"/proc/{pid}/ns/pid") == namespace
+            and Path(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")).name == "lxcfs"
+            and _has_fuse(pid)
+        )
+    return False
+
+
+def _has_fuse(pid: int) -> bool:
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                if os.readlink(f"/proc/{pid}/fd/{name}").endswith("/fuse"):
+                    return True
+    return False

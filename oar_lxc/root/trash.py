@@ -1,0 +1,71 @@
+"""Directories of ended jobs: out of everybody's reach at once, removed as time allows.
+
+A user may leave more files than can be removed before a hook's deadline. Renaming the job's
+directory takes no time; what cannot be removed in time is the reaper's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from oar_lxc.errors import CommandTimeoutError, OarLxcError
+from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.removal import remove_tree
+from oar_lxc.linux.run import run
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root.files import rest
+
+REAPER = "oar-lxc-reap.service"
+
+
+def discard(layout: JobLayout, log: NodeLog, deadline: float) -> None:
+    """Remove a job's directory; hand over to the reaper what is not removed in time.
+
+    Args:
+        layout: the job's names.
+        log: is told where something was handed over.
+        deadline: monotonic time.
+
+    Raises:
+        OarLxcError: something could not be removed.
+    """
+    target = layout.trash / f"{layout.job_id}-{time.time_ns()}"
+    with suppress(OSError):
+        layout.trash.mkdir(mode=0o700)
+    try:
+        layout.directory.rename(target)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        # Something is mounted on it or on the directory above, the disk is full, or what is there
+        # is no directory: it is removed where it is.
+        remove_tree(layout.directory, rest(deadline))
+    for path in trash_of(layout):
+        try:
+            remove_tree(path, rest(deadline))
+        except CommandTimeoutError:
+            log.write("handed over", "warning", to=REAPER, path=str(path))
+            with suppress(OarLxcError):  # its timer will start it
+                run(["systemctl", "start", "--no-block", REAPER], timeout=2)
+
+
+def trash_of(layout: JobLayout) -> list[Path]:
+    """Return what is yet to be removed of a job's directory."""
+    return [path for path in list_trash(layout.trash) if job_of(path) == layout.job_id]
+
+
+def list_trash(directory: Path) -> list[Path]:
+    """Return what is in the trash."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return [directory / name for name in sorted(os.listdir(directory))]
+    return []
+
+
+def job_of(path: Path) -> int:
+    """Return whose a directory in the trash is; 0 where its name does not tell."""
+    match = re.fullmatch(r"([0-9]{1,10})-[0-9]+", path.name)
+    return int(match[1]) if match else 0

@@ -1,0 +1,78 @@
+"""Whether the server reaches its nodes as OAR does: user oar, ssh, port 6667."""
+
+from __future__ import annotations
+
+from oar_lxc.linux.run import Result, run
+from oar_lxc.setup import database
+from oar_lxc.setup.bundle import PATH as BUNDLE
+from oar_lxc.setup.members import PORT
+from oar_lxc.setup.steps import Plan, Step
+
+# What ssh says → what it means and what to do; the first that matches counts.
+_MEANINGS = (
+    (
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        f"its host key of port {PORT} is not the cluster's: run `oar-lxc setup node` there with "
+        f"{BUNDLE} of this server",
+    ),
+    (
+        "Host key verification failed",
+        f"its host key of port {PORT} is unknown here: run `oar-lxc setup server` here, then "
+        f"`oar-lxc setup node` there with {BUNDLE} of this server",
+    ),
+    (
+        "Permission denied",
+        "it does not accept user oar's key: run `oar-lxc setup node` there with "
+        f"{BUNDLE} of this server",
+    ),
+    (
+        "Connection refused",
+        f"nothing listens on port {PORT}: start OAR's sshd there, systemctl restart oar-node",
+    ),
+    (
+        "Could not resolve",
+        "its name is unknown here: give it an address in DNS or /etc/hosts",
+    ),
+    (
+        "timed out",
+        f"it does not answer: is it on, and does a packet filter stop port {PORT}?",
+    ),
+    (
+        "No route to host",
+        "there is no way to its address: is it on, and is its network routed?",
+    ),
+)
+
+
+def make_plan() -> Plan:
+    """Return the check of every node that has resources, run on the server.
+
+    Raises:
+        NotYetError: OAR has no database here.
+    """
+    rows = database.connect().rows(
+        "SELECT DISTINCT network_address AS node FROM resources "
+        "WHERE type = 'default' AND network_address <> '' ORDER BY 1"
+    )
+    return Plan("check", [reachable(str(row["node"])) for row in rows])
+
+
+def reachable(node: str) -> Step:
+    """Make the check of one node."""
+
+    def problem() -> str | None:
+        options = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
+        argv = ["ssh", "-p", str(PORT), *options, "-o", "ConnectTimeout=5", node, "true"]
+        result = run(["runuser", "-u", "oar", "--", *argv], check=False, timeout=30, cwd="/")
+        return None if result.status == 0 else f"node {node}: {explain(result)}"
+
+    return Step(f"node {node} lets user oar in on port {PORT}", problem)
+
+
+def explain(result: Result) -> str:
+    """Return what a failed connection means and what to do about it."""
+    said = result.stderr.strip() or f"ssh ended with status {result.status}"
+    for words, meaning in _MEANINGS:
+        if words.lower() in said.lower():
+            return meaning
+    return said

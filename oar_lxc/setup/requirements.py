@@ -1,0 +1,114 @@
+"""What only a person can put right about a machine: found before anything fails, and explained."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from oar_lxc.linux.run import run
+from oar_lxc.setup.steps import SetupError, Step
+
+CGROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = ("cpuset", "cpu", "cpuacct", "devices", "freezer")
+
+# File systems that an overlay's upper directory cannot lie on.
+NOT_REAL = ("overlay", "aufs", "nfs", "nfs4", "fuse", "tmpfs", "ramfs", "9p", "vboxsf")
+
+_BOOT_V1 = (
+    "OAR 2.5 knows version 1 only: boot with systemd.unified_cgroup_hierarchy=0 and "
+    "systemd.legacy_systemd_cgroup_controller on the kernel's command line "
+    "(GRUB_CMDLINE_LINUX in /etc/default/grub, then update-grub and a reboot)"
+)
+
+
+def require_root() -> None:
+    """Refuse to go on for anybody else: even looking needs to read files of root alone.
+
+    Raises:
+        SetupError: the caller is not root.
+    """
+    if os.geteuid() != 0:
+        raise SetupError("set-up needs root, also to look: run it with sudo")
+
+
+def is_debian() -> Step:
+    """Make the step that wants apt and systemd."""
+
+    def problem() -> str | None:
+        if shutil.which("apt-get") is None:
+            return "this machine has no apt-get: set-up knows Debian 12 and later"
+        if not Path("/run/systemd/system").is_dir():
+            return "systemd does not run as process 1 here: services could not be started"
+        return None
+
+    return Step("Debian with systemd", problem)
+
+
+def cgroups_are_usable(cgroups: Path = CGROUPS, mounts: Path = Path("/proc/self/mounts")) -> Step:
+    """Make the step that wants the cgroup file systems that OAR's job resource manager uses."""
+    return Step(
+        "cgroup file systems are mounted, and the cpuset writable",
+        lambda: _cgroup_problem(cgroups, mounts),
+    )
+
+
+def _cgroup_problem(cgroups: Path, mounts: Path) -> str | None:
+    lines = [line.split() for line in mounts.read_text().splitlines()]
+    mounted = {words[1]: (words[2], words[3].split(",")) for words in lines if len(words) > 3}
+    kind, _ = mounted.get(str(cgroups), ("", []))
+    for controller in CONTROLLERS:
+        path = cgroups / controller
+        if mounted.get(os.path.realpath(path), ("", []))[0] == "cgroup":
+            continue
+        if kind == "cgroup2":
+            return f"{cgroups} has cgroup version 2. {_BOOT_V1}"
+        return (
+            f"the cgroup file system of controller {controller} is not mounted on {path}: OAR "
+            f"could not make a job's cgroup. {_BOOT_V1}; where systemd does not mount it: "
+            f"mkdir -p {path} && mount -t cgroup -o {controller} {controller} {path}"
+        )
+    return _cpuset_problem(cgroups / "cpuset")
+
+
+def _cpuset_problem(cpuset: Path) -> str | None:
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if not (cpuset / name).read_text().strip():
+            return (
+                f"{cpuset / name} is empty: no process can be put into a cpuset below it. In a "
+                f"container, its host has to fill {name} of the container's cgroup"
+            )
+    probe = cpuset / "oar-lxc-probe"
+    try:
+        with contextlib.suppress(FileExistsError):
+            probe.mkdir()
+        (probe / "cpuset.cpus").write_text((cpuset / "cpuset.cpus").read_text())
+    except OSError as error:
+        return (
+            f"the cpuset below {cpuset} cannot be written ({error.strerror}): OAR could not make "
+            "a job's cpuset. Mount it read-write (mount -o remount,rw "
+            f"{cpuset}); in a container, its host has to (lxc.mount.auto = cgroup:rw:force)"
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            probe.rmdir()
+    return None
+
+
+def storage_is_real(path: Path) -> Step:
+    """Make the step that wants a local file system which overlays can write to."""
+
+    def problem() -> str | None:
+        place = path
+        while not place.exists():
+            place = place.parent
+        kind = run(["stat", "-f", "-c", "%T", str(place)]).stdout.strip()
+        if not kind.startswith(NOT_REAL):
+            return None
+        return (
+            f"{path} is on {kind}: containers need a local file system such as ext4, xfs or btrfs "
+            f"there, as their own overlay writes to it. Mount one on {path}"
+        )
+
+    return Step(f"{path} is on a local file system", problem)

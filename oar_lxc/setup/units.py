@@ -1,0 +1,70 @@
+"""The units that run the reaper: on nodes, at boot and by a timer, and from the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oar_lxc.setup import files, services
+from oar_lxc.setup.steps import Step
+
+NODE = "oar-lxc-reap"
+SERVER = "oar-lxc-sweep"
+CHECK = Path("/etc/oar/check.d/oar-lxc")
+CHECK_LOGS = Path("/var/lib/oar/checklogs")
+
+SERVICE = """\
+[Unit]
+Description={what}
+After={after}
+
+[Service]
+Type=oneshot
+ExecStart={command}
+"""
+
+TIMER = """\
+[Unit]
+Description={what}, every few minutes
+
+[Timer]
+OnBootSec={first}
+OnUnitInactiveSec=5min
+RandomizedDelaySec=30s
+AccuracySec=10s
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def steps() -> list[Step]:
+    """Make the steps after which the reaper runs by itself on a node, and OAR hears of it."""
+    what = "Remove what is left of OAR jobs' containers"
+    after = "local-fs.target oar-node.service"
+    check = "#!/bin/sh\nexec /usr/share/oar-lxc/hooks/node_check\n"
+    return [
+        files.directory(f"{CHECK_LOGS} is there", CHECK_LOGS, 0o755, "oar", "oar"),
+        files.own_file("OAR's node check asks the reaper", CHECK, check, 0o755),
+        *_units(NODE, what, after, "/usr/sbin/oar-lxc-node reap", "20s"),
+    ]
+
+
+def server_steps() -> list[Step]:
+    """Make the steps after which the server tells nodes of jobs that have ended."""
+    what = "Tell nodes which OAR jobs have ended, and let them remove what is left"
+    command = "/usr/bin/oar-lxc reap --everywhere"
+    return _units(SERVER, what, "network-online.target oar-server.service", command, "2min")
+
+
+def _units(name: str, what: str, after: str, command: str, first: str) -> list[Step]:
+    service = SERVICE.format(what=what, after=after, command=command)
+    timer = TIMER.format(what=what, first=first)
+    return [
+        services.with_reload(
+            files.own_file(f"{name} is a service", services.UNITS / f"{name}.service", service)
+        ),
+        services.with_reload(
+            files.own_file(f"{name} has a timer", services.UNITS / f"{name}.timer", timer)
+        ),
+        services.running(f"{name}.timer"),
+    ]

@@ -1,0 +1,441 @@
+"""What acts on one node as the job's user, with a fake runtime below it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oar_lxc.agent import prepared
+from oar_lxc.agent.job_key import CLIENT
+from oar_lxc.agent.main import carry_out
+from oar_lxc.agent.prepared import environ_here, open_job
+from oar_lxc.agent.timeline import timeline_file
+from oar_lxc.container import ssh_probe
+from oar_lxc.errors import (
+    ContainerError,
+    ImageError,
+    NodeNotPreparedError,
+    OarLxcError,
+    UsageError,
+)
+from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.model.job import Job
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.plan import make_plan
+from oar_lxc.model.published import REFUSED, PublishedJob
+from oar_lxc.model.spec import Group
+from tests.unit.fakes import (
+    HOST_KEY,
+    IMAGE,
+    KEYS,
+    LXC_USERNSEXEC,
+    FakeNode,
+    add_program,
+    wait_until,
+)
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    add_program(tmp_path / "bin", "lxc-usernsexec", LXC_USERNSEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    node = FakeNode(tmp_path / "node1")
+    yield node
+    node.runtime.close()
+
+
+def request(per_node: int = 2, **spec: Any) -> dict[str, Any]:
+    plan = make_plan(Group(per_node=per_node, **spec), Job(42, "alice", {"node1": 1}))
+    return {
+        "plan": plan.to_data(),
+        "keys": KEYS,
+        "host_keys": {planned.name: HOST_KEY.secret.hex() for planned in plan.containers},
+        "names": {"s1": {c.name: [c.ip, HOST_KEY.public] for c in plan.containers}},
+        "session": "s1",
+        "wait": "running",
+        "variables": {},
+        "timeout": 60,
+    }
+
+
+def kinds(events: list[dict[str, Any]]) -> dict[str, str]:
+    return {e["container"]: e["event"] for e in events}
+
+
+@pytest.mark.parametrize("number", [1, 2, 9])
+def test_a_launch_starts_every_container(node: FakeNode, number: int) -> None:
+    events = node.run("launch", request(number))
+    names = [f"vm{i + 1}" for i in range(number)]
+    assert kinds(events) == dict.fromkeys(names, "started")
+    assert node.runtime.running() == node.runtime.names() == names
+
+
+def test_a_launch_tells_what_the_kernel_knows_of_each_init(node: FakeNode) -> None:
+    for event in node.run("launch", request(2)):
+        status = Path(f"/proc/{event['pid']}/status").read_text()
+        cgroups = Path(f"/proc/{event['pid']}/cgroup").read_text().splitlines()
+        assert f"\nCpus_allowed_list:\t{event['cpus']}\n" in status
+        assert event["cgroup"] in [line.split(":", 2)[2] for line in cgroups]
+        assert event["pid"] == node.runtime.init_pid(event["container"])
+
+
+def test_a_launch_enters_the_jobs_cgroups_first(node: FakeNode) -> None:
+    node.run("launch", request(1))
+    assert (node.cgroup / "cgroup.procs").read_text() == str(os.getpid())
+
+
+def test_a_launch_that_may_not_enter_the_cgroups_makes_nothing(node: FakeNode) -> None:
+    node.cgroup.rmdir()
+    with pytest.raises(OarLxcError, match=f"cannot enter cgroup {node.cgroup}: No such file"):
+        node.run("launch", request(1))
+    assert node.files() == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 6])
+def test_a_launch_with_one_failing_container_is_undone(node: FakeNode, number: int) -> None:
+    broken = f"vm{number}"
+    node.runtime.broken = {broken: ["ERROR utils - no init", "ERROR start - failed"]}
+    events = node.run("launch", request(number))
+    assert [e for e in events if e["event"] == "failed"] == [
+        {
+            "event": "failed",
+            "container": broken,
+            "reason": "LXC could not start it",
+            "log": ["ERROR utils - no init", "ERROR start - failed"],
+        }
+    ]
+    assert node.runtime.running() == []
+    assert node.files() == []
+
+
+def test_a_launch_with_an_unknown_image_makes_nothing(node: FakeNode) -> None:
+    with pytest.raises(ImageError, match=f"image nosuch does not exist .* images here: {IMAGE}"):
+        node.run("launch", request(1, image="nosuch"))
+    assert node.files() == []
+
+
+def test_a_launch_on_a_full_disk_is_one_sentence_and_leaves_nothing(
+    node: FakeNode, tmp_path: Path
+) -> None:
+    said = "tar: vm1/upper/etc/hosts: Cannot write: No space left on device"
+    more = "tar: Exiting with failure status due to previous errors"
+    add_program(
+        tmp_path / "bin",
+        "lxc-usernsexec",
+        f'case "$*" in *" tar "*) echo "{said}" >&2; echo "{more}" >&2; exit 2;; esac\n'
+        + LXC_USERNSEXEC,
+    )
+    with pytest.raises(OarLxcError, match="No space left on device") as caught:
+        node.run("launch", request(2))
+    assert "\n" not in str(caught.value)
+    assert "lxc-usernsexec" not in str(caught.value)
+    assert node.files() == []
+
+
+def test_a_launch_whose_directory_cannot_be_made_is_one_sentence(node: FakeNode) -> None:
+    node.layout.containers.rmdir()
+    with pytest.raises(
+        OarLxcError, match=r"cannot create containers in .*: No such file or directory"
+    ):
+        node.run("launch", request(2))
+
+
+def test_a_launch_of_names_that_exist_leaves_those_alone(node: FakeNode) -> None:
+    node.run("launch", request(1))
+    pid = node.runtime.init_pid("vm1")
+    with pytest.raises(ContainerError, match=r"^container vm1: job 42 has one of this name"):
+        node.run("launch", request(2))
+    assert node.runtime.init_pid("vm1") == pid
+    assert node.runtime.names() == ["vm1"]
+
+
+def test_launches_wait_for_each_other(node: FakeNode) -> None:
+    events: list[dict[str, Any]] = []
+    arguments = (node.on(events.append), "destroy", {"session": None})
+    with node.on(events.append).locked():
+        thread = threading.Thread(target=carry_out, args=arguments)
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_list_tells_of_every_container(node: FakeNode) -> None:
+    node.run("launch", request(2))
+    node.runtime.kill(["vm2"], 5)
+    first, second = node.run("list", {})
+    assert (first["container"], first["state"], first["node"]) == ("vm1", "RUNNING", "node1")
+    assert first["address"] == "100.65.80.2"
+    assert first["pid"] == node.runtime.init_pid("vm1")
+    assert first["cpus"]
+    assert (second["container"], second["state"], second["pid"]) == ("vm2", "STOPPED", 0)
+
+
+def test_a_container_is_not_ready_before_it_is_waited_for(node: FakeNode) -> None:
+    ready: list[bool] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] in ("started", "provisioned"):
+            ready.extend(told["ready"] for told in node.run("list", {}))
+
+    carry_out(node.on(emit), "launch", request(1))
+    assert ready == [False]
+    assert node.run("list", {})[0]["ready"]
+    node.run("stop", {"containers": None, "timeout": 0})
+    assert not node.run("list", {})[0]["ready"]
+    node.run("start", {"containers": None})
+    assert node.run("list", {})[0]["ready"]
+
+
+def test_a_list_of_what_cannot_be_read_is_an_error(node: FakeNode) -> None:
+    node.layout.containers.rmdir()
+    with pytest.raises(OSError, match="No such file"):
+        node.run("list", {})
+
+
+def execution(*argv: str, containers: list[str] | None = None, stdin: str = "") -> dict[str, Any]:
+    return {"containers": containers, "argv": list(argv), "stdin": stdin, "timeout": 20}
+
+
+def test_a_command_runs_in_all_containers(node: FakeNode) -> None:
+    node.run("launch", request(2))
+    events = node.run("exec", execution("sh", "-c", "exit 3"))
+    assert {e["container"]: e["status"] for e in events} == {"vm1": 3, "vm2": 3}
+
+
+def test_a_command_runs_in_the_named_containers_that_are_here(node: FakeNode) -> None:
+    node.run("launch", request(2))
+    events = node.run("exec", execution("true", containers=["vm2", "elsewhere"]))
+    assert {e["container"] for e in events} == {"vm2"}
+
+
+def test_bytes_go_in_and_out_unchanged(node: FakeNode) -> None:
+    node.run("launch", request(1))
+    stdin = b"\x00\xff\xc3".decode("utf-8", "surrogateescape")
+    events = node.run("exec", execution("cat", stdin=stdin))
+    output = "".join(e["data"] for e in events if e["event"] == "output")
+    assert output.encode("utf-8", "surrogateescape") == b"\x00\xff\xc3"
+
+
+def test_a_destruction_leaves_nothing(node: FakeNode) -> None:
+    node.run("launch", request(3))
+    assert kinds(node.run("destroy", {"session": None})) == {
+        "vm1": "gone",
+        "vm2": "gone",
+        "vm3": "gone",
+    }
+    assert node.runtime.running() == []
+    assert node.files() == []
+    assert node.run("destroy", {"session": None}) == []
+
+
+def test_a_session_destroys_its_own_containers_and_no_others(node: FakeNode) -> None:
+    node.run("launch", request(1))
+    node.run("launch", {**request(1, name="web"), "session": "s2"})
+    pid = node.runtime.init_pid("web1")
+    assert node.run("destroy", {"session": "s3"}) == []
+    assert kinds(node.run("destroy", {"session": "s1"})) == {"vm1": "gone"}
+    assert node.runtime.init_pid("web1") == pid
+    assert node.runtime.names() == ["web1"]
+
+
+def test_what_a_launch_that_was_killed_had_half_made_goes_with_its_session(
+    node: FakeNode,
+) -> None:
+    for name in (".vm1.s1", ".layers.s1", ".vm1.s2", ".s1.notes"):
+        (node.layout.containers / name).mkdir()
+    (node.layout.containers / ".vm1.s1/config").touch()
+    assert node.run("destroy", {"session": "s1"}) == []
+    assert node.files() == [".s1.notes", ".vm1.s2"]
+
+
+def test_what_the_user_keeps_beside_the_containers_is_not_touched(node: FakeNode) -> None:
+    (node.layout.containers / "notes").write_text("mine")
+    (node.layout.containers / "data").mkdir()
+    node.run("launch", request(1))
+    assert kinds(node.run("destroy", {"session": None})) == {"vm1": "gone"}
+    assert node.files() == ["data", "notes"]
+
+
+def test_a_name_that_the_user_took_is_refused_and_his_files_are_kept(node: FakeNode) -> None:
+    (node.layout.containers / "vm1").mkdir()
+    (node.layout.containers / "vm1/mine").touch()
+    with pytest.raises(ContainerError, match="vm1"):
+        node.run("launch", request(1))
+    assert node.files() == ["vm1", "vm1/mine"]
+
+
+def test_what_does_not_die_is_told_and_keeps_its_directory(node: FakeNode) -> None:
+    node.run("launch", request(2))
+    node.runtime.immortal = ["vm1"]
+    events = node.run("destroy", {"session": None})
+    assert kinds(events) == {"vm1": "failed", "vm2": "gone"}
+    assert "still ran 10 s after SIGKILL" in events[-1]["reason"]
+    assert node.runtime.names() == ["vm1"]
+
+
+def test_a_container_is_ready_when_its_sshd_answers(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(ssh_probe, "SSH_PORT", server.getsockname()[1])
+        node.run("launch", request(2))
+        wanted = {**request(2), "wait": "ssh", "timeout": 0.2}
+        for container, ip in zip(
+            wanted["plan"]["containers"], ("127.0.0.1", "127.0.0.9"), strict=True
+        ):
+            container["address"] = f"{ip}/21"
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            connection.sendall(b"SSH-2.0-test\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        ready, failed = node.run("ready", wanted)
+        thread.join()
+    assert (ready["event"], ready["container"]) == ("ready", "vm1")
+    assert (failed["event"], failed["container"]) == ("failed", "vm2")
+    assert failed["reason"] == "sshd did not answer within 0.2 s"
+
+
+def test_a_late_container_with_few_processes_is_told_how_many_it_takes(node: FakeNode) -> None:
+    node.run("launch", request(1))
+    for number, hint in ((8, "; processes is 8, which may be too few for it: "), (10, "")):
+        wanted = {**request(1, processes=number), "wait": "false", "timeout": 0.2}
+        (failed,) = node.run("ready", wanted)
+        assert failed["reason"].startswith(f"`false` did not succeed within 0.2 s{hint}")
+        assert ("processes" in failed["reason"]) == bool(hint)
+
+
+def test_keys_are_told_where_they_are(node: FakeNode) -> None:
+    assert node.run("keys", {}) == []
+    (node.layout.private / CLIENT).write_text("PRIVATE")
+    assert node.run("keys", {}) == [{"event": "keys", "client": "PRIVATE"}]
+
+
+def test_an_unknown_operation_is_refused(node: FakeNode) -> None:
+    with pytest.raises(UsageError, match="operation 'frobnicate'; known: launch"):
+        node.run("frobnicate", {})
+
+
+def test_an_interrupted_launch_is_undone(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(event: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(node.on(interrupt), "launch", request(2))
+    assert wait_until(lambda: node.runtime.running() == [])
+    assert node.files() == []
+
+
+def _publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str, state: str = "ready"
+) -> None:
+    monkeypatch.setattr(prepared, "JobLayout", lambda job_id: JobLayout(job_id, tmp_path))
+    layout = JobLayout(42, tmp_path)
+    layout.directory.mkdir(parents=True)
+    published = PublishedJob(42, user, "node1", ("node1",), state, "all id ranges are in use")
+    layout.published.write_text(published.to_json())
+
+
+def test_the_job_of_the_calling_user_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = pwd.getpwuid(os.getuid()).pw_name
+    _publish(tmp_path, monkeypatch, me)
+    layout, published = open_job(42)
+    assert (layout.job_id, published.user) == (42, me)
+
+
+def test_to_open_a_job_leaves_the_callers_environment_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(tmp_path, monkeypatch, pwd.getpwuid(os.getuid()).pw_name)
+    before = dict(os.environ)
+    layout, _ = open_job(42)
+    assert dict(os.environ) == before
+    assert environ_here(layout)["XDG_RUNTIME_DIR"] == str(layout.private)
+
+
+def test_the_job_of_another_user_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(tmp_path, monkeypatch, "mallory")
+    with pytest.raises(NodeNotPreparedError, match="job 42 belongs to mallory"):
+        open_job(42)
+
+
+def test_a_refused_job_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _publish(tmp_path, monkeypatch, pwd.getpwuid(os.getuid()).pw_name, REFUSED)
+    with pytest.raises(NodeNotPreparedError, match="refused job 42: all id ranges are in use"):
+        open_job(42)
+
+
+def test_every_cgroup_is_entered(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    enter_cgroups([str(tmp_path / "a"), str(tmp_path / "b")])
+    for name in "ab":
+        assert (tmp_path / name / "cgroup.procs").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason", "status"),
+    [
+        ((), "usage: ", 2),
+        (("42x", "list"), "job id '42x' is not a number", 2),
+        (("2147483647", "list"), "is not prepared for job 2147483647", 1),
+    ],
+)
+def test_a_failure_is_an_event_and_a_status(
+    arguments: tuple[str, ...], reason: str, status: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "oar_lxc.agent.main", *arguments],
+        input="{}\n",
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == status
+    assert done.stderr == ""
+    assert '{"event": "error", "reason": "' in done.stdout
+    assert reason in done.stdout
+
+
+def test_the_timeline_has_each_phase_in_order(node: FakeNode) -> None:
+    node.published = replace(node.published, prepared={"begin": 5.0, "all": 0.1, "ids": 0.02})
+    node.run("launch", request(2))
+    node.run("destroy", {"session": "s1"})
+    events = node.run("timeline", {})
+    assert [(e["event"], e["phase"], e["containers"]) for e in events] == [
+        ("phase", "prepare", 0),
+        ("phase", "image", 0),
+        ("phase", "create", 2),
+        ("phase", "start", 2),
+        ("phase", "destroy", 2),
+    ]
+    assert (events[0]["begin"], events[0]["seconds"]) == (5.0, 0.1)
+    assert events[0]["steps"] == {"ids": 0.02}
+    assert all(e["seconds"] >= 0 for e in events)
+    begins = [e["begin"] for e in events]
+    assert begins == sorted(begins)
+
+
+def test_a_timeline_that_users_spoiled_is_what_can_be_read_of_it(node: FakeNode) -> None:
+    timeline_file(node.layout).write_text('[]\n{"phase": "x"}\n{"phase": "start"\nno\n')
+    assert node.run("timeline", {}) == []

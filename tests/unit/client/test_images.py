@@ -1,0 +1,116 @@
+"""Which images a job has on its nodes, asked of fake nodes from a frontend."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.cli.images import image
+from oar_lxc.cli.shared import reach
+from oar_lxc.client.images import images_of
+from oar_lxc.errors import NodeError, UsageError
+from oar_lxc.image.make import import_image
+from oar_lxc.image.provide import pushed_store
+from oar_lxc.image.record import Record
+from oar_lxc.image.store import Store
+from oar_lxc.model.image_name import ImageName
+from tests.unit.archives import member, system
+from tests.unit.fakes import IMAGE, FakeNode, FakeRemote, invoke
+
+NODES = ("node2", "node10")  # in the order of the job, which is not that of the alphabet
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRemote]:
+    """Return the way to two nodes of job 42, seen from a frontend, where its user has a home."""
+    remote = FakeRemote({name: FakeNode(tmp_path / name, name, NODES) for name in NODES})
+    monkeypatch.setattr(reach, "find_remote", lambda job_id: remote)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    yield remote
+    remote.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """Return an archive."""
+    path = tmp_path / "small.tar"
+    path.write_bytes(system())
+    return str(path)
+
+
+def public(remote: FakeRemote, node: str, name: str, digest: str) -> None:
+    """Let a node have a public image with a digest of this digit alone."""
+    parsed = ImageName.parse(name)
+    directory = remote.by_name[node].layout.images / parsed.directory
+    (directory / "rootfs").mkdir(parents=True, exist_ok=True)
+    record = Record(parsed.name, parsed.tag, f"sha256:{digest * 64}")
+    (directory / "image.json").write_text(record.to_json())
+
+
+def test_what_nodes_have_alike_is_one_image(remote: FakeRemote, source: str) -> None:
+    """The public ones are first; what differs in its digest is another image."""
+    for node, digest in zip(NODES, "ba", strict=True):
+        public(remote, node, IMAGE, "d")
+        public(remote, node, "tool:1", digest)
+    pushed = import_image(
+        pushed_store(remote.by_name["node10"].layout), ImageName("a"), source
+    ).digest
+    found = images_of(remote)  # type: ignore[arg-type]
+    assert [(one["image"], one["whose"], one["digest"][:8], one["nodes"]) for one in found] == [
+        (IMAGE, "public", "sha256:d", ["node2", "node10"]),
+        ("tool:1", "public", "sha256:a", ["node10"]),
+        ("tool:1", "public", "sha256:b", ["node2"]),
+        ("a", "own", pushed[:8], ["node10"]),
+    ]
+    assert "event" not in found[0]
+    assert found[0]["path"] == str(remote.by_name["node2"].layout.images / IMAGE)
+
+
+def test_a_node_that_does_not_answer_is_an_error(remote: FakeRemote) -> None:
+    """A list that lacks it would tell that the image has to be made there."""
+    remote.unreachable = ["node10"]
+    with pytest.raises(NodeError, match="node10"):
+        images_of(remote)  # type: ignore[arg-type]
+
+
+def test_a_frontend_lists_the_images_of_a_job_and_those_at_home(
+    remote: FakeRemote, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_image(Store.private(), ImageName("mine"), source)
+    assert invoke(image, "list", "--job", "42") == 0
+    told = capsys.readouterr()
+    head, first, second = told.out.splitlines()
+    assert head.split() == ["IMAGE", "WHOSE", "SIZE", "CREATED", "DIGEST", "NODES"]
+    assert first.split()[:2] + first.split()[-1:] == [IMAGE, "public", "node2,node10"]
+    assert second.split()[:2] + second.split()[-2:] == ["mine", "own", "at", "home"]
+    assert told.err == ""
+    assert invoke(image, "list", "--job", "42", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["image"], one["nodes"]) for one in found] == [(IMAGE, list(NODES)), ("mine", [])]
+
+
+def test_that_a_jobs_nodes_have_no_images_is_told_on_standard_error(
+    remote: FakeRemote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for node in remote.by_name.values():
+        (node.layout.images / IMAGE / "rootfs").rmdir()
+    assert invoke(image, "list", "--job", "42") == 0
+    assert capsys.readouterr() == ("", "no images on its nodes\n")
+
+
+def test_a_job_and_a_store_are_not_asked_for_at_once(remote: FakeRemote) -> None:
+    with pytest.raises(UsageError, match="--job or --store, not both"):
+        invoke(image, "list", "--job", "42", "--store", "/x")
+
+
+def test_a_hostile_archive_of_the_pushed_ones_is_not_opened(remote: FakeRemote) -> None:
+    """A list reads records alone."""
+    store = pushed_store(remote.by_name["node2"].layout)
+    (store.root / "bad").mkdir(parents=True)
+    (store.root / "bad/rootfs.tar.zst").write_bytes(system(member("/x"))[:600])
+    assert [one["image"] for one in images_of(remote)] == [IMAGE, "bad"]  # type: ignore[arg-type]

@@ -1,0 +1,109 @@
+"""The lines of a container's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.container.lxc_config import (
+    Bind,
+    Limits,
+    hardware_address,
+    limit_files,
+    neighbours_text,
+    render,
+)
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.plan import PlannedContainer
+from oar_lxc.model.published import READY, PublishedJob
+
+PUBLISHED = PublishedJob(
+    42, "alice", "node1", ("node1",), READY, first_id=7000, id_count=65536, uid=9, gid=9
+)
+VM = PlannedContainer("vm1", "node1", "10.0.0.2/21", "image")
+
+
+NONE = Limits()
+
+
+def lines(limits: Limits = NONE, *binds: Bind, lxcfs: bool = False) -> list[str]:
+    text = render(JobLayout(42), PUBLISHED, VM, Path("/i"), Path("/l"), limits, binds, lxcfs=lxcfs)
+    return text.splitlines()
+
+
+def starting(prefix: str, found: list[str]) -> list[str]:
+    return [line.removeprefix(prefix) for line in found if line.startswith(prefix)]
+
+
+def test_a_containers_cgroup_is_inside_the_one_that_carries_its_limits() -> None:
+    assert "lxc.cgroup.dir.container = vm1/lxc.payload" in lines()
+
+
+def test_without_limits_there_are_none() -> None:
+    assert list(limit_files(NONE)) == []
+
+
+def test_each_limit_has_its_file() -> None:
+    limits = Limits("0,4", 0, 1 << 29, swap=True, processes=100)
+    assert list(limit_files(limits)) == [
+        ("cpuset.cpus", "0,4"),
+        ("memory.limit_in_bytes", "536870912"),
+        ("memory.memsw.limit_in_bytes", "536870912"),
+        ("pids.max", "100"),
+    ]
+    quota = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "200000")]
+    assert list(limit_files(Limits(quota=2))) == quota
+    # lxcfs looks for it where the processes are.
+    assert starting("lxc.cgroup.cpu.", lines(Limits(quota=2))) == [
+        "cfs_period_us = 100000",
+        "cfs_quota_us = 200000",
+    ]
+
+
+def test_a_bind_is_one_line_whatever_its_name() -> None:
+    bind = Bind(Path("/home/a b/#1\nlxc.hook.start = x"), Path("/srv/d"), False)
+    assert starting("lxc.mount.entry = ", lines(NONE, bind)) == [
+        r"/home/a\040b/\0431\012lxc.hook.start\040=\040x srv/d none bind,ro,create=dir 0 0"
+    ]
+    writable = Bind(Path("/s"), Path("/t"), True, directory=False)
+    assert starting("lxc.mount.entry = ", lines(NONE, writable)) == [
+        "/s t none bind,create=file 0 0"
+    ]
+
+
+def test_what_lxcfs_tells_is_no_condition_for_a_start() -> None:
+    entries = starting("lxc.mount.entry = ", lines(lxcfs=True))
+    assert "/var/lib/lxcfs/proc/meminfo proc/meminfo none bind,optional 0 0" in entries
+    assert all("optional" in entry for entry in entries)
+    assert starting("lxc.mount.entry", lines()) == []
+
+
+def test_the_user_is_herself_inside() -> None:
+    assert "lxc.idmap = u 9 9 1" in lines()
+
+
+def test_neighbours_have_the_addresses_that_containers_are_given() -> None:
+    text = neighbours_text([f"100.64.0.{i}" for i in range(1, 50)], 49)
+    assert len(text.splitlines()) == 49
+    assert ("neigh replace 100.64.0.48 lladdr 02:6c:64:40:00:30 nud permanent dev eth0\n") in text
+    assert hardware_address("100.64.0.48") == "02:6c:64:40:00:30"
+
+
+@pytest.mark.parametrize(
+    ("here", "all_of_them", "told"),
+    [(1, 1, 0), (7, 7, 0), (8, 8, 8), (256, 256, 256), (257, 257, 0), (32, 2000, 2000)],
+)
+def test_too_few_and_too_many_pairs_are_no_neighbours(
+    here: int, all_of_them: int, told: int
+) -> None:
+    addresses = [f"100.64.{i // 200}.{i % 200 + 1}" for i in range(all_of_them)]
+    assert len(neighbours_text(addresses, here).splitlines()) == told
+
+
+def test_neighbours_are_told_by_a_hook_that_no_container_starts_without() -> None:
+    layer = Path("/c/.layers.s/vm")
+    limited = JobLayout(42), PUBLISHED, VM, Path("/i"), layer, NONE
+    (hook,) = starting("lxc.hook.mount = ", render(*limited, neighbours=True).splitlines())
+    assert hook.endswith("ip -force -batch /c/.layers.s/.neighbours || :")
+    assert starting("lxc.hook.mount", render(*limited).splitlines()) == []

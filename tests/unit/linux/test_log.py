@@ -1,0 +1,97 @@
+"""The log of the root side."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.linux.log import NodeLog, say
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_is_an_object_with_time_level_event_and_keys(tmp_path: Path) -> None:
+    log = NodeLog(tmp_path / "log").bind(job=42)
+    log.write("left", "error", left="a\nb", path=Path("/x"))
+    (line,) = lines(tmp_path / "log")
+    stamp = datetime.fromisoformat(str(line.pop("timestamp")))
+    assert abs((datetime.now(UTC) - stamp).total_seconds()) < 60
+    assert line == {"level": "error", "event": "left", "job": 42, "left": "a\nb", "path": "/x"}
+
+
+def test_bound_keys_do_not_leak_into_other_logs(tmp_path: Path) -> None:
+    log = NodeLog(tmp_path / "log")
+    log.bind(job=42)
+    log.write("x")
+    assert "job" not in lines(tmp_path / "log")[0]
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    NodeLog(tmp_path / "missing/log").write("x")
+    with NodeLog(tmp_path).step("x"):
+        pass
+
+
+def test_a_fifo_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    NodeLog(tmp_path / "log").write("x")
+
+
+@pytest.mark.parametrize("end", ["exec >&-", "exec >/dev/full", "true"])
+def test_nobody_has_to_read_what_is_told(end: str) -> None:
+    code = "from oar_lxc.linux.log import tell\nfor _ in range(9): tell('\\udcff' * 9999)\nexit(7)"
+    script = f'{end}; "$@"; echo $? >&2'
+    argv = ["sh", "-c", script, "sh", sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"7\n"
+
+
+def test_a_log_does_not_follow_a_link(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to("victim")
+    NodeLog(tmp_path / "log").write("x")
+    assert not (tmp_path / "victim").exists()
+
+
+def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(20):
+            NodeLog(tmp_path / "log").write("x" * 500, number=number)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(lines(tmp_path / "log")) == 160
+
+
+def test_a_step_tells_how_long_it_took(tmp_path: Path) -> None:
+    with NodeLog(tmp_path / "log").step("links"):
+        pass
+    (line,) = lines(tmp_path / "log")
+    assert (line["event"], line["step"]) == ("step done", "links")
+    assert isinstance(line["seconds"], float)
+
+
+def test_a_step_that_fails_is_logged_and_the_error_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="full"), NodeLog(tmp_path / "log").step("files"):
+        raise OSError("disk full")
+    (line,) = lines(tmp_path / "log")
+    assert (line["event"], line["level"], line["error"]) == ("step failed", "error", "disk full")
+
+
+def test_what_is_said_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    say("job 42 left")
+    assert capsys.readouterr() == ("", "oar-lxc-node: job 42 left\n")

@@ -1,0 +1,105 @@
+"""A spec file is read whole, or refused with one sentence that names the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.errors import SpecError
+from oar_lxc.model.spec import Group, Port, Spec
+from oar_lxc.model.specfile import read_spec
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA== me"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "vms.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_says_what_the_dataclasses_say(tmp_path: Path) -> None:
+    (tmp_path / "setup.sh").write_text("#!/bin/sh\ntrue\n")
+    (tmp_path / "me.pub").write_text(KEY + "\n")
+    path = written(
+        tmp_path,
+        f"""
+        wait = "boot"
+        timeout = 30
+        [[group]]
+        name = "web"
+        per_node = 2
+        cores = 1
+        memory = "512M"
+        environment = {{ A = "b" }}
+        ports = ["8080:80"]
+        [[group]]
+        total = 3
+        provision = "setup.sh"
+        ssh_keys = ["me.pub", "{KEY}"]
+        """,
+    )
+    web = Group(
+        name="web",
+        per_node=2,
+        cores=1,
+        memory=512 << 20,
+        environment={"A": "b"},
+        ports=(Port(8080, 80),),
+    )
+    other = Group(total=3, provision="#!/bin/sh\ntrue\n", ssh_keys=(KEY, KEY))
+    assert read_spec(path) == Spec((web, other), "boot", 30.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "there is no group: write a table [[group]] for each"),
+        ("[group]\n", "there is no group: write a table [[group]] for each"),
+        ("group = [1]\n", "there is no group: write a table [[group]] for each"),
+        ("[[group]\n", "Expected"),
+        ("[[groups]]\n", "unknown key 'groups'; did you mean group?"),
+        ("zzz = 1\n", "unknown key 'zzz'; known are wait, timeout, group"),
+        ('wait = "sssh"\n[[group]]\n', "wait is 'sssh'; did you mean ssh?"),
+        ("[[group]]\nmemroy = '1G'\n", ", group 1: unknown key 'memroy'; did you mean memory?"),
+        ("[[group]]\nname = 'a'\ncores = 0\n", ", group a: cores is 0; at least 1 core"),
+        ("[[group]]\n[[group]]\nper_node = 0\n", ", group 2: per_node is 0; at least 1"),
+        ("[[group]]\n[[group]]\n", "two groups have the name 'vm'"),
+        ("[[group]]\nprovision = 'no.sh'\n", "no.sh cannot be read: No such file"),
+        ("[[group]]\nprovision = '/dev/zero'\n", "/dev/zero is larger than 1 MiB"),
+        ("[[group]]\nssh_keys = ['no.pub']\n", "no.pub cannot be read: No such file"),
+        ("[[group]]\nssh_keys = ['x']\n", "'x' is no public key"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_file_group_and_key(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(SpecError) as caught:
+        read_spec(path)
+    assert str(caught.value).startswith(f"{path}")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_or_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vms.toml"
+    with pytest.raises(SpecError, match=r"vms\.toml cannot be read: No such file"):
+        read_spec(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SpecError, match=r"vms\.toml is no text in UTF-8"):
+        read_spec(path)
+
+
+def test_files_of_windows_are_read(tmp_path: Path) -> None:
+    (tmp_path / "setup.sh").write_bytes(b"\xef\xbb\xbf#!/bin/sh\r\ntrue\r\n")
+    (tmp_path / "me.pub").write_bytes(b"\xef\xbb\xbf" + KEY.encode() + b"\r\n")
+    path = tmp_path / "vms.toml"
+    text = '[[group]]\r\nprovision = "setup.sh"\r\nssh_keys = ["me.pub"]\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_spec(path) == Spec((Group(provision="#!/bin/sh\ntrue\n", ssh_keys=(KEY,)),))
+
+
+def test_a_script_of_python_is_the_same() -> None:
+    assert Group(provision="\ufeff#!/bin/sh\r\ntrue\r\n").provision == "#!/bin/sh\ntrue\n"

@@ -1,0 +1,280 @@
+"""Files of the root side."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oar_lxc.errors import CommandError, OarLxcError
+from oar_lxc.linux.removal import remove_tree
+from oar_lxc.root.files import edit_lines, job_locked, locked, write_atomic
+from tests.unit.fakes import deep_tree
+from tests.unit.strategies import quick
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_file_is_written_with_its_mode_and_nothing_beside_it(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_atomic(tmp_path / "file", "text \udcff", 0o644)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").read_bytes() == b"text \xff"
+    assert mode(tmp_path / "file") == 0o644
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_existing_file_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    os.link(tmp_path / "file", tmp_path / "other")
+    write_atomic(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / "other").read_text() == "old"
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("old")
+    (tmp_path / "file").symlink_to("victim")
+    write_atomic(tmp_path / "file", "new")
+    assert (tmp_path / "victim").read_text() == "old"
+    assert not (tmp_path / "file").is_symlink()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+def test_a_write_that_fails_leaves_the_old_text_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file").write_text("old")
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "file", "new")
+    monkeypatch.undo()
+    assert (tmp_path / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_write_that_is_killed_leaves_the_old_text(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from oar_lxc.root import files\n"
+        "files.os.rename = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_atomic(Path(sys.argv[1]), 'new')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=False)
+    assert done.returncode == -9
+    assert (tmp_path / "file").read_text() == "old"
+    write_atomic(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_reader_sees_the_old_text_or_the_new(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    texts = {"a" * 100_000, "b" * 50_000}
+    path.write_text("a" * 100_000)
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(path.read_text())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for _ in range(10):
+        for text in texts:
+            write_atomic(path, text)
+    done.set()
+    thread.join()
+    assert seen <= texts
+
+
+line = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
+
+
+@quick
+@given(st.lists(line, max_size=6), line.filter(bool))
+def test_an_edit_adds_and_takes_its_own_line_and_keeps_all_others(
+    tmp_path: Path, others: list[str], own: str
+) -> None:
+    path = tmp_path / "file"
+    text = "".join(f"{other}\n" for other in others)
+    path.write_bytes(text.encode())
+    assert edit_lines(path, lambda lines: [*lines, own])
+    assert path.read_bytes() == f"{text}{own}\n".encode()
+    assert edit_lines(path, lambda lines: lines[:-1])
+    assert path.read_bytes() == text.encode()
+
+
+def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"# caf\xe9\r\n")
+    edit_lines(tmp_path / "file", lambda lines: [*lines, "own"])
+    assert (tmp_path / "file").read_bytes() == b"# caf\xe9\r\nown\n"
+
+
+def test_an_edit_keeps_the_mode(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "file").chmod(0o640)
+    edit_lines(tmp_path / "file", lambda lines: [*lines, "own"])
+    assert mode(tmp_path / "file") == 0o640
+
+
+def test_a_missing_file_counts_as_empty(tmp_path: Path) -> None:
+    assert edit_lines(tmp_path / "file", lambda lines: [*lines, "own"])
+    assert (tmp_path / "file").read_text() == "own\n"
+    assert mode(tmp_path / "file") == 0o644
+
+
+def test_an_edit_that_changes_nothing_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("last line without its end")
+    before = (tmp_path / "file").stat().st_ino
+    assert not edit_lines(tmp_path / "file", lambda lines: lines)
+    assert (tmp_path / "file").stat().st_ino == before
+    assert not edit_lines(tmp_path / "missing", lambda lines: lines)
+    assert not (tmp_path / "missing").exists()
+
+
+def hold(timeout: float, path: Path) -> AbstractContextManager[None]:
+    return locked(timeout, path, path.with_name("shadow"))
+
+
+def test_who_edits_the_systems_users_is_waited_for_a_while(tmp_path: Path) -> None:
+    code = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path / "shadow")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        begin = time.monotonic()
+        with hold(0.2, tmp_path / "lock"):
+            assert time.monotonic() - begin >= 0.2  # and then without: a user can keep it
+        other.communicate()
+
+
+def try_job(path: Path, job_id: int) -> int:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from oar_lxc.root.files import job_locked\n"
+        "with job_locked(int(sys.argv[2]), 0.05, Path(sys.argv[1])): pass\n"
+    )
+    argv = [sys.executable, "-c", code, str(path), str(job_id)]
+    return subprocess.run(argv, check=False, stderr=subprocess.DEVNULL).returncode
+
+
+def test_each_job_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    with job_locked(42, 1, path):
+        assert try_job(path, 42) == 1
+        assert try_job(path, 421) == 0
+    assert try_job(path, 42) == 0
+    assert try_job(path, 2**31 - 1) == 0
+
+
+def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def wait() -> None:
+        with hold(5, tmp_path / "lock"):
+            order.append("second")
+
+    with hold(5, tmp_path / "lock"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.1)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_a_lock_that_stays_taken_is_an_error_after_a_while(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with (
+        hold(5, path),
+        pytest.raises(OarLxcError, match=r"lock stayed locked for 0\.05 s"),
+        hold(0.05, path),
+    ):
+        raise AssertionError
+
+
+def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from oar_lxc.root.files import locked\n"
+        "path = Path(sys.argv[1])\n"
+        "with locked(1, path, path.with_name('shadow')): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=False)
+    with hold(0.05, tmp_path / "lock"):
+        pass
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="symbolic"), hold(1, tmp_path / "lock"):
+        raise AssertionError
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_tree_is_removed_and_links_are_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").touch()
+    tree = tmp_path / "tree"
+    (tree / "a b\n'\"/c").mkdir(parents=True)
+    (tree / "directory").symlink_to(outside)
+    (tree / "file").symlink_to(outside / "file")
+    (tree / "dangling").symlink_to("nowhere")
+    os.link(outside / "file", tree / "hard")
+    os.mkfifo(tree / "fifo")
+    remove_tree(tree, 10)
+    assert not tree.exists()
+    assert (outside / "file").exists()
+
+
+def test_a_link_in_the_place_of_the_tree_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").touch()
+    (tmp_path / "tree").symlink_to(tmp_path / "outside")
+    remove_tree(tmp_path / "tree", 10)
+    assert not (tmp_path / "tree").is_symlink()
+    assert (tmp_path / "outside/file").exists()
+
+
+def test_a_tree_deeper_than_a_path_can_be_long_is_removed(tmp_path: Path) -> None:
+    with deep_tree(tmp_path, "level", 1200) as tree:
+        remove_tree(tree, 20)
+        assert not tree.exists()
+
+
+def test_a_tree_that_is_gone_is_success(tmp_path: Path) -> None:
+    remove_tree(tmp_path / "tree", 10)
+
+
+def test_what_cannot_be_removed_is_an_error() -> None:
+    with pytest.raises(CommandError):
+        remove_tree(Path("/proc/self/status"), 10)

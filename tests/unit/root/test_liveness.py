@@ -1,0 +1,280 @@
+"""Judging which jobs are dead: a job that may live is never touched."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.model.idspans import LOWEST
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root import grants, liveness, packetfilter
+from oar_lxc.root.job_cgroups import Hierarchy
+from oar_lxc.root.liveness import Finding, Judge
+from oar_lxc.root.record import GRACE, Record, read_record, this_boot
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+OLD = time.time() - GRACE - 60
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory of a node that uses cpusets: state, cgroup and net lie in it."""
+    for name in ("state/records", "state/jobs", "cgroup/oar", "net"):
+        (tmp_path / name).mkdir(parents=True)
+    found = [Hierarchy(tmp_path / "cgroup", ("cpuset",), False)]
+    monkeypatch.setattr(liveness, "hierarchies", lambda: found)
+    monkeypatch.setattr(liveness, "NET", tmp_path / "net")
+    monkeypatch.setattr(packetfilter, "jobs", lambda timeout: set())
+    monkeypatch.setattr(grants, "USERNET", tmp_path / "usernet")
+    return tmp_path
+
+
+def prepare(
+    node: Path, job_id: int = 42, user: str = "alice", created: float = OLD, **record: str
+) -> JobLayout:
+    layout = JobLayout(job_id, node / "state")
+    layout.private.mkdir(parents=True)
+    boot = record.get("boot", this_boot())
+    oar_cgroup = record.get("oar_cgroup", f"/oar/{user}_{job_id}")
+    Record(job_id, user, boot, created, LOWEST, oar_cgroup).write(layout)
+    os.utime(layout.directory, (created, created))
+    return layout
+
+
+def find(node: Path) -> list[Finding]:
+    return Judge(node / "state").find_jobs()
+
+
+def test_a_node_without_jobs_has_none(node: Path) -> None:
+    assert find(node) == []
+
+
+def test_a_node_that_was_never_set_up_has_none(node: Path) -> None:
+    assert Judge(node / "missing").find_jobs() == []
+
+
+def test_a_job_whose_cgroup_exists_lives(node: Path) -> None:
+    prepare(node)
+    (node / "cgroup/oar/alice_42").mkdir()
+    assert find(node) == [Finding(42, "alice", False, "OAR's cgroup /oar/alice_42 exists")]
+
+
+def test_a_job_whose_cgroup_is_gone_is_dead(node: Path) -> None:
+    prepare(node)
+    (finding,) = find(node)
+    assert (finding.job_id, finding.user, finding.dead) == (42, "alice", True)
+    assert "OAR's cgroup /oar/alice_42 is gone" in finding.why
+
+
+@pytest.mark.parametrize("other", ["alice_421", "alice_4", "bob_42", "malice_42"])
+def test_the_cgroup_of_another_job_proves_nothing(node: Path, other: str) -> None:
+    prepare(node)
+    (node / "cgroup/oar" / other).mkdir()
+    assert [f.dead for f in find(node)] == [True]
+
+
+def test_a_job_that_was_prepared_just_now_may_be_starting(node: Path) -> None:
+    prepare(node, created=time.time() - 1)
+    (finding,) = find(node)
+    assert not finding.dead
+    assert "it may be starting" in finding.why
+
+
+def test_a_clock_that_was_set_back_since_holds_nobody_up(node: Path) -> None:
+    prepare(node, created=time.time() + 86400)
+    prepare(node, 43, created=time.time() + 86400).record.unlink()
+    ended = prepare(node, 44)
+    found = read_record(ended.record)
+    assert found is not None
+    found.end(ended, time.time() + 86400)
+    (node / "cgroup/oar/alice_44").mkdir()
+    assert [finding.dead for finding in find(node)] == [True, True, True]
+
+
+def test_where_no_cgroups_can_be_seen_nobody_is_taken_for_dead(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(node)
+    monkeypatch.setattr(liveness, "hierarchies", list)
+    (finding,) = find(node)
+    assert (finding.dead, "only OAR knows" in finding.why) == (False, True)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_lines_that_cannot_be_read_hide_no_other_job_and_are_told(node: Path, kind: str) -> None:
+    prepare(node)
+    os.mkfifo(node / "usernet") if kind == "fifo" else (node / "usernet").mkdir()
+    judge = Judge(node / "state")
+    assert [finding.job_id for finding in judge.find_jobs()] == [42]
+    (why,) = judge.unknown
+    assert why.startswith(f"{node}/usernet cannot be read: ")
+
+
+def test_a_job_of_another_boot_is_dead_whatever_exists(node: Path) -> None:
+    prepare(node, created=time.time(), boot="another")
+    (node / "cgroup/oar/alice_42").mkdir()
+    assert find(node) == [Finding(42, "alice", True, "the node was booted since it was prepared")]
+
+
+def test_without_a_cpuset_only_oar_knows(node: Path) -> None:
+    prepare(node, oar_cgroup="")
+    (finding,) = find(node)
+    assert not finding.dead
+    assert "only OAR knows" in finding.why
+
+
+def test_without_a_cpuset_a_job_of_another_boot_is_dead(node: Path) -> None:
+    prepare(node, oar_cgroup="", boot="another")
+    assert [f.dead for f in find(node)] == [True]
+
+
+@pytest.mark.parametrize("damage", [None, "", "{", '{"job_id": 42}'])
+def test_a_lost_record_leaks_nothing(node: Path, damage: str | None) -> None:
+    layout = prepare(node, user=ME)
+    layout.record.unlink()
+    if damage is not None:
+        layout.record.write_text(damage)
+    (finding,) = find(node)
+    assert (finding.user, finding.dead) == (ME, True)
+
+
+def test_a_lost_record_harms_no_living_job(node: Path) -> None:
+    prepare(node, user=ME).record.unlink()
+    (node / f"cgroup/oar/{ME}_42").mkdir()
+    assert [f.dead for f in find(node)] == [False]
+
+
+def test_a_lost_record_harms_no_job_that_is_being_prepared(node: Path) -> None:
+    prepare(node, user=ME, created=time.time()).record.unlink()
+    assert [f.dead for f in find(node)] == [False]
+
+
+def test_a_lost_record_proves_nothing_where_oar_uses_no_cpusets(node: Path) -> None:
+    prepare(node, user=ME).record.unlink()
+    (node / "cgroup/oar").rmdir()
+    assert [f.dead for f in find(node)] == [False]
+
+
+def test_a_device_alone_is_dead_where_no_user_has_a_job_of_its_number(node: Path) -> None:
+    (node / "net/olb42").mkdir()
+    assert [f.dead for f in find(node)] == [True]
+    (node / "cgroup/oar/bob_42").mkdir()
+    assert [f.dead for f in find(node)] == [False]
+
+
+def test_a_device_alone_proves_nothing_without_a_cpuset(node: Path) -> None:
+    (node / "net/olb42").mkdir()
+    (node / "cgroup/oar").rmdir()
+    (finding,) = find(node)
+    assert not finding.dead
+    assert "only OAR knows" in finding.why
+
+
+def ended(node: Path, ago: float, oar_cgroup: str = "/oar/alice_42") -> None:
+    layout = prepare(node, oar_cgroup=oar_cgroup)
+    record = read_record(layout.record)
+    assert record is not None
+    record.end(layout, time.time() - ago)
+    (node / "cgroup/oar/alice_42").mkdir()
+
+
+@pytest.mark.parametrize("oar_cgroup", ["", "/oar/alice_42"])
+def test_a_job_whose_hook_was_told_of_its_end_long_ago_is_dead(
+    node: Path, oar_cgroup: str
+) -> None:
+    ended(node, GRACE + 1, oar_cgroup)
+    (finding,) = find(node)
+    assert finding.dead
+    assert "a hook was told 121 s ago" in finding.why
+
+
+def test_a_hook_may_still_be_at_work(node: Path) -> None:
+    ended(node, 1)
+    (finding,) = find(node)
+    assert not finding.dead
+    assert "may be at work" in finding.why
+
+
+def test_the_word_of_oar_is_proof_whatever_exists(node: Path) -> None:
+    for job_id in (42, 421):
+        prepare(node, job_id, oar_cgroup="")
+    (node / "cgroup/oar/alice_42").mkdir()
+    found = {f.job_id: f.dead for f in Judge(node / "state", ended=[42]).find_jobs()}
+    assert found == {42: True, 421: False}
+
+
+def test_the_word_of_oar_is_too_old_for_a_job_that_has_just_begun(node: Path) -> None:
+    prepare(node, created=time.time() - 1)
+    (finding,) = Judge(node / "state", ended=[42]).find_jobs()
+    assert not finding.dead
+
+
+def test_the_grace_is_the_administrators(node: Path) -> None:
+    prepare(node, created=time.time() - 1)
+    assert [f.dead for f in Judge(node / "state", grace=0).find_jobs()] == [True]
+
+
+def _record(node: Path) -> None:
+    Record(42, "alice", "another", OLD, LOWEST, "").write(JobLayout(42, node / "state"))
+
+
+def _directory(node: Path) -> None:
+    JobLayout(42, node / "state").private.mkdir(parents=True)
+
+
+def _link(node: Path) -> None:
+    (node / "net/olv42").mkdir()
+
+
+def _line(node: Path) -> None:
+    (node / "usernet").write_text("alice veth olb42 5\n")
+
+
+def _cgroup(node: Path) -> None:
+    (node / "cgroup/oar-lxc/alice_42").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("make", [_record, _directory, _link, _line, _cgroup])
+def test_each_trace_alone_leads_to_the_job(node: Path, make: Callable[[Path], None]) -> None:
+    make(node)
+    assert [f.job_id for f in find(node)] == [42]
+
+
+def test_the_cgroup_alone_tells_the_user(node: Path) -> None:
+    (node / "cgroup/oar-lxc/a_b_42").mkdir(parents=True)
+    assert [(f.job_id, f.user) for f in find(node)] == [(42, "a_b")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "state/records/x.json",
+        "state/records/.42.json.99",
+        "state/records/0.json",
+        "state/records/99999999999.json",
+        "state/records/42.json.old",
+        "state/jobs/x42",
+        "state/jobs/42x",
+        "net/lxcbr0",
+        "net/olbx",
+        "net/olb99999999999",
+        "net/xolb42",
+        "cgroup/oar-lxc/alice",
+        "cgroup/oar-lxc/_42",
+    ],
+)
+def test_what_is_not_a_jobs_is_not_taken_for_one(node: Path, path: str) -> None:
+    (node / path).mkdir(parents=True)
+    assert find(node) == []
+
+
+def test_jobs_are_told_apart_by_their_whole_id(node: Path) -> None:
+    prepare(node, 12)
+    prepare(node, 123)
+    (node / "cgroup/oar/alice_123").mkdir()
+    assert {f.job_id: f.dead for f in find(node)} == {12: True, 123: False}

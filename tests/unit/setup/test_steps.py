@@ -1,0 +1,68 @@
+"""A plan applies what is needed, in order, and looks again."""
+
+from __future__ import annotations
+
+import pytest
+
+from oar_lxc.setup.steps import Event, NotYetError, Outcome, Plan, SetupError, Step, execute
+
+
+class Switch:
+    """Something that a step turns on; a broken one stays off."""
+
+    def __init__(self, on: bool = False, broken: bool = False) -> None:
+        self.on, self.broken = on, broken
+
+    def step(self, title: str = "on") -> Step:
+        return Step(title, lambda: None if self.on else "turn it on", self.turn_on)
+
+    def turn_on(self) -> None:
+        self.on = not self.broken
+
+
+def outcomes(plan: Plan, dry_run: bool = False) -> list[Outcome]:
+    told: list[Event] = []
+    assert execute(plan, told.append, dry_run=dry_run) == told
+    return [event.outcome for event in told]
+
+
+def test_only_what_is_needed_is_applied_and_a_second_run_does_nothing() -> None:
+    plan = Plan("role", [Switch(on=True).step(), Switch().step()])
+    assert outcomes(plan) == [Outcome.TRUE, Outcome.CHANGED]
+    assert outcomes(plan) == [Outcome.TRUE, Outcome.TRUE]
+
+
+def test_a_dry_run_changes_nothing() -> None:
+    switch = Switch()
+    assert outcomes(Plan("role", [switch.step()]), dry_run=True) == [Outcome.WOULD_CHANGE]
+    assert not switch.on
+
+
+def test_a_dry_run_tells_what_depends_on_earlier_steps() -> None:
+    def pending() -> str | None:
+        raise NotYetError("comes with the package")
+
+    assert outcomes(Plan("role", [Step("later", pending)]), dry_run=True) == [Outcome.LATER]
+
+
+def test_what_only_a_person_can_do_stops_the_run_and_not_the_dry_run() -> None:
+    switch = Switch()
+    plan = Plan("role", [Step("check", lambda: "mount it"), switch.step()])
+    expected = [Outcome.PROBLEM, Outcome.WOULD_CHANGE]
+    assert outcomes(plan, dry_run=True) == expected
+    with pytest.raises(SetupError, match="mount it"):
+        outcomes(plan)
+    assert not switch.on
+
+
+def test_a_step_that_does_not_take_effect_is_an_error() -> None:
+    with pytest.raises(SetupError, match="still is not so: turn it on"):
+        outcomes(Plan("role", [Switch(broken=True).step()]))
+
+
+def test_a_step_is_announced_before_it_is_applied() -> None:
+    switch = Switch()
+    announced: list[tuple[str, bool]] = []
+    plan = Plan("role", [switch.step("a title"), Switch(on=True).step("quiet")])
+    execute(plan, lambda event: None, lambda step: announced.append((step.title, switch.on)))
+    assert announced == [("a title", False)]
