@@ -32,7 +32,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from oar_lxc.agent.prepared import configured_address, environ_here, open_job
+from oar_lxc.agent.prepared import environ_here, open_job
 from oar_lxc.container.runtime import (
     LOG_FILE,
     RUNNING,
@@ -41,13 +41,13 @@ from oar_lxc.container.runtime import (
     log_size,
     lxc_path,
     not_running,
-    read_description,
     why_full,
 )
 from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.ending import one_sentence, tell_on_stderr
 from oar_lxc.linux.login_shell import NO_MARK, mark_of, unpack
+from oar_lxc.model.description import configured_address, read_description
 from oar_lxc.model.layout import JobLayout, check_job_id
 from oar_lxc.model.published import PublishedJob
 

@@ -18,11 +18,12 @@ from oar_lxc.agent.node import OnNode, failed_event
 from oar_lxc.agent.ports import close_ports
 from oar_lxc.agent.timeline import note
 from oar_lxc.agent.times import LAUNCHED, READY, write_times
-from oar_lxc.container.create import containers_of, remove_containers, remove_half_made
+from oar_lxc.container.create import remove_containers, remove_half_made
 from oar_lxc.container.limit_cgroups import thaw
 from oar_lxc.container.runtime import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.model.description import containers_of
 
 
 def start(node: OnNode, request: Mapping[str, Any]) -> None:

@@ -2,11 +2,10 @@
 
 Scripts of one job may run side by side, on any of its nodes. What they share is counted over the
 job, and given out in one place: a table in the user's private directory on the job's head node,
-under a lock. Whoever is there reads and writes it itself; from another node, the head node's agent
-does. A table is chosen before a part of the subnet for each node, which would need no lock over
-nodes: a node with many cores may have more containers than its part has addresses, the names in
-``/etc/hosts`` have to be known before the first container starts, and two containers of one name
-on two nodes have to be refused.
+under a lock, which the agent there reads and writes. A table is chosen before a part of the subnet
+for each node, which would need no lock over nodes: a node with many cores may have more containers
+than its part has addresses, the names in ``/etc/hosts`` have to be known before the first
+container starts, and two containers of one name on two nodes have to be refused.
 
 Numbers that were given back are given out again when all others have been: who still knows the key
 or the hardware address of the one before does not meet another there.
@@ -17,8 +16,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -29,9 +28,10 @@ from oar_lxc.agent.node import OnNode
 from oar_lxc.errors import OarLxcError, SpecError
 from oar_lxc.linux.atomic import write_whole
 from oar_lxc.linux.ed25519 import KeyPair
+from oar_lxc.linux.stat import identity
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.job import Job
-from oar_lxc.model.layout import JobLayout, by_number
+from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.published import PublishedJob
 from oar_lxc.model.spec import Spec
@@ -42,14 +42,6 @@ KEPT = ("name", "node", "address", "image", "group", "cores", "first_core", "por
 Entry = dict[str, Any]
 
 
-def head_of(nodes: Sequence[str]) -> str:
-    """Return the node of a job that keeps its ledger, whoever asks and where.
-
-    It is the first by its number, on which OAR mostly starts the job's script.
-    """
-    return min(nodes, key=by_number)
-
-
 def allot(
     layout: JobLayout, published: PublishedJob, request: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -58,8 +50,8 @@ def allot(
     Args:
         layout: the job's names, on its head node.
         published: what the root side says of this node.
-        request: ``spec``, ``user`` and ``cores`` of the job, ``session`` and ``owner`` of it; see
-            :func:`process_of`.
+        request: ``spec``, ``user`` and ``cores`` of the job, ``session`` and ``owner`` of it: its
+            node, and :func:`oar_lxc.linux.stat.identity`.
 
     Returns:
         ``plan``; ``keys`` of the job; ``host_keys``, the secret of each container's key by its
@@ -126,17 +118,6 @@ def release_asked(node: OnNode, request: Mapping[str, Any]) -> None:
     release(node.layout, request["session"])
 
 
-def process_of(pid: int, node: str) -> list[str]:
-    """Return what tells a process from all others of a job: node, number and start."""
-    return [node, str(pid), _started(pid)]
-
-
-def _started(pid: int) -> str:
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    return ""
-
-
 def _entry(planned: PlannedContainer, pair: KeyPair) -> Entry:
     data = asdict(planned)
     return {key: data[key] for key in KEPT} | {"host_key": pair.public}
@@ -170,7 +151,7 @@ def _forget_dead(layout: JobLayout, published: PublishedJob, sessions: dict[str,
         token
         for token, entry in sessions.items()
         if entry["owner"][0] == here
-        and process_of(int(entry["owner"][1]), here) != entry["owner"]
+        and [here, *identity(int(entry["owner"][1]))] != entry["owner"]
         and all(
             one["node"] == here and not (layout.containers / one["name"]).exists()
             for one in entry["containers"]

@@ -1,7 +1,7 @@
 """What acts on one node as the job's user: ``oar_lxc.agent.main JOB OPERATION``.
 
 The session starts it through oarsh on each node of the job. It writes
-:data:`oar_lxc.remote.agents.UP`, is then given one request on its standard input, and writes
+:data:`oar_lxc.model.wire.UP`, is then given one request on its standard input, and writes
 events to its standard output, both JSON, an object a line. Every event has a key ``event``; the
 last one is ``done`` or ``error``.
 """
@@ -23,7 +23,7 @@ from oar_lxc.container.runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.linux.ending import one_sentence
 from oar_lxc.model.layout import check_job_id
-from oar_lxc.remote.agents import HEARTBEAT, UP
+from oar_lxc.model.wire import HEARTBEAT, UP
 
 HEARTBEAT_SECONDS = 1.0
 # Where each operation is: a launch waits for no module that it does not need.
@@ -42,7 +42,7 @@ OPERATIONS = {
     "show": "oar_lxc.agent.status:tell_all",
     "keys": "oar_lxc.agent.status:tell_keys",
     "timeline": "oar_lxc.agent.status:tell_timeline",
-    "images": "oar_lxc.client.images:tell_images",
+    "images": "oar_lxc.agent.images:tell_images",
     "allot": "oar_lxc.agent.ledger:allot_asked",
     "release": "oar_lxc.agent.ledger:release_asked",
 }

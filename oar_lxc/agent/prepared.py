@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from contextlib import suppress
 
-from oar_lxc.container.runtime import CONFIG_FILE
 from oar_lxc.errors import NodeNotPreparedError
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob, read_published
@@ -39,13 +37,3 @@ def environ_here(layout: JobLayout) -> dict[str, str]:
         "XDG_RUNTIME_DIR": str(layout.private),
         "PATH": PATH,  # what is run here are the system's programs, not the user's
     }
-
-
-def configured_address(layout: JobLayout, name: str) -> str:
-    """Return the address in a container's configuration, empty where there is none."""
-    with suppress(OSError):
-        for line in (layout.containers / name / CONFIG_FILE).read_text().splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "lxc.net.0.ipv4.address":
-                return value.strip().partition("/")[0]
-    return ""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from oar_lxc.agent.job_key import JobKey
 from oar_lxc.agent.node import OnNode
-from oar_lxc.agent.prepared import configured_address
 from oar_lxc.agent.timeline import read_timeline
 from oar_lxc.agent.times import READY, read_times
-from oar_lxc.container.facts import init_facts, show_container
-from oar_lxc.container.runtime import RUNNING, read_description
+from oar_lxc.container.facts import init_facts, running_facts
+from oar_lxc.container.runtime import RUNNING
+from oar_lxc.model.description import configured_address, read_description
 
 
 def tell_containers(node: OnNode, request: Mapping[str, Any]) -> None:
@@ -44,6 +45,42 @@ def tell_all(node: OnNode, request: Mapping[str, Any]) -> None:
     for name in sorted(set(node.runtime.names()) & set(request["containers"])):
         facts = show_container(node, name, times.get(name, {}))
         node.emit({"event": "shown", "container": name, **facts})
+
+
+def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> dict[str, Any]:
+    """Return what can be known of a container now.
+
+    What cannot be read is left out: a container may end while it is looked at.
+
+    Args:
+        node: the node it is on.
+        name: the container.
+        times: of :func:`oar_lxc.agent.times.read_times`.
+
+    Returns:
+        ``state``, ``ready`` (whether it runs and is not waited for any more), ``node``,
+        ``address``, ``group``, ``image``, ``cores``, ``pid``, ``ports`` (those of the node that
+        lead into it) and the times; where it runs also what
+        :func:`oar_lxc.container.facts.running_facts` returns.
+    """
+    record = read_description(node.layout.containers / name)
+    pid = max(node.runtime.init_pid(name), 0)
+    state = node.runtime.state(name)
+    facts: dict[str, Any] = {
+        "state": state,
+        "node": node.published.node,
+        "address": configured_address(node.layout, name),
+        "group": str(record.get("group") or re.sub(r"[0-9]+$", "", name)),
+        "image": str(record.get("image") or ""),
+        "cores": record.get("cores") or 0,
+        "ports": record.get("ports") or [],
+        "pid": pid,
+        **times,
+        "ready": state == RUNNING and READY in times,
+    }
+    if pid:
+        facts |= running_facts(node.published.cgroups, name, pid)
+    return facts
 
 
 def tell_keys(node: OnNode, request: Mapping[str, Any]) -> None:

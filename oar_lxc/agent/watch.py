@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oar_lxc.agent.node import OnNode
-from oar_lxc.container.create import containers_of
 from oar_lxc.container.limits import oom_kills
 from oar_lxc.container.runtime import Runtime
+from oar_lxc.model.description import containers_of
 
 INTERVAL = 1.0  # seconds between two looks, at least
 EACH = 0.05  # seconds more for each container: many are looked at less often, for the same work

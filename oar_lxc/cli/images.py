@@ -25,14 +25,14 @@ from oar_lxc.cli.shared.stores import (
     writable_store,
 )
 from oar_lxc.cli.shared.table import print_table
-from oar_lxc.client.images import OWN, PUBLIC, facts_of, images_of
+from oar_lxc.client.images import images_of
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image.building import Workshop, build_image
 from oar_lxc.image.make import import_image, verify
 from oar_lxc.image.recipes import RECIPES, recipe_for
-from oar_lxc.image.store import Store
+from oar_lxc.image.store import Store, facts_of
 from oar_lxc.linux.signals import raising_signals
-from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.image_name import OWN, PUBLIC, ImageName
 from oar_lxc.model.layout import JobLayout, check_job_id
 
 _store = click.option(

@@ -11,9 +11,9 @@ from dataclasses import asdict
 import click
 
 from oar_lxc.errors import UsageError
+from oar_lxc.model.reaped import FAILED
 from oar_lxc.oar.sweep import sweep
 from oar_lxc.root import main as node_main
-from oar_lxc.root.reap import FAILED
 from oar_lxc.root.record import GRACE
 
 OAR = "oar"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from oar_lxc.client.whereabouts import recall, remember
-from oar_lxc.container.runtime import CONFIG_FILE
 from oar_lxc.errors import (
     CommandError,
     CommandTimeoutError,
@@ -23,6 +22,7 @@ from oar_lxc.errors import (
     UsageError,
 )
 from oar_lxc.linux.run import run
+from oar_lxc.model.description import CONFIG_FILE
 from oar_lxc.model.job import Job, parse_resources
 from oar_lxc.model.layout import JobLayout, by_number, check_job_id
 from oar_lxc.model.published import read_published

@@ -22,7 +22,6 @@ from ipaddress import IPv4Network
 from types import TracebackType
 from typing import Any
 
-from oar_lxc.agent.ledger import allot, head_of, process_of, release
 from oar_lxc.errors import (
     ContainerError,
     LaunchError,
@@ -34,6 +33,7 @@ from oar_lxc.errors import (
 )
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.signals import Checkpoint, deferred_signals, raising_signals
+from oar_lxc.linux.stat import identity
 from oar_lxc.model.arguments import (
     check_callable,
     check_command,
@@ -45,7 +45,7 @@ from oar_lxc.model.arguments import (
 from oar_lxc.model.hints import refuse_unknown
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
+from oar_lxc.model.plan import Plan, PlannedContainer, head_of, make_plan
 from oar_lxc.model.published import PublishedJob, read_published
 from oar_lxc.model.spec import SSH, TIMEOUT, Group, Spec, as_spec
 from oar_lxc.remote.agents import Remote, raise_first
@@ -266,12 +266,10 @@ class Session:
             "user": self.job.user,
             "cores": dict(self.job.cores),
             "session": self._token,
-            "owner": process_of(os.getpid(), self.published.node),
+            "owner": [self.published.node, *identity(os.getpid())],
         }
         self._has_numbers = True
         head = head_of(self.published.nodes)
-        if head == self.published.node:
-            return allot(self.layout, self.published, request)
         allotted: dict[str, Any] = {}
         raise_first(self._remote.call("allot", request, lambda _, e: allotted.update(e), [head]))
         if allotted.pop("event") == "refused":
@@ -281,11 +279,8 @@ class Session:
     def _release(self) -> None:
         """Give back what :meth:`_allot` got; the containers are gone."""
         head = head_of(self.published.nodes)
-        if head == self.published.node:
-            release(self.layout, self._token)
-        else:
-            request = {"session": self._token}
-            raise_first(self._remote.call("release", request, lambda _, e: None, [head]))
+        request = {"session": self._token}
+        raise_first(self._remote.call("release", request, lambda _, e: None, [head]))
         self._has_numbers = False
 
     def _set_ready(self, event: dict[str, Any]) -> None:

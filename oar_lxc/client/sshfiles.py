@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.client.lookup import FoundContainer
-from oar_lxc.container.create import containers_of
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.atomic import write_whole
+from oar_lxc.model.description import containers_of
 from oar_lxc.model.layout import JobLayout
 
 INCLUDE = "Include oar-lxc/*/config"

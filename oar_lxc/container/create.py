@@ -31,7 +31,6 @@ from oar_lxc.container.lxc_config import (
     neighbours_text,
     render,
 )
-from oar_lxc.container.runtime import CONFIG_FILE, DESCRIPTION_FILE, read_description
 from oar_lxc.errors import CommandError, ConfigError
 from oar_lxc.image.provide import halt_signal
 from oar_lxc.linux.concurrent import beside
@@ -39,6 +38,7 @@ from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
 from oar_lxc.model.config import read_config
+from oar_lxc.model.description import CONFIG_FILE, DESCRIPTION_FILE, session_of
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import PublishedJob
@@ -73,7 +73,7 @@ def create_containers(
         names: address and public host key by name, of all containers of the job.
         keys: see :class:`oar_lxc.container.layer.Skeleton`.
         host_keys: the key of each container's ssh server, by its name.
-        session: whose they are; see :func:`containers_of`.
+        session: whose they are; see :func:`oar_lxc.model.description.containers_of`.
         cores: how many cores OAR reserved on this node; 0 where that is not known.
         variables: variables of the job that sessions and commands in containers get.
         nodefile: text of the file that ``OAR_LXC_NODEFILE`` names.
@@ -181,30 +181,11 @@ def layers_of(session: str) -> str:
 def describe(
     planned: PlannedContainer, session: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what is kept of a plan: :func:`oar_lxc.container.runtime.read_description`."""
+    """Return what is kept of a plan: :func:`oar_lxc.model.description.read_description`."""
     data = {**asdict(planned), "session": session, "environment": dict(environment)}
     for key in ("provision", "provision_timeout", "ssh_keys"):
         del data[key]
     return data
-
-
-def containers_of(layout: JobLayout, session: str | None) -> list[str]:
-    """Return the names of the containers that a session made; of all where None.
-
-    What else the user keeps in the directory is not ours.
-
-    Raises:
-        OSError: the directory of containers cannot be read.
-    """
-    found = {name: _session(layout.containers / name) for name in os.listdir(layout.containers)}
-    return sorted(name for name, whose in found.items() if whose and session in (None, whose))
-
-
-def _session(directory: Path) -> str:
-    """Return which session made a container's directory, empty where it is none."""
-    if directory.name.startswith("."):
-        return ""
-    return str(read_description(directory).get("session", ""))
 
 
 def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:
@@ -215,9 +196,9 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
     Raises:
         CommandError: something is left of them.
     """
-    sessions = {_session(layout.containers / name) for name in names}
+    sessions = {session_of(layout.containers / name) for name in names}
     going = [layout.containers / name for name in names]
-    used = {_session(path) for path in layout.containers.iterdir() if path not in going}
+    used = {session_of(path) for path in layout.containers.iterdir() if path not in going}
     layers = [layout.containers / layers_of(session) for session in sessions - used - {""}]
     paths = [path / part for path in going for part in (UPPER, WORK)] + layers
     with beside(lambda: _remove_cgroups(published, names)):

@@ -1,65 +1,42 @@
-"""What a node knows of one container: its own record, the kernel's word, its cgroups."""
+"""What the kernel, its cgroups and its configuration say of a container."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.agent.node import OnNode
-from oar_lxc.agent.prepared import configured_address
-from oar_lxc.agent.times import READY
 from oar_lxc.container.limits import oom_kills
-from oar_lxc.container.runtime import RUNNING, read_description
+from oar_lxc.linux.stat import start_time
 
 # Version 1's word for "no limit" is the highest multiple of a page, which depends on the page.
 UNLIMITED = 1 << 62
 LISTEN = "0A"  # include/net/tcp_states.h
 
 
-def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> dict[str, Any]:
-    """Return what can be known of a container now.
-
-    What cannot be read is left out: a container may end while it is looked at.
+def running_facts(groups: Sequence[str], name: str, pid: int) -> dict[str, Any]:
+    """Return what the kernel says of a container that runs; what cannot be read is left out.
 
     Args:
-        node: the node it is on.
+        groups: the job's cgroups.
         name: the container.
-        times: of :func:`oar_lxc.agent.times.read_times`.
+        pid: of its init.
 
     Returns:
-        ``state``, ``ready`` (whether it runs and is not waited for any more), ``node``,
-        ``address``, ``group``, ``image``, ``cores``, ``pid``, ``ports`` (those of the node that
-        lead into it) and the times; where it runs also ``cpus``,
-        ``started`` (seconds since the epoch), ``processes``, ``processes_limit``, ``memory`` and
-        ``memory_limit`` (bytes; 0: no limit of its own), ``oom_kills``, ``cpu_seconds`` and
-        ``listens`` (TCP ports that something in it listens at).
+        ``cpus``, ``started`` (seconds since the epoch), ``processes``, ``processes_limit``,
+        ``memory`` and ``memory_limit`` (bytes; 0: no limit of its own), ``oom_kills``,
+        ``cpu_seconds`` and ``listens`` (TCP ports that something in it listens at).
     """
-    record = read_description(node.layout.containers / name)
-    pid = max(node.runtime.init_pid(name), 0)
-    state = node.runtime.state(name)
-    facts: dict[str, Any] = {
-        "state": state,
-        "node": node.published.node,
-        "address": configured_address(node.layout, name),
-        "group": str(record.get("group") or re.sub(r"[0-9]+$", "", name)),
-        "image": str(record.get("image") or ""),
-        "cores": record.get("cores") or 0,
-        "ports": record.get("ports") or [],
-        "pid": pid,
-        **times,
-        "ready": state == RUNNING and READY in times,
+    facts = {
+        "cpus": _status(pid, "Cpus_allowed_list"),
+        "started": _started(pid),
+        "listens": _listening(pid),
+        "oom_kills": oom_kills(groups, name),
+        **_usage(groups, name),
     }
-    if pid:
-        facts["cpus"] = _status(pid, "Cpus_allowed_list")
-        facts["started"] = _started(pid)
-        facts["listens"] = _listening(pid)
-        facts["oom_kills"] = oom_kills(node.published.cgroups, name)
-        facts.update(_usage(node.published.cgroups, name))
     return {key: value for key, value in facts.items() if value is not None}
 
 
@@ -87,10 +64,8 @@ def _status(pid: int, key: str) -> str | None:
 
 def _started(pid: int) -> float | None:
     """Return when a process was started, in seconds since the epoch."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), field 22
-    except (OSError, ValueError, IndexError):
+    ticks = start_time(pid)
+    if not ticks:
         return None
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return round(boot + ticks / os.sysconf("SC_CLK_TCK"), 2)

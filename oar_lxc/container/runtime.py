@@ -9,7 +9,6 @@ two processes.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import select
@@ -27,6 +26,8 @@ from typing import Any, Protocol
 
 from oar_lxc.errors import ContainerError, OarLxcError, printable
 from oar_lxc.linux.run import Program, running
+from oar_lxc.linux.stat import parent
+from oar_lxc.model.description import CONFIG_FILE, read_description
 
 KILL_TIMEOUT = 10.0  # seconds until what SIGKILL was sent to counts as immortal
 START_TIMEOUT = 60.0  # seconds that starts under way may take where all is given up
@@ -39,8 +40,6 @@ _NOISE = (
 )
 LOG_TAIL = 8  # lines of LXC's log that go into an error
 LOG_FILE = "lxc.log"
-CONFIG_FILE = "config"
-DESCRIPTION_FILE = "container.json"
 PATH_LINK = "path"
 _PEER = struct.Struct("3i")  # struct ucred: process, user, group
 _LONGEST_ADDRESS = 106  # bytes of an abstract socket's name, without the zeros at both ends
@@ -238,12 +237,11 @@ class LxcRuntime:
     def _monitor(self, name: str, init_pid: int) -> int:
         """Return the process id of a container's monitor, its init's parent; 0 without one."""
         with suppress(OSError, ValueError):
-            stat = Path(f"/proc/{init_pid}/stat").read_bytes()
-            parent = int(stat[stat.rindex(b")") + 2 :].split()[1])
-            title = Path(f"/proc/{parent}/cmdline").read_bytes().rstrip(b"\0")
+            monitor = parent(init_pid)
+            title = Path(f"/proc/{monitor}/cmdline").read_bytes().rstrip(b"\0")
             path = lxc_path(self._directory, name)
             if title == b"[lxc monitor] " + os.fsencode(f"{path} {name}"):
-                return parent
+                return monitor
         return 0
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
@@ -460,19 +458,6 @@ def halt_signal(directory: Path) -> int:
                 else signal.Signals[f"SIG{match[2]}"]
             )
     return signal.SIGPWR  # LXC's default
-
-
-def read_description(directory: Path) -> dict[str, Any]:
-    """Return what a container was planned to be, and ``session``, whose it is.
-
-    Args:
-        directory: the container's; nothing is returned of one that is none.
-    """
-    try:
-        data = json.loads((directory / DESCRIPTION_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def environment_inside(directory: Path) -> list[str]:

@@ -12,7 +12,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from oar_lxc.errors import ImageError, OarLxcError
 from oar_lxc.image.record import RECORD, Record
@@ -313,6 +315,16 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def facts_of(record: Record, whose: str, store: Store) -> dict[str, Any]:
+    """Return all that is known of an image, as it is told to people and programs."""
+    return {
+        "image": str(record.image),
+        "whose": whose,
+        **asdict(record),
+        "path": str(store.directory(record.image)),
+    }
 
 
 def list_images(directory: Path = DIRECTORY) -> list[str]:

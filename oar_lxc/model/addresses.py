@@ -17,6 +17,9 @@ from oar_lxc.errors import SpecError
 POOL = IPv4Network("100.64.0.0/10")
 PREFIX = 21  # 2,046 addresses a job; in a /10, 2,048 jobs before a subnet comes round again
 MTU = 1450  # what a VXLAN leaves of 1,500 bytes
+# Registered for nothing. Users can bind none below 1024, to hold it or to be answered there; and
+# those from 512 on are what bindresvport(3) gives to daemons.
+VXLAN_PORT = 289
 
 
 @dataclass(frozen=True)

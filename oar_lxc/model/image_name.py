@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from oar_lxc.errors import ImageError
 
 LATEST = "latest"
+PUBLIC, OWN = "public", "own"  # whose an image is: all users' of a node, or one user's
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")

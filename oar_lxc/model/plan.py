@@ -11,6 +11,7 @@ from typing import Any
 from oar_lxc.errors import SpecError
 from oar_lxc.model.addresses import POOL, JobNetwork
 from oar_lxc.model.job import Job
+from oar_lxc.model.layout import by_number
 from oar_lxc.model.spec import Group, Mount, Port, Spec, as_spec
 
 
@@ -298,3 +299,11 @@ def _refuse_doubles(
                     f"port {port.node} of {planned.node} cannot lead into both {holder} and "
                     f"{planned.name}: a group with ports has one container on each node"
                 )
+
+
+def head_of(nodes: Sequence[str]) -> str:
+    """Return the node of a job that keeps its ledger, whoever asks and where.
+
+    It is the first by its number, on which OAR mostly starts the job's script.
+    """
+    return min(nodes, key=by_number)

@@ -18,8 +18,8 @@ from typing import TypeVar
 from oar_lxc.errors import CommandError, OarLxcError, UsageError
 from oar_lxc.linux.run import run
 from oar_lxc.model.layout import check_node
+from oar_lxc.model.reaped import LEFT_ALONE, Reaped
 from oar_lxc.oar.ssh import FANOUT, command_on
-from oar_lxc.root.reap import LEFT_ALONE, Reaped
 
 ENDED = ("Error", "Terminated")  # OAR's last states of a job
 LOOK_TIMEOUT = 60.0

@@ -24,17 +24,12 @@ from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.run import Program, read_lines, running
 from oar_lxc.linux.verbose import doing
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.wire import HEARTBEAT, UP
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 Request = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 
-# A key of a request: its reader is to write something every second. What is between them, oarsh,
-# ends where that cannot be handed on.
-HEARTBEAT = "heartbeat"
-# The line that a program of ours begins with on a node. What stands before it is of the user's
-# login shell. Only then is it given what it is to read, which the shell could take from it.
-UP = b'["", "up"]'
 LOST = 255  # the exit status of ssh where the way is lost
 CONNECT_SECONDS = 10  # for ssh to get to a node
 SHELL_SECONDS = 60  # for a login shell to get to our program

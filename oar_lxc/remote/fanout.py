@@ -1,7 +1,7 @@
 """Run a program on many nodes at once, through oarsh: ``oar_lxc.remote.fanout``.
 
 It reads an order (:class:`Order`), one line of JSON, and after it what the program is to read on
-each node. It writes lines of JSON: :data:`oar_lxc.remote.agents.UP` first; a list of node and
+each node. It writes lines of JSON: :data:`oar_lxc.model.wire.UP` first; a list of node and
 ``up`` when the program has begun; one of node, ``line`` and text for each line that it writes;
 and one of node, ``end``, exit status and standard error when it has ended. An empty line each
 second tells that it is still there.
@@ -38,7 +38,8 @@ from oar_lxc.errors import CommandError
 from oar_lxc.linux.ending import debug_words, one_sentence, tell_on_stderr
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.run import Program
-from oar_lxc.remote.agents import LOST, OARSH, SHELL_SECONDS, UP, oarsh_environ, stuck_shell
+from oar_lxc.model.wire import UP
+from oar_lxc.remote.agents import LOST, OARSH, SHELL_SECONDS, oarsh_environ, stuck_shell
 
 UP_SECONDS = 10  # for the first node of a branch; the others are reached without it then
 SILENT_SECONDS = 60  # after which the first node of a branch is lost

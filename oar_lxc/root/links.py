@@ -18,16 +18,13 @@ from pathlib import Path
 from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.linux.bounded import bounded
 from oar_lxc.linux.run import run
-from oar_lxc.model.addresses import MTU, JobNetwork
+from oar_lxc.model.addresses import MTU, VXLAN_PORT, JobNetwork
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants
 from oar_lxc.root.refusal import Refusal
 
 NET = Path("/sys/class/net")
 IPV6 = Path("/proc/sys/net/ipv6/conf")
-# Registered for nothing. Users can bind none below 1024, to hold it or to be answered there; and
-# those from 512 on are what bindresvport(3) gives to daemons.
-VXLAN_PORT = 289
 ALL = "00:00:00:00:00:00"  # where a VXLAN sends what is for all, or for it does not know whom
 GOING = 0x6F6C7863  # the group of devices ("olxc") in which they are removed
 

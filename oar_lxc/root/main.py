@@ -281,9 +281,10 @@ def _first_ids(
 
 
 def _reap(arguments: argparse.Namespace) -> int:
+    from oar_lxc.model.reaped import FAILED as NOT_DESTROYED
+    from oar_lxc.model.reaped import Reaped
     from oar_lxc.root.liveness import Judge
-    from oar_lxc.root.reap import FAILED as NOT_DESTROYED
-    from oar_lxc.root.reap import Reaped, preview, reap
+    from oar_lxc.root.reap import preview, reap
 
     ended = [check_job_id(job) for job in arguments.ended.split(",") if job]
     judge = Judge(grace=arguments.grace, ended=ended)

@@ -18,11 +18,11 @@ from typing import Any
 
 from oar_lxc.errors import CommandError, TooLateError
 from oar_lxc.linux.run import Result, run
-from oar_lxc.model.addresses import JobNetwork
+from oar_lxc.model.addresses import VXLAN_PORT, JobNetwork
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.account import UNKNOWN, find_uid
 from oar_lxc.root.files import filter_locked
-from oar_lxc.root.links import NET, VXLAN_PORT, flooded
+from oar_lxc.root.links import NET, flooded
 from oar_lxc.root.nameless import hide_users
 from oar_lxc.root.record import read_record
 

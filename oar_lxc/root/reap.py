@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
@@ -13,6 +13,7 @@ from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.reaped import DESTROYED, FAILED, LEFT_ALONE, WOULD_DESTROY, Reaped
 from oar_lxc.root.account import job_uid
 from oar_lxc.root.destroy import REAPER, Destruction
 from oar_lxc.root.files import forget, write_anyway
@@ -23,34 +24,6 @@ from oar_lxc.root.trash import list_trash
 STUCK = "stuck"  # below the state directory: what could not be destroyed, for the node check
 CHECK = Path("/etc/oar/check.d/oar-lxc")
 TRASH_TIMEOUT = 1800.0  # seconds for one directory; the next run goes on
-
-DESTROYED = "destroyed"
-FAILED = "failed"
-WOULD_DESTROY = "would destroy"
-LEFT_ALONE = "left alone"
-
-
-@dataclass(frozen=True)
-class Reaped:
-    """What the reaper did about one job.
-
-    Attributes:
-        job_id: the job.
-        user: its user, empty where nothing tells.
-        action: :data:`DESTROYED`, :data:`FAILED`, :data:`WOULD_DESTROY` or :data:`LEFT_ALONE`.
-        why: the proof that the job is dead, or what is missing for one.
-        left: what could not be destroyed.
-    """
-
-    job_id: int
-    user: str
-    action: str
-    why: str
-    left: str = ""
-
-    def __str__(self) -> str:
-        left = f"; left: {self.left}" if self.left else ""
-        return f"{self.action}: job {self.job_id} of {self.user or 'unknown'}: {self.why}{left}"
 
 
 def preview(judge: Judge) -> Iterator[Reaped]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.contain import contained
 from oar_lxc.linux.run import Result, run
-from oar_lxc.root.links import VXLAN_PORT
+from oar_lxc.model.addresses import VXLAN_PORT
 from oar_lxc.sandbox.state import SandboxError
 from oar_lxc.setup import requirements
 

@@ -11,7 +11,7 @@ import pytest
 
 from oar_lxc.linux.login_shell import pack
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.remote.agents import UP
+from oar_lxc.model.wire import UP
 from tests import kernel
 from tests.integration.conftest import containers_of, left, next_id, published
 from tests.integration.test_attack_processes import ids_options

@@ -23,7 +23,6 @@ from oar_lxc.agent.main import carry_out
 from oar_lxc.agent.node import OnNode
 from oar_lxc.client import session
 from oar_lxc.container.runtime import (
-    CONFIG_FILE,
     FROZEN,
     LOG_FILE,
     PATH_INSIDE,
@@ -37,6 +36,7 @@ from oar_lxc.container.runtime import (
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.addresses import JobNetwork
+from oar_lxc.model.description import CONFIG_FILE
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import READY, PublishedJob

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from oar_lxc.agent import main as agent
 from oar_lxc.model.config import Config
 from oar_lxc.model.layout import MAX_JOB_ID
+from oar_lxc.model.wire import UP
 from oar_lxc.oar import hook
-from oar_lxc.remote.agents import UP
 from oar_lxc.root import main
 from tests.unit.strategies import hostile, job_ids, nodes, quick, users
 

@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from oar_lxc.client.images import OWN, PUBLIC
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image.record import Record
 from oar_lxc.image.store import Store
 from oar_lxc.image.uses import containers_of, uses_of
 from oar_lxc.model.config import read_config
-from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.image_name import OWN, PUBLIC, ImageName
 from oar_lxc.model.layout import JobLayout, check_job_id
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from oar_lxc.agent.times import read_times
-from oar_lxc.container.runtime import DESCRIPTION_FILE
 from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.model.description import DESCRIPTION_FILE
 from tests.unit.fakes import FakeNode, alive
 
 

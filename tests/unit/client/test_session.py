@@ -16,7 +16,6 @@ import pytest
 
 from oar_lxc.agent import job_key
 from oar_lxc.agent.hosts import all_names
-from oar_lxc.agent.ledger import head_of, process_of
 from oar_lxc.client import session
 from oar_lxc.client.session import Outcome, Session
 from oar_lxc.errors import (
@@ -30,9 +29,10 @@ from oar_lxc.errors import (
     SpecError,
 )
 from oar_lxc.linux.signals import SIGNALS
+from oar_lxc.linux.stat import identity
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.model.plan import PlannedContainer
+from oar_lxc.model.plan import PlannedContainer, head_of
 from oar_lxc.model.spec import Group, Port
 from tests.unit.fakes import FakeRemote, prepared_nodes
 
@@ -312,7 +312,7 @@ def test_a_session_that_was_killed_before_it_had_containers_is_no_obstacle(
     ledger.write_text(json.dumps({"next": 0, "sessions": {"x": dead}}))
     with Session(Group(name="a", total=1), Job(42, "alice", {"node1": 1})):
         assert remote.running() == ["a1"]
-    living = {**dead, "owner": process_of(os.getpid(), "node1")}
+    living = {**dead, "owner": ["node1", *identity(os.getpid())]}
     ledger.write_text(json.dumps({"next": 0, "sessions": {"x": living}}))
     with pytest.raises(SpecError, match="another session of the job has a container a1"):
         Session(Group(name="a", total=1), Job(42, "alice", {"node1": 1})).__enter__()

@@ -19,9 +19,9 @@ from oar_lxc.cli.main import cli
 from oar_lxc.cli.shared import reach
 from oar_lxc.client import sshfiles
 from oar_lxc.client.sshfiles import INCLUDE, SshFiles, forget_ended, include, known_jobs
-from oar_lxc.container.runtime import DESCRIPTION_FILE
 from oar_lxc.errors import JobError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import NO_MARK, unpack
+from oar_lxc.model.description import DESCRIPTION_FILE
 from oar_lxc.model.layout import JobLayout
 from tests.unit.fakes import FakeNode, FakeRemote, add_program, invoke
 

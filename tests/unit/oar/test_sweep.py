@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.model.reaped import DESTROYED, LEFT_ALONE, WOULD_DESTROY, Reaped
 from oar_lxc.oar import ssh
 from oar_lxc.oar.sweep import sweep
-from oar_lxc.root.reap import DESTROYED, LEFT_ALONE, WOULD_DESTROY, Reaped
 from tests.unit.fakes import add_program, recorded, recorder
 
 ALONE = Reaped(42, "alice", LEFT_ALONE, "OAR's cgroup /oar/alice_42 exists")

@@ -16,7 +16,8 @@ import pytest
 
 from oar_lxc.client.lookup import find_remote
 from oar_lxc.errors import NodeError, UsageError
-from oar_lxc.remote.agents import HEARTBEAT, Remote, raise_first
+from oar_lxc.model.wire import HEARTBEAT
+from oar_lxc.remote.agents import Remote, raise_first
 from tests.unit.fakes import add_program
 
 # oarsh OPTIONS NODE COMMAND: the agent learns the node's name from the environment.

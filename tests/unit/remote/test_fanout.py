@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from oar_lxc.linux.isolated import isolated
+from oar_lxc.model.wire import HEARTBEAT, UP
 from oar_lxc.remote import agents
-from oar_lxc.remote.agents import HEARTBEAT, UP, Remote
+from oar_lxc.remote.agents import Remote
 from oar_lxc.remote.fanout import Order
 from tests.unit.fakes import add_program
 

@@ -10,11 +10,12 @@ import pytest
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.log import NodeLog
+from oar_lxc.model.reaped import Reaped
 from oar_lxc.root import reap as reaper
 from oar_lxc.root.destroy import Destruction
 from oar_lxc.root.leftovers import Leftovers
 from oar_lxc.root.liveness import Finding, Judge
-from oar_lxc.root.reap import Reaped, preview, reap
+from oar_lxc.root.reap import preview, reap
 from oar_lxc.root.record import GRACE
 from tests.unit.fakes import add_program, recorded
 

@@ -1,0 +1,56 @@
+"""What is kept of each container in its directory on its node."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from oar_lxc.model.layout import JobLayout
+
+CONFIG_FILE = "config"
+DESCRIPTION_FILE = "container.json"
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """Return what a container was planned to be, and ``session``, whose it is.
+
+    Args:
+        directory: the container's; nothing is returned of one that is none.
+    """
+    try:
+        data = json.loads((directory / DESCRIPTION_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def containers_of(layout: JobLayout, session: str | None) -> list[str]:
+    """Return the names of the containers that a session made; of all where None.
+
+    What else the user keeps in the directory is not ours.
+
+    Raises:
+        OSError: the directory of containers cannot be read.
+    """
+    found = {name: session_of(layout.containers / name) for name in os.listdir(layout.containers)}
+    return sorted(name for name, whose in found.items() if whose and session in (None, whose))
+
+
+def session_of(directory: Path) -> str:
+    """Return which session made a container's directory, empty where it is none."""
+    if directory.name.startswith("."):
+        return ""
+    return str(read_description(directory).get("session", ""))
+
+
+def configured_address(layout: JobLayout, name: str) -> str:
+    """Return the address in a container's configuration, empty where there is none."""
+    with suppress(OSError):
+        for line in (layout.containers / name / CONFIG_FILE).read_text().splitlines():
+            key, _, value = line.partition("=")
+            if key.strip() == "lxc.net.0.ipv4.address":
+                return value.strip().partition("/")[0]
+    return ""
