@@ -1,1 +1,4 @@
-"""The command ``oar-lxc``: one module for each group of commands; it may import every room."""
+"""The command ``oar-lxc``: one module for each group of commands.
+
+Users and administrators run it. It may import every room.
+"""

@@ -3,6 +3,8 @@
 An image is ``NAME/rootfs`` in the image directory of a node, owned by root with the ids as they
 are inside a container; each job sees it through a read-only mount that shifts them. Users have
 images of their own as archives in their homes.
+
+Users and root run it. It imports :mod:`oar_lxc.linux` and :mod:`oar_lxc.model`.
 """
 
 from __future__ import annotations

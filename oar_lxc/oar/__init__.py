@@ -1,4 +1,4 @@
-"""What is known of OAR: its ssh, and what its hooks and its server's sweep do, as ``oar``.
+"""What is known of OAR: its ssh, and what its hooks and its server's sweep do.
 
-It imports :mod:`oar_lxc.linux` and :mod:`oar_lxc.model`.
+User oar runs it. It imports :mod:`oar_lxc.linux` and :mod:`oar_lxc.model`.
 """
