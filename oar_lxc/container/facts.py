@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from oar_lxc.container.limits import oom_kills
-from oar_lxc.linux.stat import start_time
 
 # Version 1's word for "no limit" is the highest multiple of a page, which depends on the page.
 UNLIMITED = 1 << 62
@@ -32,7 +29,7 @@ def running_facts(groups: Sequence[str], name: str, pid: int) -> dict[str, Any]:
     """
     facts = {
         "cpus": _status(pid, "Cpus_allowed_list"),
-        "started": _started(pid),
+        "started": start_of(pid),
         "listens": _listening(pid),
         "oom_kills": oom_kills(groups, name),
         **_usage(groups, name),
@@ -62,13 +59,14 @@ def _status(pid: int, key: str) -> str | None:
     return None
 
 
-def _started(pid: int) -> float | None:
-    """Return when a process was started, in seconds since the epoch."""
-    ticks = start_time(pid)
-    if not ticks:
+def start_of(pid: int) -> float | None:
+    """Return when a process was started, in seconds since the epoch; None where it is gone."""
+    import psutil  # takes 0.04 s, which a launch should not
+
+    try:
+        return round(psutil.Process(pid).create_time(), 2)
+    except psutil.Error:
         return None
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return round(boot + ticks / os.sysconf("SC_CLK_TCK"), 2)
 
 
 def _usage(groups: Sequence[str], name: str) -> dict[str, Any]:

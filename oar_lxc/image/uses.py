@@ -10,6 +10,7 @@ from pathlib import Path
 
 from oar_lxc.image.provide import UNPACKED
 from oar_lxc.image.store import ROOTFS
+from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import STATE, JobLayout, check_job_id
@@ -86,12 +87,8 @@ def _user_of(layout: JobLayout) -> str:
 
 def _lower_directories(mountinfo: Path) -> set[str]:
     found: set[str] = set()
-    for line in mountinfo.read_text(errors="surrogateescape").splitlines():
-        back = line.partition(" - ")[2]
-        kind, _, rest = back.partition(" ")
-        if kind != _OVERLAY:
-            continue
-        for option in rest.rpartition(" ")[2].split(","):
+    for mount in read_mounts(mountinfo):
+        for option in mount.options if mount.kind == _OVERLAY else ():
             if option.startswith("lowerdir="):
                 found.update(option.removeprefix("lowerdir=").split(":"))
     return found

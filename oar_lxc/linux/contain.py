@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from oar_lxc.linux.mounts import MOUNTINFO, read_mounts
 from oar_lxc.linux.run import run
 
 
@@ -23,26 +23,18 @@ def mortal(argv: Sequence[str]) -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", *argv]
 
 
-def mounts_below(path: Path, table: str | None = None) -> list[str]:
+def mounts_below(path: Path, table: Path = MOUNTINFO) -> list[Path]:
     """Return the mount points at and below a directory, the deepest first.
 
     Args:
         path: the directory.
-        table: the mount table, as in /proc/self/mounts; read from there where None.
+        table: the table of mounts.
     """
-    text = Path("/proc/self/mounts").read_text() if table is None else table
-    # The kernel writes blanks and backslashes in names as three octal digits.
-    points = [_unescape(line.split(" ")[1]) for line in text.splitlines()]
-    return sorted(
-        (p for p in points if p == str(path) or p.startswith(f"{path}/")), key=len, reverse=True
-    )
+    points = [mount.point for mount in read_mounts(table, below=path)]
+    return sorted(points, key=lambda point: len(point.parts), reverse=True)
 
 
 def unmount_below(path: Path) -> None:
     """Unmount all at and below a directory, so that removing it removes nothing else's files."""
     for point in mounts_below(path):
-        run(["umount", "--lazy", point])
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+        run(["umount", "--lazy", str(point)])

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+MOUNTINFO = Path("/proc/self/mountinfo")
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -36,11 +38,8 @@ class Mount:
     parent: int = 0
 
 
-TABLE = Path("/proc/self/mountinfo")
-
-
 def read_mounts(
-    path: Path = TABLE, *, kinds: Collection[bytes] = (), below: Path | None = None
+    path: Path = MOUNTINFO, *, kinds: Collection[bytes] = (), below: Path | None = None
 ) -> Iterator[Mount]:
     """Yield the mounts of a process, in the order they were mounted.
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.linux.contain import mounts_below
 from oar_lxc.sandbox.images import Cache, digest
 from oar_lxc.sandbox.report import Report
 
@@ -60,17 +59,3 @@ def test_purging_removes_all(cache: Cache) -> None:
 def test_a_digest_tells_its_parts_apart() -> None:
     assert digest("a", "b") == digest("a", "b")
     assert len({digest("ab"), digest("a", "b"), digest("b", "a"), digest("a", "b", "")}) == 4
-
-
-def test_mounts_below_a_directory_are_found_deepest_first() -> None:
-    table = "\n".join(
-        [
-            "x / ext4 rw 0 0",
-            "x /a tmpfs rw 0 0",
-            "x /a/b\\040c tmpfs rw 0 0",
-            "x /a/b\\040c/d tmpfs rw 0 0",
-            "x /ab tmpfs rw 0 0",
-        ]
-    )
-    assert mounts_below(Path("/a"), table) == ["/a/b c/d", "/a/b c", "/a"]
-    assert mounts_below(Path("/a/b"), table) == []
