@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any
 
 from oar_lxc.agent.hosts import forget, may_be_stale, tell
-from oar_lxc.agent.launch import start_containers
 from oar_lxc.agent.node import OnNode, failed_event
 from oar_lxc.agent.ports import close_ports
 from oar_lxc.agent.timeline import note
@@ -101,16 +100,16 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                 _tell(node, name, state, state)
         begin = time.time()
         stopped = [name for name, state in states.items() if state == STOPPED]
-        with node.runtime.starting() as start_all:
-            for event in start_containers(start_all, [stopped]):
-                if event["event"] != "started":
-                    node.emit(event)
+        with node.runtime.starting() as starter:
+            starter.send(stopped)
+            for one in starter.rest():
+                if isinstance(one, ContainerError):
+                    node.emit(failed_event(one))
                     continue
-                name = event["container"]
                 # Nobody waits for more than this, nor is it provisioned again.
-                times = {LAUNCHED: begin, "start_seconds": event["seconds"], READY: time.time()}
-                write_times(node.layout, name, times)
-                _tell(node, name, RUNNING, STOPPED)
+                times = {LAUNCHED: begin, "start_seconds": one.seconds, READY: time.time()}
+                write_times(node.layout, one.name, times)
+                _tell(node, one.name, RUNNING, STOPPED)
         if may_be_stale(node.layout):
             tell(node, stopped)
 

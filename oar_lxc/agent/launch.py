@@ -1,27 +1,99 @@
-"""Launch a node's share of a plan: what there is to it before the containers are made.
+"""Launch a node's share of a plan: make it, start it and bring it up; all of it, or nothing.
 
-These are operations of the agent. What starts containers is started first: it comes up while the
-rest is loaded.
+These are operations of the agent. What starts containers is started first: it comes up while
+:func:`launch` loads what makes them.
 """
 
 from __future__ import annotations
 
+import os
+import pwd
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from oar_lxc.agent.node import OnNode, failed_event
-from oar_lxc.container.runtime import StartAll
-from oar_lxc.errors import ContainerError
+from oar_lxc.agent.node import OnNode, outcome_event
+from oar_lxc.container.runtime import KILL_TIMEOUT, Started, Starter
+from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
+
+if TYPE_CHECKING:
+    from oar_lxc.model.plan import PlannedContainer
 
 
 def launch(node: OnNode, request: Mapping[str, Any]) -> None:
-    """Create and start this node's share of a plan: :func:`oar_lxc.agent.make.make_and_start`."""
-    enter_cgroups(node.published.cgroups)
-    with node.runtime.starting() as start_all:
-        from oar_lxc.agent.make import make_and_start
+    """Create and start this node's share of a plan and bring it up; undo all where one fails.
 
-        share = make_and_start(node, request, start_all)
+    Events: ``started`` or ``failed`` for each container, and those of
+    :func:`oar_lxc.agent.readiness.bring_up`.
+
+    Args:
+        node: this node.
+        request: ``plan``, ``keys``, ``host_keys`` and ``names`` as
+            :func:`oar_lxc.agent.ledger.allot` returns them; ``cores``, ``session``,
+            ``variables``, ``wait`` and ``timeout``.
+
+    Raises:
+        OarLxcError: it failed as a whole.
+    """
+    enter_cgroups(node.published.cgroups)
+    with node.runtime.starting() as starter:
+        from oar_lxc.agent.hosts import all_names, learn, tell
+        from oar_lxc.agent.job_key import JobKey
+        from oar_lxc.agent.timeline import note, noted
+        from oar_lxc.container.create import create_containers
+        from oar_lxc.container.launch import Launch
+        from oar_lxc.linux.ed25519 import KeyPair
+        from oar_lxc.model.plan import Plan
+
+        plan = Plan.from_data(request["plan"])
+        share = plan.on(node.published.node)
+        launched = time.time()
+        with noted(node.layout, "image", 0):
+            images = _images(node, share)
+        with node.locked():
+            _refuse_existing(node, share)
+            with _undone_if_it_fails(node, share, starter):
+                JobKey(node.layout.private).keep(request["keys"])
+                others = learn(node.layout, request["names"])
+                pairs = {c.name: bytes.fromhex(request["host_keys"][c.name]) for c in share}
+                common = Launch(
+                    layout=node.layout,
+                    published=node.published,
+                    session=request["session"],
+                    images=images,
+                    keys=request["keys"],
+                    host_keys={name: KeyPair(secret) for name, secret in pairs.items()},
+                    names=all_names(node.layout),
+                    cores=request["cores"].get(node.published.node, 0),
+                    variables=request["variables"],
+                    nodefile=plan.nodefile(),
+                )
+                begin, first, making, all_run = time.time(), 0.0, 0.0, True
+                start = time.monotonic()
+                for batch in create_containers(common, share):
+                    making += time.monotonic() - start
+                    if node.abandoned():
+                        raise OarLxcError("whoever asked for the launch is gone")
+                    first = first or time.time()
+                    starter.send(batch)
+                    all_run &= _tell_outcomes(node, launched, starter.finished())
+                    start = time.monotonic()
+                note(node.layout, "create", begin, making, len(share))
+                all_run &= _tell_outcomes(node, launched, starter.rest())
+                if not all_run:
+                    _undo(node, share, starter)
+                    return
+                note(node.layout, "start", first, time.time() - first, len(share))
+                if others:
+                    tell(node, sorted({*node.runtime.names()} - {c.name for c in share}))
+                if any(planned.ports for planned in share):
+                    from oar_lxc.agent.ports import open_ports
+
+                    open_ports(node.layout, request["session"], share)
     if share:
         from oar_lxc.agent.readiness import bring_up
 
@@ -41,24 +113,73 @@ def ready(node: OnNode, request: Mapping[str, Any]) -> None:
     wait_until_ready(node, share, request["wait"], request["timeout"])
 
 
-def start_containers(
-    start_all: StartAll, batches: Iterable[Sequence[str]]
-) -> Iterator[dict[str, Any]]:
-    """Start containers as they come; yield what became of each as an event.
+def _images(node: OnNode, share: Sequence[PlannedContainer]) -> dict[str, Path]:
+    """Return the root directory of each image, unpacked for the job where it is an archive."""
+    from oar_lxc.container.create import in_user_namespace_argv
+    from oar_lxc.image.provide import provide
 
-    Args:
-        start_all: of :meth:`oar_lxc.container.runtime.Runtime.starting`.
-        batches: names of containers.
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    inside = partial(in_user_namespace_argv, node.published)
+    names = sorted({planned.image for planned in share})
+    return {name: provide(node.layout, name, home, inside) for name in names}
 
-    Yields:
-        ``started`` with ``seconds`` and what the kernel says of its init, or ``failed``.
-    """
-    from oar_lxc.container.facts import init_facts  # loaded while the first ones start
 
-    for one in start_all(batches):
+def _refuse_existing(node: OnNode, share: Sequence[PlannedContainer]) -> None:
+    for planned in share:
+        # Also where what has the name is not ours: it would be in the way.
+        if (node.layout.containers / planned.name).exists():
+            raise ContainerError(
+                planned.name,
+                node.published.node,
+                f"job {node.published.job_id} has one of this name already: give the group "
+                f"another name, such as {planned.group}-b",
+            )
+
+
+def _tell_outcomes(
+    node: OnNode, launched: float, outcomes: Iterable[Started | ContainerError]
+) -> bool:
+    """Tell what became of containers that were to start; return whether all of them run."""
+    from oar_lxc.agent.times import LAUNCHED, write_times
+
+    all_run = True
+    for one in outcomes:
         if isinstance(one, ContainerError):
-            yield failed_event(one)
+            all_run = False
         else:
-            seconds = round(one.seconds, 4)
-            facts = init_facts(one.init_pid)
-            yield {"event": "started", "container": one.name, "seconds": seconds, **facts}
+            times = {LAUNCHED: launched, "start_seconds": one.seconds}
+            write_times(node.layout, one.name, times)
+        node.emit(outcome_event(one))
+    return all_run
+
+
+@contextmanager
+def _undone_if_it_fails(
+    node: OnNode, share: Sequence[PlannedContainer], starter: Starter
+) -> Iterator[None]:
+    """Leave nothing of a launch whose block ends by an error, which is one sentence."""
+    try:
+        yield
+    except (OSError, CommandError) as error:
+        _undo(node, share, starter)
+        why = error.strerror if isinstance(error, OSError) else _first_line(error.stderr)
+        where = node.layout.containers
+        raise OarLxcError(f"cannot create containers in {where}: {why}") from error
+    except BaseException:
+        _undo(node, share, starter)
+        raise
+
+
+def _undo(node: OnNode, share: Sequence[PlannedContainer], starter: Starter) -> None:
+    from oar_lxc.container.create import remove_containers
+
+    starter.close()  # what it starts after the rest is killed would stay
+    with suppress(OSError, OarLxcError):
+        names = [planned.name for planned in share]
+        node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
+        remove_containers(node.layout, node.published, names)
+
+
+def _first_line(text: str) -> str:
+    """Return the first line that a program wrote: what follows mostly follows from it."""
+    return (text.strip().splitlines() or ["it said nothing"])[0]

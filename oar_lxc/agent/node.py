@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from oar_lxc.container.runtime import Runtime
+from oar_lxc.container.runtime import Runtime, Started
 from oar_lxc.errors import ContainerError
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob
@@ -57,4 +57,22 @@ def failed_event(error: ContainerError) -> dict[str, Any]:
         "container": error.container,
         "reason": error.reason,
         "log": list(error.log),
+    }
+
+
+def outcome_event(one: Started | ContainerError) -> dict[str, Any]:
+    """Return the event that tells what became of a container that was to start.
+
+    It is ``started`` with ``seconds`` and what the kernel says of its init, or ``failed``.
+    """
+    if isinstance(one, ContainerError):
+        return failed_event(one)
+    from oar_lxc.container.facts import init_facts  # loaded while the first ones start
+
+    seconds = round(one.seconds, 4)
+    return {
+        "event": "started",
+        "container": one.name,
+        "seconds": seconds,
+        **init_facts(one.init_pid),
     }

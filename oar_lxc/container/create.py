@@ -19,6 +19,7 @@ from typing import Any
 
 from oar_lxc.container.binds import binds_of
 from oar_lxc.container.capacity import check_memory, job_memory
+from oar_lxc.container.launch import Launch, layers_of
 from oar_lxc.container.layer import Account, Skeleton
 from oar_lxc.container.limit_cgroups import make_walls, remove_walls
 from oar_lxc.container.limits import Share
@@ -28,13 +29,13 @@ from oar_lxc.container.lxc_config import (
     ONLINE_FILE,
     UPPER,
     WORK,
+    Means,
     neighbours_text,
     render,
 )
 from oar_lxc.errors import CommandError, ConfigError
 from oar_lxc.image.provide import halt_signal
 from oar_lxc.linux.concurrent import beside
-from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
 from oar_lxc.model.config import read_config
@@ -48,35 +49,15 @@ LARGEST_BATCH = 64
 
 
 def create_containers(
-    layout: JobLayout,
-    published: PublishedJob,
-    containers: Sequence[PlannedContainer],
-    *,
-    images: Mapping[str, Path],
-    names: Mapping[str, tuple[str, str]],
-    keys: Mapping[str, str],
-    host_keys: Mapping[str, KeyPair],
-    session: str,
-    cores: int = 0,
-    variables: Mapping[str, str] | None = None,
-    nodefile: str = "",
+    launch: Launch, containers: Sequence[PlannedContainer]
 ) -> Iterator[list[str]]:
     """Make the directories of containers, and yield the names of those that can be started.
 
     The first few are there at once; while they start, more are made.
 
     Args:
-        layout: the job's names.
-        published: what the root side says of this node.
+        launch: what they have in common.
         containers: those of this node.
-        images: the root directory of each image, by its name.
-        names: address and public host key by name, of all containers of the job.
-        keys: see :class:`oar_lxc.container.layer.Skeleton`.
-        host_keys: the key of each container's ssh server, by its name.
-        session: whose they are; see :func:`oar_lxc.model.description.containers_of`.
-        cores: how many cores OAR reserved on this node; 0 where that is not known.
-        variables: variables of the job that sessions and commands in containers get.
-        nodefile: text of the file that ``OAR_LXC_NODEFILE`` names.
 
     Raises:
         SpecError: something that is to be mounted cannot be, or more memory is asked for than the
@@ -84,70 +65,71 @@ def create_containers(
         OSError: a directory cannot be made; the disk or the user's quota is full.
         CommandError: the same, for what containers' root owns.
     """
+    published, directory = launch.published, launch.layout.containers
     account = _account(published)
-    share = Share.of_node(published, cores)
+    share = Share.of_node(published, launch.cores)
     check_memory(containers, job_memory(published, share))
-    lxcfs = has_lxcfs()
-    home = account.home if account else "/"
-    layers = layers_of(session)
-    neighbours = neighbours_text([ip for ip, _ in names.values()], len(containers))
-    configs = {}
-    limits_of = {planned.name: share.limits(planned) for planned in containers}
-    halts = {name: halt_signal(rootfs) for name, rootfs in images.items()}
-    for planned in containers:
-        rootfs = images[planned.image]
-        binds = binds_of(published, planned, home, rootfs)
-        layer = layout.containers / layers / planned.group
-        limits = limits_of[planned.name]
-        configs[planned.name] = render(
-            layout,
-            published,
-            planned,
-            rootfs,
-            layer,
-            limits,
-            binds,
-            cpus=share.cpus_of(limits),
-            lxcfs=lxcfs,
-            halt=halts[planned.image],
-            neighbours=bool(neighbours),
-        )
-    resolver = resolver_text(_nameservers())
+    neighbours = neighbours_text([ip for ip, _ in launch.names.values()], len(containers))
+    means = _means(launch, containers, share, account.home if account else "/", bool(neighbours))
+    configs = {c.name: render(launch, c, means[c.name]) for c in containers}
     skeleton = Skeleton(
-        names=names,
-        keys=keys,
-        host_keys=host_keys,
+        names=launch.names,
+        keys=launch.keys,
+        host_keys=launch.host_keys,
         account=account,
         ids=published.ids,
-        resolver=resolver,
-        variables=variables or {},
-        nodefile=nodefile,
+        resolver=resolver_text(_nameservers()),
+        variables=launch.variables,
+        nodefile=launch.nodefile,
         timezone=_timezone(),
     )
     filled: set[str] = set()
     for batch in _batches(containers):
         for planned in batch:
-            description = describe(planned, session, skeleton.environment(planned))
-            description["host_key"] = host_keys[planned.name].public
+            description = describe(planned, launch.session, skeleton.environment(planned))
+            description["host_key"] = launch.host_keys[planned.name].public
             texts = {
                 DESCRIPTION_FILE: json.dumps(description) + "\n",
                 CONFIG_FILE: configs[planned.name],
-                ONLINE_FILE: share.cpus_of(limits_of[planned.name]) + "\n",
+                ONLINE_FILE: means[planned.name].cpus + "\n",
             }
-            _make_directory(layout.containers, planned.name, session, texts)
-            make_walls(published.cgroups, planned.name, limits_of[planned.name])
-        layer_directory = layout.containers / layers
-        layer_directory.mkdir(exist_ok=True)
-        os.chmod(layer_directory, 0o770)  # noqa: S103  # and no directory below inherits its group
+            _make_directory(directory, planned.name, launch.session, texts)
+            make_walls(published.cgroups, planned.name, means[planned.name].limits)
+        launch.layers.mkdir(exist_ok=True)
+        os.chmod(launch.layers, 0o770)  # noqa: S103  # and no directory below inherits its group
         if neighbours and not filled:
-            told = layer_directory / NEIGHBOURS_FILE
+            told = launch.layers / NEIGHBOURS_FILE
             told.write_text(neighbours)
             told.chmod(0o644)  # whose directory lets in none but the user and containers' root
-        archive = skeleton.archive(layers, batch, images, filled)
-        unpack = ["tar", "-xp", "--numeric-owner", "-C", str(layout.containers)]
+        archive = skeleton.archive(launch.layers.name, batch, launch.images, filled)
+        unpack = ["tar", "-xp", "--numeric-owner", "-C", str(directory)]
         in_user_namespace(published, unpack, archive)
         filled |= {planned.group for planned in batch}
         yield [planned.name for planned in batch]
+
+
+def _means(
+    launch: Launch,
+    containers: Sequence[PlannedContainer],
+    share: Share,
+    home: str,
+    neighbours: bool,
+) -> dict[str, Means]:
+    """Return what each container is given of this node, by its name."""
+    lxcfs = has_lxcfs()
+    halts = {name: halt_signal(rootfs) for name, rootfs in launch.images.items()}
+    limits = {planned.name: share.limits(planned) for planned in containers}
+    return {
+        planned.name: Means(
+            limits=limits[planned.name],
+            binds=binds_of(launch.published, planned, home, launch.rootfs(planned)),
+            cpus=share.cpus_of(limits[planned.name]),
+            lxcfs=lxcfs,
+            halt=halts[planned.image],
+            neighbours=neighbours,
+        )
+        for planned in containers
+    }
 
 
 def _batches(containers: Sequence[PlannedContainer]) -> Iterator[Sequence[PlannedContainer]]:
@@ -171,11 +153,6 @@ def _make_directory(containers: Path, name: str, session: str, texts: Mapping[st
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise
-
-
-def layers_of(session: str) -> str:
-    """Return the name of the directory that has the layers of a session's groups."""
-    return f".layers.{session}"
 
 
 def describe(

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
+from oar_lxc.container.launch import Launch
 from oar_lxc.container.runtime import LOG_FILE
 from oar_lxc.model.addresses import MTU
-from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
-from oar_lxc.model.published import PublishedJob
 
 UPPER = "upper"
 WORK = "work"  # where LXC looks for it: beside the upper directory
@@ -113,43 +112,38 @@ class Bind:
     directory: bool = True
 
 
-def render(
-    layout: JobLayout,
-    published: PublishedJob,
-    planned: PlannedContainer,
-    rootfs: Path,
-    layer: Path,
-    limits: Limits,
-    binds: Sequence[Bind] = (),
-    *,
-    cpus: str = "",
-    lxcfs: bool = False,
-    halt: str = "SIGRTMIN+3",
-    neighbours: bool = False,
-) -> str:
-    """Return a container's configuration.
+@dataclass(frozen=True)
+class Means:
+    """What a container is given of its node, and how it is told of it.
 
-    Args:
-        layout: the job's names.
-        published: what the root side says of the node.
-        planned: the container.
-        rootfs: the root directory of its image.
-        layer: the directory with the files of its group.
+    Attributes:
         limits: what it may use.
-        binds: what it sees of the node.
+        binds: what it sees.
         cpus: the CPUs that its cpuset allows, as its file :data:`ONLINE_FILE` has them; empty
             where there is no cpuset, and no such file.
         lxcfs: whether lxcfs tells it its share.
         halt: the signal that its init takes for the wish to shut down; systemd's by default.
-        neighbours: whether the layer's directory has :data:`NEIGHBOURS_FILE`.
+        neighbours: whether the directory of layers has :data:`NEIGHBOURS_FILE`.
     """
+
+    limits: Limits
+    binds: Sequence[Bind] = ()
+    cpus: str = ""
+    lxcfs: bool = False
+    halt: str = "SIGRTMIN+3"
+    neighbours: bool = False
+
+
+def render(launch: Launch, planned: PlannedContainer, means: Means) -> str:
+    """Return a container's configuration."""
+    published, directory = launch.published, launch.directory(planned)
     text = _CONFIG.format(
         name=planned.name,
-        rootfs=rootfs,
-        layer=layer,
-        directory=layout.containers / planned.name,
+        rootfs=launch.rootfs(planned),
+        layer=launch.layers / planned.group,
+        directory=directory,
         upper=UPPER,
-        mark=layout.containers / planned.name / WORK / "work/incompat",
+        mark=directory / WORK / "work/incompat",
         bridge=published.bridge,
         mtu=MTU,
         hardware=hardware_address(planned.ip),
@@ -157,8 +151,9 @@ def render(
         broadcast=IPv4Interface(planned.address).network.broadcast_address,
         gateway=published.gateway.partition("/")[0],
         log=LOG_FILE,
-        halt=halt,
+        halt=means.halt,
     )
+    quota = (pair for pair in limit_files(means.limits) if "cfs_" in pair[0])
     lines = [
         *published.ids.config_lines(),
         f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
@@ -167,17 +162,16 @@ def render(
         # it was booted anew from inside: within the limits, too.
         f"lxc.cgroup.dir.monitor.pivot = {planned.name}/{PIVOT}",
         # lxcfs reads this where the processes are, and what is further out it does not see.
-        *(f"lxc.cgroup.{file} = {value}" for file, value in limit_files(limits) if "cfs_" in file),
-        *map(_bind_line, binds),
+        *(f"lxc.cgroup.{file} = {value}" for file, value in quota),
+        *map(_bind_line, means.binds),
     ]
-    if neighbours:
-        lines.append(_NEIGHBOURS.format(file=layer.parent / NEIGHBOURS_FILE))
-    if lxcfs:
+    if means.neighbours:
+        lines.append(_NEIGHBOURS.format(file=launch.layers / NEIGHBOURS_FILE))
+    if means.lxcfs:
         lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
-    if cpus:
-        own = layout.containers / planned.name / ONLINE_FILE
-        lines.append(_entry(own, Path(ONLINE), "bind,ro,optional"))
-    elif lxcfs:
+    if means.cpus:
+        lines.append(_entry(directory / ONLINE_FILE, Path(ONLINE), "bind,ro,optional"))
+    elif means.lxcfs:
         lines.append(_entry(LXCFS / ONLINE, Path(ONLINE), "bind,optional"))
     return text + "".join(f"{line}\n" for line in lines)
 

@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +74,21 @@ done
 exit 127
 """
 
-StartAll = Callable[[Iterable[Sequence[str]]], Iterator[Started | ContainerError]]
+
+class Starter(Protocol):
+    """What starts containers beside the caller, several at a time."""
+
+    def send(self, names: Sequence[str]) -> None:
+        """Have containers started, and do not wait for them."""
+
+    def finished(self) -> Iterator[Started | ContainerError]:
+        """Yield what became of containers since this was asked last; do not wait for more."""
+
+    def rest(self) -> Iterator[Started | ContainerError]:
+        """Yield what becomes of all others that were sent; no more can be."""
+
+    def close(self) -> None:
+        """Have no more started, and wait until what is under way has ended."""
 
 
 class Runtime(Protocol):
@@ -95,12 +109,8 @@ class Runtime(Protocol):
     def start(self, name: str) -> Started:
         """Start a container; ContainerError with the end of LXC's log where that fails."""
 
-    def starting(self) -> AbstractContextManager[StartAll]:
-        """Get ready to start containers; the block gets what does.
-
-        It is given batches of names, of which the next may be made while those of one start, and
-        yields what became of each container as it does.
-        """
+    def starting(self) -> AbstractContextManager[Starter]:
+        """Get ready to start containers; the block gets what does, which is closed at its end."""
 
     def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         """Kill containers all at once; return those that still run after ``timeout`` seconds.
@@ -160,58 +170,26 @@ class LxcRuntime:
 
     def start(self, name: str) -> Started:
         """Start a container and return when it is RUNNING."""
-        with self.starting() as start_all:
-            (one,) = start_all([[name]])
+        with self.starting() as starter:
+            starter.send([name])
+            (one,) = starter.rest()
         if isinstance(one, ContainerError):
             raise one
         return one
 
     @contextmanager
-    def starting(self) -> Iterator[StartAll]:
+    def starting(self) -> Iterator[Starter]:
         """Start what starts containers: it comes up while they are made."""
         at_once = 2 * len(os.sched_getaffinity(0))  # as LXC waits for the kernel now and then
         place = str(Path(_bindings().__file__).parent.parent)
         program = str(Path(__file__).with_name("starter.py"))
         options = [place, str(min(at_once, MOST_AT_ONCE))]
-        with running([sys.executable, "-I", "-S", program, *options]) as starter:
-            yield partial(self._start_all, starter)
-
-    def _start_all(
-        self, starter: Program, batches: Iterable[Sequence[str]]
-    ) -> Iterator[Started | ContainerError]:
-        left: set[str] = set()
-        try:
-            for names in batches:
-                left.update(names)
-                lines = (f"{name} {_renew_lxc_path(self._directory, name)}\n" for name in names)
-                starter.send("".join(lines).encode())
-                yield from self._started(starter, left, wait=False)
-            starter.feed(b"")
-            yield from self._started(starter, left, wait=True)
-        finally:
-            # A start that is cut off in the middle leaves more to clean up than one that ends.
-            with suppress(OarLxcError):
-                starter.finish(START_TIMEOUT)
-        for name in sorted(left):
-            yield self._error(name, "it was not started: what starts containers was killed")
-
-    def _started(
-        self, starter: Program, left: set[str], *, wait: bool
-    ) -> Iterator[Started | ContainerError]:
-        """Yield what the starter has told: so far, or until its end."""
-        rest = b""
-        while rest or wait or select.select([starter.stdout], [], [], 0)[0]:
-            data = os.read(starter.stdout, 1 << 16)
-            if not data:
-                return
-            *lines, rest = (rest + data).split(b"\n")  # a line that has begun is there at once
-            for line in lines:
-                name, seconds, pid = line.decode().split()
-                left.discard(name)
-                if int(pid) > 0:
-                    yield Started(name, int(pid), float(seconds))
-                else:
-                    yield self._error(name, "LXC could not start it")
+        with running([sys.executable, "-I", "-S", program, *options]) as process:
+            starter = LxcStarter(process, self._directory, self._error)
+            try:
+                yield starter
+            finally:
+                starter.close()
 
     def _error(self, name: str, reason: str) -> ContainerError:
         return ContainerError(name, self._node, reason, self.log_tail(name))
@@ -374,6 +352,63 @@ class LxcRuntime:
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error
+
+
+class LxcStarter:
+    """Starts containers by :mod:`oar_lxc.container.starter`.
+
+    Args:
+        program: that one, as it runs.
+        directory: the containers'.
+        error: makes the error of a container's name and a reason.
+    """
+
+    def __init__(
+        self, program: Program, directory: Path, error: Callable[[str, str], ContainerError]
+    ) -> None:
+        self._program = program
+        self._directory = directory
+        self._error = error
+        self._left: set[str] = set()
+
+    def send(self, names: Sequence[str]) -> None:
+        """Have containers started."""
+        self._left.update(names)
+        lines = (f"{name} {_renew_lxc_path(self._directory, name)}\n" for name in names)
+        self._program.send("".join(lines).encode())
+
+    def finished(self) -> Iterator[Started | ContainerError]:
+        """Yield what the program has told so far."""
+        return self._told(wait=False)
+
+    def rest(self) -> Iterator[Started | ContainerError]:
+        """Yield what the program tells until its end, and those that it did not come to."""
+        self._program.feed(b"")
+        yield from self._told(wait=True)
+        self.close()
+        for name in sorted(self._left):
+            yield self._error(name, "it was not started: what starts containers was killed")
+
+    def close(self) -> None:
+        """Wait for the program: a start that is cut off leaves more to clean up than its end."""
+        with suppress(OarLxcError):
+            self._program.finish(START_TIMEOUT)
+
+    def _told(self, *, wait: bool) -> Iterator[Started | ContainerError]:
+        rest = b""
+        while rest or wait or select.select([self._program.stdout], [], [], 0)[0]:
+            data = os.read(self._program.stdout, 1 << 16)
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")  # a line that has begun is there at once
+            yield from map(self._read, lines)
+
+    def _read(self, line: bytes) -> Started | ContainerError:
+        name, seconds, pid = line.decode().split()
+        self._left.discard(name)
+        if int(pid) > 0:
+            return Started(name, int(pid), float(seconds))
+        return self._error(name, "LXC could not start it")
 
 
 def lxc_path(directory: Path, name: str) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import pickle
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.container.runtime import StartAll, Started
+from oar_lxc.container.runtime import Started, Starter
 from oar_lxc.errors import ContainerError
 from tests.integration.conftest import published
 from tests.pretend import PYTHON, PretendJob
+from tests.unit.fakes import StarterByStarting
 
 LONGEST = 1 << 16  # bytes of a call or an answer
 
@@ -75,12 +76,8 @@ class UserRuntime:
         return started
 
     @contextmanager
-    def starting(self) -> Iterator[StartAll]:
-        yield self._start_all
-
-    def _start_all(self, batches: Iterable[Sequence[str]]) -> Iterator[Started | ContainerError]:
-        for names in batches:
-            yield from map(self.start, names)
+    def starting(self) -> Iterator[Starter]:
+        yield StarterByStarting(self.start)
 
     def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         return list(self._call("kill", list(names), timeout, for_good))

@@ -16,6 +16,7 @@ from tests.unit.runtime_contract import Containers, RuntimeContract
 CREATE = """
 import os, sys
 from oar_lxc.container.create import create_containers
+from oar_lxc.container.launch import Launch
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
@@ -30,16 +31,8 @@ share = [
 keys = {"authorized": "", "client": ""}
 host_keys = {planned.name: KeyPair.make() for planned in share}
 images = {"debian-12": layout.images / "debian-12/rootfs"}
-made = create_containers(
-    layout,
-    published,
-    share,
-    images=images,
-    names={},
-    keys=keys,
-    host_keys=host_keys,
-    session="test",
-)
+launch = Launch(layout, published, "test", images, keys, host_keys, names={})
+made = create_containers(launch, share)
 assert [name for names in made for name in names] == ["a", "b", "broken"]
 config = layout.containers / "broken/config"
 config.write_text(config.read_text().replace("/rootfs:", "/no-such-rootfs:"))

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from oar_lxc.container.runtime import (
     PATH_INSIDE,
     RUNNING,
     STOPPED,
-    StartAll,
     Started,
+    Starter,
     become_command,
     not_running,
 )
@@ -121,6 +121,27 @@ def wait_until(condition: Callable[[], object], seconds: float = 5) -> bool:
     return True
 
 
+class StarterByStarting:
+    """A starter that starts each container when it is asked what became of it."""
+
+    def __init__(self, start: Callable[[str], Started | ContainerError]) -> None:
+        self._start = start
+        self._sent: list[str] = []
+
+    def send(self, names: Sequence[str]) -> None:
+        self._sent += names
+
+    def finished(self) -> Iterator[Started | ContainerError]:
+        while self._sent:
+            yield self._start(self._sent.pop(0))
+
+    def rest(self) -> Iterator[Started | ContainerError]:
+        return self.finished()
+
+    def close(self) -> None:
+        self._sent.clear()
+
+
 class FakeRuntime:
     """A runtime whose containers are a ``sleep`` each.
 
@@ -168,20 +189,17 @@ class FakeRuntime:
         return pid if alive(pid) else -1
 
     def start(self, name: str) -> Started:
-        (one,) = self._start_all([[name]])
+        one = self.begin(name)
         if isinstance(one, ContainerError):
             raise one
         return one
 
     @contextmanager
-    def starting(self) -> Iterator[StartAll]:
-        yield self._start_all
+    def starting(self) -> Iterator[Starter]:
+        yield StarterByStarting(self.begin)
 
-    def _start_all(self, batches: Iterable[Sequence[str]]) -> Iterator[Started | ContainerError]:
-        for names in batches:
-            yield from map(self._start, names)
-
-    def _start(self, name: str) -> Started | ContainerError:
+    def begin(self, name: str) -> Started | ContainerError:
+        """Start a container; return what becomes of it."""
         if name in self.broken:
             log = self.broken[name]
             (self.directory / name / LOG_FILE).write_text("".join(f"{line}\n" for line in log))

@@ -63,6 +63,7 @@ def request(per_node: int = 2, **spec: Any) -> dict[str, Any]:
         "names": {"s1": {c.name: [c.ip, HOST_KEY.public] for c in plan.containers}},
         "session": "s1",
         "wait": "running",
+        "cores": {},
         "variables": {},
         "timeout": 60,
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.container.create import create_containers, remove_containers
+from oar_lxc.container.launch import Launch
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.plan import PlannedContainer
@@ -49,16 +50,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 def create(node: FakeNode) -> None:
     images = {IMAGE: node.layout.images / IMAGE / "rootfs"}
-    made = create_containers(
-        node.layout,
-        node.published,
-        SHARE,
-        images=images,
-        names=NAMES,
-        keys=KEYS,
-        host_keys=PAIRS,
-        session="s1",
-    )
+    launch = Launch(node.layout, node.published, "s1", images, KEYS, PAIRS, NAMES)
+    made = create_containers(launch, SHARE)
     assert [name for names in made for name in names] == list(NAMES)
 
 

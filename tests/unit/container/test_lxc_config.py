@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.container.launch import Launch
 from oar_lxc.container.lxc_config import (
     Bind,
     Limits,
+    Means,
     hardware_address,
     limit_files,
     neighbours_text,
@@ -21,15 +23,15 @@ from oar_lxc.model.published import READY, PublishedJob
 PUBLISHED = PublishedJob(
     42, "alice", "node1", ("node1",), READY, first_id=7000, id_count=65536, uid=9, gid=9
 )
-VM = PlannedContainer("vm1", "node1", "10.0.0.2/21", "image")
+VM = PlannedContainer("vm1", "node1", "10.0.0.2/21", "image", "vm")
+LAUNCH = Launch(JobLayout(42), PUBLISHED, "s", {"image": Path("/i")}, {}, {}, {})
 
 
 NONE = Limits()
 
 
 def lines(limits: Limits = NONE, *binds: Bind, lxcfs: bool = False) -> list[str]:
-    text = render(JobLayout(42), PUBLISHED, VM, Path("/i"), Path("/l"), limits, binds, lxcfs=lxcfs)
-    return text.splitlines()
+    return render(LAUNCH, VM, Means(limits, binds, lxcfs=lxcfs)).splitlines()
 
 
 def starting(prefix: str, found: list[str]) -> list[str]:
@@ -102,8 +104,7 @@ def test_too_few_and_too_many_pairs_are_no_neighbours(
 
 
 def test_neighbours_are_told_by_a_hook_that_no_container_starts_without() -> None:
-    layer = Path("/c/.layers.s/vm")
-    limited = JobLayout(42), PUBLISHED, VM, Path("/i"), layer, NONE
-    (hook,) = starting("lxc.hook.mount = ", render(*limited, neighbours=True).splitlines())
-    assert hook.endswith("ip -force -batch /c/.layers.s/.neighbours || :")
-    assert starting("lxc.hook.mount", render(*limited).splitlines()) == []
+    told = render(LAUNCH, VM, Means(NONE, neighbours=True)).splitlines()
+    (hook,) = starting("lxc.hook.mount = ", told)
+    assert hook.endswith(f"ip -force -batch {LAUNCH.layers}/.neighbours || :")
+    assert starting("lxc.hook.mount", lines()) == []

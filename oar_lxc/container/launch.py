@@ -1,0 +1,59 @@
+"""What the containers of one launch have in common on a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oar_lxc.linux.ed25519 import KeyPair
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.plan import PlannedContainer
+from oar_lxc.model.published import PublishedJob
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What containers are made of, besides what was planned of each.
+
+    Attributes:
+        layout: the job's names.
+        published: what the root side says of this node.
+        session: whose they are; see :func:`oar_lxc.model.description.containers_of`.
+        images: the root directory of each image, by its name.
+        keys: ``authorized`` (the job's public key) and ``client`` (its private one).
+        host_keys: the key of the ssh server of each container of this node, by its name.
+        names: address and public host key by name, of all containers of the job.
+        cores: how many cores OAR reserved on this node; 0 where that is not known.
+        variables: variables of the job that sessions and commands in containers get.
+        nodefile: text of the file that ``OAR_LXC_NODEFILE`` names inside.
+    """
+
+    layout: JobLayout
+    published: PublishedJob
+    session: str
+    images: Mapping[str, Path]
+    keys: Mapping[str, str]
+    host_keys: Mapping[str, KeyPair]
+    names: Mapping[str, tuple[str, str]]
+    cores: int = 0
+    variables: Mapping[str, str] = field(default_factory=dict)
+    nodefile: str = ""
+
+    @property
+    def layers(self) -> Path:
+        """The directory with the layers of the session's groups."""
+        return self.layout.containers / layers_of(self.session)
+
+    def rootfs(self, planned: PlannedContainer) -> Path:
+        """Return the root directory of a container's image."""
+        return self.images[planned.image]
+
+    def directory(self, planned: PlannedContainer) -> Path:
+        """Return a container's own directory."""
+        return self.layout.containers / planned.name
+
+
+def layers_of(session: str) -> str:
+    """Return the name of the directory that has the layers of a session's groups."""
+    return f".layers.{session}"
