@@ -1,19 +1,17 @@
 """Start, stop, freeze and destroy containers of one node while their job runs.
 
-These are operations of the agent. What a container has become is an event ``changed`` with
-``state`` (LXC's word), ``was`` and ``killed``; where it could not be changed, ``failed``. A
-request has ``containers``: names, or None for all of this node.
+These are operations of the agent. What a container has become is an event
+:class:`~oar_lxc.model.wire.Changed`; where it could not be changed, ``Failed``.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from oar_lxc.agent.hosts import forget, may_be_stale, tell
-from oar_lxc.agent.node import OnNode, failed_event
+from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.ports import close_ports
 from oar_lxc.agent.timeline import note
 from oar_lxc.agent.times import LAUNCHED, READY, write_times
@@ -22,71 +20,67 @@ from oar_lxc.container.limit_cgroups import thaw
 from oar_lxc.container.runtime import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.model import wire
 from oar_lxc.model.description import containers_of
 
 
-def start(node: OnNode, request: Mapping[str, Any]) -> None:
+def start(node: OnNode, request: wire.Start) -> None:
     """Start those containers that are stopped."""
     _start(node, _names(node, request))
 
 
-def stop(node: OnNode, request: Mapping[str, Any]) -> None:
+def stop(node: OnNode, request: wire.Stop) -> None:
     """Stop containers, orderly within ``timeout`` seconds of the request, or at once for 0."""
-    _stop(node, _names(node, request), request["timeout"])
+    _stop(node, _names(node, request), request.timeout)
 
 
-def restart(node: OnNode, request: Mapping[str, Any]) -> None:
+def restart(node: OnNode, request: wire.Restart) -> None:
     """Stop containers as :func:`stop` does, and start them again."""
-    _start(node, _stop(node, _names(node, request), request["timeout"], silent=True))
+    _start(node, _stop(node, _names(node, request), request.timeout, silent=True))
 
 
-def freeze(node: OnNode, request: Mapping[str, Any]) -> None:
+def freeze(node: OnNode, request: wire.Freeze) -> None:
     """Stop all processes of containers where they are."""
     _freeze(node, _names(node, request), RUNNING, FROZEN)
 
 
-def unfreeze(node: OnNode, request: Mapping[str, Any]) -> None:
+def unfreeze(node: OnNode, request: wire.Unfreeze) -> None:
     """Let frozen containers run on."""
     _freeze(node, _names(node, request), FROZEN, RUNNING)
 
 
-def destroy(node: OnNode, request: Mapping[str, Any]) -> None:
+def destroy(node: OnNode, request: wire.Destroy) -> None:
     """Kill and remove containers of this node: those of a session, or all.
 
-    Events: ``gone``, or ``failed`` where one does not die.
-
-    Args:
-        node: this node.
-        request: ``session``, whose containers, None for all; ``grace``, seconds that they get to
-            halt by themselves.
+    Events: ``Gone``, or ``Failed`` where one does not die.
     """
     begin, start = time.time(), time.monotonic()
     with node.locked():
-        close_ports(node.layout, request["session"])
-        names = containers_of(node.layout, request["session"])
+        close_ports(node.layout, request.session)
+        names = containers_of(node.layout, request.session)
         thaw(node.published.cgroups, names)
-        if request.get("grace"):
-            node.runtime.shutdown(names, request["grace"])
+        if request.grace:
+            node.runtime.shutdown(names, request.grace)
         left = node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
         gone = [name for name in names if name not in left]
         remove_containers(node.layout, node.published, gone)
         if request["session"] and not left:
             remove_half_made(node.layout, node.published, request["session"])
         with suppress(OSError, OarLxcError):  # of what is gone, others need not be told
-            if not left and forget(node.layout, request["session"]):
+            if not left and forget(node.layout, request.session):
                 tell(node, node.runtime.names())
     if names:
         note(node.layout, "destroy", begin, time.monotonic() - start, len(gone))
     for name in gone:
-        node.emit({"event": "gone", "container": name})
+        node.emit(wire.Gone(name))
     for name in left:
         _tell_immortal(node, name)
 
 
-def _names(node: OnNode, request: Mapping[str, Any]) -> list[str]:
+def _names(node: OnNode, request: wire.OnContainers) -> list[str]:
     """Return which containers are asked for; LXC finds their cgroups from now on."""
     present = node.runtime.names()
-    wanted = request["containers"]
+    wanted = request.containers
     # LXC makes and finds cgroups below those that the caller is in.
     enter_cgroups(node.published.cgroups)
     return present if wanted is None else [name for name in wanted if name in present]
@@ -104,7 +98,7 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
             starter.send(stopped)
             for one in starter.rest():
                 if isinstance(one, ContainerError):
-                    node.emit(failed_event(one))
+                    node.emit(wire.Failed.of(one))
                     continue
                 # Nobody waits for more than this, nor is it provisioned again.
                 times = {LAUNCHED: begin, "start_seconds": one.seconds, READY: time.time()}
@@ -145,7 +139,7 @@ def _freeze(node: OnNode, names: Sequence[str], before: str, after: str) -> None
             elif state != after:
                 raise ContainerError(name, "", f"it is {state}, not {before}")
         except ContainerError as error:
-            node.emit(failed_event(error))
+            node.emit(wire.Failed.of(error))
             continue
         _tell(node, name, after, state)
     if after == RUNNING and may_be_stale(node.layout):
@@ -153,10 +147,9 @@ def _freeze(node: OnNode, names: Sequence[str], before: str, after: str) -> None
 
 
 def _tell(node: OnNode, name: str, state: str, was: str, *, killed: bool = False) -> None:
-    event = {"event": "changed", "container": name, "state": state, "was": was}
-    node.emit({**event, "killed": killed})
+    node.emit(wire.Changed(name, state, was, killed))
 
 
 def _tell_immortal(node: OnNode, name: str) -> None:
     reason = f"it still ran {KILL_TIMEOUT:g} s after SIGKILL"
-    node.emit(failed_event(ContainerError(name, "", reason)))
+    node.emit(wire.Failed(name, reason))

@@ -7,15 +7,15 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from oar_lxc.agent.node import OnNode, failed_event
+from oar_lxc.agent.node import Emit, OnNode
 from oar_lxc.container.runtime import Runtime
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.model.wire import Exec, Exit, Failed, Output
 
 CHUNK = 65536
 _POLL = 0.05  # seconds between looks at whether a process without output has ended
@@ -32,21 +32,14 @@ class _Running:
     status: int | None = None
 
 
-def execute_asked(node: OnNode, request: Mapping[str, Any]) -> None:
-    """Run a command in containers of this node; an operation of the agent.
-
-    Args:
-        node: this node.
-        request: ``containers``, names, or None for all of this node; ``argv``, ``timeout`` and
-            ``stdin`` as :func:`execute` has them.
-    """
-    wanted = request["containers"]
+def execute_asked(node: OnNode, request: Exec) -> None:
+    """Run a command in containers of this node; an operation of the agent."""
+    wanted = request.containers
     present = node.runtime.names()
     names = present if wanted is None else [name for name in wanted if name in present]
     enter_cgroups(node.published.cgroups)
-    stdin = request.get("stdin", "").encode("utf-8", "surrogateescape")
-    argv, timeout = request["argv"], request["timeout"]
-    execute(node.runtime, names, argv, stdin, timeout, node.emit, node.abandoned)
+    stdin = request.stdin.encode("utf-8", "surrogateescape")
+    execute(node.runtime, names, request.argv, stdin, request.timeout, node.emit, node.abandoned)
 
 
 def execute(
@@ -55,15 +48,13 @@ def execute(
     argv: Sequence[str],
     stdin: bytes,
     timeout: float | None,
-    emit: Callable[[dict[str, Any]], None],
+    emit: Emit,
     abandoned: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a command in containers at once.
 
-    Events: ``output`` with ``stream`` and ``data`` (whole lines where they are shorter than
-    :data:`CHUNK`; bytes that are no UTF-8 kept as surrogates), then for each container ``exit``
-    with ``status`` (0 to 255, 128 + signal, 124 where ``timeout`` seconds passed and it was
-    killed), or ``failed`` where it could not be started.
+    Events: ``Output``, whole lines where they are shorter than :data:`CHUNK`, then for each
+    container ``Exit``, or ``Failed`` where it could not be started.
 
     Args:
         runtime: the containers.
@@ -85,7 +76,7 @@ def execute(
             try:
                 running.append(_begin(runtime, name, argv, stdin, selector))
             except ContainerError as error:
-                emit(failed_event(error))
+                emit(Failed.of(error))
         while running:
             for key, _ in selector.select(_POLL):
                 _transfer(key, selector, emit)
@@ -98,9 +89,8 @@ def execute(
                     running.remove(command)
                     for stream, rest in command.rest.items():  # cut off by the timeout
                         text = rest.decode("utf-8", "surrogateescape")
-                        emit(_output_event(command.name, stream, text))
-                    status = command.status
-                    emit({"event": "exit", "container": command.name, "status": status})
+                        emit(Output(command.name, stream, text))
+                    emit(Exit(command.name, command.status or 0))
     finally:
         for command in running:
             with suppress(ProcessLookupError):
@@ -143,7 +133,7 @@ def _begin(
 def _transfer(
     key: selectors.SelectorKey,
     selector: selectors.BaseSelector,
-    emit: Callable[[dict[str, Any]], None],
+    emit: Emit,
 ) -> None:
     command, stream, rest = key.data
     if stream == "stdin":
@@ -158,7 +148,7 @@ def _transfer(
         data = os.read(key.fd, CHUNK)
         lines = _whole_lines(command, stream, data)
         if lines:
-            emit(_output_event(command.name, stream, lines.decode("utf-8", "surrogateescape")))
+            emit(Output(command.name, stream, lines.decode("utf-8", "surrogateescape")))
         if data:
             return
     selector.unregister(key.fd)
@@ -209,7 +199,3 @@ def _close(command: _Running, selector: selectors.BaseSelector) -> None:
         selector.unregister(fd)
         os.close(fd)
     command.open.clear()
-
-
-def _output_event(name: str, stream: str, text: str) -> dict[str, Any]:
-    return {"event": "output", "container": name, "stream": stream, "data": text}

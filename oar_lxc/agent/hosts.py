@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from oar_lxc.agent.node import OnNode
 from oar_lxc.container.runtime import RUNNING
 from oar_lxc.linux.atomic import write_whole
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.wire import Event
 
 NAMES = "names.json"
 TIMEOUT = 10.0  # seconds in which a container takes new names, or keeps the old ones
@@ -82,7 +82,7 @@ def tell(node: OnNode, containers: Sequence[str]) -> None:
     execute(node.runtime, running, ["/bin/sh"], script, TIMEOUT, _ignore, node.abandoned)
 
 
-def _ignore(event: dict[str, Any]) -> None:
+def _ignore(event: Event) -> None:
     """Take no notice of what a container says of its own files."""
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from oar_lxc.agent.node import OnNode
 from oar_lxc.image.provide import pushed_store
 from oar_lxc.image.store import Store, facts_of
 from oar_lxc.model.image_name import OWN, PUBLIC
+from oar_lxc.model.wire import Images
 
 
-def tell_images(node: OnNode, request: Mapping[str, Any]) -> None:
-    """Tell the images that a job has on this node, by events ``image``: an operation of the agent.
+def tell_images(node: OnNode, request: Images) -> None:
+    """Tell the images that a job has on this node, by events ``Image``: an operation of the agent.
 
     Args:
         node: this node.
@@ -20,4 +18,4 @@ def tell_images(node: OnNode, request: Mapping[str, Any]) -> None:
     """
     for whose, store in ((PUBLIC, Store(node.layout.images)), (OWN, pushed_store(node.layout))):
         for name in store.names():
-            node.emit({"event": "image", **facts_of(store.record(name), whose, store)})
+            node.emit(facts_of(store.record(name), whose, store))

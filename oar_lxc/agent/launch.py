@@ -9,32 +9,27 @@ from __future__ import annotations
 import os
 import pwd
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from oar_lxc.agent.node import OnNode, outcome_event
 from oar_lxc.container.runtime import KILL_TIMEOUT, Started, Starter
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.model import wire
 
 if TYPE_CHECKING:
     from oar_lxc.model.plan import PlannedContainer
 
 
-def launch(node: OnNode, request: Mapping[str, Any]) -> None:
+def launch(node: OnNode, request: wire.Launch) -> None:
     """Create and start this node's share of a plan and bring it up; undo all where one fails.
 
-    Events: ``started`` or ``failed`` for each container, and those of
+    Events: ``Started`` or ``Failed`` for each container, and those of
     :func:`oar_lxc.agent.readiness.bring_up`.
-
-    Args:
-        node: this node.
-        request: ``plan``, ``keys``, ``host_keys`` and ``names`` as
-            :func:`oar_lxc.agent.ledger.allot` returns them; ``cores``, ``session``,
-            ``variables``, ``wait`` and ``timeout``.
 
     Raises:
         OarLxcError: it failed as a whole.
@@ -47,30 +42,28 @@ def launch(node: OnNode, request: Mapping[str, Any]) -> None:
         from oar_lxc.container.create import create_containers
         from oar_lxc.container.launch import Launch
         from oar_lxc.linux.ed25519 import KeyPair
-        from oar_lxc.model.plan import Plan
 
-        plan = Plan.from_data(request["plan"])
-        share = plan.on(node.published.node)
+        share = request.plan.on(node.published.node)
         launched = time.time()
         with noted(node.layout, "image", 0):
             images = _images(node, share)
         with node.locked():
             _refuse_existing(node, share)
             with _undone_if_it_fails(node, share, starter):
-                JobKey(node.layout.private).keep(request["keys"])
-                others = learn(node.layout, request["names"])
-                pairs = {c.name: bytes.fromhex(request["host_keys"][c.name]) for c in share}
+                JobKey(node.layout.private).keep(request.keys)
+                others = learn(node.layout, request.names)
+                pairs = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
                 common = Launch(
                     layout=node.layout,
                     published=node.published,
-                    session=request["session"],
+                    session=request.session,
                     images=images,
-                    keys=request["keys"],
+                    keys=request.keys,
                     host_keys={name: KeyPair(secret) for name, secret in pairs.items()},
                     names=all_names(node.layout),
-                    cores=request["cores"].get(node.published.node, 0),
-                    variables=request["variables"],
-                    nodefile=plan.nodefile(),
+                    cores=request.cores.get(node.published.node, 0),
+                    variables=request.variables,
+                    nodefile=request.plan.nodefile(),
                 )
                 begin, first, making, all_run = time.time(), 0.0, 0.0, True
                 start = time.monotonic()
@@ -93,24 +86,23 @@ def launch(node: OnNode, request: Mapping[str, Any]) -> None:
                 if any(planned.ports for planned in share):
                     from oar_lxc.agent.ports import open_ports
 
-                    open_ports(node.layout, request["session"], share)
+                    open_ports(node.layout, request.session, share)
     if share:
         from oar_lxc.agent.readiness import bring_up
 
-        bring_up(node, share, request["wait"], request["timeout"])
+        bring_up(node, share, request.wait, request.timeout)
 
 
-def ready(node: OnNode, request: Mapping[str, Any]) -> None:
+def ready(node: OnNode, request: wire.AwaitReady) -> None:
     """Wait until each container of this node is ready.
 
-    Events: ``reached`` and ``ready``, or ``failed``.
+    Events: ``Ready`` or ``Failed``.
     """
     from oar_lxc.agent.readiness import wait_until_ready
-    from oar_lxc.model.plan import Plan
 
-    share = Plan.from_data(request["plan"]).on(node.published.node)
+    share = request.plan.on(node.published.node)
     enter_cgroups(node.published.cgroups)
-    wait_until_ready(node, share, request["wait"], request["timeout"])
+    wait_until_ready(node, share, request.wait, request.timeout)
 
 
 def _images(node: OnNode, share: Sequence[PlannedContainer]) -> dict[str, Path]:

@@ -34,7 +34,7 @@ from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.published import PublishedJob
-from oar_lxc.model.spec import Spec
+from oar_lxc.model.wire import Allot, Allotted, Refused, Release
 
 LEDGER = "ledger.json"
 # Of a container, what keeps others from having the same.
@@ -42,27 +42,20 @@ KEPT = ("name", "node", "address", "image", "group", "cores", "first_core", "por
 Entry = dict[str, Any]
 
 
-def allot(
-    layout: JobLayout, published: PublishedJob, request: Mapping[str, Any]
-) -> dict[str, Any]:
+def allot(layout: JobLayout, published: PublishedJob, request: Allot) -> Allotted:
     """Give a session what its spec asks for, beside what others have.
 
     Args:
         layout: the job's names, on its head node.
         published: what the root side says of this node.
-        request: ``spec``, ``user`` and ``cores`` of the job, ``session`` and ``owner`` of it: its
-            node, and :func:`oar_lxc.linux.stat.identity`.
-
-    Returns:
-        ``plan``; ``keys`` of the job; ``host_keys``, the secret of each container's key by its
-        name; ``names``, of all sessions, as :mod:`oar_lxc.agent.hosts` has them.
+        request: what it asks for.
 
     Raises:
         SpecError: it does not fit into what is left, or a name or port is another session's.
         OarLxcError: the table cannot be read or written.
     """
-    spec = Spec.from_data(request["spec"])
-    job = Job(layout.job_id, request["user"], request["cores"])
+    spec = request.spec
+    job = Job(layout.job_id, request.user, dict(request.cores))
     pool = IPv4Network(published.pool)
     with _table(layout) as table:
         sessions: dict[str, Entry] = table["sessions"]
@@ -74,21 +67,21 @@ def allot(
             plan = make_plan(spec, job, pool, _others(sessions), table["next"])
         keys = JobKey.make(layout, f"oar job {job.id}").to_data()
         pairs = {planned.name: KeyPair.make() for planned in plan.containers}
-        sessions[request["session"]] = {
-            "owner": request["owner"],
+        sessions[request.session] = {
+            "owner": list(request.owner),
             "containers": [_entry(planned, pairs[planned.name]) for planned in plan.containers],
         }
         if plan.containers:
             table["next"] = _after(plan, JobNetwork.of(job.id, job.nodes, pool))
-    return {
-        "plan": plan.to_data(),
-        "keys": keys,
-        "host_keys": {name: pair.secret.hex() for name, pair in pairs.items()},
-        "names": {
-            token: {c["name"]: [_ip(c), c["host_key"]] for c in entry["containers"]}
+    return Allotted(
+        plan=plan,
+        keys=keys,
+        host_keys={name: pair.secret.hex() for name, pair in pairs.items()},
+        names={
+            token: {c["name"]: (_ip(c), c["host_key"]) for c in entry["containers"]}
             for token, entry in sessions.items()
         },
-    }
+    )
 
 
 def release(layout: JobLayout, session: str) -> None:
@@ -101,21 +94,21 @@ def release(layout: JobLayout, session: str) -> None:
         table["sessions"].pop(session, None)
 
 
-def allot_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+def allot_asked(node: OnNode, request: Allot) -> None:
     """Call :func:`allot` for a session of another node; an operation of the agent.
 
-    Events: ``allotted`` with what that returns, or ``refused`` with the ``reason``, where what the
-    session asks for is wrong and not this node.
+    Events: ``Allotted``, or ``Refused`` where what the session asks for is wrong and not this
+    node.
     """
     try:
-        node.emit({"event": "allotted", **allot(node.layout, node.published, request)})
+        node.emit(allot(node.layout, node.published, request))
     except SpecError as error:
-        node.emit({"event": "refused", "reason": str(error)})
+        node.emit(Refused(str(error)))
 
 
-def release_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+def release_asked(node: OnNode, request: Release) -> None:
     """Call :func:`release` for a session of another node; an operation of the agent."""
-    release(node.layout, request["session"])
+    release(node.layout, request.session)
 
 
 def _entry(planned: PlannedContainer, pair: KeyPair) -> Entry:

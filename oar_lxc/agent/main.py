@@ -2,20 +2,17 @@
 
 The session starts it through oarsh on each node of the job. It writes
 :data:`oar_lxc.model.wire.UP`, is then given one request on its standard input, and writes
-events to its standard output, both JSON, an object a line. Every event has a key ``event``; the
-last one is ``done`` or ``error``.
+events to its standard output, as :mod:`oar_lxc.model.wire` has them; the last one is
+:class:`~oar_lxc.model.wire.Done` or :class:`~oar_lxc.model.wire.Error`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
 import time
-from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.prepared import environ_here, open_job
@@ -23,10 +20,21 @@ from oar_lxc.container.runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.linux.ending import one_sentence
 from oar_lxc.model.layout import check_job_id
-from oar_lxc.model.wire import HEARTBEAT, UP
+from oar_lxc.model.wire import (
+    REQUESTS,
+    UP,
+    Done,
+    Error,
+    Event,
+    NoMessageError,
+    Request,
+    decode,
+    encode,
+)
 
 HEARTBEAT_SECONDS = 1.0
-# Where each operation is: a launch waits for no module that it does not need.
+# Where what carries out each kind of request is: a launch waits for no module that it does not
+# need.
 OPERATIONS = {
     "launch": "oar_lxc.agent.launch:launch",
     "ready": "oar_lxc.agent.launch:ready",
@@ -48,28 +56,25 @@ OPERATIONS = {
 }
 
 
-def carry_out(node: OnNode, operation: str, request: Mapping[str, Any]) -> None:
-    """Carry out one operation.
+def carry_out(node: OnNode, request: Request) -> None:
+    """Carry out a request.
 
     Args:
         node: where.
-        operation: one of :data:`OPERATIONS`.
-        request: what it asks for; see the operation.
+        request: what is asked for.
 
     Raises:
         OarLxcError: it failed as a whole; what fails of single containers is an event.
     """
-    if operation not in OPERATIONS:
-        raise UsageError(f"operation {operation!r}; known: {', '.join(OPERATIONS)}")
-    module, _, name = OPERATIONS[operation].partition(":")
+    module, _, name = OPERATIONS[request.kind].partition(":")
     try:
         getattr(import_module(module), name)(node, request)
     except ContainerError as error:  # whoever asked names the node
         raise ContainerError(error.container, "", error.reason, error.log) from error
 
 
-def _emit_line(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
+def _emit_line(event: Event) -> None:
+    sys.stdout.write(encode(event).decode() + "\n")
     sys.stdout.flush()
 
 
@@ -94,33 +99,39 @@ class _Reader:
         return any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0))
 
 
-def _request(line: str) -> dict[str, Any]:
+def read_request(operation: str, line: str) -> Request:
+    """Return the request that a line is.
+
+    Raises:
+        UsageError: there is no such operation, or the line is no request for it.
+    """
     try:
-        request = json.loads(line or "{}")
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the request is no JSON: {error}") from error
-    if not isinstance(request, dict):
-        raise UsageError("the request is no JSON object")
+        request = decode(line, REQUESTS, operation)
+    except NoMessageError as error:
+        raise UsageError(f"the request for {operation} is wrong: {error}") from error
+    if request is None:
+        raise UsageError(f"operation {operation!r}; known: {', '.join(OPERATIONS)}")
     return request
 
 
 def main() -> None:
     """Carry out one operation; failures are events, and the exit status."""
-    with one_sentence(lambda text: _emit_line({"event": "error", "reason": text})):
+    with one_sentence(lambda text: _emit_line(Error(text))):
         os.umask(0o022)  # whatever the user's shell has set
         # What the shell wrote before may lack the end of its line.
         sys.stdout.write(f"\n{UP.decode()}\n")
         sys.stdout.flush()
         if len(sys.argv) != 3:
             raise UsageError("usage: oar_lxc.agent.main JOB OPERATION <REQUEST")
-        request = _request(sys.stdin.readline())
+        line = sys.stdin.readline()
         layout, published = open_job(check_job_id(sys.argv[1]))
+        request = read_request(sys.argv[2], line)
         os.environ.update(environ_here(layout))
         runtime = LxcRuntime(layout.containers, published.node)
-        abandoned = _Reader(bool(request.get(HEARTBEAT))).is_gone
+        abandoned = _Reader(request.heartbeat).is_gone
         node = OnNode(layout, published, runtime, _emit_line, abandoned)
-        carry_out(node, sys.argv[2], request)
-        _emit_line({"event": "done"})
+        carry_out(node, request)
+        _emit_line(Done())
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from oar_lxc.container.runtime import Runtime, Started
 from oar_lxc.errors import ContainerError
+from oar_lxc.model import wire
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob
 
-Emit = Callable[[dict[str, Any]], None]
+Emit = Callable[[wire.Event], None]
 
 
 def _never() -> bool:
@@ -29,7 +29,7 @@ class OnNode:
         layout: the job's names.
         published: what the root side says of this node.
         runtime: the containers of the job on this node.
-        emit: is given every event, which has a key ``event``.
+        emit: is given every event.
         abandoned: whether nobody reads the events any more.
     """
 
@@ -50,29 +50,10 @@ class OnNode:
             os.close(fd)
 
 
-def failed_event(error: ContainerError) -> dict[str, Any]:
-    """Return the event that tells of a container's failure."""
-    return {
-        "event": "failed",
-        "container": error.container,
-        "reason": error.reason,
-        "log": list(error.log),
-    }
-
-
-def outcome_event(one: Started | ContainerError) -> dict[str, Any]:
-    """Return the event that tells what became of a container that was to start.
-
-    It is ``started`` with ``seconds`` and what the kernel says of its init, or ``failed``.
-    """
+def outcome_event(one: Started | ContainerError) -> wire.Started | wire.Failed:
+    """Return the event that tells what became of a container that was to start."""
     if isinstance(one, ContainerError):
-        return failed_event(one)
+        return wire.Failed.of(one)
     from oar_lxc.container.facts import init_facts  # loaded while the first ones start
 
-    seconds = round(one.seconds, 4)
-    return {
-        "event": "started",
-        "container": one.name,
-        "seconds": seconds,
-        **init_facts(one.init_pid),
-    }
+    return wire.Started(one.name, round(one.seconds, 4), **init_facts(one.init_pid))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from oar_lxc.agent.execute import execute
-from oar_lxc.agent.node import Emit, OnNode, failed_event
+from oar_lxc.agent.node import Emit, OnNode
 from oar_lxc.agent.timeline import noted
 from oar_lxc.agent.times import READY, read_times, write_times
 from oar_lxc.container.boot_probe import wait_inside
 from oar_lxc.container.layer import PROVISION
 from oar_lxc.container.runtime import Runtime
 from oar_lxc.container.ssh_probe import wait_ssh
-from oar_lxc.errors import ContainerError
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
+from oar_lxc.model.wire import Event, Exit, Failed, Output, Provisioned, Reached, Ready
 
 Abandoned = Callable[[], bool]
 LITTLE = 64 << 20  # bytes of memory in which a system hardly boots
@@ -53,20 +52,20 @@ def bring_up(node: OnNode, share: Sequence[PlannedContainer], what: str, timeout
 def wait_until_ready(
     node: OnNode, share: Sequence[PlannedContainer], what: str, timeout: float
 ) -> None:
-    """Wait until containers are ready; events ``reached`` and ``ready``, or ``failed``."""
+    """Wait until containers are ready; events ``Ready``, or ``Failed``."""
     if what == RUNNING:
         for planned in share:
             write_times(node.layout, planned.name, {READY: time.time()})
         return
     times = read_times(node.layout)
 
-    def emit(event: dict[str, Any]) -> None:
-        if event["event"] == "reached":
-            name = event["container"]
+    def emit(event: Event) -> None:
+        if isinstance(event, Reached):
+            name = event.container
             launched = times.get(name, {}).get("launched", time.time())
             seconds = round(time.time() - launched, 4)
             write_times(node.layout, name, {READY: time.time(), "ready_seconds": seconds})
-            event = {"event": "ready", "container": name, "seconds": seconds}
+            event = Ready(name, seconds)
         node.emit(event)
 
     with noted(node.layout, "ready", len(share)):
@@ -88,8 +87,8 @@ def wait_ready(
         share: those that are waited for.
         what: one of :data:`oar_lxc.model.spec.WAITS`, or a command for the containers' shell.
         timeout: seconds for all together.
-        emit: is given an event ``reached`` for each that is ready, and ``failed`` with the reason
-            for each that is late.
+        emit: is given an event ``Reached`` for each that is ready, and ``Failed`` for each that
+            is late.
         abandoned: whether nobody waits any more.
 
     Returns:
@@ -100,14 +99,13 @@ def wait_ready(
     for name in _reached(runtime, share, what, timeout, abandoned):
         del left[name]
         reached.append(name)
-        emit({"event": "reached", "container": name, "what": what})
+        emit(Reached(name, what))
     states = {name: runtime.state(name) for name in left}
     running = [name for name, state in states.items() if state == "RUNNING"]
     journals = journal_tails(runtime, running, abandoned)
     for name, planned in left.items():
         log = journals.get(name) or runtime.log_tail(name)
-        why = _why_late(planned, states[name], what, timeout)
-        emit(failed_event(ContainerError(name, "", why, log)))
+        emit(Failed(name, _why_late(planned, states[name], what, timeout), tuple(log)))
     return reached
 
 
@@ -164,12 +162,13 @@ def _run_scripts(
     statuses: dict[str, int] = {}
     failed: set[str] = set()
 
-    def take(event: dict[str, Any]) -> None:
-        if event["event"] == "failed":
-            failed.add(event["container"])
-            emit(event)
-        elif event["event"] == "exit":
-            statuses[event["container"]] = event["status"]
+    def take(event: Event) -> None:
+        match event:
+            case Failed():
+                failed.add(event.container)
+                emit(event)
+            case Exit():
+                statuses[event.container] = event.status
 
     names = [planned.name for planned in group]
     argv = ["/bin/sh", "-c", _PROVISION, f"/{PROVISION}"]
@@ -179,14 +178,14 @@ def _run_scripts(
     first_lines = {planned.name: planned.provision.splitlines()[0] for planned in group}
     for name, status in statuses.items():
         if status == 0:
-            emit({"event": "provisioned", "container": name})
+            emit(Provisioned(name))
             continue
         failed.add(name)
         why = f"did not end within {seconds:g} s" if status == 124 else f"ended with {status}"
         reason = f"its provision script {why}"
         if status in (126, 127):
             reason += f"; does the image have what {first_lines[name]!r} needs?"
-        emit(failed_event(ContainerError(name, "", reason, logs.get(name, []))))
+        emit(Failed(name, reason, tuple(logs.get(name, ()))))
     return failed
 
 
@@ -231,10 +230,10 @@ def last_lines(
     """
     said: dict[str, list[str]] = {}
 
-    def take(event: dict[str, Any]) -> None:
-        if event["event"] == "output" and event["stream"] == "stdout":
-            lines = said.setdefault(event["container"], [])
-            lines += event["data"].splitlines()
+    def take(event: Event) -> None:
+        if isinstance(event, Output) and event.stream == "stdout":
+            lines = said.setdefault(event.container, [])
+            lines += event.data.splitlines()
             del lines[:-TAIL]
 
     argv = ["/bin/sh", "-c", script]

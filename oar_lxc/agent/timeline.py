@@ -6,15 +6,14 @@ itself, a JSON object a line, in a file that ends with the job.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob
+from oar_lxc.model.wire import NoMessageError, Phase, decode, encode
 
 # In the order in which a job comes to them.
 PHASES = ("prepare", "image", "create", "start", "boot", "provision", "ready", "destroy")
@@ -25,9 +24,7 @@ def timeline_file(layout: JobLayout) -> Path:
     return layout.private / "timeline.jsonl"
 
 
-def note(
-    layout: JobLayout, phase: str, begin: float, seconds: float, containers: int, **more: object
-) -> None:
+def note(layout: JobLayout, phase: str, begin: float, seconds: float, containers: int) -> None:
     """Keep what a phase took; what cannot be kept stops nothing.
 
     Args:
@@ -36,17 +33,10 @@ def note(
         begin: when it began, in seconds since the epoch.
         seconds: what it took.
         containers: how many it was of.
-        more: what else there is to tell, such as ``slowest``, a container's name.
     """
-    fact = {
-        "phase": phase,
-        "begin": round(begin, 4),
-        "seconds": round(seconds, 4),
-        "containers": containers,
-        **more,
-    }
+    fact = Phase(phase, round(begin, 4), round(seconds, 4), containers)
     with suppress(OSError), timeline_file(layout).open("a") as file:
-        file.write(json.dumps(fact) + "\n")
+        file.write(encode(fact).decode() + "\n")
 
 
 @contextmanager
@@ -57,26 +47,18 @@ def noted(layout: JobLayout, phase: str, containers: int) -> Iterator[None]:
     note(layout, phase, begin, time.monotonic() - start, containers)
 
 
-def read_timeline(layout: JobLayout, published: PublishedJob) -> Iterator[dict[str, Any]]:
+def read_timeline(layout: JobLayout, published: PublishedJob) -> Iterator[Phase]:
     """Yield what each phase took on this node, in the order in which they began.
 
-    Yields:
-        ``phase``, ``begin``, ``seconds`` and ``containers`` as :func:`note` has them; of
-        ``prepare`` also ``steps``, seconds by the name of a step of the root side's.
+    Of ``prepare`` alone it has ``steps``, seconds by the name of a step of the root side's.
     """
     if published.prepared:
         steps = dict(published.prepared)
         seconds, begin = steps.pop("all", 0.0), steps.pop("begin", 0.0)
-        yield {
-            "phase": "prepare",
-            "begin": begin,
-            "seconds": seconds,
-            "containers": 0,
-            "steps": steps,
-        }
+        yield Phase("prepare", begin, seconds, 0, steps)
     with suppress(OSError):
         for line in timeline_file(layout).read_text().splitlines():
-            with suppress(ValueError):  # the end of one may not be written yet
-                fact = json.loads(line)
-                if isinstance(fact, dict) and fact.get("phase") in PHASES:
+            with suppress(NoMessageError):  # the end of one may not be written yet
+                fact = decode(line, {Phase.kind: Phase}, Phase.kind)
+                if fact and fact.phase in PHASES:
                     yield fact

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from oar_lxc.agent.node import OnNode
+from oar_lxc.agent.node import Emit, OnNode
 from oar_lxc.container.limits import oom_kills
 from oar_lxc.container.runtime import Runtime
+from oar_lxc.model import wire
 from oar_lxc.model.description import containers_of
 
 INTERVAL = 1.0  # seconds between two looks, at least
 EACH = 0.05  # seconds more for each container: many are looked at less often, for the same work
 
 
-def watch_asked(node: OnNode, request: Mapping[str, Any]) -> None:
+def watch_asked(node: OnNode, request: wire.Watch) -> None:
     """Tell what befalls the containers of a ``session``; an operation of the agent."""
-    names = containers_of(node.layout, request["session"])
+    names = containers_of(node.layout, request.session)
     watch(node.runtime, names, node.published.cgroups, node.emit, node.abandoned)
 
 
@@ -25,10 +25,10 @@ def watch(
     runtime: Runtime,
     names: Sequence[str],
     cgroups: Sequence[str],
-    emit: Callable[[dict[str, Any]], None],
+    emit: Emit,
     abandoned: Callable[[], bool],
 ) -> None:
-    """Emit ``out-of-memory`` with ``killed``, and ``stopped``, until nobody listens any more.
+    """Emit ``OutOfMemory`` and ``Stopped`` until nobody listens any more.
 
     Args:
         runtime: the containers of this node.
@@ -44,10 +44,9 @@ def watch(
         for name in names:
             killed = oom_kills(cgroups, name) or 0
             if killed > kills[name]:
-                more = killed - kills[name]
-                emit({"event": "out-of-memory", "container": name, "killed": more})
+                emit(wire.OutOfMemory(name, killed - kills[name]))
             kills[name] = killed
             runs = runtime.init_pid(name) > 0
             if name in running and not runs:
-                emit({"event": "stopped", "container": name})
+                emit(wire.Stopped(name))
             (running.add if runs else running.discard)(name)

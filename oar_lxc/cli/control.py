@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import click
 
 from oar_lxc.cli.shared.reach import complete_container, find_several
-from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.errors import OarLxcError
+from oar_lxc.model import wire
 
 TIMEOUT = 10.0
 WORDS = {"RUNNING": "runs", "STOPPED": "is stopped", "FROZEN": "is frozen"}
@@ -36,7 +38,7 @@ def start(containers: tuple[str, ...]) -> None:
       oar-lxc start vm1 vm2
       oar-lxc start 42/           all of job 42
     """
-    _control("start", containers)
+    _control(wire.Start, containers)
 
 
 @click.command()
@@ -54,7 +56,8 @@ def stop(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
       oar-lxc stop --timeout 60 vm1 vm2
       oar-lxc stop --kill 42/     all of job 42
     """
-    _control("stop", containers, 0 if kill else timeout)
+    seconds = 0.0 if kill else timeout
+    _control(partial(wire.Stop, timeout=seconds), containers, seconds)
 
 
 @click.command()
@@ -68,7 +71,8 @@ def restart(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
     Examples:
       oar-lxc restart 42/vm1
     """
-    _control("restart", containers, 0 if kill else timeout)
+    seconds = 0.0 if kill else timeout
+    _control(partial(wire.Restart, timeout=seconds), containers, seconds)
 
 
 @click.command()
@@ -80,7 +84,7 @@ def freeze(containers: tuple[str, ...]) -> None:
     Examples:
       oar-lxc freeze 42/vm1
     """
-    _control("freeze", containers)
+    _control(wire.Freeze, containers)
 
 
 @click.command()
@@ -92,31 +96,37 @@ def unfreeze(containers: tuple[str, ...]) -> None:
     Examples:
       oar-lxc unfreeze 42/vm1
     """
-    _control("unfreeze", containers)
+    _control(wire.Unfreeze, containers)
 
 
-def _control(operation: str, targets: tuple[str, ...], timeout: float = TIMEOUT) -> None:
+def _control(
+    ask: Callable[[tuple[str, ...]], wire.Request],
+    targets: tuple[str, ...],
+    timeout: float = TIMEOUT,
+) -> None:
     """Have the agents do it, tell what has become of each; raise the first failure at the end."""
     remote, containers = find_several(targets)
-    wanted = [container.name for container in containers]
+    names = tuple(container.name for container in containers)
     nodes = [node for node in remote.nodes if node in {c.node for c in containers}]
     failures: list[OarLxcError] = []
 
-    def take(node: str, event: dict[str, Any]) -> None:
-        name = event["container"]
-        if event["event"] == "failed":
-            failures.append(ContainerError(name, node, event["reason"], event["log"]))
-            return
-        done = WORDS.get(event["state"], f"is {event['state']}")
-        if event["was"] == event["state"]:
-            done += " already"
-        elif event["killed"]:
-            done += f": killed, as it took longer than {timeout:g} s"
-        click.echo(f"{name} on {node} {done}")
+    def take(node: str, event: wire.Event) -> None:
+        match event:
+            case wire.Failed():
+                failures.append(event.error(node))
+            case wire.Changed():
+                click.echo(f"{event.container} on {node} {_words(event, timeout)}")
 
-    request = {"containers": wanted, "timeout": timeout}
-    failures += remote.call(operation, request, take, nodes)
+    failures += remote.call(ask(names), take, nodes)
     for failure in failures[:-1]:
         click.echo(f"oar-lxc: {failure}", err=True)
     if failures:
         raise failures[-1]
+
+
+def _words(changed: wire.Changed, timeout: float) -> str:
+    """Return what has become of a container, as the end of a sentence."""
+    done = WORDS.get(changed.state, f"is {changed.state}")
+    if changed.was == changed.state:
+        return f"{done} already"
+    return f"{done}: killed, as it took longer than {timeout:g} s" if changed.killed else done

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,7 +24,7 @@ from oar_lxc.cli.shared.stores import (
     writable_store,
 )
 from oar_lxc.cli.shared.table import print_table
-from oar_lxc.client.images import images_of
+from oar_lxc.client.images import ImageOfJob, images_of
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image.building import Workshop, build_image
 from oar_lxc.image.make import import_image, verify
@@ -91,24 +90,27 @@ def list_(job: str | None, directory: Path | None, as_json: bool) -> None:
     found = (
         _of_job(job)
         if job
-        else [facts_of(record, whose(store), store) for record, store in every(directory)]
+        else [
+            ImageOfJob(facts_of(record, whose(store), store)) for record, store in every(directory)
+        ]
     )
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        told = [asdict(one.facts) | ({"nodes": [*one.nodes]} if job else {}) for one in found]
+        click.echo(json.dumps(told, indent=1))
     elif found:
         titles = ["IMAGE", "WHOSE", "SIZE", "CREATED", "DIGEST", *(["NODES"] if job else [])]
-        print_table(titles, [_row(one) for one in found], right=("SIZE",))
+        print_table(titles, [_row(one, job) for one in found], right=("SIZE",))
     if hint := _hint(job, directory, found):
         click.echo(hint, err=True)
 
 
-def _hint(job: str | None, directory: Path | None, found: list[dict[str, Any]]) -> str:
+def _hint(job: str | None, directory: Path | None, found: list[ImageOfJob]) -> str:
     """Return where there are more images than were found; empty where the list has them all."""
     if job or directory:
         return "" if found else f"no images {f'in {directory}' if directory else 'on its nodes'}"
     if os.geteuid() == 0:
         return "" if found else "no images here: `oar-lxc image build` or `import` makes one"
-    if PUBLIC in {one["whose"] for one in found}:
+    if PUBLIC in {one.facts.whose for one in found}:
         return ""
     return (
         f"{'' if found else 'no images here; '}public images are on nodes: run this in a job, or "
@@ -116,20 +118,19 @@ def _hint(job: str | None, directory: Path | None, found: list[dict[str, Any]]) 
     )
 
 
-def _of_job(job: str) -> list[dict[str, Any]]:
+def _of_job(job: str) -> list[ImageOfJob]:
     """Return the images that the nodes of a job have, and the caller's own."""
     found = images_of(reach.remote_of(check_job_id(job)))
     store = Store.private()
     own = [facts_of(store.record(name), OWN, store) for name in store.names()]
-    return [*found, *({**one, "nodes": []} for one in own)]
+    return [*found, *map(ImageOfJob, own)]
 
 
-def _row(facts: dict[str, Any]) -> list[str]:
-    size, created, digest = facts["size"], facts["created"][:10], facts["digest"][7:19]
-    row = [facts["image"], facts["whose"], f"{size / 1e6:.1f} MB", created, digest]
-    if "nodes" in facts:
-        row.append(",".join(facts["nodes"]) or "at home")
-    return row
+def _row(one: ImageOfJob, job: str | None) -> list[str]:
+    facts = one.facts
+    size, created, digest = f"{facts.size / 1e6:.1f} MB", facts.created[:10], facts.digest[7:19]
+    where = [",".join(one.nodes) or "at home"] if job else []
+    return [facts.image, facts.whose, size, created, digest, *where]
 
 
 @image.command()
@@ -144,7 +145,7 @@ def show(name: str, directory: Path | None, as_json: bool) -> None:
       oar-lxc image show debian-12
     """
     store, parsed = find(name, directory)
-    facts = facts_of(store.record(parsed), whose(store), store)
+    facts = asdict(facts_of(store.record(parsed), whose(store), store))
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     else:

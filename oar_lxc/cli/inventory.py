@@ -6,18 +6,16 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import click
 
 from oar_lxc.cli.shared import reach
 from oar_lxc.cli.shared.reach import complete_job
 from oar_lxc.cli.sshconfig import write_files
-from oar_lxc.client.lookup import FoundContainer
 from oar_lxc.client.sshfiles import SshFiles, host_name
-from oar_lxc.errors import OarLxcError
 from oar_lxc.model.layout import check_job_id
-from oar_lxc.remote.agents import Remote, raise_first
+from oar_lxc.model.wire import Container, Show, Shown
+from oar_lxc.remote.agents import Remote
 
 RESERVED = {"all", "ungrouped", "localhost"}
 
@@ -41,30 +39,23 @@ def inventory(job: str | None) -> None:
     click.echo(render(remote.job_id, files, containers, find_groups(remote, containers)), nl=False)
 
 
-def find_groups(remote: Remote, containers: Sequence[FoundContainer]) -> dict[str, str]:
+def find_groups(remote: Remote, containers: Sequence[Container]) -> dict[str, str]:
     """Return the group of each container, by its name."""
-    groups: dict[str, str] = {}
-
-    def take(node: str, event: dict[str, Any]) -> None:
-        groups[event["container"]] = event["group"]
-
-    names = [container.name for container in containers]
-    failures: list[OarLxcError] = list(remote.call("show", {"containers": names}, take))
-    raise_first(failures)
-    return groups
+    names = tuple(container.name for container in containers)
+    return {shown.name: shown.group for _, shown in remote.collect(Show(names), Shown)}
 
 
 def render(
     job_id: int,
     files: SshFiles,
-    containers: Sequence[FoundContainer],
+    containers: Sequence[Container],
     groups: Mapping[str, str],
 ) -> str:
     """Return the text of the inventory, in YAML.
 
     Every scalar is written as JSON has it, which YAML reads as the same.
     """
-    by_group: dict[str, list[FoundContainer]] = {}
+    by_group: dict[str, list[Container]] = {}
     for container in containers:
         by_group.setdefault(group_name(groups.get(container.name, "")), []).append(container)
     common = f"-F {shlex.quote(str(files.config))}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -17,6 +17,7 @@ from oar_lxc.client.lookup import ask_nodes
 from oar_lxc.container.runtime import RUNNING
 from oar_lxc.errors import ContainerError, printable
 from oar_lxc.model.layout import check_job_id
+from oar_lxc.model.wire import OfContainer, Show, Shown
 from oar_lxc.remote.agents import Remote, raise_first
 
 
@@ -37,7 +38,7 @@ def list_(job: str | None, as_json: bool) -> None:
     remote = reach.remote_of(None if job is None else check_job_id(job))
     containers, errors = ask_nodes(remote)
     if as_json:
-        click.echo(json.dumps([asdict(c) for c in containers], indent=1))
+        click.echo(json.dumps([_facts(c) for c in containers], indent=1))
     elif containers:
         print_table(
             ("CONTAINER", "NODE", "STATE", "READY", "ADDRESS", "PID", "CPUS"),
@@ -72,65 +73,66 @@ def show(container: str, as_json: bool) -> None:
       oar-lxc show 42/vm1
       oar-lxc show vm1 --json
     """
-    facts = reach.at_door(container, _facts, any_state=True)
+    job_id, shown = reach.at_door(container, _shown, any_state=True)
     if as_json:
-        click.echo(json.dumps(facts, indent=1))
+        facts = _facts(shown)
+        told = {"name": facts.pop("name"), "job": job_id, **facts}
+        click.echo(json.dumps(told, indent=1))
         return
-    for key, value in describe(facts):
+    for key, value in describe(job_id, shown):
         if value:
             click.echo(f"{key + ':':<14} {value}")
 
 
-def _facts(remote: Remote, node: str, name: str) -> dict[str, Any]:
-    """Return what a node knows of a container."""
-    shown: list[dict[str, Any]] = []
-
-    def take(node: str, event: dict[str, Any]) -> None:
-        shown.append({key: value for key, value in event.items() if key != "event"})
-
-    raise_first(remote.call("show", {"containers": [name]}, take, [node]))
-    if not shown:
-        raise ContainerError(name, node, "it is gone")
-    return {"name": shown[0].pop("container"), "job": remote.job_id, **shown[0]}
+def _shown(remote: Remote, node: str, name: str) -> tuple[int, Shown]:
+    """Return what a node knows of a container, and its job."""
+    for _, shown in remote.collect(Show((name,)), Shown, [node]):
+        return remote.job_id, shown
+    raise ContainerError(name, node, "it is gone")
 
 
-def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(told: OfContainer) -> dict[str, object]:
+    """Return what is known of a container, for JSON."""
+    facts = {key: value for key, value in asdict(told).items() if value is not None}
+    return {"name": facts.pop("container"), **facts}
+
+
+def describe(job_id: int, shown: Shown) -> list[tuple[str, str]]:
     """Return what is known of a container, in words for people."""
-    unready = facts["state"] == RUNNING and not facts["ready"]
+    unready = shown.state == RUNNING and not shown.ready
     lines = [
-        ("container", f"{facts['job']}/{facts['name']}"),
-        ("state", facts["state"] + (", not ready yet" if unready else "")),
-        ("node", facts["node"]),
-        ("address", facts["address"]),
-        ("group", facts["group"]),
-        ("image", facts["image"]),
+        ("container", f"{job_id}/{shown.name}"),
+        ("state", shown.state + (", not ready yet" if unready else "")),
+        ("node", shown.node),
+        ("address", shown.address),
+        ("group", shown.group),
+        ("image", shown.image),
     ]
-    if facts["pid"]:
-        lines.append(("init", f"process {facts['pid']} of the node"))
-    if "cpus" in facts:
-        own = f", {facts['cores']} reserved for it" if facts["cores"] else ""
-        used = f", {facts['cpu_seconds']:g} s used" if "cpu_seconds" in facts else ""
-        lines.append(("CPUs", facts["cpus"] + own + used))
-    if "memory" in facts:
-        lines.append(("memory", size(facts["memory"]) + _of(facts.get("memory_limit"), size)))
-    if "oom_kills" in facts:
-        lines.append(("out of memory", f"{facts['oom_kills']} times a process was killed"))
-    if "processes" in facts:
-        lines.append(
-            ("processes", f"{facts['processes']}{_of(facts.get('processes_limit'), str)}")
-        )
-    if "started" in facts:
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
-        ready = f", ready after {facts['ready_seconds']:.2f} s" if "ready_seconds" in facts else ""
-        lines.append(("started", at + ready))
-    if "listens" in facts:
-        lines.append(("listens at", ", ".join(map(str, facts["listens"])) or "no TCP port"))
-    for port in facts["ports"]:
-        lines.append(("port", f"{port['node']} of the node leads to {port['container']}"))
+    if shown.pid:
+        lines.append(("init", f"process {shown.pid} of the node"))
+    if shown.cpus is not None:
+        own = f", {shown.cores} reserved for it" if shown.cores else ""
+        used = "" if shown.cpu_seconds is None else f", {shown.cpu_seconds:g} s used"
+        lines.append(("CPUs", shown.cpus + own + used))
+    if shown.memory is not None:
+        lines.append(("memory", size(shown.memory) + _of(shown.memory_limit, size)))
+    if shown.oom_kills is not None:
+        lines.append(("out of memory", f"{shown.oom_kills} times a process was killed"))
+    if shown.processes is not None:
+        lines.append(("processes", f"{shown.processes}{_of(shown.processes_limit, str)}"))
+    if shown.started is not None:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(shown.started))
+        if shown.ready_seconds is not None:
+            at += f", ready after {shown.ready_seconds:.2f} s"
+        lines.append(("started", at))
+    if shown.listens is not None:
+        lines.append(("listens at", ", ".join(map(str, shown.listens)) or "no TCP port"))
+    for port in shown.ports:
+        lines.append(("port", f"{port.node} of the node leads to {port.container}"))
     return lines
 
 
-def _of(limit: int | None, write: Any) -> str:
+def _of(limit: int | None, write: Callable[[int], str]) -> str:
     return f" of {write(limit)}" if limit else ", no limit of its own"
 
 

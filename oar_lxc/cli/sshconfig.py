@@ -8,7 +8,7 @@ import click
 
 from oar_lxc.cli.shared import reach
 from oar_lxc.cli.shared.reach import complete_job, far_doorway
-from oar_lxc.client.lookup import FoundContainer, find_keys, has_ended, list_containers
+from oar_lxc.client.lookup import find_keys, has_ended, list_containers
 from oar_lxc.client.sshfiles import (
     INCLUDE,
     SshFiles,
@@ -20,6 +20,7 @@ from oar_lxc.client.sshfiles import (
 )
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.model.layout import check_job_id
+from oar_lxc.model.wire import Container
 from oar_lxc.remote.agents import Remote
 
 
@@ -66,7 +67,7 @@ def ssh_config(job: str | None, install: bool, remove: bool) -> None:
         )
 
 
-def write_files(remote: Remote) -> tuple[SshFiles, list[FoundContainer]]:
+def write_files(remote: Remote) -> tuple[SshFiles, list[Container]]:
     """Write the files of a job, and remove those of jobs that have ended.
 
     Raises:
@@ -78,7 +79,7 @@ def write_files(remote: Remote) -> tuple[SshFiles, list[FoundContainer]]:
     keys = find_keys(remote)
     files = SshFiles(remote.job_id, ssh_home())
 
-    def proxy(container: FoundContainer) -> str:
+    def proxy(container: Container) -> str:
         # From wherever the home is seen, not from here alone.
         return shlex.join(far_doorway(remote, container.node, "connect", container.name))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from dataclasses import asdict
 
 import click
 
@@ -12,7 +12,8 @@ from oar_lxc.cli.shared import reach
 from oar_lxc.cli.shared.reach import complete_job
 from oar_lxc.cli.shared.table import print_table
 from oar_lxc.model.layout import check_job_id
-from oar_lxc.remote.agents import Remote, raise_first
+from oar_lxc.model.wire import Phase, Timeline
+from oar_lxc.remote.agents import Remote
 
 
 @click.command()
@@ -41,32 +42,31 @@ def timeline(job: str | None, as_json: bool, steps: bool) -> None:
     remote = reach.remote_of(None if job is None else check_job_id(job))
     phases = find_phases(remote)
     if as_json:
-        click.echo(json.dumps(phases, indent=1))
+        click.echo(json.dumps([_facts(node, phase) for node, phase in phases], indent=1))
         return
     rows = []
-    for phase in phases:
-        begin = time.strftime("%H:%M:%S", time.localtime(phase["begin"]))
-        count = str(phase["containers"] or "-")
-        seconds = f"{phase['seconds']:.3f}"
-        rows.append((phase["node"], phase["phase"], begin, seconds, count))
-        for step, took in phase.get("steps", {}).items() if steps else ():
+    for node, phase in phases:
+        begin = time.strftime("%H:%M:%S", time.localtime(phase.begin))
+        count = str(phase.containers or "-")
+        rows.append((node, phase.phase, begin, f"{phase.seconds:.3f}", count))
+        for step, took in phase.steps.items() if steps else ():
             rows.append(("", f"  {step}", "", f"{took:.3f}", ""))
     titles = ("NODE", "PHASE", "BEGIN", "SECONDS", "CONTAINERS")
     print_table(titles, rows, right=("SECONDS", "CONTAINERS"))
 
 
-def find_phases(remote: Remote) -> list[dict[str, Any]]:
+def _facts(node: str, phase: Phase) -> dict[str, object]:
+    """Return what is told of a phase in JSON; the steps where it has any."""
+    facts = {"node": node, **asdict(phase)}
+    return facts if phase.steps else {k: v for k, v in facts.items() if k != "steps"}
+
+
+def find_phases(remote: Remote) -> list[tuple[str, Phase]]:
     """Return what each phase took, node by node; see :func:`oar_lxc.agent.timeline.read_timeline`.
 
     Raises:
         NodeError: a node did not answer.
     """
-    found: list[dict[str, Any]] = []
-
-    def take(node: str, event: dict[str, Any]) -> None:
-        if event.pop("event") == "phase":
-            found.append({"node": node, **event})
-
-    raise_first(remote.call("timeline", {}, take))
     order = {node: number for number, node in enumerate(remote.nodes)}
-    return sorted(found, key=lambda phase: (order.get(phase["node"], 0), phase["begin"]))
+    found = remote.collect(Timeline(), Phase)
+    return sorted(found, key=lambda one: (order.get(one[0], 0), one[1].begin))

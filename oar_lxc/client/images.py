@@ -6,27 +6,37 @@ known without asking any node.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from oar_lxc.model.image_name import OWN
-from oar_lxc.remote.agents import Remote, raise_first
+from oar_lxc.model.wire import Image, Images
+from oar_lxc.remote.agents import Remote
 
 
-def images_of(remote: Remote) -> list[dict[str, Any]]:
-    """Return the images that a job has on its nodes; each with ``nodes``, those that have it so.
+@dataclass(frozen=True)
+class ImageOfJob:
+    """An image that nodes of a job have alike, or that its user has at home.
+
+    Attributes:
+        facts: as the first of them tells it.
+        nodes: those that have it, in the order of the job; none for one at home.
+    """
+
+    facts: Image
+    nodes: Sequence[str] = ()
+
+
+def images_of(remote: Remote) -> list[ImageOfJob]:
+    """Return the images that a job has on its nodes, the public ones first.
 
     Raises:
         NodeError: a node did not answer.
     """
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
-
-    def take(node: str, event: dict[str, Any]) -> None:
-        if event.pop("event") == "image":
-            key = (event["whose"], event["image"], event["digest"])
-            found.setdefault(key, {**event, "nodes": []})["nodes"].append(node)
-
-    raise_first(remote.call("images", {}, take))
-    for one in found.values():
-        one["nodes"].sort(key=remote.nodes.index)
-    # The public ones first, as everywhere.
-    return [found[key] for key in sorted(found, key=lambda key: (key[0] == OWN, *key[1:]))]
+    found: dict[tuple[str, str, str], dict[str, Image]] = {}
+    for node, image in remote.collect(Images(), Image):
+        found.setdefault((image.whose, image.image, image.digest), {})[node] = image
+    return [
+        ImageOfJob(next(iter(on.values())), sorted(on, key=remote.nodes.index))
+        for _, on in sorted(found.items(), key=lambda item: (item[0][0] == OWN, *item[0][1:]))
+    ]

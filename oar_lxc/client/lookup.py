@@ -8,8 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
 from oar_lxc.client.whereabouts import recall, remember
 from oar_lxc.errors import (
@@ -26,38 +24,8 @@ from oar_lxc.model.description import CONFIG_FILE
 from oar_lxc.model.job import Job, parse_resources
 from oar_lxc.model.layout import JobLayout, by_number, check_job_id
 from oar_lxc.model.published import read_published
+from oar_lxc.model.wire import Container, Event, Keys, List, TellKeys
 from oar_lxc.remote.agents import Remote, raise_first
-
-
-@dataclass(frozen=True)
-class FoundContainer:
-    """A container as its node tells of it now.
-
-    Attributes:
-        name: its name.
-        node: the node it is on.
-        state: LXC's word: RUNNING, STOPPED, FROZEN …
-        address: its IPv4 address.
-        pid: its init, as the node counts processes; 0 where it does not run.
-        cpus: CPUs it may use.
-        cgroup: its cgroup in the cpuset hierarchy.
-        start_seconds: from the start call to RUNNING.
-        ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
-        ready: whether it runs and is ready; while it is waited for or provisioned it is not.
-        host_key: the public key of its ssh server, which no other container has.
-    """
-
-    name: str
-    node: str
-    state: str
-    address: str
-    pid: int
-    cpus: str
-    cgroup: str
-    start_seconds: float = 0.0
-    ready_seconds: float = 0.0
-    ready: bool = False
-    host_key: str = ""
 
 
 def parse_target(text: str) -> tuple[int | None, str]:
@@ -193,7 +161,7 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
     return [name for name in facts.get("assigned_hostnames", "").split("+") if name]
 
 
-def list_containers(remote: Remote) -> list[FoundContainer]:
+def list_containers(remote: Remote) -> list[Container]:
     """Return the containers of a job by their names, and there by their numbers.
 
     Raises:
@@ -205,7 +173,7 @@ def list_containers(remote: Remote) -> list[FoundContainer]:
     return found
 
 
-def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[FoundContainer], list[NodeError]]:
+def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[Container], list[NodeError]]:
     """Return what a job's nodes tell of its containers, by name, and which do not answer.
 
     Args:
@@ -216,17 +184,17 @@ def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[FoundContainer], l
     Raises:
         JobError: none answers, as the job has ended meanwhile.
     """
-    found: list[FoundContainer] = []
+    found: list[Container] = []
     errors: list[NodeError] = []
 
-    def take(node: str, event: dict[str, Any]) -> None:
-        if event.pop("event") == "container":
-            found.append(FoundContainer(name=event.pop("container"), **event))
-            if found[-1].name == wanted:
+    def take(node: str, event: Event) -> None:
+        if isinstance(event, Container):
+            found.append(event)
+            if event.name == wanted:
                 raise _FoundError
 
     with suppress(_FoundError):
-        errors = remote.call("list", {}, take)
+        errors = remote.call(List(), take)
     if errors and not found and not remote.local:
         with suppress(CommandError, CommandTimeoutError):
             _nodes_by_oarstat(remote.job_id)  # which refuses what is no running job
@@ -240,7 +208,7 @@ class _FoundError(Exception):
     """No more is to be looked for."""
 
 
-def find_container(remote: Remote, name: str) -> FoundContainer:
+def find_container(remote: Remote, name: str) -> Container:
     """Return one container of a job by its name, also where other nodes do not answer.
 
     Raises:
@@ -262,12 +230,6 @@ def find_keys(remote: Remote) -> dict[str, str]:
     Raises:
         JobError: no node has them; the job has not launched containers.
     """
-    found: dict[str, str] = {}
-
-    def take(node: str, event: dict[str, Any]) -> None:
-        found.update(client=event["client"])
-
-    raise_first(remote.call("keys", {}, take))
-    if not found:
-        raise JobError(f"job {remote.job_id} has no ssh key: it has not launched containers yet")
-    return found
+    for _, keys in remote.collect(TellKeys(), Keys):
+        return {"client": keys.client}
+    raise JobError(f"job {remote.job_id} has no ssh key: it has not launched containers yet")

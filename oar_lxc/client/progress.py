@@ -12,8 +12,9 @@ import sys
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from oar_lxc.model import wire
 from oar_lxc.model.spec import RUNNING
 
 if TYPE_CHECKING:
@@ -21,16 +22,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # What a container is after an event. The words are those of the table.
-STATES = {
-    "planned": "starting",
-    "started": "started",
-    "reached": "booted",
-    "provisioned": "provisioned",
-    "ready": "ready",
-    "failed": "failed",
+STATES: dict[type[wire.OfContainer], str] = {
+    wire.Planned: "starting",
+    wire.Started: "started",
+    wire.Reached: "booted",
+    wire.Provisioned: "provisioned",
+    wire.Ready: "ready",
+    wire.Failed: "failed",
 }
-_TOLD = ("started", "provisioned", "ready", "stopped")
-_ENDS = ("ready", "failed")
 _ROWS_ELSEWHERE = 4  # lines of the terminal that are not rows of the table
 
 
@@ -60,7 +59,8 @@ class Progress:
         self._stream = stream or sys.stdout
         self._terminal = self._stream.isatty()
         self._rows: dict[str, _Row] = {}
-        self._last = "ready"  # the event after which a container is waited for no more
+        # The event after which a container is waited for no more.
+        self._last: type[wire.OfContainer] = wire.Ready
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -75,29 +75,28 @@ class Progress:
         """Take the table away, where the launch did not come to its end."""
         self._stop()
 
-    def __call__(self, node: str, event: dict[str, Any]) -> None:
+    def __call__(self, node: str, event: wire.Event) -> None:
         """Take an event of a session."""
-        kind = event["event"]
-        if kind == "planned":
+        if isinstance(event, wire.Planned):
             self._plan(node, event)
-        elif self._live is not None and kind in STATES:
+        elif self._live and isinstance(event, wire.OfContainer) and type(event) in STATES:
             self._follow(event)
         elif line := describe(node, event):
             print(line, file=self._stream, flush=True)
 
-    def _plan(self, node: str, event: dict[str, Any]) -> None:
+    def _plan(self, node: str, event: wire.Planned) -> None:
         if not self._terminal:
             return
-        name = event["container"]
-        self._rows[name] = _Row(name, node, STATES["planned"], time.monotonic())
-        self._last = "started" if event["wait"] == RUNNING else "ready"
+        name = event.container
+        self._rows[name] = _Row(name, node, STATES[wire.Planned], time.monotonic())
+        self._last = wire.Started if event.wait == RUNNING else wire.Ready
         if self._live is None:
             self._live = self._start()
 
-    def _follow(self, event: dict[str, Any]) -> None:
-        row = self._rows[event["container"]]
-        row.state = STATES[event["event"]]
-        if event["event"] in (self._last, *_ENDS):
+    def _follow(self, event: wire.OfContainer) -> None:
+        row = self._rows[event.container]
+        row.state = STATES[type(event)]
+        if isinstance(event, self._last | wire.Ready | wire.Failed):
             row.until = time.monotonic()
         if all(row.until is not None for row in self._rows.values()):
             self._stop()
@@ -146,13 +145,12 @@ class Progress:
         return table
 
 
-def describe(node: str, event: dict[str, Any]) -> str:
+def describe(node: str, event: wire.Event) -> str:
     """Return an event as a line for people; empty where it tells nothing that they wait for."""
-    where = f"{event.get('container')} on {node}"
-    if event["event"] in _TOLD:
-        return f"{where}: {event['event']}"
-    if event["event"] == "out-of-memory":
-        killed = event["killed"]
-        what = "1 process was" if killed == 1 else f"{killed} processes were"
-        return f"{where}: its memory was full, {what} killed"
+    match event:
+        case wire.Started() | wire.Provisioned() | wire.Ready() | wire.Stopped():
+            return f"{event.container} on {node}: {event.kind}"
+        case wire.OutOfMemory(killed=killed):
+            what = "1 process was" if killed == 1 else f"{killed} processes were"
+            return f"{event.container} on {node}: its memory was full, {what} killed"
     return ""

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Network
 from types import TracebackType
-from typing import Any
 
 from oar_lxc.errors import (
     ContainerError,
@@ -34,6 +33,7 @@ from oar_lxc.errors import (
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.signals import Checkpoint, deferred_signals, raising_signals
 from oar_lxc.linux.stat import identity
+from oar_lxc.model import wire
 from oar_lxc.model.arguments import (
     check_callable,
     check_command,
@@ -48,7 +48,7 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import Plan, PlannedContainer, head_of, make_plan
 from oar_lxc.model.published import PublishedJob, read_published
 from oar_lxc.model.spec import SSH, TIMEOUT, Group, Spec, as_spec
-from oar_lxc.remote.agents import Remote, raise_first
+from oar_lxc.remote.agents import Coming, Remote, raise_first
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Outcome:
 
 
 GRACE = 10.0  # seconds that containers get to halt at a checkpoint
-OnProgress = Callable[[str, dict[str, Any]], None]
+OnProgress = Callable[[str, wire.Event], None]
 OnOutput = Callable[[str, str, str], None]
 
 
@@ -119,9 +119,12 @@ class Session:
             :attr:`oar_lxc.model.spec.Spec.wait`).
         timeout: seconds that this may take, instead of the spec's.
         on_progress: is given node and event for all that becomes of containers, such as a
-            :class:`~oar_lxc.client.progress.Progress`. An event has keys ``event`` (``planned``,
-            ``started``, ``reached``, ``provisioned``, ``ready``, ``failed``; see also
-            :meth:`wait`) and ``container``.
+            :class:`~oar_lxc.client.progress.Progress`. The events of a launch are
+            :class:`~oar_lxc.model.wire.Planned`, :class:`~oar_lxc.model.wire.Started`,
+            :class:`~oar_lxc.model.wire.Reached`, :class:`~oar_lxc.model.wire.Provisioned`,
+            :class:`~oar_lxc.model.wire.Ready` and :class:`~oar_lxc.model.wire.Failed`, that of
+            its end :class:`~oar_lxc.model.wire.Gone`; see also :meth:`wait`. All have the
+            container's name, ``event.container``.
 
     Raises:
         JobEnvironmentError: this is no job (see :meth:`oar_lxc.model.job.Job.from_environ`).
@@ -163,6 +166,7 @@ class Session:
         self.plan: Plan = make_plan(self.spec, self.job, pool)
         self._on_progress = on_progress or (lambda node, event: None)
         self._remote = Remote(self.job.id, self.job.nodes, self.published.node)
+        self._planned: dict[str, PlannedContainer] = {}
         self._handles: dict[str, ContainerHandle] = {}
         self._failed_nodes: set[str] = set()  # those that the launch's error names already
         self._signals: contextlib.ExitStack = contextlib.ExitStack()
@@ -225,78 +229,83 @@ class Session:
         if not self.published.in_cpuset:
             # What OAR does not find at the job's end, the root side does.
             enter_cgroups(self.published.cgroups)
-        planned: dict[str, PlannedContainer] = {}
-        failures: list[ContainerError | NodeError] = []
-
-        def take(node: str, event: dict[str, Any]) -> None:
-            if event["event"] == "failed":
-                failures.append(_container_error(node, event))
-            elif event["event"] == "started":
-                name = event["container"]
-                self._handles[name] = self._handle(planned[name], event)
-            elif event["event"] == "ready":
-                self._set_ready(event)
-            self._on_progress(node, event)
-
-        def request() -> dict[str, Any]:
-            allotted = self._allot()
-            self.plan = Plan.from_data(allotted["plan"])
-            for container in self.plan.containers:
-                planned[container.name] = container
-                event = {"event": "planned", "container": container.name, "wait": self.spec.wait}
-                self._on_progress(container.node, event)
-            return {
-                **allotted,
-                "cores": dict(self.job.cores),
-                "session": self._token,
-                "variables": self.job.variables(),
-                "wait": self.spec.wait,
-                "timeout": self.spec.timeout,
-            }
-
-        failures += self._remote.call("launch", request, take)
-        if failures:
+        if failures := self._call(Coming(wire.Launch, self._launch_request)):
             self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}
             raise LaunchError(failures)
 
-    def _allot(self) -> dict[str, Any]:
+    def _launch_request(self) -> wire.Launch:
+        """Get what there is to get, and tell what is planned."""
+        allotted = self._allot()
+        self.plan = allotted.plan
+        self._planned = {container.name: container for container in self.plan.containers}
+        for container in self.plan.containers:
+            self._on_progress(container.node, wire.Planned(container.name, self.spec.wait))
+        return wire.Launch(
+            plan=allotted.plan,
+            keys=allotted.keys,
+            host_keys=allotted.host_keys,
+            names=allotted.names,
+            session=self._token,
+            wait=self.spec.wait,
+            timeout=self.spec.timeout,
+            cores=dict(self.job.cores),
+            variables=self.job.variables(),
+        )
+
+    def _call(self, request: wire.Request | Coming) -> list[ContainerError | NodeError]:
+        """Have agents act, tell what becomes of containers; return what failed."""
+        failures: list[ContainerError | NodeError] = []
+
+        def take(node: str, event: wire.Event) -> None:
+            match event:
+                case wire.Failed():
+                    failures.append(event.error(node))
+                case wire.Started():
+                    self._handles[event.container] = self._handle(event)
+                case wire.Ready():
+                    handle = self._handles[event.container]
+                    self._handles[handle.name] = replace(handle, ready_seconds=event.seconds)
+            self._on_progress(node, event)
+
+        errors = self._remote.call(request, take)
+        return [*failures, *errors]
+
+    def _allot(self) -> wire.Allotted:
         """Get addresses, cores and keys; see :func:`oar_lxc.agent.ledger.allot`."""
-        request = {
-            "spec": self.spec.to_data(),
-            "user": self.job.user,
-            "cores": dict(self.job.cores),
-            "session": self._token,
-            "owner": [self.published.node, *identity(os.getpid())],
-        }
+        request = wire.Allot(
+            spec=self.spec,
+            user=self.job.user,
+            cores=dict(self.job.cores),
+            session=self._token,
+            owner=(self.published.node, *identity(os.getpid())),
+        )
         self._has_numbers = True
         head = head_of(self.published.nodes)
-        allotted: dict[str, Any] = {}
-        raise_first(self._remote.call("allot", request, lambda _, e: allotted.update(e), [head]))
-        if allotted.pop("event") == "refused":
-            raise SpecError(allotted["reason"])
-        return allotted
+        ((_, answer),) = self._remote.collect(request, wire.Event, [head])
+        match answer:
+            case wire.Allotted():
+                return answer
+            case wire.Refused():
+                raise SpecError(answer.reason)
+        raise NodeError(head, f"it answered {answer!r}")
 
     def _release(self) -> None:
         """Give back what :meth:`_allot` got; the containers are gone."""
         head = head_of(self.published.nodes)
-        request = {"session": self._token}
-        raise_first(self._remote.call("release", request, lambda _, e: None, [head]))
+        self._remote.collect(wire.Release(self._token), wire.Event, [head])
         self._has_numbers = False
 
-    def _set_ready(self, event: dict[str, Any]) -> None:
-        handle = self._handles[event["container"]]
-        self._handles[handle.name] = replace(handle, ready_seconds=event["seconds"])
-
-    def _handle(self, planned: PlannedContainer, event: dict[str, Any]) -> ContainerHandle:
+    def _handle(self, event: wire.Started) -> ContainerHandle:
+        planned = self._planned[event.container]
         return ContainerHandle(
             name=planned.name,
             node=planned.node,
             address=planned.ip,
             image=planned.image,
-            init_pid=event["pid"],
-            cpus=event["cpus"],
-            cgroup=event["cgroup"],
-            start_seconds=event["seconds"],
+            init_pid=event.pid,
+            cpus=event.cpus,
+            cgroup=event.cgroup,
+            start_seconds=event.seconds,
             ready_seconds=0.0,
             session=self,
         )
@@ -312,18 +321,7 @@ class Session:
             NotReadyError: some were not ready in time; they run on until the block ends.
         """
         asked = replace(self.spec, wait=what, timeout=timeout)
-        failures: list[ContainerError | NodeError] = []
-
-        def take(node: str, event: dict[str, Any]) -> None:
-            if event["event"] == "failed":
-                failures.append(_container_error(node, event))
-            elif event["event"] == "ready":
-                self._set_ready(event)
-            self._on_progress(node, event)
-
-        request = {"plan": self.plan.to_data(), "wait": asked.wait, "timeout": asked.timeout}
-        failures += self._remote.call("ready", request, take)
-        if failures:
+        if failures := self._call(wire.AwaitReady(self.plan, asked.wait, asked.timeout)):
             raise NotReadyError(failures)
 
     def run(
@@ -373,15 +371,7 @@ class Session:
         check_seconds("grace", grace)
         if not self._token:
             return  # the block has not begun
-        failures: list[ContainerError | NodeError] = []
-
-        def take(node: str, event: dict[str, Any]) -> None:
-            if event["event"] == "failed":
-                failures.append(_container_error(node, event))
-            self._on_progress(node, event)
-
-        request = {"session": self._token, "grace": grace}
-        failures += self._remote.call("destroy", request, take)
+        failures = self._call(wire.Destroy(self._token, grace))
         self._handles.clear()
         if self._has_numbers and not failures:
             with contextlib.suppress(OarLxcError):  # they are the job's, and end with it
@@ -404,10 +394,11 @@ class Session:
     def wait(self) -> None:
         """Stay until a signal ends the job, or OAR does at its walltime.
 
-        Meanwhile ``on_progress`` is told of containers in which memory was full (event
-        ``out-of-memory``) or that stopped (``stopped``).
+        Meanwhile ``on_progress`` is told of containers in which memory was full, by
+        :class:`~oar_lxc.model.wire.OutOfMemory`, or that stopped, by
+        :class:`~oar_lxc.model.wire.Stopped`.
         """
-        self._remote.call("watch", {"session": self._token}, self._on_progress)
+        self._remote.call(wire.Watch(self._token), self._on_progress)
         while True:  # where no agent watches any more
             # Not pause(): a signal just before it would be seen at the next one only.
             time.sleep(5)
@@ -425,29 +416,28 @@ def run_in_containers(
 ) -> list[Outcome]:
     """Run a command in containers through the agents of their nodes; see :meth:`Session.run`."""
     check_callable("on_output", on_output)
-    request = {
-        "containers": list(names),
-        "argv": check_command(argv),
-        "stdin": check_input(stdin),
-        "timeout": None if timeout is None else check_seconds("timeout", timeout),
-    }
+    request = wire.Exec(
+        containers=tuple(names),
+        argv=tuple(check_command(argv)),
+        stdin=check_input(stdin),
+        timeout=None if timeout is None else check_seconds("timeout", timeout),
+    )
     text: dict[tuple[str, str], list[str]] = {}
     status: dict[str, int] = {}
     failures: list[OarLxcError] = []
 
-    def take(node: str, event: dict[str, Any]) -> None:
-        name = event["container"]
-        if event["event"] == "output":
-            if on_output:
-                on_output(name, event["stream"], event["data"])
-            else:
-                text.setdefault((name, event["stream"]), []).append(event["data"])
-        elif event["event"] == "exit":
-            status[name] = event["status"]
-        elif event["event"] == "failed":
-            failures.append(_container_error(node, event))
+    def take(node: str, event: wire.Event) -> None:
+        match event:
+            case wire.Output() if on_output:
+                on_output(event.container, event.stream, event.data)
+            case wire.Output():
+                text.setdefault((event.container, event.stream), []).append(event.data)
+            case wire.Exit():
+                status[event.container] = event.status
+            case wire.Failed():
+                failures.append(event.error(node))
 
-    failures += remote.call("exec", request, take, nodes)
+    failures += remote.call(request, take, nodes)
     raise_first(failures)
     for name in names:
         if name not in status:
@@ -461,7 +451,3 @@ def run_in_containers(
         )
         for name in names
     ]
-
-
-def _container_error(node: str, event: dict[str, Any]) -> ContainerError:
-    return ContainerError(event["container"], node, event["reason"], event["log"])

@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.client.lookup import FoundContainer
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.atomic import write_whole
 from oar_lxc.model.description import containers_of
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.wire import Container
 
 INCLUDE = "Include oar-lxc/*/config"
 # What an entry for all hosts may have, and the way to a container cannot bear. The keys are of
@@ -72,9 +72,9 @@ class SshFiles:
 
     def write(
         self,
-        containers: Sequence[FoundContainer],
+        containers: Sequence[Container],
         keys: Mapping[str, str],
-        proxy: Callable[[FoundContainer], str],
+        proxy: Callable[[Container], str],
     ) -> None:
         """Write all files, each whole or not at all.
 
@@ -102,10 +102,10 @@ class SshFiles:
 
     def _text(
         self,
-        containers: Sequence[FoundContainer],
+        containers: Sequence[Container],
         key: Path,
         known: Path,
-        proxy: Callable[[FoundContainer], str],
+        proxy: Callable[[Container], str],
     ) -> str:
         lines = [
             f"# Containers of OAR job {self.job_id}; `oar-lxc ssh-config` wrote this and removes",

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from oar_lxc.errors import ImageError, OarLxcError
 from oar_lxc.image.record import RECORD, Record
@@ -23,6 +22,7 @@ from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import NONE, run
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import IMAGES, STATE
+from oar_lxc.model.wire import Image
 
 DIRECTORY = STATE / IMAGES
 ROOTFS = "rootfs"
@@ -317,14 +317,10 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def facts_of(record: Record, whose: str, store: Store) -> dict[str, Any]:
+def facts_of(record: Record, whose: str, store: Store) -> Image:
     """Return all that is known of an image, as it is told to people and programs."""
-    return {
-        "image": str(record.image),
-        "whose": whose,
-        **asdict(record),
-        "path": str(store.directory(record.image)),
-    }
+    path = str(store.directory(record.image))
+    return Image(image=str(record.image), whose=whose, **asdict(record), path=path)
 
 
 def list_images(directory: Path = DIRECTORY) -> list[str]:

@@ -1,10 +1,796 @@
-"""What an agent and its caller write to each other: JSON, one object or list a line."""
+"""What an agent and its caller write to each other: JSON, one message a line.
+
+A request is what an agent reads; an event is what it writes. Each is a class here, with a
+``kind``, by which the other side knows it. :func:`encode` makes a line of one, and :func:`decode`
+one of a line.
+
+The nodes of a job may have different versions. What one does not know of another it leaves alone:
+fields and events of a newer version are ignored, and what an older one does not write has its
+default. Whoever adds a field to a class gives it one.
+"""
 
 from __future__ import annotations
 
-# A key of a request: its reader is to write something every second. What is between them, oarsh,
-# ends where that cannot be handed on.
-HEARTBEAT = "heartbeat"
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, FrozenInstanceError, asdict, dataclass, field, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+
+from oar_lxc.errors import ContainerError
+
+if TYPE_CHECKING:
+    from oar_lxc.model.plan import Plan
+    from oar_lxc.model.spec import Port, Spec
+
 # The line that a program of ours begins with on a node. What stands before it is of the user's
 # login shell. Only then is it given what it is to read, which the shell could take from it.
 UP = b'["", "up"]'
+
+Names = Mapping[str, Mapping[str, tuple[str, str]]]
+
+
+class NoMessageError(ValueError):
+    """A line is no message, but something that a program of the user's wrote."""
+
+
+class Message:
+    """What requests and events have in common: they are frozen dataclasses.
+
+    Their methods are written here once. Those that :func:`~dataclasses.dataclass` makes are
+    compiled for each class while it is imported, a millisecond each: a launch would wait for them.
+    """
+
+    kind: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init__(self, *values: Any, **keys: Any) -> None:
+        known = fields(self)
+        given = dict(zip((f.name for f in known if not f.kw_only), values, strict=False)) | keys
+        if len(values) > sum(not one.kw_only for one in known):
+            raise TypeError(f"{type(self).__name__} has not so many fields")
+        for one in known:
+            if one.name not in given:
+                given[one.name] = _default(one)
+        if len(given) != len(known):
+            raise TypeError(f"{type(self).__name__} has no fields but {', '.join(_names(self))}")
+        later = {name: given.pop(name) for name in _names(self) if isinstance(given[name], _Later)}
+        vars(self).update(given, _later=later)
+
+    if not TYPE_CHECKING:  # type checkers would take every name for one of a field
+
+        def __getattr__(self, name: str) -> Any:
+            """Make a value that takes too long to be made before somebody asks for it."""
+            if name not in vars(self).get("_later", ()):
+                raise AttributeError(f"{type(self).__name__} has no {name}")
+            value = vars(self)[name] = vars(self)["_later"][name]()
+            return value
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a field by its name; the kind by ``event``.
+
+        Raises:
+            KeyError: there is no such field.
+        """
+        if name == "event":
+            return self.kind
+        if name not in _names(self):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _names(self))
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(getattr(self, name) for name in _names(self))))
+
+    def __repr__(self) -> str:
+        values = (f"{name}={getattr(self, name)!r}" for name in _names(self))
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def message(cls: type[AnyMessage]) -> type[AnyMessage]:
+    """Make a class of messages of one that has only fields: a frozen dataclass."""
+    return dataclass(init=False, repr=False, eq=False)(cls)
+
+
+class _Later(partial[Any]):
+    """A value that is made when it is asked for."""
+
+
+def _default(one: Field[Any]) -> Any:
+    if one.default is not MISSING:
+        return one.default
+    if one.default_factory is not MISSING:
+        return one.default_factory()
+    raise TypeError(f"{one.name} is missing")
+
+
+def _names(message: Message | type[Message]) -> list[str]:
+    return [one.name for one in fields(message)]
+
+
+@message
+class Request(Message):
+    """What an agent is asked to do.
+
+    Attributes:
+        heartbeat: whether it is to write something every second. What is between it and its
+            reader, oarsh, ends where that cannot be handed on.
+    """
+
+    heartbeat: bool = field(default=False, kw_only=True)
+
+
+@message
+class Allot(Request):
+    """Give a session addresses, cores and keys; answered by :class:`Allotted` or :class:`Refused`.
+
+    Attributes:
+        spec: what it asks for.
+        user: the job's user.
+        cores: how many cores the job has, by node.
+        session: its token.
+        owner: its node, and :func:`oar_lxc.linux.stat.identity`.
+    """
+
+    kind: ClassVar[str] = "allot"
+    spec: Spec
+    user: str
+    cores: Mapping[str, int]
+    session: str
+    owner: tuple[str, ...]
+
+
+@message
+class Release(Request):
+    """Take back what a session was allotted.
+
+    Attributes:
+        session: its token.
+    """
+
+    kind: ClassVar[str] = "release"
+    session: str
+
+
+@message
+class Launch(Request):
+    """Create and start each node's share of a plan, and wait until it is ready.
+
+    Attributes:
+        plan: what there is to be, on all nodes.
+        keys: of the job; see :class:`oar_lxc.container.launch.Launch`.
+        host_keys: the secret of each container's key, in hexadecimal digits, by its name.
+        names: address and public host key by container, of each session of the job.
+        session: whose they are.
+        wait: when they are ready; see :attr:`oar_lxc.model.spec.Spec.wait`.
+        timeout: seconds that this may take.
+        cores: how many cores OAR reserved, by node.
+        variables: of the job, which sessions and commands in containers get.
+    """
+
+    kind: ClassVar[str] = "launch"
+    plan: Plan
+    keys: Mapping[str, str]
+    host_keys: Mapping[str, str]
+    names: Names
+    session: str
+    wait: str
+    timeout: float
+    cores: Mapping[str, int] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@message
+class AwaitReady(Request):
+    """Wait until containers are ready.
+
+    Attributes:
+        plan: which containers, on all nodes.
+        wait: when they are ready.
+        timeout: seconds that this may take.
+    """
+
+    kind: ClassVar[str] = "ready"
+    plan: Plan
+    wait: str
+    timeout: float
+
+
+@message
+class Destroy(Request):
+    """Kill and remove containers.
+
+    Attributes:
+        session: those of a session; of all where None.
+        grace: seconds that they get to halt by themselves.
+    """
+
+    kind: ClassVar[str] = "destroy"
+    session: str | None
+    grace: float = 0.0
+
+
+@message
+class OnContainers(Request):
+    """What is asked of containers by their names.
+
+    Attributes:
+        containers: names; each node acts on those that it has. All of it where None.
+    """
+
+    containers: tuple[str, ...] | None
+
+
+@message
+class Start(OnContainers):
+    """Start those containers that are stopped."""
+
+    kind: ClassVar[str] = "start"
+
+
+@message
+class Stop(OnContainers):
+    """Stop containers.
+
+    Attributes:
+        timeout: seconds that they get to halt by themselves.
+    """
+
+    kind: ClassVar[str] = "stop"
+    timeout: float
+
+
+@message
+class Restart(OnContainers):
+    """Stop containers, and start them again.
+
+    Attributes:
+        timeout: seconds that they get to halt by themselves.
+    """
+
+    kind: ClassVar[str] = "restart"
+    timeout: float
+
+
+@message
+class Freeze(OnContainers):
+    """Stop all processes of containers where they are."""
+
+    kind: ClassVar[str] = "freeze"
+
+
+@message
+class Unfreeze(OnContainers):
+    """Let frozen containers run on."""
+
+    kind: ClassVar[str] = "unfreeze"
+
+
+@message
+class Exec(OnContainers):
+    """Run a command as root in containers, in all at once.
+
+    Attributes:
+        argv: the command.
+        stdin: what it reads; bytes that are no UTF-8 as surrogates.
+        timeout: seconds after which it is killed; None for as long as it takes.
+    """
+
+    kind: ClassVar[str] = "exec"
+    argv: tuple[str, ...]
+    stdin: str = ""
+    timeout: float | None = None
+
+
+@message
+class Watch(Request):
+    """Tell what befalls the containers of a session, until nobody listens.
+
+    Attributes:
+        session: its token.
+    """
+
+    kind: ClassVar[str] = "watch"
+    session: str
+
+
+@message
+class List(Request):
+    """Tell of each container, by a :class:`Container`."""
+
+    kind: ClassVar[str] = "list"
+
+
+@message
+class Show(OnContainers):
+    """Tell all that is known of containers, by a :class:`Shown` each."""
+
+    kind: ClassVar[str] = "show"
+    containers: tuple[str, ...]
+
+
+@message
+class TellKeys(Request):
+    """Tell the job's key, by a :class:`Keys` from the node that has it."""
+
+    kind: ClassVar[str] = "keys"
+
+
+@message
+class Timeline(Request):
+    """Tell what each phase of the job's containers took, by a :class:`Phase` each."""
+
+    kind: ClassVar[str] = "timeline"
+
+
+@message
+class Images(Request):
+    """Tell which images the job has, by an :class:`Image` each."""
+
+    kind: ClassVar[str] = "images"
+
+
+@message
+class Event(Message):
+    """What an agent tells.
+
+    A field can also be had by its name in brackets, as in ``event["container"]``, and the kind by
+    ``event["event"]``.
+    """
+
+
+@message
+class Done(Event):
+    """The request was carried out."""
+
+    kind: ClassVar[str] = "done"
+
+
+@message
+class Error(Event):
+    """The request failed as a whole.
+
+    Attributes:
+        reason: why, one sentence.
+    """
+
+    kind: ClassVar[str] = "error"
+    reason: str
+
+
+@message
+class Allotted(Event):
+    """What a session was given; see :class:`Launch`."""
+
+    kind: ClassVar[str] = "allotted"
+    plan: Plan
+    keys: Mapping[str, str]
+    host_keys: Mapping[str, str]
+    names: Names
+
+
+@message
+class Refused(Event):
+    """What a session asked for is wrong, or not to be had.
+
+    Attributes:
+        reason: why, one sentence.
+    """
+
+    kind: ClassVar[str] = "refused"
+    reason: str
+
+
+@message
+class OfContainer(Event):
+    """What is told of one container.
+
+    Attributes:
+        container: its name.
+    """
+
+    container: str
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return self.container
+
+
+@message
+class Planned(OfContainer):
+    """A container is about to be made: what a session tells itself.
+
+    Attributes:
+        wait: when it will be ready.
+    """
+
+    kind: ClassVar[str] = "planned"
+    wait: str
+
+
+@message
+class Started(OfContainer):
+    """A container runs.
+
+    Attributes:
+        seconds: from the start call to RUNNING.
+        pid: its init, as the node counts processes.
+        cpus: CPUs it may use, as the kernel lists them.
+        cgroup: its cgroup in the cpuset hierarchy.
+    """
+
+    kind: ClassVar[str] = "started"
+    seconds: float
+    pid: int
+    cpus: str
+    cgroup: str
+
+
+@message
+class Reached(OfContainer):
+    """A container has booted, and its provision script can run.
+
+    Attributes:
+        what: what was waited for.
+    """
+
+    kind: ClassVar[str] = "reached"
+    what: str
+
+
+@message
+class Provisioned(OfContainer):
+    """A container's provision script has succeeded."""
+
+    kind: ClassVar[str] = "provisioned"
+
+
+@message
+class Ready(OfContainer):
+    """A container is what was waited for.
+
+    Attributes:
+        seconds: since its launch began.
+    """
+
+    kind: ClassVar[str] = "ready"
+    seconds: float
+
+
+@message
+class Failed(OfContainer):
+    """What was asked of a container failed.
+
+    Attributes:
+        reason: why, one sentence without the container's name.
+        log: the last lines of a log that tells more, oldest first.
+    """
+
+    kind: ClassVar[str] = "failed"
+    reason: str
+    log: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, error: ContainerError) -> Failed:
+        """Return what tells of an error."""
+        return cls(error.container, error.reason, tuple(error.log))
+
+    def error(self, node: str) -> ContainerError:
+        """Return the error that was told of, with the node that told it."""
+        return ContainerError(self.container, node, self.reason, self.log)
+
+
+@message
+class Output(OfContainer):
+    """A command in a container wrote something.
+
+    Attributes:
+        stream: ``stdout`` or ``stderr``.
+        data: whole lines, where they are not very long; bytes that are no UTF-8 as surrogates.
+    """
+
+    kind: ClassVar[str] = "output"
+    stream: str
+    data: str
+
+
+@message
+class Exit(OfContainer):
+    """A command in a container has ended.
+
+    Attributes:
+        status: 0 to 255; 128 + number where a signal ended it, 124 where its time was up.
+    """
+
+    kind: ClassVar[str] = "exit"
+    status: int
+
+
+@message
+class Changed(OfContainer):
+    """A container was started, stopped, frozen or thawed, or was so already.
+
+    Attributes:
+        state: LXC's word for what it is.
+        was: LXC's word for what it was.
+        killed: whether it was killed, as it did not halt in time.
+    """
+
+    kind: ClassVar[str] = "changed"
+    state: str
+    was: str
+    killed: bool = False
+
+
+@message
+class Gone(OfContainer):
+    """A container was destroyed."""
+
+    kind: ClassVar[str] = "gone"
+
+
+@message
+class OutOfMemory(OfContainer):
+    """The memory of a container was full, and the kernel killed processes in it.
+
+    Attributes:
+        killed: how many.
+    """
+
+    kind: ClassVar[str] = "out-of-memory"
+    killed: int
+
+
+@message
+class Stopped(OfContainer):
+    """A container that ran does so no more."""
+
+    kind: ClassVar[str] = "stopped"
+
+
+@message
+class Container(OfContainer):
+    """A container as its node tells of it now.
+
+    Attributes:
+        node: the node it is on.
+        state: LXC's word: RUNNING, STOPPED, FROZEN …
+        address: its IPv4 address.
+        pid: its init, as the node counts processes; 0 where it does not run.
+        cpus: CPUs it may use.
+        cgroup: its cgroup in the cpuset hierarchy.
+        start_seconds: from the start call to RUNNING.
+        ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
+        ready: whether it runs and is ready; while it is waited for or provisioned it is not.
+        host_key: the public key of its ssh server, which no other container has.
+    """
+
+    kind: ClassVar[str] = "container"
+    node: str
+    state: str
+    address: str
+    pid: int
+    cpus: str
+    cgroup: str
+    start_seconds: float = 0.0
+    ready_seconds: float = 0.0
+    ready: bool = False
+    host_key: str = ""
+
+
+@message
+class Shown(OfContainer):
+    """All that can be known of a container; what could not be read is None.
+
+    Attributes:
+        state: LXC's word.
+        node: the node it is on.
+        address: its IPv4 address.
+        group: its group's name.
+        image: its image's name.
+        cores: how many cores are reserved for it alone.
+        ports: those of the node that lead into it.
+        pid: its init, as the node counts processes; 0 where it does not run.
+        ready: whether it runs and is not waited for any more.
+        launched: when its launch began, in seconds since the epoch.
+        start_seconds: from the start call to RUNNING.
+        ready_seconds: from launch to ready.
+        cpus: CPUs it may use.
+        started: when its init started, in seconds since the epoch.
+        processes: how many there are in it.
+        processes_limit: the most that there may be; 0 where there is no limit of its own.
+        memory: bytes that it uses.
+        memory_limit: the most that it may use; 0 where there is no limit of its own.
+        oom_kills: how many processes the kernel killed, as its memory was full.
+        cpu_seconds: time of CPUs that it used.
+        listens: TCP ports that something in it listens at.
+    """
+
+    kind: ClassVar[str] = "shown"
+    state: str
+    node: str
+    address: str
+    group: str
+    image: str
+    cores: int
+    ports: tuple[Port, ...]
+    pid: int
+    ready: bool
+    launched: float | None = None
+    start_seconds: float | None = None
+    ready_seconds: float | None = None
+    cpus: str | None = None
+    started: float | None = None
+    processes: int | None = None
+    processes_limit: int | None = None
+    memory: int | None = None
+    memory_limit: int | None = None
+    oom_kills: int | None = None
+    cpu_seconds: float | None = None
+    listens: tuple[int, ...] | None = None
+
+
+@message
+class Keys(Event):
+    """The job's key, by which a client gets into its containers.
+
+    Attributes:
+        client: the private key.
+    """
+
+    kind: ClassVar[str] = "keys"
+    client: str
+
+
+@message
+class Phase(Event):
+    """What one phase of the job's containers took on a node.
+
+    Attributes:
+        phase: its name, one of :data:`oar_lxc.agent.timeline.PHASES`.
+        begin: when it began, in seconds since the epoch.
+        seconds: what it took.
+        containers: how many it was of.
+        steps: seconds by the name of a step; of ``prepare`` alone.
+    """
+
+    kind: ClassVar[str] = "phase"
+    phase: str
+    begin: float
+    seconds: float
+    containers: int
+    steps: Mapping[str, float] = field(default_factory=dict)
+
+
+@message
+class Image(Event):
+    """An image that the job has on a node; see :class:`oar_lxc.image.record.Record`.
+
+    Attributes:
+        image: name and tag.
+        whose: ``public`` or ``own``.
+        name: its name.
+        tag: its tag.
+        digest: of its tree.
+        created: when it was published.
+        source: what it was made from.
+        size: bytes of all files' contents.
+        files: how many paths it has.
+        halt_signal: what its init takes for the wish to shut down.
+        path: where it is.
+    """
+
+    kind: ClassVar[str] = "image"
+    image: str
+    whose: str
+    name: str
+    tag: str
+    digest: str
+    created: str
+    source: str
+    size: int
+    files: int
+    halt_signal: str
+    path: str
+
+
+def _kinds(base: type[AnyMessage]) -> dict[str, type[AnyMessage]]:
+    found: dict[str, type[AnyMessage]] = {}
+    for cls in base.__subclasses__():
+        found |= {cls.kind: cls} if "kind" in vars(cls) else _kinds(cls)
+    return found
+
+
+# By their kinds.
+REQUESTS = _kinds(Request)
+EVENTS = _kinds(Event)
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as a line, without the newline."""
+    told = {name: getattr(message, name) for name in _names(message)}
+    if isinstance(message, Event):
+        told = {"event": message.kind, **told}
+    return json.dumps(told, default=asdict).encode()
+
+
+def decode(
+    line: str | bytes, known: Mapping[str, type[AnyMessage]], kind: str = ""
+) -> AnyMessage | None:
+    """Return the message that a line is; None where it is of a kind that is not known.
+
+    Args:
+        line: what :func:`encode` made, here or there.
+        known: :data:`REQUESTS` or :data:`EVENTS`.
+        kind: which one it is; by default the line says so itself, as events do.
+
+    Raises:
+        NoMessageError: it is something else.
+    """
+    try:
+        told = json.loads(line)
+        cls = known.get(kind or told["event"])
+        if cls is None:
+            return None
+        types = {one.name: str(one.type) for one in fields(cls)}
+        return cls(**{k: _value(told[k], types[k]) for k in types if k in told})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise NoMessageError(f"it is no message: {error}") from error
+
+
+def _value(data: Any, type_: str) -> Any:
+    """Make a field's value of JSON's types; one of another module's class later.
+
+    A node's agent reads a plan while what starts its containers comes up, and not before: the
+    module of plans takes longer to load than all else until then.
+    """
+    if type_ in _MADE_LATER:
+        return _Later(_MADE_LATER[type_], data)
+    if type_ == "Names":
+        return {
+            str(session): {str(name): (str(ip), str(key)) for name, (ip, key) in names.items()}
+            for session, names in data.items()
+        }
+    if type_.startswith("tuple[") and data is not None:
+        return tuple(data)
+    return data
+
+
+def _plan(data: Any) -> Plan:
+    from oar_lxc.model.plan import Plan
+
+    return Plan.from_data(data)
+
+
+def _spec(data: Any) -> Spec:
+    from oar_lxc.model.spec import Spec
+
+    return Spec.from_data(data)
+
+
+def _ports(data: Any) -> tuple[Port, ...]:
+    from oar_lxc.model.spec import Port
+
+    return tuple(Port(**port) for port in data)
+
+
+_MADE_LATER: dict[str, Callable[[Any], Any]] = {
+    "Plan": _plan,
+    "Spec": _spec,
+    "tuple[Port, ...]": _ports,
+}

@@ -13,9 +13,10 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TypeVar
 
 from oar_lxc.errors import CommandError, NodeError, OarLxcError
 from oar_lxc.linux.ending import debugging
@@ -24,10 +25,21 @@ from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.run import Program, read_lines, running
 from oar_lxc.linux.verbose import doing
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.model.wire import HEARTBEAT, UP
+from oar_lxc.model.wire import (
+    EVENTS,
+    UP,
+    Done,
+    Error,
+    Event,
+    Failed,
+    NoMessageError,
+    Request,
+    decode,
+    encode,
+)
 
-OnEvent = Callable[[str, dict[str, Any]], None]
-Request = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+OnEvent = Callable[[str, Event], None]
+AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 LOST = 255  # the exit status of ssh where the way is lost
@@ -46,6 +58,19 @@ OARSH_SAYS = re.compile(r"^oarsh: ", re.MULTILINE)
 # Nodes that are reached from one node. oarsh takes about 0.08 s of processor time for each, and a
 # branch, which one more node leads to, twice the time that ssh takes to log in.
 WIDTH = 64
+
+
+@dataclass(frozen=True)
+class Coming:
+    """A request that is made while this node's agent comes up.
+
+    Attributes:
+        cls: what it will be.
+        make: returns it.
+    """
+
+    cls: type[Request]
+    make: Callable[[], Request]
 
 
 class Remote:
@@ -68,17 +93,14 @@ class Remote:
 
     def call(
         self,
-        operation: str,
-        request: Request,
+        request: Request | Coming,
         on_event: OnEvent,
         nodes: Sequence[str] | None = None,
     ) -> list[NodeError]:
-        """Run one operation of the agent on nodes at once and wait for all.
+        """Have the agents of nodes do something, all at once, and wait for all.
 
         Args:
-            operation: see :data:`oar_lxc.agent.main.OPERATIONS`.
-            request: what every agent reads, or a function that returns it, which is called while
-                this node's agent comes up.
+            request: what they are asked.
             on_event: is given the node's name and each event as it comes.
             nodes: which nodes; all of the job by default.
 
@@ -86,6 +108,7 @@ class Remote:
             The nodes on which it failed as a whole, and why.
         """
         wanted = self.nodes if nodes is None else tuple(nodes)
+        operation = request.cls.kind if isinstance(request, Coming) else request.kind
         argv = isolated("oar_lxc.agent.main", [str(self.job_id), operation], self._python)
         doing("asking nodes", operation=operation, job=self.job_id, nodes=" ".join(wanted))
         answers = _Answers(on_event)
@@ -103,11 +126,12 @@ class Remote:
             if far:
                 fanout = stack.enter_context(_running(isolated("oar_lxc.remote.fanout"), environ))
                 readers[fanout.stdout] = answers.take_far
-            asked = request() if callable(request) else request
+            asked = request.make() if isinstance(request, Coming) else request
             if agent:
-                agent.feed(_line(asked))
+                agent.feed(encode(asked) + b"\n")
             if fanout:
-                fanout.feed(self._order(far, argv) + _line({**asked, HEARTBEAT: True}))
+                far_asked = encode(replace(asked, heartbeat=True))
+                fanout.feed(self._order(far, argv) + far_asked + b"\n")
             read_lines(readers)
             if agent:
                 answers.end(self.local, agent.wait(), agent.said())
@@ -115,10 +139,37 @@ class Remote:
                 raise OarLxcError(f"the way to {', '.join(far)} failed: {fanout.said()}")
         return [error for node in wanted if (error := answers.failure(node))]
 
+    def collect(
+        self, request: Request, kind: type[AnyEvent], nodes: Sequence[str] | None = None
+    ) -> list[tuple[str, AnyEvent]]:
+        """Return all events of one kind by which agents answer, each with its node.
+
+        Args:
+            request: what they are asked.
+            kind: the events' class.
+            nodes: which nodes; all of the job by default.
+
+        Raises:
+            ContainerError: what was asked of a container failed.
+            NodeError: a node failed as a whole.
+        """
+        found: list[tuple[str, AnyEvent]] = []
+        failures: list[OarLxcError] = []
+
+        def take(node: str, event: Event) -> None:
+            if isinstance(event, kind):
+                found.append((node, event))
+            elif isinstance(event, Failed):
+                failures.append(event.error(node))
+
+        failures += self.call(request, take, nodes)
+        raise_first(failures)
+        return found
+
     def _order(self, nodes: Sequence[str], argv: Sequence[str]) -> bytes:
         """Return what :class:`oar_lxc.remote.fanout.Order` tells, as a line."""
         order = {"job": self.job_id, "nodes": nodes, "here": "", "argv": argv}
-        return _line({**order, "python": self._python, "width": WIDTH})
+        return json.dumps({**order, "python": self._python, "width": WIDTH}).encode() + b"\n"
 
 
 def _running(argv: Sequence[str], environ: Mapping[str, str]) -> AbstractContextManager[Program]:
@@ -136,10 +187,6 @@ def _running(argv: Sequence[str], environ: Mapping[str, str]) -> AbstractContext
     fork = python == sys.executable and may_fork()
     instead = partial(become, main, argv[3:], environ) if fork else None
     return running(argv, env=environ, instead=instead)
-
-
-def _line(request: Mapping[str, Any]) -> bytes:
-    return json.dumps(request).encode() + b"\n"
 
 
 def oarsh_environ(job_id: int) -> dict[str, str]:
@@ -174,17 +221,17 @@ class _Answers:
             return
         text = line.decode("utf-8", "surrogateescape")
         try:
-            event = json.loads(text)
-            kind = event["event"]
-        except (ValueError, TypeError, KeyError):
+            event = decode(text, EVENTS)
+        except NoMessageError:
             self._stderr.setdefault(node, []).append(text)
             return
-        if kind == "done":
-            self._done.add(node)
-        elif kind == "error":
-            self._reason[node] = event["reason"]
-        else:
-            self._on_event(node, event)
+        match event:
+            case Done():
+                self._done.add(node)
+            case Error():
+                self._reason[node] = event.reason
+            case Event():
+                self._on_event(node, event)
 
     def take_far(self, line: bytes) -> None:
         """Take one line of :mod:`oar_lxc.remote.fanout`."""

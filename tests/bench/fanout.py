@@ -38,10 +38,11 @@ PYTHON = f"""\
 # One process per measurement: its peak of memory, and that of its fan-out, are those of one call.
 PROGRAM = """
 import resource, sys, time
+from oar_lxc.model.wire import List
 from oar_lxc.remote.agents import Remote
 nodes = [f"node{i}" for i in range(int(sys.argv[1]))]
 begin = time.monotonic()
-failed = Remote(1, nodes, "", sys.argv[2]).call("list", {}, lambda node, event: None)
+failed = Remote(1, nodes, "", sys.argv[2]).call(List(), lambda node, event: None)
 assert not failed, failed[0]
 print(time.monotonic() - begin)
 kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN

@@ -6,7 +6,6 @@ is fake is only that nothing contains them.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,12 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 
-from oar_lxc.agent.main import carry_out
+from oar_lxc.agent.main import carry_out, read_request
 from oar_lxc.agent.node import OnNode
 from oar_lxc.client import session
 from oar_lxc.container.runtime import (
@@ -35,12 +33,13 @@ from oar_lxc.container.runtime import (
 )
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError
 from oar_lxc.linux.ed25519 import KeyPair
+from oar_lxc.model import wire
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.description import CONFIG_FILE
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import READY, PublishedJob
-from oar_lxc.remote.agents import Request
+from oar_lxc.remote.agents import Coming, OnEvent, Remote
 
 IMAGE = "debian-12"
 KEYS = {"authorized": "ssh-ed25519 USER\n", "client": "CLIENT KEY\n"}
@@ -334,14 +333,14 @@ class FakeNode:
         self.layout.published.write_text(self.published.to_json())
         self.runtime = FakeRuntime(self.layout.containers, name)
 
-    def on(self, emit: Callable[[dict[str, Any]], None]) -> OnNode:
+    def on(self, emit: Callable[[wire.Event], None]) -> OnNode:
         """Return what the agent of this node acts on."""
         return OnNode(self.layout, self.published, self.runtime, emit)
 
-    def run(self, operation: str, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Run an operation of the agent; return its events."""
-        events: list[dict[str, Any]] = []
-        carry_out(self.on(events.append), operation, request)
+    def run(self, request: wire.Request) -> list[wire.Event]:
+        """Have the agent carry out a request; return its events."""
+        events: list[wire.Event] = []
+        carry_out(self.on(events.append), request)
         return events
 
     def files(self) -> list[str]:
@@ -352,8 +351,8 @@ class FakeNode:
         return self.layout.containers.rglob("*")
 
 
-class FakeRemote:
-    """The way to the agents of fake nodes, with JSON between as on the real one.
+class FakeRemote(Remote):
+    """The way to the agents of fake nodes, with lines between as on the real one.
 
     Args:
         nodes: the nodes by name.
@@ -364,21 +363,19 @@ class FakeRemote:
     def __init__(
         self, nodes: Mapping[str, FakeNode], local: str = "", unreachable: Sequence[str] = ()
     ) -> None:
+        super().__init__(next(iter(nodes.values())).layout.job_id, tuple(nodes), local)
         self.by_name = dict(nodes)
-        self.nodes = tuple(nodes)
-        self.local = local
         self.unreachable = list(unreachable)
-        self.job_id = next(iter(nodes.values())).layout.job_id
 
     def call(
         self,
-        operation: str,
-        request: Request,
-        on_event: Callable[[str, dict[str, Any]], None],
+        request: wire.Request | Coming,
+        on_event: OnEvent,
         nodes: Sequence[str] | None = None,
     ) -> list[NodeError]:
         failures = []
-        text = json.dumps(request() if callable(request) else request)
+        asked = request.make() if isinstance(request, Coming) else request
+        line = wire.encode(asked).decode()
         for name in self.nodes if nodes is None else nodes:
             if name in self.unreachable:
                 failures.append(
@@ -387,11 +384,13 @@ class FakeRemote:
                 continue
             node = self.by_name[name]
 
-            def emit(event: dict[str, Any], name: str = name) -> None:
-                on_event(name, json.loads(json.dumps(event)))
+            def emit(event: wire.Event, name: str = name) -> None:
+                told = wire.decode(wire.encode(event), wire.EVENTS)
+                assert told is not None
+                on_event(name, told)
 
             try:
-                carry_out(node.on(emit), operation, json.loads(text))
+                carry_out(node.on(emit), read_request(asked.kind, line))
             except OarLxcError as error:
                 failures.append(NodeError(name, str(error)))
         return failures

@@ -15,7 +15,6 @@ from click.shell_completion import CompletionItem
 
 from oar_lxc.cli.shared.passing import NotOpenedError, become, run_far, run_here
 from oar_lxc.client.lookup import (
-    FoundContainer,
     find_container,
     find_remote,
     has_container,
@@ -31,6 +30,7 @@ from oar_lxc.linux.login_shell import NO_MARK, pack
 from oar_lxc.linux.run import run
 from oar_lxc.linux.verbose import doing
 from oar_lxc.model.layout import check_job_id
+from oar_lxc.model.wire import Container
 from oar_lxc.remote.agents import OARSH, Remote, oarsh_environ, stuck_shell, why_not_begun
 
 Result = TypeVar("Result")
@@ -77,7 +77,7 @@ def remote_of(job_id: int | None) -> Remote:
     return find_remote(job_id)
 
 
-def find_running(target: str) -> tuple[Remote, FoundContainer]:
+def find_running(target: str) -> tuple[Remote, Container]:
     """Return a container that runs, and the way to it.
 
     Args:
@@ -93,14 +93,14 @@ def find_running(target: str) -> tuple[Remote, FoundContainer]:
     return remote, found
 
 
-def find_target(target: str) -> tuple[Remote, FoundContainer]:
+def find_target(target: str) -> tuple[Remote, Container]:
     """Return a container, and the way to it; see :func:`find_running`."""
     job_id, name = parse_target(target)
     remote = find_remote(job_id)
     return remote, find_container(remote, name)
 
 
-def find_several(targets: Sequence[str]) -> tuple[Remote, list[FoundContainer]]:
+def find_several(targets: Sequence[str]) -> tuple[Remote, list[Container]]:
     """Return containers of one job, in the order of the job.
 
     Args:

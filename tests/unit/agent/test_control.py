@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from oar_lxc.agent.times import read_times
-from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.errors import OarLxcError
+from oar_lxc.model import wire
 from oar_lxc.model.description import DESCRIPTION_FILE
 from tests.unit.fakes import FakeNode, alive
 
@@ -32,21 +32,17 @@ def node(tmp_path: Path) -> Iterator[FakeNode]:
 
 def control(
     node: FakeNode, operation: str, *names: str, timeout: float = 5
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, wire.Event]:
     """Run an operation; return its events by container."""
-    request = {"containers": list(names) or None, "timeout": timeout}
-    return {event["container"]: event for event in node.run(operation, request)}
+    more = {"timeout": timeout} if operation in ("stop", "restart") else {}
+    cls: Callable[..., wire.Request] = wire.REQUESTS[operation]
+    request = cls(names or None, **more)
+    return {event["container"]: event for event in node.run(request)}
 
 
 def test_stop_ends_those_that_are_named_and_no_other(node: FakeNode) -> None:
     events = control(node, "stop", "vm1", "vm3")
-    assert events["vm1"] == {
-        "event": "changed",
-        "container": "vm1",
-        "state": "STOPPED",
-        "was": "RUNNING",
-        "killed": False,
-    }
+    assert events["vm1"] == wire.Changed("vm1", "STOPPED", "RUNNING", killed=False)
     assert events["vm3"]["was"] == "STOPPED"
     assert node.runtime.running() == ["vm2"]
 
@@ -103,7 +99,7 @@ def test_start_enters_the_jobs_cgroups_first(node: FakeNode) -> None:
 def test_a_container_that_does_not_start_is_told_with_the_log(node: FakeNode) -> None:
     node.runtime.broken = {"vm3": ["ERROR start - no init"]}
     event = control(node, "start", "vm3")["vm3"]
-    assert (event["event"], event["log"]) == ("failed", ["ERROR start - no init"])
+    assert event == wire.Failed("vm3", "LXC could not start it", ("ERROR start - no init",))
 
 
 def test_restart_gives_a_new_init(node: FakeNode) -> None:
@@ -137,7 +133,7 @@ def test_a_frozen_container_is_destroyed_with_its_session(node: FakeNode) -> Non
     node.runtime.freeze("vm1")
     for name in ("vm1", "vm2", "vm3"):
         (node.layout.containers / name / DESCRIPTION_FILE).write_text('{"session": "s1"}')
-    events = node.run("destroy", {"session": "s1"})
+    events = node.run(wire.Destroy("s1"))
     assert {event["event"] for event in events} == {"gone"}
     assert node.runtime.running() == []
 
@@ -151,13 +147,8 @@ def test_who_may_not_enter_the_cgroups_changes_nothing(node: FakeNode) -> None:
     assert node.runtime.running() == ["vm1", "vm2"]
 
 
-def test_an_unknown_operation_is_told_with_all_known_ones(node: FakeNode) -> None:
-    with pytest.raises(UsageError, match=r"'explode'; known: launch.*destroy.*unfreeze"):
-        node.run("explode", {})
-
-
-def show(node: FakeNode, name: str) -> dict[str, Any]:
-    (event,) = node.run("show", {"containers": [name, "vm9"]})
+def show(node: FakeNode, name: str) -> wire.Event:
+    (event,) = node.run(wire.Show((name, "vm9")))
     return event
 
 
@@ -167,10 +158,10 @@ def test_a_stopped_container_is_shown_by_what_was_planned(node: FakeNode) -> Non
     shown = show(node, "vm3")
     assert (shown["group"], shown["image"], shown["cores"]) == ("web", "debian-12:old", 2)
     assert (shown["state"], shown["node"], shown["pid"]) == ("STOPPED", "node1", 0)
-    assert "memory" not in shown
+    assert shown["memory"] is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"group": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"group": 3}', '{"ports": [3]}'])
 def test_a_damaged_record_is_no_obstacle(node: FakeNode, text: str) -> None:
     (node.layout.containers / "vm1" / DESCRIPTION_FILE).write_text(text)
     assert show(node, "vm1")["state"] == "RUNNING"

@@ -6,14 +6,12 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from oar_lxc.agent.execute import execute
+from oar_lxc.model.wire import Event, Exit, Failed, Output
 from tests.unit.fakes import FakeRuntime, alive, wait_until
-
-Event = dict[str, Any]
 
 
 @pytest.fixture
@@ -43,14 +41,14 @@ def run(
 
 def text(events: list[Event], name: str, stream: str) -> str:
     return "".join(
-        e["data"]
+        e.data
         for e in events
-        if e["event"] == "output" and (e["container"], e["stream"]) == (name, stream)
+        if isinstance(e, Output) and (e.container, e.stream) == (name, stream)
     )
 
 
 def statuses(events: list[Event]) -> dict[str, int]:
-    return {e["container"]: e["status"] for e in events if e["event"] == "exit"}
+    return {e.container: e.status for e in events if isinstance(e, Exit)}
 
 
 def descriptors() -> list[str]:
@@ -62,9 +60,7 @@ def descriptors() -> list[str]:
     [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -9 $$", 137)],
 )
 def test_the_status_is_that_of_the_command(runtime: FakeRuntime, script: str, status: int) -> None:
-    assert run(runtime, "sh", "-c", script) == [
-        {"event": "exit", "container": "vm1", "status": status}
-    ]
+    assert run(runtime, "sh", "-c", script) == [Exit("vm1", status)]
 
 
 def test_the_streams_are_apart(runtime: FakeRuntime) -> None:
@@ -164,12 +160,8 @@ def test_what_a_command_leaves_behind_holds_nothing_up_for_longer_than_the_time(
 
 def test_a_container_that_does_not_run_fails_and_the_others_run(runtime: FakeRuntime) -> None:
     events = run(runtime, "echo", "here", names=("stopped", "vm2"))
-    assert events[0] == {
-        "event": "failed",
-        "container": "stopped",
-        "reason": "it is STOPPED, not RUNNING: start it with `oar-lxc start`",
-        "log": [],
-    }
+    why = "it is STOPPED, not RUNNING: start it with `oar-lxc start`"
+    assert events[0] == Failed("stopped", why)
     assert statuses(events) == {"vm2": 0}
     assert text(events, "vm2", "stdout") == "here\n"
 

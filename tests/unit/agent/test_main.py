@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from oar_lxc.agent import prepared
 from oar_lxc.agent.job_key import CLIENT
-from oar_lxc.agent.main import carry_out
+from oar_lxc.agent.main import OPERATIONS, carry_out, read_request
 from oar_lxc.agent.prepared import environ_here, open_job
 from oar_lxc.agent.timeline import timeline_file
 from oar_lxc.container import ssh_probe
@@ -29,6 +30,7 @@ from oar_lxc.errors import (
     UsageError,
 )
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.model import wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import make_plan
@@ -54,35 +56,37 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
     node.runtime.close()
 
 
-def request(per_node: int = 2, **spec: Any) -> dict[str, Any]:
+def request(per_node: int = 2, **spec: Any) -> wire.Launch:
     plan = make_plan(Group(per_node=per_node, **spec), Job(42, "alice", {"node1": 1}))
-    return {
-        "plan": plan.to_data(),
-        "keys": KEYS,
-        "host_keys": {planned.name: HOST_KEY.secret.hex() for planned in plan.containers},
-        "names": {"s1": {c.name: [c.ip, HOST_KEY.public] for c in plan.containers}},
-        "session": "s1",
-        "wait": "running",
-        "cores": {},
-        "variables": {},
-        "timeout": 60,
-    }
+    return wire.Launch(
+        plan=plan,
+        keys=KEYS,
+        host_keys={planned.name: HOST_KEY.secret.hex() for planned in plan.containers},
+        names={"s1": {c.name: (c.ip, HOST_KEY.public) for c in plan.containers}},
+        session="s1",
+        wait="running",
+        timeout=60,
+    )
 
 
-def kinds(events: list[dict[str, Any]]) -> dict[str, str]:
-    return {e["container"]: e["event"] for e in events}
+def awaiting(wait: str, timeout: float, per_node: int, **spec: Any) -> wire.AwaitReady:
+    return wire.AwaitReady(request(per_node, **spec).plan, wait, timeout)
+
+
+def kinds(events: list[wire.Event]) -> dict[str, str]:
+    return {e["container"]: e.kind for e in events}
 
 
 @pytest.mark.parametrize("number", [1, 2, 9])
 def test_a_launch_starts_every_container(node: FakeNode, number: int) -> None:
-    events = node.run("launch", request(number))
+    events = node.run(request(number))
     names = [f"vm{i + 1}" for i in range(number)]
     assert kinds(events) == dict.fromkeys(names, "started")
     assert node.runtime.running() == node.runtime.names() == names
 
 
 def test_a_launch_tells_what_the_kernel_knows_of_each_init(node: FakeNode) -> None:
-    for event in node.run("launch", request(2)):
+    for event in node.run(request(2)):
         status = Path(f"/proc/{event['pid']}/status").read_text()
         cgroups = Path(f"/proc/{event['pid']}/cgroup").read_text().splitlines()
         assert f"\nCpus_allowed_list:\t{event['cpus']}\n" in status
@@ -91,14 +95,14 @@ def test_a_launch_tells_what_the_kernel_knows_of_each_init(node: FakeNode) -> No
 
 
 def test_a_launch_enters_the_jobs_cgroups_first(node: FakeNode) -> None:
-    node.run("launch", request(1))
+    node.run(request(1))
     assert (node.cgroup / "cgroup.procs").read_text() == str(os.getpid())
 
 
 def test_a_launch_that_may_not_enter_the_cgroups_makes_nothing(node: FakeNode) -> None:
     node.cgroup.rmdir()
     with pytest.raises(OarLxcError, match=f"cannot enter cgroup {node.cgroup}: No such file"):
-        node.run("launch", request(1))
+        node.run(request(1))
     assert node.files() == []
 
 
@@ -106,14 +110,11 @@ def test_a_launch_that_may_not_enter_the_cgroups_makes_nothing(node: FakeNode) -
 def test_a_launch_with_one_failing_container_is_undone(node: FakeNode, number: int) -> None:
     broken = f"vm{number}"
     node.runtime.broken = {broken: ["ERROR utils - no init", "ERROR start - failed"]}
-    events = node.run("launch", request(number))
-    assert [e for e in events if e["event"] == "failed"] == [
-        {
-            "event": "failed",
-            "container": broken,
-            "reason": "LXC could not start it",
-            "log": ["ERROR utils - no init", "ERROR start - failed"],
-        }
+    events = node.run(request(number))
+    assert [e for e in events if isinstance(e, wire.Failed)] == [
+        wire.Failed(
+            broken, "LXC could not start it", ("ERROR utils - no init", "ERROR start - failed")
+        )
     ]
     assert node.runtime.running() == []
     assert node.files() == []
@@ -121,7 +122,7 @@ def test_a_launch_with_one_failing_container_is_undone(node: FakeNode, number: i
 
 def test_a_launch_with_an_unknown_image_makes_nothing(node: FakeNode) -> None:
     with pytest.raises(ImageError, match=f"image nosuch does not exist .* images here: {IMAGE}"):
-        node.run("launch", request(1, image="nosuch"))
+        node.run(request(1, image="nosuch"))
     assert node.files() == []
 
 
@@ -137,7 +138,7 @@ def test_a_launch_on_a_full_disk_is_one_sentence_and_leaves_nothing(
         + LXC_USERNSEXEC,
     )
     with pytest.raises(OarLxcError, match="No space left on device") as caught:
-        node.run("launch", request(2))
+        node.run(request(2))
     assert "\n" not in str(caught.value)
     assert "lxc-usernsexec" not in str(caught.value)
     assert node.files() == []
@@ -148,21 +149,21 @@ def test_a_launch_whose_directory_cannot_be_made_is_one_sentence(node: FakeNode)
     with pytest.raises(
         OarLxcError, match=r"cannot create containers in .*: No such file or directory"
     ):
-        node.run("launch", request(2))
+        node.run(request(2))
 
 
 def test_a_launch_of_names_that_exist_leaves_those_alone(node: FakeNode) -> None:
-    node.run("launch", request(1))
+    node.run(request(1))
     pid = node.runtime.init_pid("vm1")
     with pytest.raises(ContainerError, match=r"^container vm1: job 42 has one of this name"):
-        node.run("launch", request(2))
+        node.run(request(2))
     assert node.runtime.init_pid("vm1") == pid
     assert node.runtime.names() == ["vm1"]
 
 
 def test_launches_wait_for_each_other(node: FakeNode) -> None:
-    events: list[dict[str, Any]] = []
-    arguments = (node.on(events.append), "destroy", {"session": None})
+    events: list[wire.Event] = []
+    arguments = (node.on(events.append), wire.Destroy(None))
     with node.on(events.append).locked():
         thread = threading.Thread(target=carry_out, args=arguments)
         thread.start()
@@ -173,9 +174,9 @@ def test_launches_wait_for_each_other(node: FakeNode) -> None:
 
 
 def test_a_list_tells_of_every_container(node: FakeNode) -> None:
-    node.run("launch", request(2))
+    node.run(request(2))
     node.runtime.kill(["vm2"], 5)
-    first, second = node.run("list", {})
+    first, second = node.run(wire.List())
     assert (first["container"], first["state"], first["node"]) == ("vm1", "RUNNING", "node1")
     assert first["address"] == "100.65.80.2"
     assert first["pid"] == node.runtime.init_pid("vm1")
@@ -186,67 +187,67 @@ def test_a_list_tells_of_every_container(node: FakeNode) -> None:
 def test_a_container_is_not_ready_before_it_is_waited_for(node: FakeNode) -> None:
     ready: list[bool] = []
 
-    def emit(event: dict[str, Any]) -> None:
-        if event["event"] in ("started", "provisioned"):
-            ready.extend(told["ready"] for told in node.run("list", {}))
+    def emit(event: wire.Event) -> None:
+        if isinstance(event, wire.Started | wire.Provisioned):
+            ready.extend(told["ready"] for told in node.run(wire.List()))
 
-    carry_out(node.on(emit), "launch", request(1))
+    carry_out(node.on(emit), request(1))
     assert ready == [False]
-    assert node.run("list", {})[0]["ready"]
-    node.run("stop", {"containers": None, "timeout": 0})
-    assert not node.run("list", {})[0]["ready"]
-    node.run("start", {"containers": None})
-    assert node.run("list", {})[0]["ready"]
+    assert node.run(wire.List())[0]["ready"]
+    node.run(wire.Stop(None, 0))
+    assert not node.run(wire.List())[0]["ready"]
+    node.run(wire.Start(None))
+    assert node.run(wire.List())[0]["ready"]
 
 
 def test_a_list_of_what_cannot_be_read_is_an_error(node: FakeNode) -> None:
     node.layout.containers.rmdir()
     with pytest.raises(OSError, match="No such file"):
-        node.run("list", {})
+        node.run(wire.List())
 
 
-def execution(*argv: str, containers: list[str] | None = None, stdin: str = "") -> dict[str, Any]:
-    return {"containers": containers, "argv": list(argv), "stdin": stdin, "timeout": 20}
+def execution(*argv: str, containers: tuple[str, ...] | None = None, stdin: str = "") -> wire.Exec:
+    return wire.Exec(containers, argv, stdin, 20)
 
 
 def test_a_command_runs_in_all_containers(node: FakeNode) -> None:
-    node.run("launch", request(2))
-    events = node.run("exec", execution("sh", "-c", "exit 3"))
+    node.run(request(2))
+    events = node.run(execution("sh", "-c", "exit 3"))
     assert {e["container"]: e["status"] for e in events} == {"vm1": 3, "vm2": 3}
 
 
 def test_a_command_runs_in_the_named_containers_that_are_here(node: FakeNode) -> None:
-    node.run("launch", request(2))
-    events = node.run("exec", execution("true", containers=["vm2", "elsewhere"]))
+    node.run(request(2))
+    events = node.run(execution("true", containers=("vm2", "elsewhere")))
     assert {e["container"] for e in events} == {"vm2"}
 
 
 def test_bytes_go_in_and_out_unchanged(node: FakeNode) -> None:
-    node.run("launch", request(1))
+    node.run(request(1))
     stdin = b"\x00\xff\xc3".decode("utf-8", "surrogateescape")
-    events = node.run("exec", execution("cat", stdin=stdin))
-    output = "".join(e["data"] for e in events if e["event"] == "output")
+    events = node.run(execution("cat", stdin=stdin))
+    output = "".join(e.data for e in events if isinstance(e, wire.Output))
     assert output.encode("utf-8", "surrogateescape") == b"\x00\xff\xc3"
 
 
 def test_a_destruction_leaves_nothing(node: FakeNode) -> None:
-    node.run("launch", request(3))
-    assert kinds(node.run("destroy", {"session": None})) == {
+    node.run(request(3))
+    assert kinds(node.run(wire.Destroy(None))) == {
         "vm1": "gone",
         "vm2": "gone",
         "vm3": "gone",
     }
     assert node.runtime.running() == []
     assert node.files() == []
-    assert node.run("destroy", {"session": None}) == []
+    assert node.run(wire.Destroy(None)) == []
 
 
 def test_a_session_destroys_its_own_containers_and_no_others(node: FakeNode) -> None:
-    node.run("launch", request(1))
-    node.run("launch", {**request(1, name="web"), "session": "s2"})
+    node.run(request(1))
+    node.run(replace(request(1, name="web"), session="s2"))
     pid = node.runtime.init_pid("web1")
-    assert node.run("destroy", {"session": "s3"}) == []
-    assert kinds(node.run("destroy", {"session": "s1"})) == {"vm1": "gone"}
+    assert node.run(wire.Destroy("s3")) == []
+    assert kinds(node.run(wire.Destroy("s1"))) == {"vm1": "gone"}
     assert node.runtime.init_pid("web1") == pid
     assert node.runtime.names() == ["web1"]
 
@@ -257,15 +258,15 @@ def test_what_a_launch_that_was_killed_had_half_made_goes_with_its_session(
     for name in (".vm1.s1", ".layers.s1", ".vm1.s2", ".s1.notes"):
         (node.layout.containers / name).mkdir()
     (node.layout.containers / ".vm1.s1/config").touch()
-    assert node.run("destroy", {"session": "s1"}) == []
+    assert node.run(wire.Destroy("s1")) == []
     assert node.files() == [".s1.notes", ".vm1.s2"]
 
 
 def test_what_the_user_keeps_beside_the_containers_is_not_touched(node: FakeNode) -> None:
     (node.layout.containers / "notes").write_text("mine")
     (node.layout.containers / "data").mkdir()
-    node.run("launch", request(1))
-    assert kinds(node.run("destroy", {"session": None})) == {"vm1": "gone"}
+    node.run(request(1))
+    assert kinds(node.run(wire.Destroy(None))) == {"vm1": "gone"}
     assert node.files() == ["data", "notes"]
 
 
@@ -273,14 +274,14 @@ def test_a_name_that_the_user_took_is_refused_and_his_files_are_kept(node: FakeN
     (node.layout.containers / "vm1").mkdir()
     (node.layout.containers / "vm1/mine").touch()
     with pytest.raises(ContainerError, match="vm1"):
-        node.run("launch", request(1))
+        node.run(request(1))
     assert node.files() == ["vm1", "vm1/mine"]
 
 
 def test_what_does_not_die_is_told_and_keeps_its_directory(node: FakeNode) -> None:
-    node.run("launch", request(2))
+    node.run(request(2))
     node.runtime.immortal = ["vm1"]
-    events = node.run("destroy", {"session": None})
+    events = node.run(wire.Destroy(None))
     assert kinds(events) == {"vm1": "failed", "vm2": "gone"}
     assert "still ran 10 s after SIGKILL" in events[-1]["reason"]
     assert node.runtime.names() == ["vm1"]
@@ -291,12 +292,11 @@ def test_a_container_is_ready_when_its_sshd_answers(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(ssh_probe, "SSH_PORT", server.getsockname()[1])
-        node.run("launch", request(2))
-        wanted = {**request(2), "wait": "ssh", "timeout": 0.2}
-        for container, ip in zip(
-            wanted["plan"]["containers"], ("127.0.0.1", "127.0.0.9"), strict=True
-        ):
-            container["address"] = f"{ip}/21"
+        node.run(request(2))
+        wanted = awaiting("ssh", 0.2, 2)
+        here = zip(wanted.plan.containers, ("127.0.0.1/21", "127.0.0.9/21"), strict=True)
+        planned = tuple(replace(container, address=address) for container, address in here)
+        wanted = replace(wanted, plan=replace(wanted.plan, containers=planned))
 
         def greet() -> None:
             connection, _ = server.accept()
@@ -305,39 +305,57 @@ def test_a_container_is_ready_when_its_sshd_answers(
 
         thread = threading.Thread(target=greet)
         thread.start()
-        ready, failed = node.run("ready", wanted)
+        ready, failed = node.run(wanted)
         thread.join()
-    assert (ready["event"], ready["container"]) == ("ready", "vm1")
-    assert (failed["event"], failed["container"]) == ("failed", "vm2")
-    assert failed["reason"] == "sshd did not answer within 0.2 s"
+    assert isinstance(ready, wire.Ready)
+    assert ready.container == "vm1"
+    assert isinstance(failed, wire.Failed)
+    assert failed.container == "vm2"
+    assert failed.reason == "sshd did not answer within 0.2 s"
 
 
 def test_a_late_container_with_few_processes_is_told_how_many_it_takes(node: FakeNode) -> None:
-    node.run("launch", request(1))
+    node.run(request(1))
     for number, hint in ((8, "; processes is 8, which may be too few for it: "), (10, "")):
-        wanted = {**request(1, processes=number), "wait": "false", "timeout": 0.2}
-        (failed,) = node.run("ready", wanted)
+        (failed,) = node.run(awaiting("false", 0.2, 1, processes=number))
         assert failed["reason"].startswith(f"`false` did not succeed within 0.2 s{hint}")
         assert ("processes" in failed["reason"]) == bool(hint)
 
 
 def test_keys_are_told_where_they_are(node: FakeNode) -> None:
-    assert node.run("keys", {}) == []
+    assert node.run(wire.TellKeys()) == []
     (node.layout.private / CLIENT).write_text("PRIVATE")
-    assert node.run("keys", {}) == [{"event": "keys", "client": "PRIVATE"}]
+    assert node.run(wire.TellKeys()) == [wire.Keys("PRIVATE")]
 
 
-def test_an_unknown_operation_is_refused(node: FakeNode) -> None:
-    with pytest.raises(UsageError, match="operation 'frobnicate'; known: launch"):
-        node.run("frobnicate", {})
+def test_an_unknown_operation_is_refused_with_all_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"'explode'; known: launch.*destroy.*unfreeze"):
+        read_request("explode", "{}")
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "1", "null", '"x"', "{}", "[" * 99999])
+def test_what_is_no_request_is_one_sentence(line: str) -> None:
+    with pytest.raises(UsageError, match="the request for stop is wrong: ") as caught:
+        read_request("stop", line)
+    assert "\n" not in str(caught.value)
+
+
+def test_each_request_is_carried_out_by_a_function_for_it() -> None:
+    assert set(OPERATIONS) == set(wire.REQUESTS)
+    for kind, place in OPERATIONS.items():
+        module, _, name = place.partition(":")
+        function = getattr(import_module(module), name)
+        cls = wire.REQUESTS[kind].__name__
+        annotation = function.__annotations__["request"]
+        assert annotation.removeprefix("wire.") == cls, place
 
 
 def test_an_interrupted_launch_is_undone(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(event: dict[str, Any]) -> None:
+    def interrupt(event: wire.Event) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out(node.on(interrupt), "launch", request(2))
+        carry_out(node.on(interrupt), request(2))
     assert wait_until(lambda: node.runtime.running() == [])
     assert node.files() == []
 
@@ -420,15 +438,15 @@ def test_a_failure_is_an_event_and_a_status(
 
 def test_the_timeline_has_each_phase_in_order(node: FakeNode) -> None:
     node.published = replace(node.published, prepared={"begin": 5.0, "all": 0.1, "ids": 0.02})
-    node.run("launch", request(2))
-    node.run("destroy", {"session": "s1"})
-    events = node.run("timeline", {})
-    assert [(e["event"], e["phase"], e["containers"]) for e in events] == [
-        ("phase", "prepare", 0),
-        ("phase", "image", 0),
-        ("phase", "create", 2),
-        ("phase", "start", 2),
-        ("phase", "destroy", 2),
+    node.run(request(2))
+    node.run(wire.Destroy("s1"))
+    events = node.run(wire.Timeline())
+    assert [(e["phase"], e["containers"]) for e in events] == [
+        ("prepare", 0),
+        ("image", 0),
+        ("create", 2),
+        ("start", 2),
+        ("destroy", 2),
     ]
     assert (events[0]["begin"], events[0]["seconds"]) == (5.0, 0.1)
     assert events[0]["steps"] == {"ids": 0.02}
@@ -439,4 +457,4 @@ def test_the_timeline_has_each_phase_in_order(node: FakeNode) -> None:
 
 def test_a_timeline_that_users_spoiled_is_what_can_be_read_of_it(node: FakeNode) -> None:
     timeline_file(node.layout).write_text('[]\n{"phase": "x"}\n{"phase": "start"\nno\n')
-    assert node.run("timeline", {}) == []
+    assert node.run(wire.Timeline()) == []

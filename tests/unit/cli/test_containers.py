@@ -10,6 +10,7 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from oar_lxc.cli.shared import reach
 from oar_lxc.client import whereabouts
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import unpack
+from oar_lxc.model.wire import Shown
 from tests.unit.fakes import (
     FakeNode,
     FakeRemote,
@@ -442,11 +444,9 @@ def test_show_is_lines_for_people_and_json_for_programs(
 
 
 def test_what_a_container_uses_is_told_with_its_limits() -> None:
-    facts = {"job": 42, "name": "vm1", "state": "RUNNING", "node": "n", "address": "a"}
-    facts |= {"ready": True}
-    facts |= {"group": "vm", "image": "i", "pid": 7, "cpus": "0-1", "cores": 2, "ports": []}
-    facts |= {"memory": 1 << 20, "memory_limit": 512 << 20, "processes": 5, "processes_limit": 0}
-    lines = dict(describe(facts))
+    always = Shown("vm1", "RUNNING", "n", "a", "vm", "i", cores=2, ports=(), pid=7, ready=True)
+    memory = replace(always, memory=1 << 20, memory_limit=512 << 20)
+    lines = dict(describe(42, replace(memory, cpus="0-1", processes=5, processes_limit=0)))
     assert lines["memory"] == "1.0 MiB of 512.0 MiB"
     assert lines["processes"] == "5, no limit of its own"
     assert lines["CPUs"] == "0-1, 2 reserved for it"

@@ -60,22 +60,23 @@ def test_what_nodes_have_alike_is_one_image(remote: FakeRemote, source: str) -> 
     pushed = import_image(
         pushed_store(remote.by_name["node10"].layout), ImageName("a"), source
     ).digest
-    found = images_of(remote)  # type: ignore[arg-type]
-    assert [(one["image"], one["whose"], one["digest"][:8], one["nodes"]) for one in found] == [
+    found = images_of(remote)
+    assert [
+        (one.facts.image, one.facts.whose, one.facts.digest[:8], one.nodes) for one in found
+    ] == [
         (IMAGE, "public", "sha256:d", ["node2", "node10"]),
         ("tool:1", "public", "sha256:a", ["node10"]),
         ("tool:1", "public", "sha256:b", ["node2"]),
         ("a", "own", pushed[:8], ["node10"]),
     ]
-    assert "event" not in found[0]
-    assert found[0]["path"] == str(remote.by_name["node2"].layout.images / IMAGE)
+    assert found[0].facts.path == str(remote.by_name["node2"].layout.images / IMAGE)
 
 
 def test_a_node_that_does_not_answer_is_an_error(remote: FakeRemote) -> None:
     """A list that lacks it would tell that the image has to be made there."""
     remote.unreachable = ["node10"]
     with pytest.raises(NodeError, match="node10"):
-        images_of(remote)  # type: ignore[arg-type]
+        images_of(remote)
 
 
 def test_a_frontend_lists_the_images_of_a_job_and_those_at_home(
@@ -113,4 +114,4 @@ def test_a_hostile_archive_of_the_pushed_ones_is_not_opened(remote: FakeRemote) 
     store = pushed_store(remote.by_name["node2"].layout)
     (store.root / "bad").mkdir(parents=True)
     (store.root / "bad/rootfs.tar.zst").write_bytes(system(member("/x"))[:600])
-    assert [one["image"] for one in images_of(remote)] == [IMAGE, "bad"]  # type: ignore[arg-type]
+    assert [one.facts.image for one in images_of(remote)] == [IMAGE, "bad"]

@@ -30,7 +30,6 @@ from oar_lxc.errors import (
 )
 from oar_lxc.model.layout import JobLayout, by_number
 from oar_lxc.model.published import READY, PublishedJob
-from oar_lxc.remote.agents import Remote
 from tests.unit.fakes import FakeNode, FakeRemote, add_program
 from tests.unit.strategies import hostile, quick
 
@@ -192,14 +191,10 @@ def remote(tmp_path: Path) -> Iterator[FakeRemote]:
     remote.close()
 
 
-def way(remote: FakeRemote) -> Remote:
-    return remote  # type: ignore[return-value]  # has all that is used of one
-
-
 def test_containers_are_listed_by_their_names_and_numbers_wherever_they_are(
     remote: FakeRemote,
 ) -> None:
-    found = list_containers(way(remote))
+    found = list_containers(remote)
     assert [(c.name, c.node, c.state) for c in found] == [
         ("vm1", "node1", "RUNNING"),
         ("vm2", "node2", "STOPPED"),
@@ -211,9 +206,9 @@ def test_containers_are_listed_by_their_names_and_numbers_wherever_they_are(
 
 
 def test_the_order_of_a_list_depends_on_no_node(remote: FakeRemote) -> None:
-    first = [c.name for c in list_containers(way(remote))]
+    first = [c.name for c in list_containers(remote)]
     remote.nodes = remote.nodes[::-1]
-    assert [c.name for c in list_containers(way(remote))] == first
+    assert [c.name for c in list_containers(remote)] == first
 
 
 def test_names_are_sorted_by_group_and_number() -> None:
@@ -226,18 +221,18 @@ def test_names_are_sorted_by_group_and_number() -> None:
 def test_a_node_that_does_not_answer_is_an_error_and_not_an_empty_list(remote: FakeRemote) -> None:
     remote.unreachable = ["node2"]
     with pytest.raises(NodeError, match="node node2"):
-        list_containers(way(remote))
+        list_containers(remote)
 
 
 def test_a_container_is_found_by_its_name(remote: FakeRemote) -> None:
-    assert find_container(way(remote), "vm2").node == "node2"
+    assert find_container(remote, "vm2").node == "node2"
 
 
 def test_an_unknown_container_is_one_sentence_that_names_those_that_exist(
     remote: FakeRemote,
 ) -> None:
     with pytest.raises(ContainerError) as caught:
-        find_container(way(remote), "vm3")
+        find_container(remote, "vm3")
     assert str(caught.value) == (
         "container vm3: job 42 has no such container; it has: vm1, vm2, vm10"
     )
@@ -246,9 +241,9 @@ def test_an_unknown_container_is_one_sentence_that_names_those_that_exist(
 def test_keys_are_found_on_whichever_node_has_them(remote: FakeRemote) -> None:
     private = remote.by_name["node2"].layout.private
     (private / CLIENT).write_text("SECRET")
-    assert find_keys(way(remote)) == {"client": "SECRET"}
+    assert find_keys(remote) == {"client": "SECRET"}
 
 
 def test_a_job_without_keys_is_one_sentence(remote: FakeRemote) -> None:
     with pytest.raises(OarLxcError, match="job 42 has no ssh key: it has not launched"):
-        find_keys(way(remote))
+        find_keys(remote)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from oar_lxc.client.lookup import find_remote
-from oar_lxc.errors import NodeError, UsageError
-from oar_lxc.model.wire import HEARTBEAT
-from oar_lxc.remote.agents import Remote, raise_first
+from oar_lxc.errors import ContainerError, NodeError, UsageError
+from oar_lxc.model.wire import (
+    REQUESTS,
+    Changed,
+    Event,
+    Exec,
+    Freeze,
+    Gone,
+    List,
+    Output,
+    Request,
+    decode,
+    encode,
+)
+from oar_lxc.remote.agents import Coming, Remote, raise_first
 from tests.unit.fakes import add_program
 
 # oarsh OPTIONS NODE COMMAND: the agent learns the node's name from the environment.
@@ -29,11 +40,15 @@ NODE=$1 exec sh -c "$2"
 """
 # What every program of ours begins with.
 UP_SAID = 'printf \'\\n["", "up"]\\n\''
+# An agent that tells what it was asked, as what a command wrote to a stream with the node's name.
 ECHO = """
 read -r request
-printf '{"event": "told", "node": "%s", "argv": "%s", "request": %s}\\n' "$NODE" "$*" "$request"
+printf '%s' "$request" > "$CALLS.request.$NODE"
+printf '{"event": "output", "container": "vm1", "stream": "%s", "data": "%s"}\\n' "$NODE" "$*"
 echo '{"event": "done"}'
 """
+GONE = Gone("vm1")
+TELL_GONE = 'echo \'{"event": "gone", "container": "vm1"}\''
 
 
 @pytest.fixture
@@ -51,24 +66,53 @@ def remote(tmp_path: Path, agent: str, *nodes: str, local: str = "", up: bool = 
 
 
 def call(
-    way: Remote, request: dict[str, Any] | None = None, nodes: list[str] | None = None
-) -> tuple[list[tuple[str, dict[str, Any]]], list[NodeError]]:
-    events: list[tuple[str, dict[str, Any]]] = []
-    errors = way.call(
-        "list", request or {}, lambda node, event: events.append((node, event)), nodes
-    )
+    way: Remote, request: Request | None = None, nodes: list[str] | None = None
+) -> tuple[list[tuple[str, Event]], list[NodeError]]:
+    events: list[tuple[str, Event]] = []
+    errors = way.call(request or List(), lambda node, event: events.append((node, event)), nodes)
     return sorted(events, key=lambda item: item[0]), errors
 
 
 def test_every_node_gets_the_request_and_its_events_come_back(tmp_path: Path, calls: Path) -> None:
     way = remote(tmp_path, ECHO, "node1", "node2", local="node1")
-    request = {"text": "it's \udcff, é\n"}
+    request = Exec(("vm1",), ("cat",), "it's \udcff, é\n")
     events, errors = call(way, request)
     assert errors == []
-    assert [(node, event["node"]) for node, event in events] == [("node1", ""), ("node2", "node2")]
-    for node, event in events:
-        assert event["argv"].partition("isolated.py ")[2] == "oar_lxc.agent.main 42 list"
-        assert event["request"] == (request if node == "node1" else {**request, HEARTBEAT: True})
+    for (node, event), where in zip(events, ("", "node2"), strict=True):
+        assert isinstance(event, Output)
+        assert event.stream == where
+        assert event.data.partition("isolated.py ")[2] == "oar_lxc.agent.main 42 exec"
+        line = Path(f"{calls}.request.{where}").read_text()
+        assert decode(line, REQUESTS, "exec") == replace(request, heartbeat=node == "node2")
+
+
+def test_a_request_can_be_made_while_the_agents_come_up(tmp_path: Path, calls: Path) -> None:
+    way = remote(tmp_path, f"touch {tmp_path}/up\n{ECHO}", "node1", local="node1")
+
+    def make() -> Request:
+        while not (tmp_path / "up").exists():
+            time.sleep(0.01)
+        return Freeze(("vm1",))
+
+    assert way.call(Coming(Freeze, make), lambda node, event: None) == []
+    line = Path(f"{calls}.request.").read_text()
+    assert decode(line, REQUESTS, "freeze") == Freeze(("vm1",))
+
+
+def test_events_of_one_kind_are_collected_with_their_nodes(tmp_path: Path, calls: Path) -> None:
+    agent = f"{TELL_GONE}; {ECHO}"
+    way = remote(tmp_path, agent, "node1", "node2", local="node1")
+    assert sorted(way.collect(List(), Gone)) == [("node1", GONE), ("node2", GONE)]
+    assert way.collect(List(), Gone, ["node2"]) == [("node2", GONE)]
+    assert way.collect(List(), Changed) == []
+
+
+def test_what_failed_is_raised_instead_of_what_is_collected(tmp_path: Path, calls: Path) -> None:
+    failed = 'echo \'{"event": "failed", "container": "vm2", "reason": "no", "log": ["x"]}\''
+    with pytest.raises(ContainerError, match="container vm2 on node node2: no\n    x"):
+        remote(tmp_path, f"{TELL_GONE}; {failed}; {ECHO}", "node2").collect(List(), Gone)
+    with pytest.raises(NodeError, match="it said nothing"):
+        remote(tmp_path, f"{TELL_GONE}; exit 0", "node2").collect(List(), Gone)
 
 
 def test_other_nodes_are_reached_by_oarsh_with_the_jobs_id_and_this_one_is_not(
@@ -97,10 +141,10 @@ def test_the_agent_of_this_node_is_told_which_job_is_asked_about(
 ) -> None:
     monkeypatch.setenv("OAR_JOB_ID", "41")
     agent = """
-    printf '{"event": "told", "job": "%s"}\\n' "$OAR_JOB_ID"; echo '{"event": "done"}'
+    printf '{"event": "gone", "container": "%s"}\\n' "$OAR_JOB_ID"; echo '{"event": "done"}'
     """
     events, errors = call(remote(tmp_path, agent, "node1", local="node1"))
-    assert (events[0][1]["job"], errors) == ("42", [])
+    assert (events, errors) == ([("node1", Gone("42"))], [])
 
 
 def test_only_the_nodes_asked_for_are_called(tmp_path: Path, calls: Path) -> None:
@@ -123,12 +167,12 @@ def test_nodes_work_at_the_same_time(tmp_path: Path, calls: Path) -> None:
 
 def test_an_event_is_told_before_the_agent_ends(tmp_path: Path, calls: Path) -> None:
     agent = f"""
-    echo '{{"event": "first"}}'
+    {TELL_GONE}
     while ! [ -e {tmp_path}/told ]; do sleep 0.01; done
     echo '{{"event": "done"}}'
     """
     way = remote(tmp_path, agent, "node1", "node2", local="node1")
-    errors = way.call("list", {}, lambda node, event: (tmp_path / "told").touch())
+    errors = way.call(List(), lambda node, event: (tmp_path / "told").touch())
     assert errors == []
 
 
@@ -160,9 +204,9 @@ def test_an_agent_that_ends_without_a_word_has_failed(tmp_path: Path, calls: Pat
 
 
 def test_an_agent_that_dies_half_way_has_failed(tmp_path: Path, calls: Path) -> None:
-    agent = 'echo \'{"event": "first"}\'; kill -9 $$'
+    agent = f"{TELL_GONE}; kill -9 $$"
     events, errors = call(remote(tmp_path, agent, "node1", local="node1"))
-    assert [event for _, event in events] == [{"event": "first"}]
+    assert [event for _, event in events] == [GONE]
     assert [error.node for error in errors] == ["node1"]
 
 
@@ -174,27 +218,36 @@ def test_a_traceback_is_told_by_its_last_line(tmp_path: Path, calls: Path) -> No
 
 
 def test_what_is_no_event_is_no_event(tmp_path: Path, calls: Path) -> None:
-    agent = """
-    echo 'Welcome to node2!'; echo '7'; echo '{"event"'; echo '{"other": 1}'; echo '[]'
-    echo '{"event": "real"}'; echo '{"event": "done"}'
+    agent = f"""
+    echo 'Welcome to node2!'; echo '7'; echo '{{"event"'; echo '{{"other": 1}}'; echo '[]'
+    echo '{{"event": "gone"}}'
+    {TELL_GONE}; echo '{{"event": "done"}}'
     """
     events, errors = call(remote(tmp_path, agent, "node2"))
-    assert [event for _, event in events] == [{"event": "real"}]
+    assert [event for _, event in events] == [GONE]
     assert errors == []
+
+
+def test_events_of_a_newer_version_are_left_alone(tmp_path: Path, calls: Path) -> None:
+    agent = f"""
+    echo '{{"event": "sung", "container": "vm1"}}'; {TELL_GONE}; echo '{{"event": "done"}}'
+    """
+    assert call(remote(tmp_path, agent, "node2")) == ([("node2", GONE)], [])
 
 
 def test_what_a_login_shell_writes_is_no_event_and_its_reads_take_nothing(
     tmp_path: Path, calls: Path
 ) -> None:
     """Whatever it looks like, and though the end of its line is missing."""
-    noise = 'echo \'{"event": "false"}\'; echo \'["", "up"\'; printf \'no end\'; read -t 0.3 x;'
+    noise = 'echo \'{"event": "done"}\'; echo \'["", "up"\'; printf \'no end\'; read -t 0.3 x;'
     agent = f"{noise}\n{UP_SAID}\n{ECHO}"
     way = remote(tmp_path, agent, "node2", up=False)
     script = (tmp_path / "agent").read_text().replace("#!/bin/sh", "#!/bin/bash", 1)
     (tmp_path / "agent").write_text(script)
-    events, errors = call(way, {"text": "x"})
-    assert errors == []
-    assert [event["request"]["text"] for _, event in events] == ["x"]
+    request = Exec(None, ("x",), heartbeat=True)
+    events, errors = call(way, request)
+    assert (len(events), errors) == (1, [])
+    assert decode(Path(f"{calls}.request.node2").read_text(), REQUESTS, "exec") == request
 
 
 @pytest.mark.parametrize("status", [0, 1, 3])
@@ -227,14 +280,14 @@ def test_a_node_without_python_is_told_so(tmp_path: Path, calls: Path) -> None:
 def test_an_interrupt_waits_for_no_agent(
     tmp_path: Path, calls: Path, request: pytest.FixtureRequest
 ) -> None:
-    def interrupt(node: str, event: dict[str, Any]) -> None:
+    def interrupt(node: str, event: Event) -> None:
         raise KeyboardInterrupt
 
-    agent = f'echo $$ > {tmp_path}/pid; echo \'{{"event": "first"}}\'; exec sleep 60'
+    agent = f"echo $$ > {tmp_path}/pid; {TELL_GONE}; exec sleep 60"
     way = remote(tmp_path, agent, "node1", local="node1")
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        way.call("list", {}, interrupt)
+        way.call(List(), interrupt)
     assert time.monotonic() - begin < 10
     request.addfinalizer(lambda: kill(int((tmp_path / "pid").read_text())))
 
@@ -245,23 +298,22 @@ def kill(pid: int) -> None:
 
 
 def test_after_an_interrupt_nodes_can_be_called_again(tmp_path: Path, calls: Path) -> None:
-    def interrupt(node: str, event: dict[str, Any]) -> None:
+    def interrupt(node: str, event: Event) -> None:
         raise KeyboardInterrupt
 
     way = remote(tmp_path, ECHO, "node1", "node2", local="node1")
     with pytest.raises(KeyboardInterrupt):
-        way.call("list", {}, interrupt)
+        way.call(List(), interrupt)
     events, errors = call(way)
     assert ([node for node, _ in events], errors) == (["node1", "node2"], [])
 
 
 def test_long_lines_come_whole(tmp_path: Path, calls: Path) -> None:
-    text = json.dumps({"event": "long", "data": "x" * 300_000})
-    (tmp_path / "line").write_text(text + "\n")
+    long = Output("vm1", "stdout", "x" * 300_000)
+    (tmp_path / "line").write_bytes(encode(long) + b"\n")
     agent = f'cat {tmp_path}/line; echo \'{{"event": "done"}}\''
     events, errors = call(remote(tmp_path, agent, "node2"))
-    assert errors == []
-    assert len(events[0][1]["data"]) == 300_000
+    assert (events, errors) == ([("node2", long)], [])
 
 
 def test_the_first_error_is_raised_where_there_is_one() -> None:

@@ -12,13 +12,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oar_lxc.linux.isolated import isolated
-from oar_lxc.model.wire import HEARTBEAT, UP
+from oar_lxc.model.wire import (
+    REQUESTS,
+    UP,
+    Event,
+    Exec,
+    Exit,
+    Gone,
+    List,
+    Request,
+    Watch,
+    decode,
+    encode,
+)
 from oar_lxc.remote import agents
 from oar_lxc.remote.agents import Remote
 from oar_lxc.remote.fanout import Order
@@ -42,9 +55,11 @@ printf '\\n["", "up"]\\n'
 """
 ECHO = """
 read -r request
-printf '{"event": "told", "by": "%s", "request": %s}\\n' "$NODE" "$request"
+printf '%s' "$request" > "$PLACE/request.$NODE"
+printf '{"event": "gone", "container": "%s"}\\n' "$NODE"
 echo '{"event": "done"}'
 """
+TELL_GONE = 'echo \'{"event": "gone", "container": "vm1"}\''
 DONE = 'echo \'{"event": "done"}\''
 LIMIT = 30.0  # seconds in which what a test waits for has come long since
 
@@ -73,7 +88,7 @@ def python(place: Path, agent: str) -> str:
     return str(place / "python")
 
 
-Called = tuple[dict[str, list[dict[str, Any]]], dict[str, str]]
+Called = tuple[dict[str, list[Event]], dict[str, str]]
 
 
 @pytest.fixture
@@ -81,11 +96,11 @@ def call(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
     """Return what calls an agent on nodes, four from one: events, and errors, by node."""
     monkeypatch.setattr(agents, "WIDTH", 4)
 
-    def call(agent: str, count: int, request: dict[str, Any] | None = None) -> Called:
-        events: dict[str, list[dict[str, Any]]] = {}
+    def call(agent: str, count: int, request: Request | None = None) -> Called:
+        events: dict[str, list[Event]] = {}
         way = Remote(42, names(count), "", python(place, agent))
         failed = way.call(
-            "list", request or {}, lambda node, event: events.setdefault(node, []).append(event)
+            request or List(), lambda node, event: events.setdefault(node, []).append(event)
         )
         return events, {error.node: str(error) for error in failed}
 
@@ -118,12 +133,13 @@ def test_as_many_as_one_level_holds_are_reached_from_here(
 def test_more_are_reached_by_each_other_each_of_them_once(
     place: Path, call: Callable[..., Called], count: int
 ) -> None:
-    events, errors = call(ECHO, count, {"text": "it's \udcff, é\n"})
+    request = Exec(None, ("cat",), "it's \udcff, é\n")
+    events, errors = call(ECHO, count, request)
     assert errors == {}
-    request = {"text": "it's \udcff, é\n", HEARTBEAT: True}
-    assert events == {
-        node: [{"event": "told", "by": node, "request": request}] for node in names(count)
-    }
+    assert events == {node: [Gone(node)] for node in names(count)}
+    for node in names(count):
+        line = (place / f"request.{node}").read_text()
+        assert decode(line, REQUESTS, "exec") == replace(request, heartbeat=True)
     by = reached(place)
     assert len((place / "calls").read_text().splitlines()) == count == len(by)
     assert max(Counter(by.values()).values()) <= 4
@@ -144,28 +160,30 @@ def test_all_nodes_work_at_the_same_time(place: Path, call: Callable[..., Called
 
 def test_an_event_is_told_before_its_branch_ends(place: Path, call: Callable[..., Called]) -> None:
     agent = f"""
-    echo '{{"event": "first"}}'
+    {TELL_GONE}
     for turn in $(seq 3000); do [ -e {place}/told ] && break; sleep 0.01; done
     {DONE}
     """
     way = Remote(42, names(12), "", python(place, agent))
     told: set[str] = set()
 
-    def take(node: str, event: dict[str, Any]) -> None:
+    def take(node: str, event: Event) -> None:
         told.add(node)
         if len(told) == 12:
             (place / "told").touch()
 
-    assert way.call("list", {}, take) == []
+    assert way.call(List(), take) == []
 
 
 def test_a_request_that_no_pipe_holds_gets_to_all(
     place: Path, call: Callable[..., Called]
 ) -> None:
-    agent = f'printf \'{{"event": "told", "bytes": %s}}\\n\' $(wc -c); {DONE}'
-    events, errors = call(agent, 9, {"text": "x" * 2_000_000})
+    agent = f'printf \'{{"event": "exit", "container": "a", "status": %s}}\\n\' $(wc -c); {DONE}'
+    request = Exec(None, ("cat",), "x" * 2_000_000)
+    events, errors = call(agent, 9, request)
     assert errors == {}
-    assert {event["bytes"] > 2_000_000 for node in names(9) for event in events[node]} == {True}
+    length = len(encode(replace(request, heartbeat=True))) + 1
+    assert events == {node: [Exit("a", length)] for node in names(9)}
 
 
 def test_a_node_that_fails_is_told_and_no_other(place: Path, call: Callable[..., Called]) -> None:
@@ -243,20 +261,20 @@ def test_who_asks_can_leave_and_all_agents_notice(
 ) -> None:
     agent = f"""
     trap '' PIPE
-    echo '{{"event": "first"}}'
+    {TELL_GONE}
     while echo; do sleep 0.05; done 2>/dev/null
     touch {place}/noticed.$NODE
     """
     way = Remote(42, names(12), "", python(place, agent))
     told: set[str] = set()
 
-    def take(node: str, event: dict[str, Any]) -> None:
+    def take(node: str, event: Event) -> None:
         told.add(node)
         if len(told) == 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        way.call("watch", {}, take)
+        way.call(Watch("s1"), take)
     wait_until(lambda: len(list(place.glob("noticed.*"))) == 12)
 
 
