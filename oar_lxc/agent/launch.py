@@ -135,13 +135,13 @@ def _tell_outcomes(
     from oar_lxc.agent.times import LAUNCHED, write_times
 
     all_run = True
-    for one in outcomes:
-        if isinstance(one, ContainerError):
+    for event in map(outcome_event, outcomes):
+        if isinstance(event, wire.Failed):
             all_run = False
         else:
-            times = {LAUNCHED: launched, "start_seconds": one.seconds}
-            write_times(node.layout, one.name, times)
-        node.emit(outcome_event(one))
+            times = {LAUNCHED: launched, "start_seconds": event.seconds}
+            write_times(node.layout, event.container, times)
+        node.emit(event)
     return all_run
 
 

@@ -45,38 +45,32 @@ from oar_lxc.model.arguments import (
 from oar_lxc.model.hints import refuse_unknown
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.message import message
 from oar_lxc.model.plan import Plan, PlannedContainer, head_of, make_plan
 from oar_lxc.model.published import PublishedJob, read_published
 from oar_lxc.model.spec import SSH, TIMEOUT, Group, Spec, as_spec
 from oar_lxc.remote.agents import Coming, Remote, raise_first
 
 
-@dataclass(frozen=True)
-class ContainerHandle:
-    """A container that was started.
+@message
+class ContainerHandle(wire.Container):
+    """A container of a session, and the way to it.
+
+    It has the attributes of :class:`oar_lxc.model.wire.Container`, as they were when it had
+    started; ``ready_seconds`` and ``ready`` follow.
 
     Attributes:
-        name: its name, also its host name.
-        node: the node it is on.
-        address: its IPv4 address.
         image: name of its image.
-        init_pid: its init, as the node counts processes.
-        cpus: CPUs it may use, as the kernel lists them, e.g. ``0-3,8``.
-        cgroup: its cgroup in the cpuset hierarchy.
-        start_seconds: from the start call to RUNNING.
-        ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
+        session: whose it is.
     """
 
-    name: str
-    node: str
-    address: str
-    image: str
-    init_pid: int
-    cpus: str
-    cgroup: str
-    start_seconds: float
-    ready_seconds: float
-    session: Session = field(repr=False, compare=False)
+    image: str = ""
+    session: Session = field(kw_only=True, repr=False, compare=False)
+
+    @property
+    def init_pid(self) -> int:
+        """Its ``pid``, as scripts of version 0.1 call it."""
+        return self.pid
 
     def run(
         self, argv: Sequence[str], timeout: float | None = None, stdin: str | bytes = ""
@@ -167,6 +161,7 @@ class Session:
         self._on_progress = on_progress or (lambda node, event: None)
         self._remote = Remote(self.job.id, self.job.nodes, self.published.node)
         self._planned: dict[str, PlannedContainer] = {}
+        self._host_keys: dict[str, str] = {}
         self._handles: dict[str, ContainerHandle] = {}
         self._failed_nodes: set[str] = set()  # those that the launch's error names already
         self._signals: contextlib.ExitStack = contextlib.ExitStack()
@@ -232,12 +227,15 @@ class Session:
         if failures := self._call(Coming(wire.Launch, self._launch_request)):
             self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}
             raise LaunchError(failures)
+        for name, handle in self._handles.items():
+            self._handles[name] = replace(handle, ready=True)
 
     def _launch_request(self) -> wire.Launch:
         """Get what there is to get, and tell what is planned."""
         allotted = self._allot()
         self.plan = allotted.plan
         self._planned = {container.name: container for container in self.plan.containers}
+        self._host_keys = {name: key for name, (_, key) in allotted.names[self._token].items()}
         for container in self.plan.containers:
             self._on_progress(container.node, wire.Planned(container.name, self.spec.wait))
         return wire.Launch(
@@ -264,7 +262,8 @@ class Session:
                     self._handles[event.container] = self._handle(event)
                 case wire.Ready():
                     handle = self._handles[event.container]
-                    self._handles[handle.name] = replace(handle, ready_seconds=event.seconds)
+                    known = replace(handle, ready_seconds=event.seconds)
+                    self._handles[event.container] = known
             self._on_progress(node, event)
 
         errors = self._remote.call(request, take)
@@ -298,15 +297,16 @@ class Session:
     def _handle(self, event: wire.Started) -> ContainerHandle:
         planned = self._planned[event.container]
         return ContainerHandle(
-            name=planned.name,
+            container=planned.name,
             node=planned.node,
+            state="RUNNING",
             address=planned.ip,
-            image=planned.image,
-            init_pid=event.pid,
+            pid=event.pid,
             cpus=event.cpus,
             cgroup=event.cgroup,
             start_seconds=event.seconds,
-            ready_seconds=0.0,
+            host_key=self._host_keys[planned.name],
+            image=planned.image,
             session=self,
         )
 

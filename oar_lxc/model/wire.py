@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, FrozenInstanceError, asdict, dataclass, field, fields
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+from dataclasses import asdict, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from oar_lxc.errors import ContainerError
+from oar_lxc.model.message import AnyMessage, Later, Message, message, names_of
 
 if TYPE_CHECKING:
     from oar_lxc.model.plan import Plan
@@ -32,94 +32,6 @@ Names = Mapping[str, Mapping[str, tuple[str, str]]]
 
 class NoMessageError(ValueError):
     """A line is no message, but something that a program of the user's wrote."""
-
-
-class Message:
-    """What requests and events have in common: they are frozen dataclasses.
-
-    Their methods are written here once. Those that :func:`~dataclasses.dataclass` makes are
-    compiled for each class while it is imported, a millisecond each: a launch would wait for them.
-    """
-
-    kind: ClassVar[str]
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    def __init__(self, *values: Any, **keys: Any) -> None:
-        known = fields(self)
-        given = dict(zip((f.name for f in known if not f.kw_only), values, strict=False)) | keys
-        if len(values) > sum(not one.kw_only for one in known):
-            raise TypeError(f"{type(self).__name__} has not so many fields")
-        for one in known:
-            if one.name not in given:
-                given[one.name] = _default(one)
-        if len(given) != len(known):
-            raise TypeError(f"{type(self).__name__} has no fields but {', '.join(_names(self))}")
-        later = {name: given.pop(name) for name in _names(self) if isinstance(given[name], _Later)}
-        vars(self).update(given, _later=later)
-
-    if not TYPE_CHECKING:  # type checkers would take every name for one of a field
-
-        def __getattr__(self, name: str) -> Any:
-            """Make a value that takes too long to be made before somebody asks for it."""
-            if name not in vars(self).get("_later", ()):
-                raise AttributeError(f"{type(self).__name__} has no {name}")
-            value = vars(self)[name] = vars(self)["_later"][name]()
-            return value
-
-    def __getitem__(self, name: str) -> Any:
-        """Return a field by its name; the kind by ``event``.
-
-        Raises:
-            KeyError: there is no such field.
-        """
-        if name == "event":
-            return self.kind
-        if name not in _names(self):
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise FrozenInstanceError(f"cannot assign to field {name!r}")
-
-    def __delattr__(self, name: str) -> None:
-        raise FrozenInstanceError(f"cannot delete field {name!r}")
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in _names(self))
-
-    def __hash__(self) -> int:
-        return hash((type(self), *(getattr(self, name) for name in _names(self))))
-
-    def __repr__(self) -> str:
-        values = (f"{name}={getattr(self, name)!r}" for name in _names(self))
-        return f"{type(self).__name__}({', '.join(values)})"
-
-
-AnyMessage = TypeVar("AnyMessage", bound=Message)
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def message(cls: type[AnyMessage]) -> type[AnyMessage]:
-    """Make a class of messages of one that has only fields: a frozen dataclass."""
-    return dataclass(init=False, repr=False, eq=False)(cls)
-
-
-class _Later(partial[Any]):
-    """A value that is made when it is asked for."""
-
-
-def _default(one: Field[Any]) -> Any:
-    if one.default is not MISSING:
-        return one.default
-    if one.default_factory is not MISSING:
-        return one.default_factory()
-    raise TypeError(f"{one.name} is missing")
-
-
-def _names(message: Message | type[Message]) -> list[str]:
-    return [one.name for one in fields(message)]
 
 
 @message
@@ -723,7 +635,7 @@ EVENTS = _kinds(Event)
 
 def encode(message: Message) -> bytes:
     """Return a message as a line, without the newline."""
-    told = {name: getattr(message, name) for name in _names(message)}
+    told = {name: getattr(message, name) for name in names_of(message)}
     if isinstance(message, Event):
         told = {"event": message.kind, **told}
     return json.dumps(told, default=asdict).encode()
@@ -760,7 +672,7 @@ def _value(data: Any, type_: str) -> Any:
     module of plans takes longer to load than all else until then.
     """
     if type_ in _MADE_LATER:
-        return _Later(_MADE_LATER[type_], data)
+        return Later(_MADE_LATER[type_], data)
     if type_ == "Names":
         return {
             str(session): {str(name): (str(ip), str(key)) for name, (ip, key) in names.items()}

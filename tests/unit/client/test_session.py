@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,17 @@ def test_a_handle_tells_address_image_and_init(remote: FakeRemote) -> None:
         assert (first.address, second.address) == ("100.65.80.3", "100.65.80.4")
         assert first.image == "debian-12"
         assert first.init_pid == remote.by_name["node1"].runtime.init_pid("vm1")
+
+
+def test_a_handle_tells_the_same_as_a_list(remote: FakeRemote) -> None:
+    with Session(job=JOB) as containers:
+        listed = [event for _, event in remote.collect(wire.List(), wire.Container)]
+        for handle, container in zip(containers.containers, listed, strict=True):
+            same = {one.name: getattr(handle, one.name) for one in fields(container)}
+            assert wire.Container(**same) == container
+            assert (handle.name, handle.init_pid) == (container.name, container.pid)
+            assert "session" not in repr(handle)
+            assert handle.run(["true"]).status == 0
 
 
 def test_one_for_each_core_follows_the_nodefile(remote: FakeRemote) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from oar_lxc.errors import ContainerError
 from oar_lxc.model import plan, spec, wire
 from oar_lxc.model.job import Job
+from oar_lxc.model.message import Message
 from tests.unit.strategies import quick
 
 # Surrogates too: bytes that are no UTF-8 travel as those.
@@ -53,18 +54,18 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     return st.one_of(*map(values, arguments))
 
 
-def messages(cls: type[wire.Message]) -> st.SearchStrategy[wire.Message]:
+def messages(cls: type[Message]) -> st.SearchStrategy[Message]:
     """Return all messages of a class."""
     names = {"Plan": plan.Plan, "Spec": spec.Spec, "Port": spec.Port}
     hints = get_type_hints(cls, localns=names)
     return st.builds(cls, **{one.name: values(hints[one.name]) for one in fields(cls)})
 
 
-def known(message: wire.Message) -> Mapping[str, type[wire.Message]]:
+def known(message: Message) -> Mapping[str, type[Message]]:
     return wire.EVENTS if isinstance(message, wire.Event) else wire.REQUESTS
 
 
-def there(message: wire.Message, line: str | bytes | None = None) -> wire.Message | None:
+def there(message: Message, line: str | bytes | None = None) -> Message | None:
     """Return what the other side reads."""
     kind = "" if isinstance(message, wire.Event) else message.kind
     return wire.decode(line or wire.encode(message), known(message), kind)
@@ -84,7 +85,7 @@ def test_kinds_are_different_and_none_is_forgotten() -> None:
 @pytest.mark.parametrize("cls", EVERY)
 @quick
 @given(st.data())
-def test_a_message_arrives_as_it_was(cls: type[wire.Message], data: st.DataObject) -> None:
+def test_a_message_arrives_as_it_was(cls: type[Message], data: st.DataObject) -> None:
     message = data.draw(messages(cls))
     line = wire.encode(message)
     assert b"\n" not in line
@@ -97,9 +98,7 @@ def test_a_message_arrives_as_it_was(cls: type[wire.Message], data: st.DataObjec
 @pytest.mark.parametrize("cls", EVERY)
 @quick
 @given(st.data())
-def test_fields_of_a_newer_version_are_left_alone(
-    cls: type[wire.Message], data: st.DataObject
-) -> None:
+def test_fields_of_a_newer_version_are_left_alone(cls: type[Message], data: st.DataObject) -> None:
     message = data.draw(messages(cls))
     told = json.loads(wire.encode(message)) | {"colour": "red"}
     assert there(message, json.dumps(told)) == message
@@ -109,7 +108,7 @@ def test_fields_of_a_newer_version_are_left_alone(
 @quick
 @given(st.data())
 def test_what_an_older_version_does_not_write_has_its_default(
-    cls: type[wire.Message], data: st.DataObject
+    cls: type[Message], data: st.DataObject
 ) -> None:
     message = data.draw(messages(cls))
     told = json.loads(wire.encode(message))
