@@ -80,7 +80,8 @@ def launch(node: OnNode, request: wire.Launch) -> None:
                 if not all_run:
                     _undo(node, share, starter)
                     return
-                note(node.layout, "start", first, time.time() - first, len(share))
+                if share:
+                    note(node.layout, "start", first, time.time() - first, len(share))
                 if others:
                     tell(node, sorted({*node.runtime.names()} - {c.name for c in share}))
                 if any(planned.ports for planned in share):

@@ -455,6 +455,13 @@ def test_the_timeline_has_each_phase_in_order(node: FakeNode) -> None:
     assert begins == sorted(begins)
 
 
+def test_a_node_without_containers_starts_none(node: FakeNode) -> None:
+    elsewhere = make_plan(Group(), Job(42, "alice", {"node2": 1}))
+    assert node.run(replace(request(1), plan=elsewhere)) == []
+    assert "start" not in [event["phase"] for event in node.run(wire.Timeline())]
+    assert node.runtime.running() == []
+
+
 def test_a_timeline_that_users_spoiled_is_what_can_be_read_of_it(node: FakeNode) -> None:
     timeline_file(node.layout).write_text('[]\n{"phase": "x"}\n{"phase": "start"\nno\n')
     assert node.run(wire.Timeline()) == []
