@@ -280,13 +280,13 @@ class Session:
         )
         self._has_numbers = True
         head = head_of(self.published.nodes)
-        ((_, answer),) = self._remote.collect(request, wire.Event, [head])
-        match answer:
-            case wire.Allotted():
-                return answer
-            case wire.Refused():
-                raise SpecError(answer.reason)
-        raise NodeError(head, f"it answered {answer!r}")
+        for _, answer in self._remote.collect(request, wire.Event, [head]):
+            match answer:
+                case wire.Allotted():
+                    return answer
+                case wire.Refused():
+                    raise SpecError(answer.reason)
+        raise NodeError(head, "it allotted nothing: is another version of oar-lxc there?")
 
     def _release(self) -> None:
         """Give back what :meth:`_allot` got; the containers are gone."""

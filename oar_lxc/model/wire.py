@@ -6,7 +6,8 @@ one of a line.
 
 The nodes of a job may have different versions. What one does not know of another it leaves alone:
 fields and events of a newer version are ignored, and what an older one does not write has its
-default. Whoever adds a field to a class gives it one.
+default. Whoever adds a field to a class gives it one. A spec and a plan are what a user asked for:
+of these nothing is ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from oar_lxc.errors import ContainerError
+from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.model.message import AnyMessage, Later, Message, message, names_of
 
 if TYPE_CHECKING:
@@ -686,7 +687,14 @@ def _value(data: Any, type_: str) -> Any:
 def _plan(data: Any) -> Plan:
     from oar_lxc.model.plan import Plan
 
-    return Plan.from_data(data)
+    try:
+        return Plan.from_data(data)
+    except (TypeError, KeyError, AttributeError) as error:
+        # Not to be left alone: a container would lack what was asked for.
+        raise UsageError(
+            f"the plan is of another version of oar-lxc ({error}): install one version on all "
+            "nodes and frontends"
+        ) from error
 
 
 def _spec(data: Any) -> Spec:

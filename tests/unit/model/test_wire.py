@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.errors import ContainerError
+from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.model import plan, spec, wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.message import Message
@@ -122,6 +122,16 @@ def test_what_an_older_version_does_not_write_has_its_default(
         else:
             with pytest.raises(wire.NoMessageError):
                 there(message, without)
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"job_id": 42, "containers": [{"colour": "red"}]}])
+def test_a_plan_of_another_version_is_refused_when_it_is_read(data: object) -> None:
+    line = json.dumps({"plan": data, "wait": "ssh", "timeout": 9})
+    request = wire.decode(line, wire.REQUESTS, "ready")
+    assert isinstance(request, wire.AwaitReady)
+    assert request.wait == "ssh"
+    with pytest.raises(UsageError, match="of another version of oar-lxc"):
+        _ = request.plan
 
 
 def test_events_of_a_newer_version_are_none() -> None:
