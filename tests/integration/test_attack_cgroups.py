@@ -11,14 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests import kernel
+from tests.integration.attacks import assert_gone, attack, bystander, ids_options, lives
 from tests.integration.conftest import published
-from tests.integration.test_attack_processes import (
-    assert_gone,
-    attack,
-    bystander,
-    ids_options,
-    lives,
-)
 from tests.pretend import CGROUPS, PretendJob
 
 # Makes cgroups and puts a sleeping child into the last one.

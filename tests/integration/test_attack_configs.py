@@ -16,8 +16,7 @@ import pytest
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.setup.deb import OAR_LXC_NODE
 from tests.integration.conftest import containers_of, left, published
-from tests.integration.test_destroy import in_cgroups
-from tests.integration.test_prepare import oar_cgroups
+from tests.integration.nodes import in_cgroups, oar_cgroups
 from tests.pretend import PYTHON, PretendJob, checkout
 
 HOOKS = ["pre-start", "pre-mount", "mount", "autodev", "start-host", "start", "stop"]

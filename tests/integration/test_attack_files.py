@@ -2,80 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pwd
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from oar_lxc.model.layout import STATE, JobLayout
-from tests.integration.conftest import containers_of, left, published
-from tests.integration.test_attack_processes import (
+from tests.integration.attacks import (
     DEADLINE,
+    Canary,
     assert_gone,
     attack,
+    canary_of,
     ids_options,
     processes_of,
 )
-from tests.integration.test_prepare import oar_cgroups
+from tests.integration.conftest import containers_of, left, published
+from tests.integration.nodes import oar_cgroups
 from tests.pretend import PretendJob
-
-WATCHED = ("/etc/hostname", "/etc/passwd", "/etc/hosts", "/etc/shadow")
-
-
-@dataclass
-class Canary:
-    """A directory of another user, full of files, and some of the system's: none may change.
-
-    Attributes:
-        path: the directory; everybody may read it and pass through.
-    """
-
-    path: Path
-    before: dict[str, tuple[object, ...]] = field(default_factory=dict)
-
-    def look(self) -> dict[str, tuple[object, ...]]:
-        """Return what is to be kept: every name with owner, mode, times and content."""
-        found: dict[str, tuple[object, ...]] = {}
-        for path in [*map(Path, WATCHED), self.path, *self.path.rglob("*")]:
-            status = path.lstat()
-            data = path.read_bytes() if path.is_file() else b""
-            facts = (status.st_mode, status.st_uid, status.st_gid, status.st_nlink)
-            times = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            found[str(path)] = (*facts, *times, hashlib.sha256(data).hexdigest())
-        return found
-
-    def assert_untouched(self) -> None:
-        assert self.look() == self.before
-
-
-@contextmanager
-def canary_of(user: str) -> Iterator[Canary]:
-    """Make a canary in a user's home, on the file system of the state directory."""
-    account = pwd.getpwnam(user)
-    home = Path(account.pw_dir)
-    path = home / "precious"
-    (path / "deep" / "deeper").mkdir(parents=True)
-    for number in range(20):
-        for place in (path, path / "deep", path / "deep" / "deeper"):
-            (place / f"file{number}").write_text(f"{number}\n")
-    home.chmod(0o755)
-    subprocess.run(["chown", "-R", f"{user}:", str(path)], check=True)
-    (path / "open").write_text("anybody may write here\n")
-    (path / "open").chmod(0o666)
-    canary = Canary(path)
-    canary.before = canary.look()
-    try:
-        yield canary
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.root.prepare import Preparation
 from oar_lxc.root.ranges import JOBS
 from tests import kernel
+from tests.integration.attacks import PLUG, assert_gone, attack, ids_options, lives
 from tests.integration.conftest import IMAGE, containers_of, left, next_id, published
-from tests.integration.test_attack_processes import assert_gone, attack, ids_options, lives
 from tests.pretend import PYTHON, PretendJob, pretend_job
 
 COUNT = 65536
@@ -59,9 +59,6 @@ def test_ids_of_anothers_job_cannot_be_mapped(
     beyond = published(job).first_id + COUNT
     done = job.run(["lxc-usernsexec", "-m", f"u:0:{beyond - 1}:2", "--", "true"])
     assert done.status != 0
-
-
-PLUG = ["/usr/libexec/lxc/lxc-user-nic", "/usr/lib/x86_64-linux-gnu/lxc/lxc-user-nic"]
 
 
 def test_a_container_cannot_be_plugged_into_anothers_bridge(

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests import kernel
+from tests.integration.attacks import PROLOGUE, assert_gone, ids_options
 from tests.integration.conftest import published
-from tests.integration.test_attack_processes import PROLOGUE, assert_gone, ids_options
 from tests.pretend import PYTHON, PretendJob
 
 LEAVE = """

@@ -16,9 +16,8 @@ import pytest
 
 from oar_lxc.model.layout import JobLayout
 from tests import kernel
+from tests.integration.attacks import Canary, assert_gone, attack, canary_of, ids_options, lives
 from tests.integration.conftest import containers_of, next_id
-from tests.integration.test_attack_files import Canary, canary_of
-from tests.integration.test_attack_processes import assert_gone, attack, ids_options, lives
 from tests.pretend import PretendJob, pretend_job
 
 

@@ -18,25 +18,20 @@ from oar_lxc.root import namespaces
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.processes import is_stopped
 from tests import kernel
-from tests.integration.conftest import containers_of, published
-from tests.integration.lxcfs import running_lxcfs
-from tests.integration.test_attack_ids import PLUG
-from tests.integration.test_attack_processes import (
+from tests.integration.attacks import (
+    INJECT_AND_FORK,
+    PLUG,
+    WAITING,
     assert_gone,
     attack,
     bystander,
+    freezer,
     ids_options,
     lives,
 )
+from tests.integration.conftest import containers_of, published
+from tests.integration.lxcfs import running_lxcfs
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
-
-WAITING = "tell(os.getpid()); signal.pause()"
-
-
-def freezer(job: PretendJob) -> str:
-    """Return the delegated cgroup of a job in the freezer's hierarchy."""
-    return str(CGROUPS / "freezer" / job.cgroup[1:] / "lxc")
-
 
 # Goes on putting new children into another job's cgroup, by a file opened while it could.
 INJECT = """
@@ -111,24 +106,6 @@ def test_nobody_goes_on_putting_processes_into_a_job_that_ends(
         assert (
             not Path(f"/proc/{innocent.pid}/stat").read_text().rpartition(")")[2].startswith(" T")
         )
-
-
-# Faster than anybody can stop them one by one: each puts a child in and is another from then on.
-INJECT_AND_FORK = """
-fd = os.open(f"{sys.argv[1]}/cgroup.procs", os.O_WRONLY)
-tell(os.getpid())
-for _ in range(3):
-    if os.fork() == 0: break
-while True:
-    if (pid := os.fork()) == 0:
-        signal.pause()
-    try:
-        os.write(fd, str(pid).encode())
-    except OSError as error:
-        os.kill(pid, signal.SIGKILL)
-        if error.errno == 19: os._exit(0)
-    if os.fork() != 0: os._exit(0)
-"""
 
 
 def test_writers_that_fork_without_a_rest_do_not_keep_a_job(

@@ -13,9 +13,9 @@ from oar_lxc.linux.login_shell import pack
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.wire import UP
 from tests import kernel
+from tests.integration.attacks import ids_options
 from tests.integration.conftest import containers_of, left, next_id, published
-from tests.integration.test_attack_processes import ids_options
-from tests.integration.test_session import Running, close, start_script
+from tests.integration.jobs import Running, close, start_script
 from tests.pretend import PYTHON, PretendJob, pretend_job
 
 

@@ -4,101 +4,19 @@ from __future__ import annotations
 
 import os
 import pwd
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests import kernel
+from tests.integration.attacks import assert_gone, attack, bystander, ids_options, lives
 from tests.integration.conftest import left, published
-from tests.integration.test_prepare import oar_cgroups
+from tests.integration.nodes import oar_cgroups
 from tests.pretend import CGROUPS, PYTHON, PretendJob
-
-# What every hostile program begins with. It tells that its attack is on by writing a line.
-PROLOGUE = """
-import contextlib, ctypes, os, signal, sys, threading, time
-libc = ctypes.CDLL(None, use_errno=True)
-libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-def tell(*words):
-    print(*words, flush=True)
-"""
-DEADLINE = 8.0  # seconds that a destroy gets here
-
-
-@contextmanager
-def attack(
-    job: PretendJob, code: str, *arguments: str, before: tuple[str, ...] = ()
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a hostile program of the job's user; give it and the line that it told.
-
-    Args:
-        job: in whose cgroups of OAR it begins.
-        code: Python, after :data:`PROLOGUE`.
-        arguments: what it reads from ``sys.argv``.
-        before: a program that becomes the hostile one, with its arguments.
-    """
-    process = job.start([*before, PYTHON, "-c", PROLOGUE + code, *arguments])
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline().strip()
-        assert line, process.communicate(timeout=10)[1]
-        yield process, line
-    finally:
-        end([process])
-
-
-def end(processes: list[subprocess.Popen[str]]) -> None:
-    """End what a test started, with all in its process group."""
-    for process in processes:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    for process in processes:
-        try:
-            process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:  # one that it started and that does not die
-            for pipe in (process.stdout, process.stderr):
-                if pipe:
-                    pipe.close()
-
-
-def assert_gone(job: PretendJob, deadline: float = DEADLINE) -> None:
-    """Destroy a job in time; nothing but OAR's own cgroups may be left of it."""
-    first_id = published(job).first_id
-    begin = time.monotonic()
-    done = job.node_side("destroy", "--deadline", f"{deadline:g}", check=False)
-    seconds = time.monotonic() - begin
-    assert (done.status, done.stderr) == (0, "")
-    assert seconds < deadline
-    assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
-
-
-@contextmanager
-def bystander(user: str, *argv: str) -> Iterator[int]:
-    """Run a process of a user that is in no job, as after a login; it must outlive the test."""
-    become = ["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--"]
-    process = subprocess.Popen([*become, *(argv or ("sleep", "600"))], text=True)
-    try:
-        yield process.pid
-        assert process.poll() is None
-        assert not kernel.is_dead(process.pid)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def lives(pid: int) -> bool:
-    """Whether any thread of a process is alive; a leader's death does not tell."""
-    with suppress(OSError):
-        states = [
-            kernel.read(f"/proc/{pid}/task/{tid}/stat") for tid in os.listdir(f"/proc/{pid}/task")
-        ]
-        return any(x and x.rpartition(")")[2].split()[0] not in "ZX" for x in states)
-    return False
-
 
 STOPPED = """
 pid = os.fork()
@@ -198,16 +116,6 @@ def test_processes_that_fork_where_no_limit_holds_are_destroyed(job: PretendJob)
         assert not tasks.read_text()
 
 
-def processes_of(uid: int) -> list[int]:
-    """Return the living processes of a user."""
-    found = []
-    for pid in kernel.processes():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{pid}").stat().st_uid == uid and lives(pid):
-                found.append(pid)
-    return found
-
-
 TRACE_FROM_OUTSIDE = """
 PTRACE_SEIZE, PTRACE_O_TRACEEXIT = 0x4206, 0x40
 pid = int(sys.argv[1])
@@ -279,16 +187,6 @@ def test_nothing_keeps_the_ids_of_a_job_that_has_ended(
             assert not lives(int(pid)), kernel.read(f"/proc/{pid}/status")
     finally:
         start.unlink(missing_ok=True)
-
-
-def ids_options(job: PretendJob, *, own: bool = False) -> list[str]:
-    """Return lxc-usernsexec's options for a job's ids, and its user's own as 65536."""
-    first_id, account = published(job).first_id, pwd.getpwnam(job.user)
-    options = []
-    for letter, own_id in (("u", account.pw_uid), ("g", account.pw_gid)):
-        options += ["-m", f"{letter}:0:{first_id}:65536"]
-        options += ["-m", f"{letter}:65536:{own_id}:1"] if own else []
-    return options
 
 
 def test_what_the_user_has_outside_of_the_job_lives_on(

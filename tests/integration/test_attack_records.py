@@ -16,9 +16,9 @@ import pytest
 from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.root import idmapped
 from tests import kernel
+from tests.integration.attacks import attack, ids_options, lives
 from tests.integration.conftest import left, next_id, published
-from tests.integration.test_attack_processes import attack, ids_options, lives
-from tests.integration.test_prepare import oar_cgroups
+from tests.integration.nodes import oar_cgroups
 from tests.pretend import PYTHON, PretendJob, checkout, pretend_job
 
 LIMIT = 10.0  # seconds after which a command of the root side counts as hung

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.conftest import containers_of, left_of_containers
-from tests.integration.test_session import close, start_script
+from tests.integration.jobs import close, start_script
 from tests.pretend import PYTHON, PretendJob
 
 # The names of abstract sockets are one space for all users of a node, and everybody may read which

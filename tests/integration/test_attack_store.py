@@ -21,8 +21,8 @@ from oar_lxc.linux.removal import remove_tree
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.prepare import Preparation
+from tests.integration.attacks import attack, ids_options
 from tests.integration.conftest import published
-from tests.integration.test_attack_processes import attack, ids_options
 from tests.pretend import PretendJob
 
 HOLD = """

@@ -11,8 +11,7 @@ from oar_lxc.linux.run import run
 from oar_lxc.model.layout import JobLayout
 from tests import kernel
 from tests.integration.conftest import left_of_containers, published
-from tests.integration.test_home import write_spec
-from tests.integration.test_session import start_program
+from tests.integration.jobs import start_program, write_spec
 from tests.pretend import PretendJob
 
 

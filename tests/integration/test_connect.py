@@ -14,7 +14,7 @@ import pytest
 
 from tests import kernel
 from tests.integration.conftest import left, left_of_containers, next_id, published
-from tests.integration.test_session import Running, close, start_script
+from tests.integration.jobs import Running, close, start_script
 from tests.pretend import PYTHON, PretendJob, pretend_job
 
 

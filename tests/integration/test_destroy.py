@@ -16,23 +16,9 @@ from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.root.processes import owner
 from tests import kernel
 from tests.integration.conftest import containers_of, left, published
-from tests.integration.test_prepare import node_side_killed_at, oar_cgroups
-from tests.integration.test_session import Running, close, start_script
+from tests.integration.jobs import Running, close, start_script
+from tests.integration.nodes import in_cgroups, node_side_killed_at, oar_cgroups
 from tests.pretend import CGROUPS, CONTROLLERS, PYTHON, PretendJob, checkout
-
-# Puts itself into the delegated cgroups, as the agent does, then runs what it is given.
-ENTER = """
-import os, sys
-from oar_lxc.agent.prepared import open_job
-from oar_lxc.linux.cgroups import enter_cgroups
-enter_cgroups(open_job(int(sys.argv[1]))[1].cgroups)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
-
-
-def in_cgroups(job: PretendJob, *argv: str) -> subprocess.Popen[str]:
-    """Start a program of the user in the job's delegated cgroups."""
-    return job.start([PYTHON, "-c", ENTER, str(job.id), *argv])
 
 
 def python_in_cgroups(job: PretendJob, code: str) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,7 @@ from oar_lxc.root.ranges import COUNT
 from oar_lxc.root.record import Record, read_record, this_boot
 from tests import kernel
 from tests.integration.conftest import left, published
-from tests.integration.test_destroy import in_cgroups
-from tests.integration.test_prepare import oar_cgroups
+from tests.integration.nodes import in_cgroups, instead, oar_cgroups
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
 
 SECONDS = 25.0  # that a destroy may take here at most, a user database that hangs included
@@ -40,50 +39,6 @@ def destroy(job: PretendJob, *arguments: str, before: Sequence[str] = ()) -> Res
     argv = [*before, PYTHON, "-IS", str(checkout() / "oar-lxc-node"), "destroy"]
     argv += ["--job", str(job.id), "--user", job.user, "--cgroup", job.cgroup, *arguments]
     return run(argv, check=False, timeout=SECONDS)
-
-
-@contextmanager
-def instead(path: Path, kind: str) -> Iterator[None]:
-    """Put something else in the place of a file until the end of the block."""
-    kept = path.with_name(f".{path.name}.kept-by-test")
-    had = os.path.lexists(path)
-    if had:
-        path.rename(kept)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _make(path, kind)
-        yield
-    finally:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        if had:
-            with suppress(FileNotFoundError):  # it is gone with its directory
-                kept.rename(path)
-
-
-def _make(path: Path, kind: str) -> None:
-    if kind == "binary":
-        path.write_bytes(b"\xff\0\n" * 9)
-    elif kind == "empty":
-        path.touch()
-    elif kind == "wrong":
-        path.write_text("[hooks]\ndeadlin = 30\n")
-    elif kind == "huge":
-        with path.open("wb") as file:
-            file.truncate(1 << 40)
-    elif kind == "directory":
-        (path / "below").mkdir(parents=True)
-    elif kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "link":
-        path.symlink_to("/dev/zero")
-    elif kind == "another's":
-        path.touch()
-        os.chown(path, 65534, 65534)
-    else:
-        assert kind == "missing"
 
 
 @pytest.fixture

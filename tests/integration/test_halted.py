@@ -13,8 +13,7 @@ import pytest
 
 from oar_lxc.linux.run import run
 from oar_lxc.root import halted
-from tests.integration.test_attack_neighbours import INJECT_AND_FORK, WAITING, freezer
-from tests.integration.test_attack_processes import attack, bystander
+from tests.integration.attacks import INJECT_AND_FORK, WAITING, attack, bystander, freezer
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
 
 # A destroy's own standstill, in which its process is killed.

@@ -12,7 +12,7 @@ import pytest
 
 from tests import kernel
 from tests.integration.conftest import left, left_of_containers, next_id, published
-from tests.integration.test_session import Running, close, start_script
+from tests.integration.jobs import Running, close, start_script, write_spec
 from tests.pretend import PretendJob, pretend_job
 
 SPEC = """
@@ -23,13 +23,6 @@ per_node = 2
 home = true
 mounts = ["/usr/share:/srv/read only"]
 """
-
-
-def write_spec(job: PretendJob, text: str) -> str:
-    """Write a spec where the job's user can read it."""
-    path = Path(pwd.getpwnam(job.user).pw_dir) / f"spec-{job.id}.toml"
-    path.write_text(text)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from oar_lxc.image.recipes import RECIPES
 from oar_lxc.image.store import Store
 from oar_lxc.linux.run import run
 from oar_lxc.model.image_name import ImageName
+from tests.integration.images import layout_of_oci
 from tests.unit.archives import Pack, of_crane, tar_of, zstd
 
 NAME = ImageName("made", "1")
@@ -78,17 +79,6 @@ def packed(tree: Path, where: Path, option: str) -> str:
 def squashed(tree: Path, where: Path) -> str:
     run(["mksquashfs", str(tree), str(where / "made.sqfs"), "-quiet", "-no-progress"])
     return str(where / "made.sqfs")
-
-
-def layout_of_oci(tree: Path, where: Path) -> str:
-    layout = where / "oci"
-    umoci = ["umoci"]
-    run([*umoci, "init", "--layout", str(layout)])
-    run([*umoci, "new", "--image", f"{layout}:v1"])
-    run([*umoci, "unpack", "--image", f"{layout}:v1", str(where / "bundle")])
-    run(["cp", "-a", f"{tree}/.", str(where / "bundle/rootfs")])
-    run([*umoci, "repack", "--image", f"{layout}:v1", str(where / "bundle")])
-    return str(layout)
 
 
 def saved_by_docker(tree: Path, where: Path) -> str:

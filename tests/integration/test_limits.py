@@ -12,9 +12,8 @@ import pytest
 from oar_lxc.container.limits import oom_kills
 from tests import kernel
 from tests.integration.conftest import left, next_id, published
+from tests.integration.jobs import Running, close, start_script, write_spec
 from tests.integration.lxcfs import running_lxcfs
-from tests.integration.test_home import write_spec
-from tests.integration.test_session import Running, close, start_script
 from tests.pretend import pretend_job
 
 MEMORY = 160 << 20

@@ -8,9 +8,8 @@ import time
 import pytest
 
 from tests.integration.conftest import left, next_id, published
+from tests.integration.jobs import close, start_script, write_spec
 from tests.integration.lxcfs import running_lxcfs
-from tests.integration.test_home import write_spec
-from tests.integration.test_session import close, start_script
 from tests.pretend import PYTHON, pretend_job
 
 SPEC = """

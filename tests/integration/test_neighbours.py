@@ -12,7 +12,7 @@ import pytest
 from oar_lxc import image
 from oar_lxc.linux.run import run
 from tests.integration.conftest import left, next_id, published
-from tests.integration.test_session import Running, close, start_script
+from tests.integration.jobs import Running, close, start_script
 from tests.pretend import pretend_job
 
 COUNT = 48  # of them; 48 * 47 pairs are more than twice what the kernel takes by default

@@ -25,8 +25,7 @@ from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.model.spec import LEAST_PROCESSES
 from oar_lxc.root.prepare import Preparation
 from tests.integration.conftest import containers_of, first_id_of_record, published
-from tests.integration.test_home import write_spec
-from tests.integration.test_session import Running, close, start_script
+from tests.integration.jobs import Running, close, start_script, write_spec
 from tests.pretend import PYTHON, PretendJob, checkout
 from tests.unit.archives import archive as layer_of
 from tests.unit.archives import member as layer_member
@@ -213,7 +212,7 @@ def test_the_name_of_a_public_image_is_refused(job: PretendJob, archive: Path) -
 def test_an_ordinary_user_imports_an_image_of_oci_with_its_owners(
     job: PretendJob, busybox: Path, tmp_path: Path
 ) -> None:
-    from tests.integration.test_images import layout_of_oci
+    from tests.integration.images import layout_of_oci
 
     copy = tmp_path / "tree"
     run(["cp", "-a", str(busybox), str(copy)])

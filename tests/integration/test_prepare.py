@@ -20,6 +20,7 @@ from oar_lxc.model.layout import IMAGES, STATE, JobLayout
 from oar_lxc.root.files import edit_lines
 from tests import kernel
 from tests.integration.conftest import IMAGE, first_id_of_record, left, next_id, published
+from tests.integration.nodes import node_side_killed_at, oar_cgroups
 from tests.pretend import CGROUPS, CONTROLLERS, PYTHON, PretendJob, checkout
 
 
@@ -177,11 +178,6 @@ def test_a_job_of_a_node_with_an_unknown_address_is_not_prepared(unprepared: Pre
     assert done.status == 1
     assert "the address of node node2.invalid is not known here" in done.stderr
     assert left(job, 0) == {"cgroups": oar_cgroups(job)}
-
-
-def oar_cgroups(job: PretendJob) -> list[str]:
-    """Return OAR's own cgroups of a job, which are OAR's to remove."""
-    return sorted(str(CGROUPS / controller / job.cgroup[1:]) for controller in CONTROLLERS)
 
 
 def test_files_of_the_system_keep_their_owner(tmp_path: Path) -> None:
@@ -397,34 +393,6 @@ STEPS = {
     "links": "oar_lxc.root.links.create",
     "published": "oar_lxc.model.published.PublishedJob.to_json",
 }
-KILL_AT = """
-import os, pkgutil, signal, sys
-owner, _, name = sys.argv.pop(1).rpartition(".")
-left = int(sys.argv.pop(1))
-import oar_lxc.root.prepare, oar_lxc.root.destroy
-real = getattr(pkgutil.resolve_name(owner), name)
-def die(*arguments, **options):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments, **options)
-setattr(pkgutil.resolve_name(owner), name, die)
-from oar_lxc.root.main import main
-main()
-"""
-
-
-def node_side_killed_at(job: PretendJob, step: str, *arguments: str, call: int = 1) -> None:
-    """Run the root side until the first, or another, call of a function, and kill it there."""
-    common = ["--job", str(job.id), "--user", job.user, "--cgroup", job.cgroup]
-    done = subprocess.run(
-        [PYTHON, "-c", KILL_AT, step, str(call), arguments[0], *common, *arguments[1:]],
-        env={"PYTHONPATH": str(checkout()), "PATH": os.environ["PATH"]},
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == -9, done.stderr
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -11,8 +11,7 @@ import pytest
 from oar_lxc.linux.run import Result, run
 from oar_lxc.model.layout import CONFIG, JobLayout
 from tests.integration.conftest import left, published
-from tests.integration.test_faults import instead
-from tests.integration.test_prepare import oar_cgroups
+from tests.integration.nodes import instead, oar_cgroups
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from oar_lxc.model.layout import JobLayout
 from tests.integration.conftest import IMAGE, left, left_of_containers, next_id, published
-from tests.integration.test_session import Running, close, start_script
+from tests.integration.jobs import Running, close, start_script
 from tests.pretend import PYTHON, pretend_job
 
 SECOND = """

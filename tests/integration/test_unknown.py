@@ -8,9 +8,9 @@ from pathlib import Path
 
 from oar_lxc.linux.run import run
 from oar_lxc.model.layout import JobLayout
+from tests.integration.attacks import attack
 from tests.integration.conftest import left, published
-from tests.integration.test_attack_processes import attack
-from tests.integration.test_prepare import oar_cgroups
+from tests.integration.nodes import oar_cgroups
 from tests.pretend import PYTHON, PretendJob, checkout
 
 # Open files, so many that a second is not enough to look at each.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.site import Site
+from tests.unit.site import site as site  # a fixture
 from tests.unit.strategies import quick
-from tests.unit.test_stanza import Site
-from tests.unit.test_stanza import site as site  # a fixture
 
 # What users choose of a description: names, properties, types. As Data::Dumper quotes it.
 TEXT = st.text("abz 09_=>{}()[]@%$&;#\\'\"`\t\n,.:/-é\u2028", max_size=20) | st.sampled_from(
