@@ -17,7 +17,7 @@ from oar_lxc.container.runtime import Started, Starter
 from oar_lxc.errors import ContainerError
 from tests.integration.conftest import published
 from tests.pretend import PYTHON, PretendJob
-from tests.unit.fakes import StarterByStarting
+from tests.unit.fakes.runtime import StarterByStarting
 
 LONGEST = 1 << 16  # bytes of a call or an answer
 

@@ -28,7 +28,7 @@ from tests.integration.conftest import (
 )
 from tests.integration.jobs import PROGRAM, Running, close, start_program, start_script
 from tests.pretend import PYTHON, PretendJob, checkout, pretend_job
-from tests.unit.fakes import wait_until
+from tests.unit.fakes.programs import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from oar_lxc.container.runtime import Runtime
 from oar_lxc.errors import ContainerError
-from tests.unit.fakes import alive, wait_until
+from tests.unit.fakes.programs import alive, wait_until
 
 
 @dataclass(frozen=True)

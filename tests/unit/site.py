@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.fakes import add_program, recorded
+from tests.unit.fakes.programs import add_program, recorded
 
 STANZA = Path(__file__).parents[2] / "hooks/job_resource_manager_stanza.pl"
 

@@ -17,7 +17,7 @@ import pytest
 from oar_lxc.client import session
 from oar_lxc.errors import LaunchError, OarLxcError
 from oar_lxc.model.job import Job
-from tests.unit.fakes import FakeRemote, prepared_nodes
+from tests.unit.fakes.remote import FakeRemote, prepared_nodes
 
 SCRIPT = Path(__file__).parents[2] / "jobscripts/lxc_job.py"
 SCRIPTS = sorted(SCRIPT.parent.glob("*.py"))
@@ -414,7 +414,7 @@ def test_any_bytes_that_a_command_writes_come_out(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "import pytest\n"
         "from oar_lxc.model.job import Job\n"
-        "from tests.unit.fakes import prepared_nodes\n"
+        "from tests.unit.fakes.remote import prepared_nodes\n"
         "from tests.unit.test_job_script import SCRIPT\n"
         "import importlib.util\n"
         "spec = importlib.util.spec_from_file_location('lxc_job', SCRIPT)\n"

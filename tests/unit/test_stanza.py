@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 from tests.unit.site import STANZA, Site
 from tests.unit.site import site as site  # a fixture
 

@@ -11,7 +11,8 @@ import pytest
 
 from oar_lxc.agent.execute import execute
 from oar_lxc.model.wire import Event, Exit, Failed, Output
-from tests.unit.fakes import FakeRuntime, alive, wait_until
+from tests.unit.fakes.programs import alive, wait_until
+from tests.unit.fakes.runtime import FakeRuntime
 
 
 @pytest.fixture

@@ -36,15 +36,10 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import make_plan
 from oar_lxc.model.published import REFUSED, PublishedJob
 from oar_lxc.model.spec import Group
-from tests.unit.fakes import (
-    HOST_KEY,
-    IMAGE,
-    KEYS,
-    LXC_USERNSEXEC,
-    FakeNode,
-    add_program,
-    wait_until,
-)
+from tests.unit.fakes.node import HOST_KEY, KEYS, FakeNode
+from tests.unit.fakes.programs import add_program, wait_until
+from tests.unit.fakes.remote import LXC_USERNSEXEC
+from tests.unit.fakes.runtime import IMAGE
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.spec import Port
-from tests.unit.fakes import wait_until
+from tests.unit.fakes.programs import wait_until
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from oar_lxc.agent import watch
 from oar_lxc.model import wire
-from tests.unit.fakes import FakeRuntime
+from tests.unit.fakes.runtime import FakeRuntime
 
 
 @pytest.fixture

@@ -24,15 +24,9 @@ from oar_lxc.client import whereabouts
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import unpack
 from oar_lxc.model.wire import Shown
-from tests.unit.fakes import (
-    FakeNode,
-    FakeRemote,
-    add_program,
-    invoke,
-    recorded,
-    recorder,
-    wait_until,
-)
+from tests.unit.fakes.node import FakeNode
+from tests.unit.fakes.programs import add_program, invoke, recorded, recorder, wait_until
+from tests.unit.fakes.remote import FakeRemote
 
 SSH = """
 # Look at the files while they are there.

@@ -19,7 +19,10 @@ from oar_lxc.image.record import Record
 from oar_lxc.image.store import Store
 from oar_lxc.model.image_name import ImageName
 from tests.unit.archives import member, system
-from tests.unit.fakes import IMAGE, FakeNode, FakeRemote, invoke
+from tests.unit.fakes.node import FakeNode
+from tests.unit.fakes.programs import invoke
+from tests.unit.fakes.remote import FakeRemote
+from tests.unit.fakes.runtime import IMAGE
 
 NODES = ("node2", "node10")  # in the order of the job, which is not that of the alphabet
 

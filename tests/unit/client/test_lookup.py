@@ -30,7 +30,9 @@ from oar_lxc.errors import (
 )
 from oar_lxc.model.layout import JobLayout, by_number
 from oar_lxc.model.published import READY, PublishedJob
-from tests.unit.fakes import FakeNode, FakeRemote, add_program
+from tests.unit.fakes.node import FakeNode
+from tests.unit.fakes.programs import add_program
+from tests.unit.fakes.remote import FakeRemote
 from tests.unit.strategies import hostile, quick
 
 # As oarstat of OAR 2.5.9 prints it.

@@ -35,7 +35,7 @@ from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer, head_of
 from oar_lxc.model.spec import Group, Port
-from tests.unit.fakes import FakeRemote, prepared_nodes
+from tests.unit.fakes.remote import FakeRemote, prepared_nodes
 
 JOB = Job(42, "alice", {"node1": 1, "node2": 2})
 

@@ -23,7 +23,9 @@ from oar_lxc.errors import JobError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import NO_MARK, unpack
 from oar_lxc.model.description import DESCRIPTION_FILE
 from oar_lxc.model.layout import JobLayout
-from tests.unit.fakes import FakeNode, FakeRemote, add_program, invoke
+from tests.unit.fakes.node import FakeNode
+from tests.unit.fakes.programs import add_program, invoke
+from tests.unit.fakes.remote import FakeRemote
 
 KEY = "-----BEGIN KEY-----\n"
 

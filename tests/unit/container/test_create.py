@@ -15,15 +15,10 @@ from oar_lxc.container.launch import Launch
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.plan import PlannedContainer
-from tests.unit.fakes import (
-    IMAGE,
-    KEYS,
-    LXC_USERNSEXEC,
-    FakeNode,
-    add_program,
-    recorded,
-    recorder,
-)
+from tests.unit.fakes.node import KEYS, FakeNode
+from tests.unit.fakes.programs import add_program, recorded, recorder
+from tests.unit.fakes.remote import LXC_USERNSEXEC
+from tests.unit.fakes.runtime import IMAGE
 
 PAIRS = {name: KeyPair(bytes([number]) * 64) for number, name in enumerate(("vm1", "vm2"))}
 NAMES = {

@@ -12,7 +12,7 @@ import pytest
 from oar_lxc.container.layer import Account, Skeleton, extend
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.plan import PlannedContainer
-from tests.unit.fakes import HOST_KEY, KEYS
+from tests.unit.fakes.node import HOST_KEY, KEYS
 
 ALICE = Account("alice", 2001, 2001, "alice", "Alice", "/home/alice", "/bin/zsh")
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n"

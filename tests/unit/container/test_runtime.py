@@ -14,7 +14,8 @@ import pytest
 from oar_lxc.container.runtime import LOG_TAIL, LxcRuntime, LxcStarter, Started, log_size, why_full
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.run import running
-from tests.unit.fakes import FakeRuntime, wait_until
+from tests.unit.fakes.programs import wait_until
+from tests.unit.fakes.runtime import FakeRuntime
 from tests.unit.runtime_contract import Containers, RuntimeContract
 
 

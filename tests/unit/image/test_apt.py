@@ -13,7 +13,7 @@ import pytest
 from oar_lxc.errors import ImageError
 from oar_lxc.image import apt
 from oar_lxc.linux.run import Result
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 
 LINE = "http://mirror.example/debian/|bookworm|main|/usr/share/keyrings/debian.gpg\n"
 

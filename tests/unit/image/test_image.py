@@ -28,7 +28,7 @@ from oar_lxc.image.store import Store, find_image, list_images
 from oar_lxc.image.uses import Use, uses_of
 from oar_lxc.model.image_name import ImageName
 from tests.unit.archives import archive, member, system
-from tests.unit.fakes import add_program, invoke, recorded, recorder
+from tests.unit.fakes.programs import add_program, invoke, recorded, recorder
 
 NAME = ImageName("mine", "2")
 

@@ -22,7 +22,7 @@ from oar_lxc.image.receive import PRESENT, Header, header_of, offer, read_header
 from oar_lxc.image.store import Store
 from oar_lxc.model.image_name import ImageName
 from tests.unit.archives import member, system
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 from tests.unit.strategies import hostile, quick
 
 NAME = ImageName("mine")

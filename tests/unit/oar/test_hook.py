@@ -21,7 +21,7 @@ from oar_lxc.model.published import READY, PublishedJob
 from oar_lxc.oar import hook
 from oar_lxc.oar import ssh as reach
 from oar_lxc.oar.hook import run_hook
-from tests.unit.fakes import add_program, recorded, recorder
+from tests.unit.fakes.programs import add_program, recorded, recorder
 
 HOOKS = Path(__file__).parents[3] / "hooks"
 HERE = socket.gethostname()

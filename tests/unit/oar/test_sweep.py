@@ -13,7 +13,7 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.model.reaped import DESTROYED, LEFT_ALONE, WOULD_DESTROY, Reaped
 from oar_lxc.oar import ssh
 from oar_lxc.oar.sweep import sweep
-from tests.unit.fakes import add_program, recorded, recorder
+from tests.unit.fakes.programs import add_program, recorded, recorder
 
 ALONE = Reaped(42, "alice", LEFT_ALONE, "OAR's cgroup /oar/alice_42 exists")
 LIVING = Reaped(43, "bob", LEFT_ALONE, "OAR's cgroup /oar/bob_43 exists")

@@ -29,7 +29,7 @@ from oar_lxc.model.wire import (
     encode,
 )
 from oar_lxc.remote.agents import Coming, Remote, raise_first
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 
 # oarsh OPTIONS NODE COMMAND: the agent learns the node's name from the environment.
 OARSH = """

@@ -35,7 +35,7 @@ from oar_lxc.model.wire import (
 from oar_lxc.remote import agents
 from oar_lxc.remote.agents import Remote
 from oar_lxc.remote.fanout import Order
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 
 # It notes who reached whom: a node's processes have its name in the environment. What a node does
 # when it is reached, other than to run what it is told, is in the file of its name.

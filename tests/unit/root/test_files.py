@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.root.files import edit_lines, job_locked, locked, write_atomic
-from tests.unit.fakes import deep_tree
+from tests.unit.fakes.programs import deep_tree
 from tests.unit.strategies import quick
 
 

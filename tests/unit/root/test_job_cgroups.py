@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from oar_lxc.errors import OarLxcError, TooLateError, UsageError
 from oar_lxc.root import job_cgroups
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups, check_oar_cgroup, hierarchies, walk
-from tests.unit.fakes import deep_tree
+from tests.unit.fakes.programs import deep_tree
 from tests.unit.strategies import hostile, job_ids, quick, users
 
 # From Debian 12 with the hybrid set-up; the second mount of the cpuset is OAR's old style.

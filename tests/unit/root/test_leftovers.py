@@ -21,7 +21,7 @@ from oar_lxc.root.leftovers import Leftovers, find_leftovers
 from oar_lxc.root.litter import Litter
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.ranges import COUNT
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 
 FIRST = LOWEST + (MOST_USERS - 1) * COUNT  # which no job on this machine has
 

@@ -12,7 +12,7 @@ from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import links
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 
 NETWORK = JobNetwork.of(42, ["node1"])  # 100.65.80.0/21
 

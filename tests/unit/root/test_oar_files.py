@@ -12,7 +12,7 @@ import pytest
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.root.oar_files import keep_keys, oar_files, remove_oar_files
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 
 OURS = ("alice_42.jobkey", "alice_42.env", "42", "42_resources", "pid_of_oarexec_for_jobId_42")
 OTHERS = ("alice_421.jobkey", "bob_42.env", "421", "421_resources", "4", "cpuset.lock.alice")

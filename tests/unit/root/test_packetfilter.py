@@ -12,7 +12,7 @@ from oar_lxc.errors import CommandError
 from oar_lxc.model.addresses import POOL
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import packetfilter
-from tests.unit.fakes import add_program
+from tests.unit.fakes.programs import add_program
 
 OURS = packetfilter.rules_text(POOL)
 

@@ -17,7 +17,7 @@ from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import Handles, is_zombie, job_processes, owner, pids
 from oar_lxc.root.ranges import COUNT
-from tests.unit.fakes import wait_until
+from tests.unit.fakes.programs import wait_until
 
 Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
 NOBODY = 0x70000000  # the first id of a range that nobody has

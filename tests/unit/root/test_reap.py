@@ -17,7 +17,7 @@ from oar_lxc.root.leftovers import Leftovers
 from oar_lxc.root.liveness import Finding, Judge
 from oar_lxc.root.reap import preview, reap
 from oar_lxc.root.record import GRACE
-from tests.unit.fakes import add_program, recorded
+from tests.unit.fakes.programs import add_program, recorded
 
 FOUND = [
     Finding(42, "alice", True, "OAR's cgroup /oar/alice_42 is gone"),
