@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.model.message import AnyMessage, Later, Message, message, names_of
@@ -59,7 +59,7 @@ class Allot(Request):
         owner: its node, and :func:`oar_lxc.linux.stat.identity`.
     """
 
-    kind: ClassVar[str] = "allot"
+    kind = "allot"
     spec: Spec
     user: str
     cores: Mapping[str, int]
@@ -75,7 +75,7 @@ class Release(Request):
         session: its token.
     """
 
-    kind: ClassVar[str] = "release"
+    kind = "release"
     session: str
 
 
@@ -95,7 +95,7 @@ class Launch(Request):
         variables: of the job, which sessions and commands in containers get.
     """
 
-    kind: ClassVar[str] = "launch"
+    kind = "launch"
     plan: Plan
     keys: Mapping[str, str]
     host_keys: Mapping[str, str]
@@ -117,7 +117,7 @@ class AwaitReady(Request):
         timeout: seconds that this may take.
     """
 
-    kind: ClassVar[str] = "ready"
+    kind = "ready"
     plan: Plan
     wait: str
     timeout: float
@@ -132,7 +132,7 @@ class Destroy(Request):
         grace: seconds that they get to halt by themselves.
     """
 
-    kind: ClassVar[str] = "destroy"
+    kind = "destroy"
     session: str | None
     grace: float = 0.0
 
@@ -152,7 +152,7 @@ class OnContainers(Request):
 class Start(OnContainers):
     """Start those containers that are stopped."""
 
-    kind: ClassVar[str] = "start"
+    kind = "start"
 
 
 @message
@@ -163,7 +163,7 @@ class Stop(OnContainers):
         timeout: seconds that they get to halt by themselves.
     """
 
-    kind: ClassVar[str] = "stop"
+    kind = "stop"
     timeout: float
 
 
@@ -175,7 +175,7 @@ class Restart(OnContainers):
         timeout: seconds that they get to halt by themselves.
     """
 
-    kind: ClassVar[str] = "restart"
+    kind = "restart"
     timeout: float
 
 
@@ -183,14 +183,14 @@ class Restart(OnContainers):
 class Freeze(OnContainers):
     """Stop all processes of containers where they are."""
 
-    kind: ClassVar[str] = "freeze"
+    kind = "freeze"
 
 
 @message
 class Unfreeze(OnContainers):
     """Let frozen containers run on."""
 
-    kind: ClassVar[str] = "unfreeze"
+    kind = "unfreeze"
 
 
 @message
@@ -203,7 +203,7 @@ class Exec(OnContainers):
         timeout: seconds after which it is killed; None for as long as it takes.
     """
 
-    kind: ClassVar[str] = "exec"
+    kind = "exec"
     argv: tuple[str, ...]
     stdin: str = ""
     timeout: float | None = None
@@ -217,7 +217,7 @@ class Watch(Request):
         session: its token.
     """
 
-    kind: ClassVar[str] = "watch"
+    kind = "watch"
     session: str
 
 
@@ -225,14 +225,14 @@ class Watch(Request):
 class List(Request):
     """Tell of each container, by a :class:`Container`."""
 
-    kind: ClassVar[str] = "list"
+    kind = "list"
 
 
 @message
 class Show(OnContainers):
     """Tell all that is known of containers, by a :class:`Shown` each."""
 
-    kind: ClassVar[str] = "show"
+    kind = "show"
     containers: tuple[str, ...]
 
 
@@ -240,21 +240,21 @@ class Show(OnContainers):
 class TellKeys(Request):
     """Tell the job's key, by a :class:`Keys` from the node that has it."""
 
-    kind: ClassVar[str] = "keys"
+    kind = "keys"
 
 
 @message
 class Timeline(Request):
     """Tell what each phase of the job's containers took, by a :class:`Phase` each."""
 
-    kind: ClassVar[str] = "timeline"
+    kind = "timeline"
 
 
 @message
 class Images(Request):
     """Tell which images the job has, by an :class:`Image` each."""
 
-    kind: ClassVar[str] = "images"
+    kind = "images"
 
 
 @message
@@ -270,7 +270,7 @@ class Event(Message):
 class Done(Event):
     """The request was carried out."""
 
-    kind: ClassVar[str] = "done"
+    kind = "done"
 
 
 @message
@@ -281,7 +281,7 @@ class Error(Event):
         reason: why, one sentence.
     """
 
-    kind: ClassVar[str] = "error"
+    kind = "error"
     reason: str
 
 
@@ -289,7 +289,7 @@ class Error(Event):
 class Allotted(Event):
     """What a session was given; see :class:`Launch`."""
 
-    kind: ClassVar[str] = "allotted"
+    kind = "allotted"
     plan: Plan
     keys: Mapping[str, str]
     host_keys: Mapping[str, str]
@@ -304,7 +304,7 @@ class Refused(Event):
         reason: why, one sentence.
     """
 
-    kind: ClassVar[str] = "refused"
+    kind = "refused"
     reason: str
 
 
@@ -332,7 +332,7 @@ class Planned(OfContainer):
         wait: when it will be ready.
     """
 
-    kind: ClassVar[str] = "planned"
+    kind = "planned"
     wait: str
 
 
@@ -347,7 +347,7 @@ class Started(OfContainer):
         cgroup: its cgroup in the cpuset hierarchy.
     """
 
-    kind: ClassVar[str] = "started"
+    kind = "started"
     seconds: float
     pid: int
     cpus: str
@@ -362,7 +362,7 @@ class Reached(OfContainer):
         what: what was waited for.
     """
 
-    kind: ClassVar[str] = "reached"
+    kind = "reached"
     what: str
 
 
@@ -370,7 +370,7 @@ class Reached(OfContainer):
 class Provisioned(OfContainer):
     """A container's provision script has succeeded."""
 
-    kind: ClassVar[str] = "provisioned"
+    kind = "provisioned"
 
 
 @message
@@ -381,7 +381,7 @@ class Ready(OfContainer):
         seconds: since its launch began.
     """
 
-    kind: ClassVar[str] = "ready"
+    kind = "ready"
     seconds: float
 
 
@@ -394,7 +394,7 @@ class Failed(OfContainer):
         log: the last lines of a log that tells more, oldest first.
     """
 
-    kind: ClassVar[str] = "failed"
+    kind = "failed"
     reason: str
     log: tuple[str, ...] = ()
 
@@ -417,7 +417,7 @@ class Output(OfContainer):
         data: whole lines, where they are not very long; bytes that are no UTF-8 as surrogates.
     """
 
-    kind: ClassVar[str] = "output"
+    kind = "output"
     stream: str
     data: str
 
@@ -430,7 +430,7 @@ class Exit(OfContainer):
         status: 0 to 255; 128 + number where a signal ended it, 124 where its time was up.
     """
 
-    kind: ClassVar[str] = "exit"
+    kind = "exit"
     status: int
 
 
@@ -444,7 +444,7 @@ class Changed(OfContainer):
         killed: whether it was killed, as it did not halt in time.
     """
 
-    kind: ClassVar[str] = "changed"
+    kind = "changed"
     state: str
     was: str
     killed: bool = False
@@ -454,7 +454,7 @@ class Changed(OfContainer):
 class Gone(OfContainer):
     """A container was destroyed."""
 
-    kind: ClassVar[str] = "gone"
+    kind = "gone"
 
 
 @message
@@ -465,7 +465,7 @@ class OutOfMemory(OfContainer):
         killed: how many.
     """
 
-    kind: ClassVar[str] = "out-of-memory"
+    kind = "out-of-memory"
     killed: int
 
 
@@ -473,7 +473,7 @@ class OutOfMemory(OfContainer):
 class Stopped(OfContainer):
     """A container that ran does so no more."""
 
-    kind: ClassVar[str] = "stopped"
+    kind = "stopped"
 
 
 @message
@@ -493,7 +493,7 @@ class Container(OfContainer):
         host_key: the public key of its ssh server, which no other container has.
     """
 
-    kind: ClassVar[str] = "container"
+    kind = "container"
     node: str
     state: str
     address: str
@@ -534,7 +534,7 @@ class Shown(OfContainer):
         listens: TCP ports that something in it listens at.
     """
 
-    kind: ClassVar[str] = "shown"
+    kind = "shown"
     state: str
     node: str
     address: str
@@ -566,7 +566,7 @@ class Keys(Event):
         client: the private key.
     """
 
-    kind: ClassVar[str] = "keys"
+    kind = "keys"
     client: str
 
 
@@ -582,7 +582,7 @@ class Phase(Event):
         steps: seconds by the name of a step; of ``prepare`` alone.
     """
 
-    kind: ClassVar[str] = "phase"
+    kind = "phase"
     phase: str
     begin: float
     seconds: float
@@ -608,7 +608,7 @@ class Image(Event):
         path: where it is.
     """
 
-    kind: ClassVar[str] = "image"
+    kind = "image"
     image: str
     whose: str
     name: str

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import string
 from collections.abc import Mapping
 from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -18,6 +20,7 @@ from oar_lxc.model.job import Job
 from oar_lxc.model.message import Message
 from tests.unit.strategies import quick
 
+REPOSITORY = Path(__file__).parents[3]
 # Surrogates too: bytes that are no UTF-8 travel as those.
 TEXT = st.text(st.characters())
 EVERY = [*wire.REQUESTS.values(), *wire.EVENTS.values()]
@@ -192,6 +195,18 @@ def test_scripts_that_take_events_for_dicts_can_read_them() -> None:
 def test_an_error_is_told_and_raised_again_with_its_node() -> None:
     error = wire.Failed.of(ContainerError("vm1", "", "no init", ["a", "b"])).error("node1")
     assert str(error) == "container vm1 on node node1: no init\n    a\n    b"
+
+
+def test_nobody_else_tells_messages_apart_by_strings() -> None:
+    wrong = []
+    for room in ("agent", "client", "cli", "remote"):
+        for path in sorted((REPOSITORY / "oar_lxc" / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                by_key = isinstance(node, ast.Subscript) and ast.unparse(node.slice) == "'event'"
+                by_kind = isinstance(node, ast.Compare) and ".kind" in ast.unparse(node)
+                if by_key or by_kind:
+                    wrong.append(f"{path}: {ast.unparse(node)}")
+    assert wrong == []
 
 
 def test_letters_of_kinds_are_those_of_a_command_line() -> None:
