@@ -348,10 +348,14 @@ class LxcRuntime:
 
     def _container(self, name: str) -> Any:
         try:
-            return _bindings().Container(name, lxc_path(self._directory, name))
+            container = _bindings().Container(name, lxc_path(self._directory, name))
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error
+        # It and this list of its hold each other, and LXC's log open with them, until Python
+        # collects garbage: never, in an agent that is a fork.
+        container.network = None
+        return container
 
 
 class LxcStarter:

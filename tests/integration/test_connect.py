@@ -175,3 +175,26 @@ def test_the_files_for_ssh_work_and_end_with_the_session(job: PretendJob) -> Non
     for path in (home.parent, home.parent.parent):
         if path.is_dir() and not os.listdir(path):
             path.rmdir()
+
+
+# In an agent that is a fork, nothing collects garbage.
+LOOK = """
+import gc, os, sys
+from oar_lxc.agent.prepared import environ_here
+from oar_lxc.container.runtime import LxcRuntime
+from oar_lxc.model.layout import JobLayout
+gc.disable()
+layout = JobLayout(int(sys.argv[1]))
+os.environ.update(environ_here(layout))
+runtime = LxcRuntime(layout.containers)
+count = []
+for _ in range(20):
+    assert (runtime.state("vm1"), runtime.init_pid("vm1") > 0) == ("RUNNING", True)
+    count.append(len(os.listdir("/proc/self/fd")))
+print(count[-1] - count[0])
+"""
+
+
+def test_looking_at_a_container_leaves_nothing_open(running: Running) -> None:
+    told = running.job.run([PYTHON, "-c", LOOK, str(running.job.id)])
+    assert (told.status, told.stdout) == (0, "0\n"), told.stderr
