@@ -136,11 +136,11 @@ def test_a_forged_environment_and_directory_do_not_change_what_root_runs(
     command.write_text(text)
     command.chmod(0o755)
     place = trap.directory / "here"
-    (place / "oar_lxc" / "node").mkdir(parents=True)
+    (place / "oar_lxc" / "root").mkdir(parents=True)
     spring = f"import os; os.system({str(trap.program)!r})\n"
     for name in MODULES:
         (place / f"{name}.py").write_text(spring)
-    for path in ("oar_lxc/__init__.py", "oar_lxc/node/__init__.py", "oar_lxc/root/main.py"):
+    for path in ("oar_lxc/__init__.py", "oar_lxc/root/__init__.py", "oar_lxc/root/main.py"):
         (place / path).write_text(spring)
     for name in PROGRAMS:
         (place / name).symlink_to(trap.program)
