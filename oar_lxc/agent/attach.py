@@ -47,6 +47,7 @@ from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.ending import one_sentence, tell_on_stderr
 from oar_lxc.linux.login_shell import NO_MARK, mark_of, unpack
+from oar_lxc.linux.signals import shell_status
 from oar_lxc.model.description import configured_address, read_description
 from oar_lxc.model.layout import JobLayout, check_job_id
 from oar_lxc.model.published import PublishedJob
@@ -249,7 +250,7 @@ def _wait_or_hang_up(pid: int) -> int:
             _send(pid, number)
             number, timeout = signal.SIGKILL, GRACE * 1000
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code if code >= 0 else 128 - code
+    return shell_status(code)
 
 
 def _send(pid: int, number: int) -> None:

@@ -15,6 +15,7 @@ from oar_lxc.agent.node import Emit, OnNode
 from oar_lxc.container.runtime import Runtime
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.linux.signals import shell_status
 from oar_lxc.model.wire import Exec, Exit, Failed, Output
 
 CHUNK = 65536
@@ -185,7 +186,7 @@ def _finished(command: _Running, late: bool) -> bool:
         pid, status = os.waitpid(command.pid, os.WNOHANG)
         if pid:
             code = os.waitstatus_to_exitcode(status)
-            command.status = code if code >= 0 else 128 - code
+            command.status = shell_status(code)
         elif late:
             os.kill(command.pid, signal.SIGKILL)
             os.waitpid(command.pid, 0)

@@ -12,6 +12,15 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
+def shell_status(code: int) -> int:
+    """Return an exit status as shells have it: 128 + the signal where one ended the process.
+
+    Args:
+        code: of :func:`os.waitstatus_to_exitcode`, less than 0 for a signal.
+    """
+    return code if code >= 0 else 128 - code
+
+
 class Checkpoint(SystemExit):
     """OAR's checkpoint signal: the job is asked to end, and has time to do so in order."""
 
@@ -32,7 +41,7 @@ def raising_signals() -> Iterator[None]:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         kind = Checkpoint if number == signal.SIGUSR2 else SystemExit
-        raise kind(128 + number)
+        raise kind(shell_status(-number))
 
     before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:

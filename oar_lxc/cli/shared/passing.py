@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.login_shell import mark_of
+from oar_lxc.linux.signals import shell_status
 from oar_lxc.remote.agents import LOST, SHELL_SECONDS
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
@@ -54,7 +55,7 @@ def become(argv: Sequence[str]) -> NoReturn:
 def run_here(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
     """Run a program with our own streams; return its exit status, 128 + signal."""
     with subprocess.Popen(list(argv), env=environ) as process, forwarded(process):
-        return status_of(process.wait())
+        return shell_status(process.wait())
 
 
 @dataclass
@@ -187,7 +188,7 @@ def _copy(source: Marked, target: int) -> None:
 
 def _not_opened(status: int | None, *streams: Marked) -> NotOpenedError:
     said = "\n".join(stream.text() for stream in streams)
-    return NotOpenedError(LOST if status is None else status_of(status), said, status is None)
+    return NotOpenedError(LOST if status is None else shell_status(status), said, status is None)
 
 
 def in_memory(name: str, text: str) -> str:
@@ -294,7 +295,7 @@ class _Streams:
         status = _wait(self._process, master)
         for thread in (reader, *errors):
             thread.join()
-        return status_of(status)
+        return shell_status(status)
 
     def run_on_terminal(self) -> int:
         """Pass all between our terminal and its; return the exit status.
@@ -312,7 +313,7 @@ class _Streams:
             _start(self._write)
             status = self._process.wait()
             reader.join(1)
-            return status_of(status)
+            return shell_status(status)
         finally:
             termios.tcsetattr(0, termios.TCSADRAIN, before)
             signal.signal(signal.SIGWINCH, resized)
@@ -409,11 +410,6 @@ def copy_size(source: int, target: int) -> None:
         fcntl.ioctl(target, termios.TIOCSWINSZ, size)
 
 
-def status_of(code: int) -> int:
-    """Return a wait's exit status as shells have it."""
-    return code if code >= 0 else 128 - code
-
-
 @contextmanager
 def forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Hand signals on to a child; those of the terminal reach it without us."""
@@ -441,4 +437,4 @@ def _handle(handlers: Mapping[int, Handler]) -> dict[int, Handler]:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    sys.exit(shell_status(-number))
