@@ -19,12 +19,12 @@ from oar_lxc.errors import (
     NodeError,
     UsageError,
 )
-from oar_lxc.linux.run import run
 from oar_lxc.model.description import CONFIG_FILE
 from oar_lxc.model.job import Job, parse_resources
 from oar_lxc.model.layout import JobLayout, by_number, check_job_id
 from oar_lxc.model.published import read_published
 from oar_lxc.model.wire import Container, Event, Keys, List, TellKeys
+from oar_lxc.oar.commands import ENDED, ENDING, job_facts, job_resources
 from oar_lxc.remote.agents import Remote, raise_first
 
 
@@ -104,22 +104,9 @@ def find_job(job_id: int | None, environ: Mapping[str, str] | None = None) -> Jo
             "--cores"
         )
     _nodes_by_oarstat(job_id)  # which refuses what is no running job of this user's
-    lines = _oarstat(job_id, "-p").splitlines()
-    resources = parse_resources((line.strip() for line in lines), f"oarstat -p -j {job_id}")
+    resources = parse_resources(job_resources(job_id), f"oarstat -p -j {job_id}")
     cores = Counter(r["network_address"] for r in resources if r.get("network_address"))
     return Job(job_id, pwd.getpwuid(os.getuid()).pw_name, dict(cores))
-
-
-def _oarstat(job_id: int, option: str) -> str:
-    try:
-        return run(["oarstat", f"{option}j", str(job_id)], timeout=30).stdout
-    except CommandError as error:
-        if error.status == 127:
-            raise JobError(
-                f"cannot find job {job_id} from here, as this machine has no oarstat and this is "
-                "not the job's own environment: run it on a frontend, or in the job"
-            ) from error
-        raise
 
 
 def has_ended(job_id: int) -> bool:
@@ -129,32 +116,22 @@ def has_ended(job_id: int) -> bool:
         JobError: there is no oarstat here.
         CommandError: it did not answer.
     """
-    facts = _facts_by_oarstat(job_id)
+    facts = job_facts(job_id)
     user = pwd.getpwuid(os.getuid()).pw_name
-    return facts.get("owner") != user or facts.get("state") in ("Terminated", "Error")
-
-
-def _facts_by_oarstat(job_id: int) -> dict[str, str]:
-    """Return what ``oarstat -f`` tells of a job; nothing where OAR knows none."""
-    facts = {}
-    for line in _oarstat(job_id, "-f").splitlines():
-        key, separator, value = line.partition(" = ")
-        if separator:
-            facts[key.strip()] = value.strip()
-    return facts
+    return facts.get("owner") != user or facts.get("state") in ENDED
 
 
 def _nodes_by_oarstat(job_id: int) -> list[str]:
-    facts = _facts_by_oarstat(job_id)
+    facts = job_facts(job_id)
     user = pwd.getpwuid(os.getuid()).pw_name
     if not facts:
         raise JobError(f"OAR knows no job {job_id}")
     if facts.get("owner", user) != user:
         raise JobError(f"job {job_id} belongs to {facts['owner']}, not to {user}")
     state = facts.get("state", "unknown")
-    if state in ("Terminated", "Error"):
+    if state in ENDED:
         raise JobError(f"job {job_id} has ended ({state}), and its containers with it")
-    if state in ("toError", "Finishing"):
+    if state in ENDING:
         raise JobError(f"job {job_id} is ending ({state}), and its containers with it")
     if state != "Running":
         raise JobError(f"job {job_id} is {state}: it has containers only while it is Running")

@@ -8,8 +8,6 @@ what it has, asks OAR which of those jobs have ended, and tells the nodes.
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,12 +17,11 @@ from oar_lxc.errors import CommandError, OarLxcError, UsageError
 from oar_lxc.linux.run import run
 from oar_lxc.model.layout import check_node
 from oar_lxc.model.reaped import LEFT_ALONE, Reaped
+from oar_lxc.oar.commands import ended_jobs, has_oarnodes, node_words
 from oar_lxc.oar.ssh import FANOUT, command_on
 
-ENDED = ("Error", "Terminated")  # OAR's last states of a job
 LOOK_TIMEOUT = 60.0
 DESTROY_TIMEOUT = 600.0
-JOBS_AT_ONCE = 100  # as many as one oarstat is asked for
 
 T = TypeVar("T")
 
@@ -56,7 +53,7 @@ def sweep(grace: float, *, dry_run: bool = False) -> Sweep:
     look = ["reap", "--dry-run", "--json", f"--grace={grace:g}"]
     found = _everywhere(dict.fromkeys(_nodes(result), look), LOOK_TIMEOUT, result)
     unsure = {job.job_id for jobs in found.values() for job in jobs if job.action == LEFT_ALONE}
-    ended = _ended(sorted(unsure))
+    ended = ended_jobs(unsure)
     option = ["--dry-run"] if dry_run else []
     orders = {}
     for node, jobs in found.items():
@@ -69,30 +66,17 @@ def sweep(grace: float, *, dry_run: bool = False) -> Sweep:
 
 def _nodes(result: Sweep) -> list[str]:
     """Return the names of the cluster's nodes; what is none is told, and stops no other."""
-    if shutil.which("oarnodes") is None:
+    if not has_oarnodes():
         raise OarLxcError(
             "oarnodes is not installed here: run this on the OAR server, or leave out --everywhere"
         )
-    words = run(["oarnodes", "-l"]).stdout.split()
     nodes = []
-    for word in dict.fromkeys(words):
+    for word in node_words():
         try:
             nodes.append(check_node(word))
         except UsageError as error:
             result.unreachable[word] = str(error)
     return nodes
-
-
-def _ended(jobs: Sequence[int]) -> set[int]:
-    """Return those of some jobs of which OAR says that they have ended."""
-    ended = set()
-    for start in range(0, len(jobs), JOBS_AT_ONCE):
-        options = [f"-j{job}" for job in jobs[start : start + JOBS_AT_ONCE]]
-        for line in run(["oarstat", "-s", *options]).stdout.splitlines():
-            match = re.fullmatch(r"\s*([0-9]+)\s*:\s*(\w+)\s*", line)
-            if match and match[2] in ENDED:
-                ended.add(int(match[1]))
-    return ended & set(jobs)
 
 
 def _everywhere(

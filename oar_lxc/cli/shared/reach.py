@@ -27,10 +27,10 @@ from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.linux.ending import debug_words
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.login_shell import NO_MARK, pack
-from oar_lxc.linux.run import run
 from oar_lxc.linux.verbose import doing
 from oar_lxc.model.layout import check_job_id
 from oar_lxc.model.wire import Container
+from oar_lxc.oar.commands import running_jobs
 from oar_lxc.remote.agents import OARSH, Remote, oarsh_environ, stuck_shell, why_not_begun
 
 Result = TypeVar("Result")
@@ -46,7 +46,11 @@ def complete_container(
         job, slash, _ = begun.rpartition("/")
         inside = bool(os.environ.get("OAR_JOB_ID"))
         if not slash and not inside:
-            return [CompletionItem(f"{job_id}/") for job_id in _jobs() if job_id.startswith(begun)]
+            return [
+                CompletionItem(f"{job_id}/")
+                for job_id in running_jobs(COMPLETION_TIMEOUT)
+                if job_id.startswith(begun)
+            ]
         remote = find_remote(check_job_id(job) if slash else None)
         names = (f"{job}{slash}{container.name}" for container in list_containers(remote))
         return [CompletionItem(name) for name in names if name.startswith(begun)]
@@ -58,18 +62,12 @@ def complete_job(
 ) -> list[CompletionItem]:
     """Return the caller's running jobs whose number begins so."""
     with suppress(OarLxcError, OSError):
-        return [CompletionItem(job_id) for job_id in _jobs() if job_id.startswith(begun)]
+        return [
+            CompletionItem(job_id)
+            for job_id in running_jobs(COMPLETION_TIMEOUT)
+            if job_id.startswith(begun)
+        ]
     return []
-
-
-def _jobs() -> list[str]:
-    """Return the numbers of the caller's running jobs, which alone have containers."""
-    text = run(["oarstat", "-u"], timeout=COMPLETION_TIMEOUT).stdout
-    return [
-        words[0]
-        for line in text.splitlines()
-        if (words := line.split())[1:2] == ["R"] and words[0].isdigit()
-    ]
 
 
 def remote_of(job_id: int | None) -> Remote:

@@ -13,8 +13,8 @@ from pathlib import Path
 from oar_lxc.client.lookup import find_remote
 from oar_lxc.errors import UsageError
 from oar_lxc.image.push import Route
-from oar_lxc.linux.run import run
 from oar_lxc.model.layout import check_job_id, check_node
+from oar_lxc.oar.commands import has_oarnodes, node_words
 from oar_lxc.oar.ssh import ssh
 from oar_lxc.remote.agents import oarsh_environ
 
@@ -33,7 +33,7 @@ def route_to_nodes(text: str) -> Route:
     """
     try:
         pwd.getpwnam(OAR)
-        known = shutil.which("oarnodes") is not None
+        known = has_oarnodes()
     except KeyError:
         known = False
     if not known or os.geteuid() != 0:
@@ -41,7 +41,7 @@ def route_to_nodes(text: str) -> Route:
             "public images are pushed by root on the OAR server; your own to a job's nodes, with "
             "--job JOB"
         )
-    words = text.split(",") if text else run(["oarnodes", "-l"]).stdout.split()
+    words = text.split(",") if text else node_words()
     nodes = [check_node(word) for word in dict.fromkeys(filter(None, words))]
     if not nodes:
         raise UsageError("there are no nodes to push to")

@@ -1,0 +1,87 @@
+"""What OAR's commands tell of jobs and nodes: ``oarstat`` and ``oarnodes``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection, Iterable
+
+from oar_lxc.errors import CommandError, JobError
+from oar_lxc.linux.run import run
+
+ENDED = ("Error", "Terminated")  # a job's last states
+ENDING = ("toError", "Finishing")
+TIMEOUT = 30.0  # seconds in which oarstat tells of one job
+JOBS_AT_ONCE = 100  # as many as one oarstat is asked for
+
+
+def job_facts(job_id: int) -> dict[str, str]:
+    """Return what ``oarstat -f`` tells of a job; nothing where OAR knows none.
+
+    Raises:
+        JobError: there is no oarstat here.
+        CommandError: it did not answer.
+    """
+    facts = {}
+    for line in _oarstat(job_id, "-f").splitlines():
+        key, separator, value = line.partition(" = ")
+        if separator:
+            facts[key.strip()] = value.strip()
+    return facts
+
+
+def job_resources(job_id: int) -> list[str]:
+    """Return what ``oarstat -p`` tells of a job: a line of properties for each resource.
+
+    Raises:
+        JobError: there is no oarstat here.
+        CommandError: it did not answer.
+    """
+    return [line.strip() for line in _oarstat(job_id, "-p").splitlines()]
+
+
+def _oarstat(job_id: int, option: str) -> str:
+    try:
+        return run(["oarstat", f"{option}j", str(job_id)], timeout=TIMEOUT).stdout
+    except CommandError as error:
+        if error.status == 127:
+            raise JobError(
+                f"cannot find job {job_id} from here, as this machine has no oarstat and this is "
+                "not the job's own environment: run it on a frontend, or in the job"
+            ) from error
+        raise
+
+
+def running_jobs(timeout: float) -> list[str]:
+    """Return the numbers of the caller's running jobs, which alone have containers.
+
+    Args:
+        timeout: seconds for OAR to answer.
+    """
+    lines = run(["oarstat", "-u"], timeout=timeout).stdout.splitlines()
+    return [
+        words[0] for line in lines if (words := line.split())[1:2] == ["R"] and words[0].isdigit()
+    ]
+
+
+def ended_jobs(jobs: Collection[int]) -> set[int]:
+    """Return those of some jobs of which OAR says that they have ended."""
+    ended = set()
+    numbers = sorted(jobs)
+    for start in range(0, len(numbers), JOBS_AT_ONCE):
+        options = [f"-j{job}" for job in numbers[start : start + JOBS_AT_ONCE]]
+        for line in run(["oarstat", "-s", *options]).stdout.splitlines():
+            match = re.fullmatch(r"\s*([0-9]+)\s*:\s*(\w+)\s*", line)
+            if match and match[2] in ENDED:
+                ended.add(int(match[1]))
+    return ended & set(numbers)
+
+
+def has_oarnodes() -> bool:
+    """Whether this machine has ``oarnodes``: the server and frontends do."""
+    return shutil.which("oarnodes") is not None
+
+
+def node_words() -> Iterable[str]:
+    """Return the names of the cluster's nodes as OAR has them, each once."""
+    return dict.fromkeys(run(["oarnodes", "-l"]).stdout.split())
