@@ -1,19 +1,23 @@
-"""What acts on one container as the job's user, its standard streams passed straight through.
+"""The attach program, which connects its standard streams to one container as the job's user.
 
-``oar_lxc.agent.attach JOB MARK WORDS`` with the words packed by
-:mod:`oar_lxc.linux.login_shell`: an action, a
-container, and what belongs to it. Where MARK is not ``-``, the door writes it once it is open, to
-standard output and standard error, before anything else. Actions:
+It is called as ``oar_lxc.agent.attach JOB MARK WORDS``. :mod:`oar_lxc.linux.login_shell` packs
+WORDS: an action, a container, and the action's arguments. Unless MARK is ``-``, the program writes
+the mark to standard output and standard error as soon as it can begin the action, before anything
+else. Actions:
 
 ``attach [COMMAND …]``
-    Runs a command, or a shell, as the container's root; on a terminal where all its streams are
-    one, with pipes and files as they are otherwise. Its status is the command's.
+    Runs a command, or a shell, as the container's root. If standard input and output are a
+    terminal, the command gets a terminal of the container's; otherwise it gets our streams as they
+    are. The exit status is the command's.
 ``console``
-    Opens the container's first terminal, with root logged in, who stays when it is left.
+    Opens the container's first terminal, with root logged in. Root stays logged in when the user
+    leaves the console.
 ``log LINES [follow]``
     Prints the end of LXC's own log.
 ``connect``
     Passes bytes to and from the container's sshd, for ssh's ProxyCommand.
+``ssh``
+    Writes a line of JSON with the keys that an ssh client needs, then does what ``connect`` does.
 """
 
 from __future__ import annotations
@@ -55,7 +59,7 @@ from oar_lxc.model.published import PublishedJob
 CHUNK = 65536
 ACTIONS = ("attach", "connect", "console", "log", "ssh")
 SHELL = ("/bin/sh", "-c", "exec $(command -v bash || command -v sh) -l")
-# lxc-attach would stay in a directory of the same name as ours, if there is one.
+# lxc-attach stays in our working directory if the container has one of that name: go home instead.
 AT_HOME = """\
 cd
 command -v "$1" >/dev/null 2>&1 || { echo "oar-lxc: $1: no such command in $0" >&2; exit 127; }
@@ -65,9 +69,10 @@ FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 GRACE = 5.0  # seconds between SIGHUP and SIGKILL for a command whose caller is gone
 
-# Nobody looks at most consoles: there is a getty only once somebody does. It is on a terminal that
-# LXC's client reads itself, not on /dev/console: that one passes through LXC's monitor, which with
-# its clients' comings and goings now and then ends, and the container with it (LXC 5.0.2).
+# Most consoles are never opened: the getty is started when a console is opened for the first time.
+# It is on a terminal that lxc-console reads directly, and not on /dev/console, which passes
+# through LXC's monitor: when clients come and go there, the monitor sometimes ends, and with it
+# the container (LXC 5.0.2).
 CONSOLE = "1"
 _GETTY = """\
 stty -F /dev/tty1 rows $1 cols $2 2>/dev/null
@@ -94,7 +99,7 @@ systemctl is-active --quiet oar-lxc-console.service ||
 
 
 def main() -> None:
-    """Open the door, or leave with one sentence."""
+    """Carry out the action, or exit with an error of one sentence."""
     with one_sentence(tell_on_stderr, os.uname().nodename):
         os.umask(0o022)  # whatever the user's shell has set
         sys.exit(_main(sys.argv[1:]))
@@ -139,7 +144,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def tell_open(token: str) -> None:
-    """Write the mark to both streams, unless none is wanted or nobody reads."""
+    """Write the mark to both output streams, if the caller asks for one; ignore a closed one."""
     if token != NO_MARK:
         for fd in (1, 2):
             with suppress(OSError):
@@ -149,7 +154,7 @@ def tell_open(token: str) -> None:
 def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
     """Run a command as the container's root on a terminal of the container's; return its status.
 
-    lxc-attach makes the terminal, and keeps its size that of ours.
+    lxc-attach makes the terminal, and keeps it at the size of our terminal.
     """
     variables = environment_inside(layout.containers / name)
     if os.environ.get("TERM"):
@@ -164,7 +169,7 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
         try:
             _default_signals()
             command += ["--", "/bin/sh", "-c", AT_HOME, name, *argv]
-            _become(command)  # the terminal is its
+            _become(command)  # lxc-attach reads and writes the terminal itself
         except OarLxcError as error:
             tell_on_stderr(str(error))
         finally:
@@ -173,14 +178,15 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
         _pass_line_ends(pid)
         return _wait(pid)
     finally:
-        with suppress(termios.error):  # an lxc-attach that is killed leaves it raw
+        with suppress(termios.error):  # a killed lxc-attach leaves the terminal in raw mode
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def _pass_line_ends(pid: int) -> None:
-    """Have our terminal not write a carriage return where the container's wrote one already.
+    """Make our terminal add no carriage return: the container's terminal has added it already.
 
-    lxc-attach asks for it when it makes our terminal raw, which it has done when it is.
+    lxc-attach turns that option on when it makes our terminal raw. So wait until the terminal is
+    raw, and turn the option off.
     """
     end = time.monotonic() + 1
     while time.monotonic() < end:
@@ -198,9 +204,10 @@ def _pass_line_ends(pid: int) -> None:
 def attach_streams(runtime: LxcRuntime, name: str, argv: list[str]) -> int:
     """Run a command as the container's root with our streams; return its status.
 
-    lxc-attach would put a terminal in between where one of them is one, and change what passes.
+    This does not use lxc-attach: if one of our streams is a terminal, lxc-attach makes a terminal
+    for the command, and this changes the bytes that pass.
     """
-    # What is in another group than the terminal's cannot read from it.
+    # A process outside the terminal's foreground group cannot read from the terminal.
     own_group = not any(os.isatty(fd) for fd in (0, 1, 2))
     pid = runtime.attach(name, argv, 0, 1, 2, own_group=own_group)
     return _wait(pid)
@@ -214,13 +221,13 @@ def _wait(pid: int) -> int:
             _send(pid, number)
 
     for number in FORWARDED:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, for example, ignores SIGHUP
             signal.signal(number, forward)
     return _wait_or_hang_up(pid)
 
 
 def _in_foreground() -> bool:
-    """Whether what is typed as Ctrl-C reaches the child as well, which is in our group."""
+    """Whether the terminal sends Ctrl-C to the child, too, because it is in our group."""
     for fd in (0, 1, 2):
         with suppress(OSError):
             return os.tcgetpgrp(fd) == os.getpgrp()
@@ -228,9 +235,9 @@ def _in_foreground() -> bool:
 
 
 def _wait_or_hang_up(pid: int) -> int:
-    """Return the exit status of a child; end it when nobody can hear of it any more.
+    """Return the exit status of a child; end the child when the caller of oarsh is gone.
 
-    When whoever called oarsh is gone, sshd closes both of our output streams, and does no more.
+    When the caller is gone, sshd closes both of our output streams, and sends no signal.
     """
     child = os.pidfd_open(pid)
     poll = select.poll()
@@ -254,7 +261,7 @@ def _wait_or_hang_up(pid: int) -> int:
 
 
 def _send(pid: int, number: int) -> None:
-    """Send a signal to a child, and to all of its group where it leads one."""
+    """Send a signal to a child's process group, or to the child alone if it leads no group."""
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
@@ -263,10 +270,10 @@ def _send(pid: int, number: int) -> None:
 
 
 def _become(argv: Sequence[str]) -> NoReturn:
-    """Let a program have this process.
+    """Replace this process by a program.
 
     Raises:
-        OarLxcError: there is none, or it cannot be run.
+        OarLxcError: the program does not exist, or cannot be run.
     """
     words = [word.encode("utf-8", "surrogateescape") for word in argv]
     try:
@@ -277,18 +284,18 @@ def _become(argv: Sequence[str]) -> NoReturn:
 
 
 def _default_signals() -> None:
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, for the command
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; a command must not
         signal.signal(number, signal.SIG_DFL)
 
 
 def console(
     layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, name: str, token: str
 ) -> None:
-    """Become lxc-console on the container's first terminal.
+    """Replace this process by lxc-console on the container's first terminal.
 
     Raises:
-        UsageError: there is no terminal.
-        ContainerError: nobody can log in there.
+        UsageError: our standard input is no terminal.
+        ContainerError: no login can be started on the container's terminal.
     """
     if not os.isatty(0):
         raise UsageError("a console needs a terminal: run it from one, or use `oar-lxc exec`")
@@ -309,14 +316,14 @@ def console(
     path = lxc_path(layout.containers, name)
     argv = ["lxc-console", "-q", "-P", path, "-n", name, "-t", CONSOLE]
     _default_signals()
-    _become(argv)  # the terminal is its from here on
+    _become(argv)  # lxc-console reads and writes the terminal itself
 
 
 def log(layout: JobLayout, name: str, arguments: list[str], token: str) -> None:
-    """Become tail on LXC's log of a container.
+    """Replace this process by ``tail`` on LXC's log of a container.
 
     Raises:
-        UsageError: the number of lines is none.
+        UsageError: the number of lines is not valid.
     """
     if not arguments or not (arguments[0] == "+1" or arguments[0].isdecimal()):
         raise UsageError("usage: log CONTAINER LINES [follow]")
@@ -325,7 +332,7 @@ def log(layout: JobLayout, name: str, arguments: list[str], token: str) -> None:
     argv = ["tail", "-q", "-n", arguments[0], *follow, "--", str(path)]
     tell_open(token)
     _default_signals()
-    _become(argv)  # streams go straight through
+    _become(argv)
 
 
 def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False) -> None:
@@ -334,13 +341,13 @@ def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False
     Args:
         layout: the job's names.
         name: the container.
-        token: of the mark.
-        with_keys: whether a line of JSON with the keys that a client needs comes first.
+        token: the token of the mark.
+        with_keys: whether to write a line of JSON first, with the keys that a client needs.
 
     Raises:
-        OarLxcError: it does not answer, or breaks the connection off.
+        OarLxcError: sshd does not answer, or breaks off the connection.
     """
-    # What a command need not wait for.
+    # Imported here because the other actions do not need them.
     from oar_lxc.agent.job_key import JobKey
     from oar_lxc.container.ssh_probe import SSH_PORT
 
@@ -367,7 +374,7 @@ def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False
     try:
         _pass_bytes(peer)
     except BrokenPipeError:
-        pass  # whoever reads our output is gone
+        pass  # the reader of our output is gone
     except OSError as error:
         raise OarLxcError(f"{name} broke off the connection to its sshd: {_why(error)}") from error
 

@@ -1,7 +1,7 @@
 """Start, stop, freeze and destroy containers of one node while their job runs.
 
-These are operations of the agent. What a container has become is an event
-:class:`~oar_lxc.model.wire.Changed`; where it could not be changed, ``Failed``.
+These are operations of the agent. For each container they emit its new state as
+:class:`~oar_lxc.model.wire.Changed`, or ``Failed`` if the state could not be changed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from oar_lxc.model.description import containers_of
 
 
 def start(node: OnNode, request: wire.Start) -> None:
-    """Start those containers that are stopped."""
+    """Start those of the requested containers that are stopped."""
     _start(node, _names(node, request))
 
 
 def stop(node: OnNode, request: wire.Stop) -> None:
-    """Stop containers, orderly within ``timeout`` seconds of the request, or at once for 0."""
+    """Shut containers down, and kill those that still run after the request's ``timeout``.
+
+    With a timeout of 0, kill them at once.
+    """
     _stop(node, _names(node, request), request.timeout)
 
 
@@ -52,7 +55,7 @@ def unfreeze(node: OnNode, request: wire.Unfreeze) -> None:
 def destroy(node: OnNode, request: wire.Destroy) -> None:
     """Kill and remove containers of this node: those of a session, or all.
 
-    Events: ``Gone``, or ``Failed`` where one does not die.
+    Events: for each container ``Gone``, or ``Failed`` if it does not die.
     """
     begin, start = time.time(), time.monotonic()
     with node.locked():
@@ -66,7 +69,7 @@ def destroy(node: OnNode, request: wire.Destroy) -> None:
         remove_containers(node.layout, node.published, gone)
         if request["session"] and not left:
             remove_half_made(node.layout, node.published, request["session"])
-        with suppress(OSError, OarLxcError):  # of what is gone, others need not be told
+        with suppress(OSError, OarLxcError):  # to tell other containers is not essential
             if not left and forget(node.layout, request.session):
                 tell(node, node.runtime.names())
     if names:
@@ -78,10 +81,10 @@ def destroy(node: OnNode, request: wire.Destroy) -> None:
 
 
 def _names(node: OnNode, request: wire.OnContainers) -> list[str]:
-    """Return which containers are asked for; LXC finds their cgroups from now on."""
+    """Return the requested containers that this node has, and enter the job's cgroups."""
     present = node.runtime.names()
     wanted = request.containers
-    # LXC makes and finds cgroups below those that the caller is in.
+    # LXC makes and finds the containers' cgroups below those of the process that calls it.
     enter_cgroups(node.published.cgroups)
     return present if wanted is None else [name for name in wanted if name in present]
 
@@ -100,7 +103,7 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                 if isinstance(one, ContainerError):
                     node.emit(wire.Failed.of(one))
                     continue
-                # Nobody waits for more than this, nor is it provisioned again.
+                # It counts as ready: `start` waits for no more, and does not provision again.
                 times = {LAUNCHED: begin, "start_seconds": one.seconds, READY: time.time()}
                 write_times(node.layout, one.name, times)
                 _tell(node, one.name, RUNNING, STOPPED)
@@ -111,7 +114,7 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
 def _stop(
     node: OnNode, names: Sequence[str], timeout: float, *, silent: bool = False
 ) -> list[str]:
-    """Stop containers, orderly first; return those that are stopped."""
+    """Shut containers down, then kill those that still run; return those that are stopped."""
     before = {name: node.runtime.state(name) for name in names}
     left = [name for name, state in before.items() if state != STOPPED]
     if timeout > 0:

@@ -1,4 +1,4 @@
-"""Run one command in many containers of a node at once, and pass on what they write."""
+"""Run one command in many containers of a node at once, and pass on its output."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _POLL = 0.05  # seconds between looks at whether a process without output has en
 
 @dataclass
 class _Running:
-    """A command that runs in one container, and the ends of its pipes that are still open."""
+    """A command that runs in one container, and our ends of its pipes that are still open."""
 
     name: str
     pid: int
     open: set[int] = field(default_factory=set)
-    rest: dict[str, bytes] = field(default_factory=dict)  # the begun line of each stream
+    rest: dict[str, bytes] = field(default_factory=dict)  # the unfinished line of each stream
     status: int | None = None
 
 
@@ -52,22 +52,22 @@ def execute(
     emit: Emit,
     abandoned: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run a command in containers at once.
+    """Run a command in several containers at once.
 
-    Events: ``Output``, whole lines where they are shorter than :data:`CHUNK`, then for each
-    container ``Exit``, or ``Failed`` where it could not be started.
+    Events: ``Output`` with whole lines, except that a line of :data:`CHUNK` bytes or more is cut.
+    Then for each container ``Exit``, or ``Failed`` if the command could not be started there.
 
     Args:
-        runtime: the containers.
-        names: those to run it in.
+        runtime: the containers of this node.
+        names: the containers to run the command in.
         argv: the command; found through PATH inside the container.
-        stdin: what each reads.
-        timeout: seconds, None for as long as it takes.
-        emit: is given the events.
-        abandoned: whether nobody waits for the outcome any more; the commands are killed then.
+        stdin: standard input of the command in each container.
+        timeout: seconds; None: no limit.
+        emit: called with each event.
+        abandoned: whether the caller is gone; the commands are then killed.
 
     Raises:
-        OarLxcError: they were abandoned.
+        OarLxcError: the caller is gone.
     """
     selector = selectors.DefaultSelector()
     running: list[_Running] = []
@@ -88,7 +88,7 @@ def execute(
                 if _finished(command, late):
                     _close(command, selector)
                     running.remove(command)
-                    for stream, rest in command.rest.items():  # cut off by the timeout
+                    for stream, rest in command.rest.items():  # a line that the timeout cut off
                         text = rest.decode("utf-8", "surrogateescape")
                         emit(Output(command.name, stream, text))
                     emit(Exit(command.name, command.status or 0))
@@ -158,9 +158,15 @@ def _transfer(
 
 
 def _whole_lines(command: _Running, stream: str, data: bytes) -> bytes:
-    """Return what can be passed on: up to the last newline, all at the end, or a long line.
+    """Return the bytes that can be passed on, and keep the rest for the next call.
 
-    A long line is cut before a character that may go on in what is not read yet.
+    Passed on are whole lines, everything at the end of the stream, and a line that is too long.
+    A long line is not cut inside a UTF-8 character.
+
+    Args:
+        command: the command, which keeps the rest.
+        stream: ``stdout`` or ``stderr``.
+        data: the bytes read now; empty at the end of the stream.
     """
     text = command.rest.pop(stream, b"") + data
     end = text.rfind(b"\n") + 1
@@ -174,14 +180,17 @@ def _whole_lines(command: _Running, stream: str, data: bytes) -> bytes:
 
 
 def _begun_character(text: bytes) -> int:
-    """Return how many bytes at the end are the beginning of a UTF-8 character, 0 to 3."""
+    """Return how many bytes at the end begin a UTF-8 character that is not complete, 0 to 3."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     decoder.decode(text[-8:])
     return len(decoder.getstate()[0])
 
 
 def _finished(command: _Running, late: bool) -> bool:
-    """Whether a command is over: it ended and all it wrote is read, or its time is up."""
+    """Whether a command is over: it ended and its output is read, or its time is up.
+
+    Kill it if its time is up.
+    """
     if command.status is None:
         pid, status = os.waitpid(command.pid, os.WNOHANG)
         if pid:

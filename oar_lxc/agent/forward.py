@@ -1,6 +1,7 @@
-"""Let TCP ports of a node lead into containers: ``oar_lxc.agent.forward FORWARD …``.
+"""The program that forwards TCP ports of a node to containers.
 
-A process of the user's inside the job, which ends with it like all others.
+It is called as ``oar_lxc.agent.forward FORWARD …``, runs as the job's user inside the job, and
+ends with the job.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ CHUNK = 65536
 
 @dataclass(frozen=True)
 class Forward:
-    """One port that leads into a container.
+    """One port of the node that is forwarded to a container.
 
     Attributes:
-        listen: port of the node.
-        address: the container's.
-        port: its port.
+        listen: the node's port.
+        address: the container's address.
+        port: the container's port.
     """
 
     listen: int
@@ -36,10 +37,10 @@ class Forward:
 
     @classmethod
     def parse(cls, text: str) -> Forward:
-        """Make one of what :meth:`__str__` wrote.
+        """Parse what :meth:`__str__` wrote.
 
         Raises:
-            UsageError: it is something else.
+            UsageError: the text is something else.
         """
         try:
             listen, address, port = text.split(":")
@@ -89,7 +90,7 @@ def _tell(text: str) -> None:
 
 
 def main() -> None:
-    """Listen until killed; one line on standard output tells that all ports are open."""
+    """Forward until killed; write ``listening`` when all ports are open."""
     with one_sentence(_tell):
         asyncio.run(_run([Forward.parse(text) for text in sys.argv[1:]]))
 

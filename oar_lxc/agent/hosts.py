@@ -1,12 +1,13 @@
 """The names of all containers of a job, as each of its nodes knows them.
 
-A container is told of all others when it is made. Those that run already are told when another
-session of the job launches or ends: by a shell in the container itself, with nothing but its own
-rights. No container can lead the writing elsewhere, and what breaks it breaks it for itself.
+A new container has the names of all others in its files. When another session of the job launches
+or ends, running containers get the new names: a shell inside the container writes them, with the
+container's own rights. So a container cannot divert the writing to a file outside, and a container
+that hinders it harms only itself.
 
-A node is told by each launch of all sessions that there were then. Launches of two sessions may
-come to a node in another order than their numbers were given out: what a node knows only grows,
-and sessions that have ended there are remembered as such.
+Each launch tells a node the names of all sessions of that moment. The launches of two sessions may
+reach a node in another order than the ledger served them. So a node only adds sessions, and
+remembers those that have ended there.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.wire import Event
 
 NAMES = "names.json"
-TIMEOUT = 10.0  # seconds in which a container takes new names, or keeps the old ones
+TIMEOUT = 10.0  # seconds a container has to take new names; after that it keeps the old ones
 Known = dict[str, dict[str, tuple[str, str]]]  # session → container → address, public host key
 
 
 def learn(layout: JobLayout, sessions: Mapping[str, Mapping[str, Sequence[str]]]) -> bool:
-    """Take in the names of sessions; one caller at a time.
+    """Record the names of sessions; the caller holds the node's lock.
 
     Args:
         layout: the job's names.
-        sessions: address and public host key by container, of each session that is known of.
+        sessions: address and public host key by container, for each known session.
 
     Returns:
-        Whether there are names of more than one session.
+        Whether this node now has names of more than one session.
     """
     known, ended = _read(layout)
     for session, names in sessions.items():
@@ -45,10 +46,14 @@ def learn(layout: JobLayout, sessions: Mapping[str, Mapping[str, Sequence[str]]]
 
 
 def forget(layout: JobLayout, session: str | None) -> bool:
-    """Forget the names of a session that has ended, of all where None; one caller at a time.
+    """Forget the names of a session that has ended; the caller holds the node's lock.
+
+    Args:
+        layout: the job's names.
+        session: the session; None: all sessions.
 
     Returns:
-        Whether there are others, which knew them.
+        Whether other sessions are left, whose containers know the forgotten names.
     """
     known, ended = _read(layout)
     gone = [*known] if session is None else [session]
@@ -64,13 +69,13 @@ def all_names(layout: JobLayout) -> dict[str, tuple[str, str]]:
 
 
 def may_be_stale(layout: JobLayout) -> bool:
-    """Whether a container of this node may have been told of others than there are now."""
+    """Whether a container of this node may have names that are out of date."""
     known, ended = _read(layout)
     return len(known) + len(ended) > 1
 
 
 def tell(node: OnNode, containers: Sequence[str]) -> None:
-    """Tell containers that run all names of the job; what one does not take, it does without."""
+    """Write all names of the job into running containers; ignore those that do not take them."""
     from oar_lxc.agent.execute import execute
     from oar_lxc.container.layer import renaming
 
@@ -83,7 +88,7 @@ def tell(node: OnNode, containers: Sequence[str]) -> None:
 
 
 def _ignore(event: Event) -> None:
-    """Take no notice of what a container says of its own files."""
+    """Ignore what a container answers: its files are its own affair."""
 
 
 def _read(layout: JobLayout) -> tuple[Known, list[str]]:
@@ -96,7 +101,7 @@ def _read(layout: JobLayout) -> tuple[Known, list[str]]:
         return known, [str(session) for session in data["ended"]]
     except FileNotFoundError:
         return {}, []
-    except (ValueError, TypeError, KeyError, AttributeError):  # it is the user's
+    except (ValueError, TypeError, KeyError, AttributeError):  # the user may have damaged it
         return {}, []
 
 

@@ -1,4 +1,4 @@
-"""Tell which images a job has on this node: public ones, and those pushed for the job."""
+"""List the images that a job has on this node: public images, and those pushed for the job."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from oar_lxc.model.wire import Images
 
 
 def tell_images(node: OnNode, request: Images) -> None:
-    """Tell the images that a job has on this node, by events ``Image``: an operation of the agent.
+    """Emit an ``Image`` for each image that a job has on this node; an operation of the agent.
 
     Args:
         node: this node.
-        request: nothing is read from it.
+        request: not used.
     """
     for whose, store in ((PUBLIC, Store(node.layout.images)), (OWN, pushed_store(node.layout))):
         for name in store.names():

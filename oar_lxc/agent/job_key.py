@@ -1,4 +1,7 @@
-"""The ssh key of a job, by which its user gets into its containers: kept on its head node."""
+"""The ssh key of a job, with which the user logs in to the job's containers.
+
+The head node makes the key pair. The job's other nodes get a copy of the private key.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,23 @@ CLIENT = "id_ed25519"
 
 @dataclass(frozen=True)
 class JobKey:
-    """A key pair of ed25519, the user's for this job.
+    """The ed25519 key pair that the user has for this job.
 
     Args:
-        directory: the user's private directory of the job on its head node.
+        directory: the user's private directory of the job on this node.
     """
 
     directory: Path
 
     @classmethod
     def make(cls, layout: JobLayout, comment: str) -> JobKey:
-        """Make it, unless it exists; one caller at a time.
+        """Make the key pair, unless it exists; the caller holds a lock.
 
         Raises:
-            OarLxcError: it cannot be written.
+            OarLxcError: the keys cannot be written.
         """
         key = cls(layout.private)
-        from oar_lxc.linux.ed25519 import KeyPair  # who only reads a key need not wait for it
+        from oar_lxc.linux.ed25519 import KeyPair  # slow to import, and not needed to read a key
 
         try:
             if not (key.directory / CLIENT).exists():
@@ -43,23 +46,26 @@ class JobKey:
         return key
 
     def keep(self, data: Mapping[str, str]) -> None:
-        """Keep on another node of the job what a client needs, as :meth:`to_client_data` has it.
+        """Write on another node of the job the key that :meth:`to_client_data` reads.
 
         Args:
-            data: of :meth:`to_data`, from the node that made the keys.
+            data: the result of :meth:`to_data` on the node that made the keys.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the key cannot be written.
         """
         write_whole(self.directory / CLIENT, data["client"])
 
     def to_data(self) -> dict[str, str]:
-        """Return what containers need, as :class:`oar_lxc.container.layer.Skeleton` names it."""
+        """Return the keys that containers need, as ``keys`` of a container's ``Skeleton``.
+
+        See :class:`oar_lxc.container.layer.Skeleton`.
+        """
         return {
             "client": (self.directory / CLIENT).read_text(),
             "authorized": (self.directory / f"{CLIENT}.pub").read_text(),
         }
 
     def to_client_data(self) -> dict[str, str]:
-        """Return what a client of the job's containers needs: ``client``."""
+        """Return the private key that a client of the job's containers needs, as ``client``."""
         return {"client": (self.directory / CLIENT).read_text()}

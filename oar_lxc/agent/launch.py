@@ -1,7 +1,7 @@
-"""Launch a node's share of a plan: make it, start it and bring it up; all of it, or nothing.
+"""Launch a node's share of a plan: make, start and bring up all its containers, or none.
 
-These are operations of the agent. What starts containers is started first: it comes up while
-:func:`launch` loads what makes them.
+These are operations of the agent. The process that starts containers is started first: it comes
+up while :func:`launch` imports the modules that make containers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def launch(node: OnNode, request: wire.Launch) -> None:
-    """Create and start this node's share of a plan and bring it up; undo all where one fails.
+    """Create, start and bring up this node's containers; remove all if one does not start.
 
     Events: ``Started`` or ``Failed`` for each container, and those of
     :func:`oar_lxc.agent.readiness.bring_up`.
 
     Raises:
-        OarLxcError: it failed as a whole.
+        OarLxcError: the launch failed as a whole.
     """
     enter_cgroups(node.published.cgroups)
     with node.runtime.starting() as starter:
@@ -107,7 +107,7 @@ def ready(node: OnNode, request: wire.AwaitReady) -> None:
 
 
 def _images(node: OnNode, share: Sequence[PlannedContainer]) -> dict[str, Path]:
-    """Return the root directory of each image, unpacked for the job where it is an archive."""
+    """Return the root directory of each image; unpack an image that is an archive."""
     from oar_lxc.container.create import in_user_namespace_argv
     from oar_lxc.image.provide import provide
 
@@ -119,7 +119,7 @@ def _images(node: OnNode, share: Sequence[PlannedContainer]) -> dict[str, Path]:
 
 def _refuse_existing(node: OnNode, share: Sequence[PlannedContainer]) -> None:
     for planned in share:
-        # Also where what has the name is not ours: it would be in the way.
+        # A file or directory that is no container counts, too: it would be in the way.
         if (node.layout.containers / planned.name).exists():
             raise ContainerError(
                 planned.name,
@@ -132,7 +132,7 @@ def _refuse_existing(node: OnNode, share: Sequence[PlannedContainer]) -> None:
 def _tell_outcomes(
     node: OnNode, launched: float, outcomes: Iterable[Started | ContainerError]
 ) -> bool:
-    """Tell what became of containers that were to start; return whether all of them run."""
+    """Emit an event for each outcome of a start; return whether all these containers run."""
     from oar_lxc.agent.times import LAUNCHED, write_times
 
     all_run = True
@@ -150,7 +150,7 @@ def _tell_outcomes(
 def _undone_if_it_fails(
     node: OnNode, share: Sequence[PlannedContainer], starter: Starter
 ) -> Iterator[None]:
-    """Leave nothing of a launch whose block ends by an error, which is one sentence."""
+    """Remove a launch's containers if the block fails; make one sentence of an OS error."""
     try:
         yield
     except (OSError, CommandError) as error:
@@ -166,7 +166,7 @@ def _undone_if_it_fails(
 def _undo(node: OnNode, share: Sequence[PlannedContainer], starter: Starter) -> None:
     from oar_lxc.container.create import remove_containers
 
-    starter.close()  # what it starts after the rest is killed would stay
+    starter.close()  # first: a container that it starts after the kill below would stay
     with suppress(OSError, OarLxcError):
         names = [planned.name for planned in share]
         node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
@@ -174,5 +174,5 @@ def _undo(node: OnNode, share: Sequence[PlannedContainer], starter: Starter) -> 
 
 
 def _first_line(text: str) -> str:
-    """Return the first line that a program wrote: what follows mostly follows from it."""
+    """Return the first line of a program's errors: the others are mostly consequences of it."""
     return (text.strip().splitlines() or ["it said nothing"])[0]

@@ -1,14 +1,16 @@
-"""What the sessions of a job have of its addresses, cores, names and ports.
+"""The ledger: the addresses, cores, names and ports that a job's sessions have.
 
-Scripts of one job may run side by side, on any of its nodes. What they share is counted over the
-job, and given out in one place: a table in the user's private directory on the job's head node,
-under a lock, which the agent there reads and writes. A table is chosen before a part of the subnet
-for each node, which would need no lock over nodes: a node with many cores may have more containers
-than its part has addresses, the names in ``/etc/hosts`` have to be known before the first
-container starts, and two containers of one name on two nodes have to be refused.
+Several scripts of one job may run at once, on any of its nodes, and share the job's addresses,
+cores, names and ports. One table allots them. It is in the user's private directory on the job's
+head node, and the agent there reads and writes it under a lock.
 
-Numbers that were given back are given out again when all others have been: who still knows the key
-or the hardware address of the one before does not meet another there.
+A part of the subnet for each node would need no such lock. We chose the table for three reasons: a
+node with many cores may have more containers than its part has addresses; the names in
+``/etc/hosts`` must be known before the first container starts; and two containers of one name on
+two nodes must be refused.
+
+An address that is free again is given out only after all others. So a peer that still knows the
+key or the hardware address of the earlier container does not meet another container there.
 """
 
 from __future__ import annotations
@@ -37,22 +39,22 @@ from oar_lxc.model.published import PublishedJob
 from oar_lxc.model.wire import Allot, Allotted, Refused, Release
 
 LEDGER = "ledger.json"
-# Of a container, what keeps others from having the same.
+# The fields of a container that the ledger keeps, so that no other container gets the same.
 KEPT = ("name", "node", "address", "image", "group", "cores", "first_core", "ports")
 Entry = dict[str, Any]
 
 
 def allot(layout: JobLayout, published: PublishedJob, request: Allot) -> Allotted:
-    """Give a session what its spec asks for, beside what others have.
+    """Allot to a session what its spec asks for, out of what other sessions do not have.
 
     Args:
         layout: the job's names, on its head node.
-        published: what the root side says of this node.
-        request: what it asks for.
+        published: what root says of this node.
+        request: the session's request.
 
     Raises:
-        SpecError: it does not fit into what is left, or a name or port is another session's.
-        OarLxcError: the table cannot be read or written.
+        SpecError: too little is left, or another session has a name or port of the spec.
+        OarLxcError: the ledger cannot be read or written.
     """
     spec = request.spec
     job = Job(layout.job_id, request.user, dict(request.cores))
@@ -85,10 +87,10 @@ def allot(layout: JobLayout, published: PublishedJob, request: Allot) -> Allotte
 
 
 def release(layout: JobLayout, session: str) -> None:
-    """Take back what a session had; its containers are gone.
+    """Free what a session had; its containers must be gone.
 
     Raises:
-        OarLxcError: the table cannot be read or written.
+        OarLxcError: the ledger cannot be read or written.
     """
     with _table(layout) as table:
         table["sessions"].pop(session, None)
@@ -97,7 +99,7 @@ def release(layout: JobLayout, session: str) -> None:
 def allot_asked(node: OnNode, request: Allot) -> None:
     """Call :func:`allot` for a session of another node; an operation of the agent.
 
-    Events: ``Allotted``, or ``Refused`` where what the session asks for is wrong and not this
+    Events: ``Allotted``, or ``Refused`` if the fault is in the session's spec and not in this
     node.
     """
     try:
@@ -129,15 +131,16 @@ def _others(sessions: Mapping[str, Entry]) -> list[PlannedContainer]:
 
 
 def _after(plan: Plan, network: JobNetwork) -> int:
-    """Return the number after the last that was given out."""
+    """Return the number of the address after the last one that was given out."""
     first = int(network.container_address(0).ip)
     return (int(IPv4Interface(plan.containers[-1].address).ip) - first + 1) % network.capacity
 
 
 def _forget_dead(layout: JobLayout, published: PublishedJob, sessions: dict[str, Entry]) -> bool:
-    """Forget sessions that were killed before they had containers; return whether there were any.
+    """Forget sessions that were killed before they had containers; return whether any were.
 
-    What is on other nodes is not known here, and stays whose it is.
+    Only sessions that ran on this node, with containers planned for this node alone, are
+    forgotten: the state of other nodes is not known here.
     """
     here = published.node
     dead = [
@@ -157,7 +160,7 @@ def _forget_dead(layout: JobLayout, published: PublishedJob, sessions: dict[str,
 
 @contextmanager
 def _table(layout: JobLayout) -> Iterator[dict[str, Any]]:
-    """Read the table, and write it again unless the block fails; one caller at a time."""
+    """Lock and read the ledger, run the block on it, and write it unless the block fails."""
     path = layout.private / LEDGER
     try:
         lock = os.open(layout.private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

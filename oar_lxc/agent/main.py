@@ -1,8 +1,8 @@
-"""What acts on one node as the job's user: ``oar_lxc.agent.main JOB OPERATION``.
+"""The agent's program, which acts on one node as the job's user.
 
-The session starts it through oarsh on each node of the job. It writes
-:data:`oar_lxc.model.wire.UP`, is then given one request on its standard input, and writes
-events to its standard output, as :mod:`oar_lxc.model.wire` has them; the last one is
+The session starts ``oar_lxc.agent.main JOB OPERATION`` through oarsh on each node of the job. The
+agent writes :data:`oar_lxc.model.wire.UP`, then reads one request from its standard input, and
+writes events to its standard output; :mod:`oar_lxc.model.wire` defines both. The last event is
 :class:`~oar_lxc.model.wire.Done` or :class:`~oar_lxc.model.wire.Error`.
 """
 
@@ -33,8 +33,8 @@ from oar_lxc.model.wire import (
 )
 
 HEARTBEAT_SECONDS = 1.0
-# Where what carries out each kind of request is: a launch waits for no module that it does not
-# need.
+# The function for each kind of request. Its module is imported only when it is called: a launch
+# does not wait for modules that it does not need.
 OPERATIONS = {
     "launch": "oar_lxc.agent.launch:launch",
     "ready": "oar_lxc.agent.launch:ready",
@@ -60,16 +60,16 @@ def carry_out(node: OnNode, request: Request) -> None:
     """Carry out a request.
 
     Args:
-        node: where.
-        request: what is asked for.
+        node: the node to act on.
+        request: the request.
 
     Raises:
-        OarLxcError: it failed as a whole; what fails of single containers is an event.
+        OarLxcError: the request failed as a whole; a failure of one container is an event.
     """
     module, _, name = OPERATIONS[request.kind].partition(":")
     try:
         getattr(import_module(module), name)(node, request)
-    except ContainerError as error:  # whoever asked names the node
+    except ContainerError as error:  # the caller adds the node's name
         raise ContainerError(error.container, "", error.reason, error.log) from error
 
 
@@ -79,17 +79,18 @@ def _emit_line(event: Event) -> None:
 
 
 class _Reader:
-    """Who reads standard output, as seen from here.
+    """The process that reads this program's standard output.
 
     Args:
-        heartbeat: whether it is to be written to every second, for what is between to notice.
+        heartbeat: whether to write an empty line every second, so that oarsh between the two
+            notices when the reader is gone.
     """
 
     def __init__(self, heartbeat: bool) -> None:
         self._due = time.monotonic() + HEARTBEAT_SECONDS if heartbeat else float("inf")
 
     def is_gone(self) -> bool:
-        """Whether nobody reads any more."""
+        """Whether the reader is gone; write the heartbeat when it is due."""
         if time.monotonic() > self._due:
             self._due = time.monotonic() + HEARTBEAT_SECONDS
             sys.stdout.write("\n")
@@ -100,7 +101,7 @@ class _Reader:
 
 
 def read_request(operation: str, line: str) -> Request:
-    """Return the request that a line is.
+    """Parse a line as a request for an operation.
 
     Raises:
         UsageError: there is no such operation, or the line is no request for it.
@@ -115,10 +116,10 @@ def read_request(operation: str, line: str) -> Request:
 
 
 def main() -> None:
-    """Carry out one operation; failures are events, and the exit status."""
+    """Carry out one operation; tell a failure by an event and by the exit status."""
     with one_sentence(lambda text: _emit_line(Error(text))):
         os.umask(0o022)  # whatever the user's shell has set
-        # What the shell wrote before may lack the end of its line.
+        # Begin a new line: the login shell may have written text without a newline.
         sys.stdout.write(f"\n{UP.decode()}\n")
         sys.stdout.flush()
         if len(sys.argv) != 3:

@@ -1,4 +1,4 @@
-"""One node of a job, as the agent acts on it: what every operation of it is given."""
+"""The node of a job on which the agent acts; every operation of the agent gets it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class OnNode:
-    """A job on one node, for its user.
+    """A job on this node.
 
     Attributes:
         layout: the job's names.
-        published: what the root side says of this node.
+        published: what root says of this node.
         runtime: the containers of the job on this node.
-        emit: is given every event.
-        abandoned: whether nobody reads the events any more.
+        emit: called with each event.
+        abandoned: whether the reader of the events is gone.
     """
 
     layout: JobLayout
@@ -41,7 +41,7 @@ class OnNode:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Launch and destroy one after the other, whichever session asked."""
+        """Hold the node's lock: of all sessions, one launches or destroys at a time."""
         fd = os.open(self.layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -51,9 +51,9 @@ class OnNode:
 
 
 def outcome_event(one: Started | ContainerError) -> wire.Started | wire.Failed:
-    """Return the event that tells what became of a container that was to start."""
+    """Return the event for the outcome of a container's start."""
     if isinstance(one, ContainerError):
         return wire.Failed.of(one)
-    from oar_lxc.container.facts import init_facts  # loaded while the first ones start
+    from oar_lxc.container.facts import init_facts  # imported while the first containers start
 
     return wire.Started(one.name, round(one.seconds, 4), **init_facts(one.init_pid))

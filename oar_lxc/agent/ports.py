@@ -1,4 +1,4 @@
-"""Start and end what lets ports of this node lead into a session's containers."""
+"""Start and end the process that forwards ports of this node into a session's containers."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _TIMEOUT = 20.0
 
 
 def open_ports(layout: JobLayout, session: str, share: Sequence[PlannedContainer]) -> None:
-    """Let the ports that containers ask for lead into them; the job's end closes them too.
+    """Forward the ports that containers ask for, until :func:`close_ports` or the job's end.
 
     Raises:
-        OarLxcError: a port cannot be opened; none is then.
+        OarLxcError: a port cannot be opened; no port of the session is open then.
     """
     if not any(c.ports for c in share):
         return
-    from oar_lxc.agent.forward import Forward  # whose asyncio takes long to import
+    from oar_lxc.agent.forward import Forward  # it imports asyncio, which is slow
 
     forwards = [Forward(p.node, c.ip, p.container) for c in share for p in c.ports]
     out_r, out_w = os.pipe()
     argv = isolated("oar_lxc.agent.forward", list(map(str, forwards)))
     null = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)]
     both = [(os.POSIX_SPAWN_DUP2, out_w, fd) for fd in (1, 2)]
-    # It outlives whoever starts it, in the job's cgroups as everything here.
+    # The process outlives the agent. It is in the job's cgroups, and ends with the job.
     pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[*null, *both], setsid=True)
     os.close(out_w)
     with os.fdopen(out_r) as out:
@@ -48,12 +48,12 @@ def open_ports(layout: JobLayout, session: str, share: Sequence[PlannedContainer
 
 
 def close_ports(layout: JobLayout, session: str | None) -> None:
-    """Close the ports of a session, or of all where None."""
+    """Close the ports of a session; None: of all sessions."""
     for path in layout.private.glob(f"ports-{'*' if session is None else session}.json"):
         with suppress(OSError, ValueError, KeyError):
             note = json.loads(path.read_text())
             command = Path(f"/proc/{note['pid']}/cmdline").read_bytes()
-            # The number may be another process's by now.
+            # Another process may have this process id by now.
             if command == b"".join(os.fsencode(word) + b"\0" for word in note["argv"]):
                 os.kill(note["pid"], signal.SIGKILL)
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What this node has for a job of the calling user."""
+"""Find what root has prepared on this node for a job of the calling user."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
-    """Return what this node has for a job of the calling user.
+    """Return the names of a job's files, and what root has published about the job on this node.
 
     Raises:
-        NodeNotPreparedError: the root side did not prepare this node for this user's job.
+        NodeNotPreparedError: root did not prepare this node for the job, or the job is another
+            user's.
     """
     layout = JobLayout(job_id)
     published = read_published(layout.published, job_id, os.uname().nodename)
@@ -27,13 +28,13 @@ def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
 
 
 def environ_here(layout: JobLayout) -> dict[str, str]:
-    """Return the variables of programs that act on this node for a job.
+    """Return the environment variables of programs that act on this node for a job.
 
-    LXC's library reads them of its own process: the agent and the doorway take them for
-    themselves, when they start. Nobody else's environment is ours to change.
+    LXC's library reads them from the environment of its own process. The programs of this room
+    therefore set them for themselves when they start; they change no other process's environment.
     """
     return {
-        # Where LXC keeps its locks: by default in the home, which outlives the job.
+        # LXC keeps its locks here. Its default is in the user's home, which outlives the job.
         "XDG_RUNTIME_DIR": str(layout.private),
-        "PATH": PATH,  # what is run here are the system's programs, not the user's
+        "PATH": PATH,  # the system's programs, not the user's own
     }

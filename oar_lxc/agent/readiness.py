@@ -1,4 +1,4 @@
-"""What follows a container's start: run its provision script, and wait until it is ready."""
+"""Bring started containers up: run their provision scripts, and wait until they are ready."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from oar_lxc.model.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
 from oar_lxc.model.wire import Event, Exit, Failed, Output, Provisioned, Reached, Ready
 
 Abandoned = Callable[[], bool]
-LITTLE = 64 << 20  # bytes of memory in which a system hardly boots
-TAIL = 20  # lines of what a container said that go into an error
+LITTLE = 64 << 20  # bytes of memory; with less, a system hardly boots
+TAIL = 20  # lines of a container's output that go into an error
 PROVISION_LOG = "/var/log/oar-lxc-provision.log"
 _PROVISION = f'mkdir -p /var/log && exec "$0" </dev/null >{PROVISION_LOG} 2>&1'
 _JOURNAL_TIMEOUT = 5.0
@@ -84,15 +84,15 @@ def wait_ready(
 
     Args:
         runtime: the containers of this node.
-        share: those that are waited for.
+        share: the containers to wait for.
         what: one of :data:`oar_lxc.model.spec.WAITS`, or a command for the containers' shell.
         timeout: seconds for all together.
-        emit: is given an event ``Reached`` for each that is ready, and ``Failed`` for each that
-            is late.
-        abandoned: whether nobody waits any more.
+        emit: called with ``Reached`` for each container that is ready, and with ``Failed`` for
+            each that is not ready in time.
+        abandoned: whether the caller is gone.
 
     Returns:
-        The names of those that are ready.
+        The names of the containers that are ready.
     """
     left = {planned.name: planned for planned in share}
     reached = []
@@ -132,10 +132,11 @@ def provision(
     emit: Emit,
     abandoned: Abandoned = lambda: False,
 ) -> list[str]:
-    """Run each container's script in it, in all at once.
+    """Run each container's provision script inside it, in all containers at once.
 
     Returns:
-        The names of those whose script succeeded, or that have none; the others are events.
+        The names of the containers whose script succeeded, or that have none. Each of the others
+        is told by a ``Failed``.
     """
     by_timeout: dict[float, list[PlannedContainer]] = {}
     for planned in share:
@@ -154,10 +155,11 @@ def _run_scripts(
     emit: Emit,
     abandoned: Abandoned,
 ) -> set[str]:
-    """Run scripts; return the names of the containers whose script failed.
+    """Run provision scripts; return the names of the containers whose script failed.
 
-    What they write goes into a file inside: a daemon that a script leaves keeps its streams, and
-    must neither hold the launch up nor die of a stream that nobody reads.
+    The output goes to a file in the container, not to a pipe: a daemon that a script starts keeps
+    the script's output streams. With a pipe, it would delay the launch as long as it runs, or be
+    killed by a write after the launch has closed the pipe.
     """
     statuses: dict[str, int] = {}
     failed: set[str] = set()
@@ -210,23 +212,23 @@ def _why_late(planned: PlannedContainer, state: str, what: str, timeout: float) 
 def journal_tails(
     runtime: Runtime, names: Sequence[str], abandoned: Abandoned = lambda: False
 ) -> dict[str, list[str]]:
-    """Return the last lines of containers' journals; nothing of one that does not answer."""
+    """Return the last lines of containers' journals; leave out one that does not answer."""
     return last_lines(runtime, names, _JOURNAL, abandoned)
 
 
 def last_lines(
     runtime: Runtime, names: Sequence[str], script: str, abandoned: Abandoned
 ) -> dict[str, list[str]]:
-    """Return the last lines that a script of the shell prints in containers.
+    """Run a shell script in containers, and return the last lines that it prints in each.
 
     Args:
-        runtime: the containers.
-        names: those to look into.
-        script: what prints them.
-        abandoned: whether nobody waits any more.
+        runtime: the containers of this node.
+        names: the containers to run it in.
+        script: the script.
+        abandoned: whether the caller is gone.
 
     Returns:
-        Lines by container; nothing of one that does not answer.
+        Lines by container; a container that does not answer is left out.
     """
     said: dict[str, list[str]] = {}
 

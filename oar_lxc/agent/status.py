@@ -18,7 +18,7 @@ from oar_lxc.model.description import configured_address, read_description
 
 
 def tell_containers(node: OnNode, request: wire.List) -> None:
-    """Tell each container's state and what the kernel knows of it, by a ``Container``."""
+    """Emit a ``Container`` for each container: its state, and what the kernel knows of it."""
     times = read_times(node.layout)
     for name in node.runtime.names():
         known = times.get(name, {})
@@ -40,29 +40,29 @@ def tell_containers(node: OnNode, request: wire.List) -> None:
 
 
 def tell_all(node: OnNode, request: wire.Show) -> None:
-    """Tell all that can be known of some containers, by a ``Shown`` for each."""
+    """Emit a ``Shown`` for each requested container, with all that can be known of it."""
     times = read_times(node.layout)
     for name in sorted(set(node.runtime.names()) & set(request.containers or ())):
         node.emit(show_container(node, name, times.get(name, {})))
 
 
 def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> wire.Shown:
-    """Return what can be known of a container now.
+    """Return all that can be known of a container now.
 
-    What cannot be read is left out: a container may end while it is looked at.
+    Leave out what cannot be read: the container may end in the meantime.
 
     Args:
-        node: the node it is on.
+        node: the container's node.
         name: the container.
-        times: of :func:`oar_lxc.agent.times.read_times`.
+        times: its times, from :func:`oar_lxc.agent.times.read_times`.
     """
     record = read_description(node.layout.containers / name)
     pid = max(node.runtime.init_pid(name), 0)
     state = node.runtime.state(name)
-    from oar_lxc.model.spec import Port  # a list need not wait for it
+    from oar_lxc.model.spec import Port  # slow to import, and not needed to list containers
 
     ports: tuple[Port, ...] = ()
-    with suppress(TypeError, OarLxcError):  # the record is the user's
+    with suppress(TypeError, OarLxcError):  # the user may have changed the description
         ports = tuple(Port(**port) for port in record.get("ports") or ())
     return wire.Shown(
         container=name,
@@ -83,13 +83,13 @@ def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> wire.
 
 
 def tell_keys(node: OnNode, request: wire.TellKeys) -> None:
-    """Tell the job's key, by a ``Keys``, where it is: on the head node."""
+    """Emit the job's key as a ``Keys``; only the nodes that have the key do."""
     key = JobKey(node.layout.private)
     with suppress(FileNotFoundError):
         node.emit(wire.Keys(**key.to_client_data()))
 
 
 def tell_timeline(node: OnNode, request: wire.Timeline) -> None:
-    """Tell what each phase of the job's containers took on this node, by a ``Phase`` each."""
+    """Emit a ``Phase`` for each phase of the job's containers on this node."""
     for phase in read_timeline(node.layout, node.published):
         node.emit(phase)

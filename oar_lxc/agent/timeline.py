@@ -1,7 +1,7 @@
-"""Where the time of a job's containers goes on a node, phase by phase, while the job runs.
+"""Record how long each phase of a job's containers takes on a node.
 
-The root side says in ``job.json`` what the job's preparation took. What the agent does it notes
-itself, a JSON object a line, in a file that ends with the job.
+Root publishes in ``job.json`` how long the job's preparation took. The agent writes its own phases
+to a file, one JSON object a line. The file is removed with the job.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def timeline_file(layout: JobLayout) -> Path:
 
 
 def note(layout: JobLayout, phase: str, begin: float, seconds: float, containers: int) -> None:
-    """Keep what a phase took; what cannot be kept stops nothing.
+    """Record how long a phase took; ignore an error of the file.
 
     Args:
         layout: the job's names.
         phase: one of :data:`PHASES`.
-        begin: when it began, in seconds since the epoch.
-        seconds: what it took.
-        containers: how many it was of.
+        begin: when the phase began, in seconds since the epoch.
+        seconds: how long it took.
+        containers: how many containers it dealt with.
     """
     fact = Phase(phase, round(begin, 4), round(seconds, 4), containers)
     with suppress(OSError), timeline_file(layout).open("a") as file:
@@ -41,16 +41,16 @@ def note(layout: JobLayout, phase: str, begin: float, seconds: float, containers
 
 @contextmanager
 def noted(layout: JobLayout, phase: str, containers: int) -> Iterator[None]:
-    """Keep what the block takes, where it ends well; see :func:`note`."""
+    """Record how long the block takes, unless it raises; see :func:`note`."""
     begin, start = time.time(), time.monotonic()
     yield
     note(layout, phase, begin, time.monotonic() - start, containers)
 
 
 def read_timeline(layout: JobLayout, published: PublishedJob) -> Iterator[Phase]:
-    """Yield what each phase took on this node, in the order in which they began.
+    """Yield the phases on this node, ``prepare`` first, then as the agent recorded them.
 
-    Of ``prepare`` alone it has ``steps``, seconds by the name of a step of the root side's.
+    Only ``prepare`` has ``steps``: seconds by the name of root's step.
     """
     if published.prepared:
         steps = dict(published.prepared)
@@ -58,7 +58,7 @@ def read_timeline(layout: JobLayout, published: PublishedJob) -> Iterator[Phase]
         yield Phase("prepare", begin, seconds, 0, steps)
     with suppress(OSError):
         for line in timeline_file(layout).read_text().splitlines():
-            with suppress(NoMessageError):  # the end of one may not be written yet
+            with suppress(NoMessageError):  # the last line may not be complete yet
                 fact = decode(line, {Phase.kind: Phase}, Phase.kind)
                 if fact and fact.phase in PHASES:
                     yield fact

@@ -1,7 +1,7 @@
-"""When each container of a job was launched on this node, and how long it took to be there.
+"""Record when each container of a job was launched on this node, and when it was ready.
 
-A line for each thing that became known, in one file of the job: a file for each container would
-take longer to make than it takes to write.
+One file of the job has a line for each fact: to make a file for each container takes longer than
+to write a line.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ READY = "ready"
 
 
 def write_times(layout: JobLayout, name: str, times: Mapping[str, float]) -> None:
-    """Keep times of a container, for :func:`read_times`.
+    """Record times of a container, for :func:`read_times`.
 
     Args:
         layout: the job's names.
         name: the container.
-        times: seconds; where ``launched`` is among them, all that was kept before is over.
+        times: seconds by key. With ``launched`` among them, the container's earlier times no
+            longer count.
     """
     with (layout.private / "times.jsonl").open("a") as file:
         file.write(json.dumps({"container": name, **times}) + "\n")
@@ -33,13 +34,14 @@ def read_times(layout: JobLayout) -> dict[str, dict[str, float]]:
 
     Returns:
         ``launched`` and ``ready`` (seconds since the epoch), ``start_seconds``,
-        ``ready_seconds``, as far as they are known. What is not ``ready`` is still waited for or
-        provisioned.
+        ``ready_seconds``, as far as they are known. A container without ``ready`` is not yet
+        ready, or its provision script still runs.
     """
     found: dict[str, dict[str, float]] = {}
     with suppress(OSError):
         for line in (layout.private / "times.jsonl").read_text().splitlines():
-            with suppress(ValueError, TypeError, KeyError, AttributeError):  # it is the user's
+            # The user can write to the file: skip a damaged line.
+            with suppress(ValueError, TypeError, KeyError, AttributeError):
                 times = json.loads(line)
                 name = str(times.pop("container"))
                 kept = {str(key): float(value) for key, value in times.items()}

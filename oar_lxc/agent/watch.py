@@ -1,4 +1,4 @@
-"""Watch running containers: tell when one's memory was full, and when one stopped."""
+"""Watch running containers: tell when the memory of one was full, and when one stopped."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from oar_lxc.model import wire
 from oar_lxc.model.description import containers_of
 
 INTERVAL = 1.0  # seconds between two looks, at least
-EACH = 0.05  # seconds more for each container: many are looked at less often, for the same work
+EACH = 0.05  # seconds per container, if that is more: the work stays the same for many containers
 
 
 def watch_asked(node: OnNode, request: wire.Watch) -> None:
-    """Tell what befalls the containers of a ``session``; an operation of the agent."""
+    """Watch the containers of a session; an operation of the agent."""
     names = containers_of(node.layout, request.session)
     watch(node.runtime, names, node.published.cgroups, node.emit, node.abandoned)
 
@@ -28,14 +28,14 @@ def watch(
     emit: Emit,
     abandoned: Callable[[], bool],
 ) -> None:
-    """Emit ``OutOfMemory`` and ``Stopped`` until nobody listens any more.
+    """Emit ``OutOfMemory`` and ``Stopped`` until the caller is gone.
 
     Args:
         runtime: the containers of this node.
-        names: those that are watched.
+        names: the containers to watch.
         cgroups: the job's delegated cgroups, as published.
-        emit: is given the events.
-        abandoned: whether nobody listens.
+        emit: called with each event.
+        abandoned: whether the caller is gone.
     """
     kills = {name: oom_kills(cgroups, name) or 0 for name in names}
     running = {name for name in names if runtime.init_pid(name) > 0}
