@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that only the user may read; who reads it sees the old or the new one.
+    """Write a file that only its owner may read; a reader sees the old content or the new.
 
-    One thread of a process at a time; processes do not disturb each other.
+    Processes may call this at the same time, but only one thread of each process.
 
     Raises:
-        OSError: it cannot be written; the old one is there.
+        OSError: the file cannot be written; the old one is still there.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.unlink(missing_ok=True)  # of a process that was killed, and had this number
+    scratch.unlink(missing_ok=True)  # left by a killed process with the same number
     fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:

@@ -1,4 +1,4 @@
-"""Calls that may block for longer than a hook has, made where they can be given up."""
+"""Calls with a time limit, for those that may block for longer than a hook has."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError
 
-_Answer = list[str] | str | dict[str, Any]  # what it returned, an error of ours, or the system's
-PATIENCE = 1.0  # seconds that the end of a killed child may take
+_Answer = list[str] | str | dict[str, Any]  # result, OarLxcError, OSError
+PATIENCE = 1.0  # seconds to wait for the end of a killed child
 
 
 def bounded(act: Callable[[], list[str]], timeout: float, what: str) -> list[str]:
-    """Call a function in a child process, which is killed when the time is over.
+    """Call a function in a child process, and kill the child when the time is over.
 
     Args:
         act: the function.
         timeout: seconds.
-        what: what it does, for the error.
+        what: what the function does, for the error.
 
     Raises:
-        TooLateError: it took longer than that.
-        OarLxcError: the function raised one.
-        OSError: the function raised one, or there can be no child.
+        TooLateError: the function took longer than ``timeout``.
+        OarLxcError: the function raised it.
+        OSError: the function raised it, or the kernel refused a child process.
     """
     reader, writer = os.pipe()
     try:
@@ -66,7 +66,7 @@ def bounded(act: Callable[[], list[str]], timeout: float, what: str) -> list[str
 
 
 def bury(child: int) -> None:
-    """Wait for a killed child's end, unless the kernel holds it: it is init's to wait for then."""
+    """Wait for a killed child's end, but leave a child that the kernel holds to init."""
     end = time.monotonic() + PATIENCE
     while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""What the user side does to cgroups: enter those that the root side delegated."""
+"""Enter the cgroups that root delegated to the job's user."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from oar_lxc.errors import OarLxcError
 
 
 def enter_cgroups(paths: Sequence[str]) -> None:
-    """Move this process into the job's delegated cgroups; LXC makes its own below.
+    """Move this process into the job's delegated cgroups; LXC makes its own below them.
 
     Raises:
-        OarLxcError: the kernel refused.
+        OarLxcError: the kernel refuses.
     """
     pid = str(os.getpid())
     for path in paths:

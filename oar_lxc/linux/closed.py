@@ -1,9 +1,9 @@
-"""What of the public images is kept from their users: they hold programs that are root's.
+"""Keep users away from the files of public images that would give them root's rights.
 
-Set-user-id programs of an image are root's on the node as long as anybody but root can come to
-them by the store itself. Jobs see the store through mounts where such bits count for nothing, and
-where the ids of files are shifted: what has an id that is shifted to none of theirs is nothing
-that a container's root could open.
+An image holds set-user-id programs of root. A user who reached one through the store would be
+root on the node, so only root may enter the store. Jobs see the store through mounts without
+set-user-id bits and with shifted user ids. A file whose owner is outside the shifted range cannot
+be opened by a container's root.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Beyond what containers have inside, and nobody's outside: a container's root sees it as nobody's.
+# No container and no user of the node has this id; a container's root sees "nobody" as the owner.
 NOBODYS = 0xFFFF0000
 
 
 def why_open(store: Path) -> str:
-    """Return why a store is open to others than root, and what to do; nothing where it is not."""
+    """Return why others than root may enter a store, and what to do; empty if they may not."""
     place = Path(os.path.realpath(store))
     for parent in place.parents:
         try:
             status = parent.stat()
         except FileNotFoundError:
-            return ""  # who makes it lets only root enter
+            return ""  # the code that makes it lets only root enter
         if status.st_uid == 0 and not status.st_mode & 0o011:
             return ""
     return (
@@ -33,6 +33,6 @@ def why_open(store: Path) -> str:
 
 
 def keep_from_jobs(path: Path | int) -> None:
-    """Give a file or directory of root's to nobody, so that no container's root may use it."""
+    """Give a file or directory of root to :data:`NOBODYS`, so that no container may use it."""
     if os.geteuid() == 0:
         os.chown(path, NOBODYS, 0)

@@ -1,4 +1,4 @@
-"""Two things at once: one in a thread, while the other waits for the kernel."""
+"""Run a function in a thread while the caller waits for the kernel."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def beside(act: Callable[[], object]) -> Iterator[threading.Event]:
-    """Call a function in a thread beside the block; at the end of the block it has returned.
+    """Call a function in a thread beside the block, and wait for it at the end of the block.
 
-    Where the node has no room for a thread, as its processes are too many, it is called before.
+    If the node allows no more threads, the function runs before the block.
 
     Args:
-        act: the function; what it raises is raised at the end of the block.
+        act: the function; its exception is raised at the end of the block.
 
     Yields:
-        What is set once it has returned.
+        An event that is set once the function has returned.
     """
     raised: list[BaseException] = []
     over = threading.Event()

@@ -1,4 +1,4 @@
-"""Commands that mount things on the way, run so that nothing of them can outlive them."""
+"""Run commands that mount file systems, so that no mount or process of them is left."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from oar_lxc.linux.run import run
 def contained(argv: Sequence[str]) -> list[str]:
     """Return a command that runs another in mount and process namespaces of its own.
 
-    What it mounts is never seen on the host, and all its processes end with the caller, also
-    where the caller is killed.
+    The host never sees its mounts. All its processes end with the caller, also if the caller is
+    killed.
     """
     return [*mortal(["unshare", "--mount-proc", "--pid", "--fork", "--kill-child"]), *argv]
 
 
 def mortal(argv: Sequence[str]) -> list[str]:
-    """Return a command that runs another and lets it be killed when the caller ends."""
+    """Return a command that runs another, which the kernel kills when the caller ends."""
     return ["setpriv", "--pdeathsig", "KILL", *argv]
 
 
@@ -35,6 +35,6 @@ def mounts_below(path: Path, table: Path = MOUNTINFO) -> list[Path]:
 
 
 def unmount_below(path: Path) -> None:
-    """Unmount all at and below a directory, so that removing it removes nothing else's files."""
+    """Unmount all at and below a directory; its removal then deletes no mounted files."""
     for point in mounts_below(path):
         run(["umount", "--lazy", str(point)])

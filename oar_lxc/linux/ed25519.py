@@ -1,13 +1,12 @@
-"""Key pairs of ed25519 in the forms of OpenSSH and dropbear, made without a program or a library.
+"""Make key pairs of ed25519 for OpenSSH and dropbear, without a program or a library.
 
-Each container gets a key while its job waits. In processor time that is 0.5 ms here, after 10 ms
-for this module and its table; 9 ms by a process of ssh-keygen. Python's standard library has no
-ed25519. Debian's python3-cryptography would be one more package on each node, and takes 110 ms to
-load: as much as 200 keys take here.
+Each container gets a key while its job waits. A key takes 0.5 ms of processor time here, after
+10 ms for this module and its table; a process of ssh-keygen takes 9 ms. Python's standard library
+has no ed25519. Debian's python3-cryptography would be one more package on each node, and takes
+110 ms to load, as long as 200 keys take here.
 
-Keys are only made here; nothing is signed or checked with them. How long it takes depends on the
-key, which whoever measures it could use; but each is made once, by a process of the user who gets
-it.
+This module makes keys; it does not sign or verify. The time to make a key depends on the key, and
+could tell it to an observer. But each key is made only once, by a process of the user who gets it.
 
 Source: RFC 8032; OpenSSH's PROTOCOL.key; signkey.c of dropbear.
 """
@@ -29,7 +28,7 @@ _BASE = (
     15112221349535400772501151409588531511454012693041857206046113283949847762202,
     46316835694926478169428394003475163141307993866256225615783033603165251855960,
 )
-_WIDTH = 70  # of a line of a private key
+_WIDTH = 70  # characters in a line of a private key
 _Point = tuple[int, int, int, int]  # X, Y, Z, T with x = X/Z, y = Y/Z, xy = T/Z
 
 
@@ -38,27 +37,27 @@ class KeyPair:
     """A key pair.
 
     Attributes:
-        secret: 32 bytes that nobody else knows, and the public key, which follows of them.
+        secret: the 32 secret bytes, then the public key that is computed from them.
     """
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def make(cls) -> KeyPair:
-        """Make a new one."""
+        """Make a new key pair."""
         seed = os.urandom(32)
         return cls(seed + public_of(seed))
 
     @property
     def public(self) -> str:
-        """The public key as a line of OpenSSH has it: kind and key."""
+        """The public key as a line of OpenSSH: kind and key."""
         public = _strings((KIND, self.secret[32:]))
         return f"{KIND.decode()} {base64.b64encode(public).decode()}"
 
     def private(self, comment: str = "") -> str:
         """Return the private key as ssh-keygen writes it, without a passphrase."""
         public = _strings((KIND, self.secret[32:]))
-        check = os.urandom(4) * 2  # tells whether a passphrase was right
+        check = os.urandom(4) * 2  # OpenSSH checks a passphrase with it
         inner = check + public + _strings((self.secret, comment.encode()))
         inner += bytes(range(1, 1 + -len(inner) % 8))
         whole = b"openssh-key-v1\0" + _strings((b"none", b"none", b"")) + struct.pack(">I", 1)
@@ -88,7 +87,7 @@ def public_of(seed: bytes) -> bytes:
 
 @cache
 def _multiples() -> list[list[_Point]]:
-    """Return 1 to 15 times the base point, then of 16 times that, for each digit of a key."""
+    """Return 1 to 15 times 16^k times the base point, for each hexadecimal digit k of a key."""
     x, y = _BASE
     point: _Point = (x, y, 1, x * y % _P)
     rows = []
@@ -114,5 +113,5 @@ def _add(one: _Point, other: _Point) -> _Point:
 
 
 def _strings(parts: Iterable[bytes]) -> bytes:
-    """Return strings one after the other, as ssh writes them."""
+    """Return strings one after the other, each after its length, as ssh encodes them."""
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)

@@ -1,6 +1,6 @@
-"""How programs of ours end where something is wrong: with one sentence, and no traceback.
+"""End a program of oar-lxc after an error with one sentence and no traceback.
 
-The traceback is for whoever asks for it, with the variable OAR_LXC_DEBUG or ``oar-lxc -v``.
+The variable OAR_LXC_DEBUG or ``oar-lxc -v`` asks for the traceback too.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def debugging() -> bool:
 
 
 def debug_words() -> list[str]:
-    """Return what comes before a command on another node for tracebacks to be told of there."""
+    """Return the words before a command on another node that ask for tracebacks there, too."""
     return ["env", f"{DEBUG}=1"] if debugging() else []
 
 
 def sentence(error: BaseException, node: str = "") -> str:
-    """Return what is told of an error.
+    """Return the sentence for an error.
 
     Args:
-        error: the error; one of ours has its own words.
-        node: where it happened, for the words of others.
+        error: the error; an OarLxcError brings its own sentence.
+        node: where the error happened; named in the sentences of all other errors.
     """
     if isinstance(error, OarLxcError):
         return str(error)
@@ -59,10 +59,10 @@ def _place(error: BaseException) -> str:
 
 @contextmanager
 def one_sentence(tell: Callable[[str], None], node: str = "") -> Iterator[None]:
-    """End the process where the block raises an error: with a sentence, and its exit status.
+    """End the process with a sentence and an exit status if the block raises an error.
 
     Args:
-        tell: is given the sentence.
+        tell: called with the sentence.
         node: see :func:`sentence`.
 
     Raises:
@@ -74,16 +74,16 @@ def one_sentence(tell: Callable[[str], None], node: str = "") -> Iterator[None]:
         show_traceback()
         sys.exit(INTERRUPTED)
     except Exception as error:
-        with suppress(OSError):  # nobody is there to be told
+        with suppress(OSError):  # no reader is left
             tell(sentence(error, node))
         show_traceback()
         sys.exit(error.exit_status if isinstance(error, OarLxcError) else FAILED)
 
 
 def show_traceback() -> None:
-    """Print the traceback of the error that is handled, where the user asked for it."""
+    """Print the traceback of the current error if the user asked for tracebacks."""
     if debugging():
-        import traceback  # takes 10 ms, which nobody waits for whose program does not fail
+        import traceback  # takes 10 ms, so only when a program fails
 
         with suppress(OSError):
             traceback.print_exc()

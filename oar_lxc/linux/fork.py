@@ -1,6 +1,6 @@
-"""Do what another Python process would do in a fork of this one, where that is safe.
+"""Run a Python program in a fork of this process instead of a new interpreter.
 
-A new interpreter loads for 50 ms what this process has loaded already.
+A new interpreter takes 50 ms to load what this process has loaded already.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import NoReturn
 
 
 def may_fork() -> bool:
-    """Whether a fork of this process can go on in Python: no other thread holds a lock."""
+    """Whether a fork of this process can run Python: no other thread may hold a lock."""
     return len(os.listdir("/proc/self/task")) == 1
 
 
 def become(
     main: Callable[[], None], argv: Sequence[str], environ: Mapping[str, str] | None = None
 ) -> NoReturn:
-    """Run a program's ``main`` in the place of this process, which has just been forked.
+    """Run a program's ``main`` in this process, which has just been forked, and exit.
 
-    Nothing of what the process was for goes on: neither its signal handlers, nor its open files
-    beyond the first three, nor what it would do at its end.
+    The program inherits no signal handlers, no open files beyond the first three, and no exit
+    handlers.
 
     Args:
         main: the program; it may end by SystemExit.
-        argv: what it finds in ``sys.argv``.
-        environ: its environment, the caller's where None.
+        argv: its ``sys.argv``.
+        environ: its environment; the caller's if None.
     """
     status = 1
     try:
-        gc.disable()  # what is garbage is the first process's to close and to remove
+        gc.disable()  # the first process closes and removes what is garbage
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
@@ -45,7 +45,7 @@ def become(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         sys.argv = list(argv)
         if environ is not None:
-            given = dict(environ)  # it may be the very one that is cleared
+            given = dict(environ)  # it may be os.environ itself
             os.environ.clear()
             os.environ.update(given)
         sys.stdin, sys.stdout, sys.stderr = (

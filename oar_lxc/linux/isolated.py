@@ -1,9 +1,9 @@
-"""Run a program of this package, and let nothing but the system and this package into it.
+"""Run a program of this package with modules of the system and of this package only.
 
 ``PYTHON -I …/oar_lxc/linux/isolated.py oar_lxc.MODULE [ARGUMENT …]`` runs a module's ``main``.
-Python's ``-m`` would take modules from the working directory, which may be anybody's, and from
-where the user's variables point: a file ``random.py`` beside one's scripts is common. With ``-I``
-it takes neither, but would not find this package where it is not the system's.
+Python's ``-m`` would also import modules from the working directory, which another user may own,
+and from the directories in the user's variables: a file ``random.py`` beside scripts is common.
+``-I`` ignores both, but then Python finds this package only if it is installed for the system.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def isolated(module: str, arguments: Sequence[str] = (), python: str = "") -> li
 
     Args:
         module: its full name.
-        arguments: what follows.
-        python: the interpreter; the one of this process by default.
+        arguments: the module's arguments.
+        python: the interpreter; that of this process by default.
     """
     return [python or sys.executable, "-I", __file__, module, *arguments]
 
 
 def _run(module: str) -> None:
     place = __file__.rpartition("/")[0].rpartition("/")[0].rpartition("/")[0]
-    # First for this package alone: what else is there must not come before the system's.
+    # First only while this package is imported: other modules there must not hide the system's.
     sys.path.insert(0, place)
     __import__(PACKAGE)
     sys.path.remove(place)

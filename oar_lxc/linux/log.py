@@ -1,7 +1,7 @@
-"""The node's log: a JSON object a line, in the form that structlog's JSONRenderer writes.
+"""The node's log: one JSON object per line, in the form of structlog's JSONRenderer.
 
-structlog itself takes 0.1 s to import, ten times what a hook of a job without containers may
-cost, so the root side writes the same lines by hand.
+structlog itself takes 0.1 s to import, ten times what a hook may cost for a job without
+containers. So the root side writes the same lines without it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NodeLog:
     Args:
         path: the file to append to.
         bound: keys that every line carries.
-        seconds: what each step took so far, by its name.
+        seconds: how long each finished step took, by its name.
     """
 
     path: Path = LOG
@@ -45,7 +45,7 @@ class NodeLog:
             {"timestamp": stamp, "level": level, "event": event, **self.bound, **keys}, default=str
         )
         with suppress(OSError):
-            # Not even a FIFO in its place holds anybody up.
+            # With O_NONBLOCK, a FIFO in the log's place does not block.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             flags |= os.O_NONBLOCK
             fd = os.open(self.path, flags, 0o640)
@@ -69,24 +69,24 @@ class NodeLog:
 
 
 def say(text: str) -> None:
-    """Write one line for a person, where OAR shows it."""
+    """Write one line for a person to standard error, which OAR shows."""
     _print(f"oar-lxc-node: {text}", sys.stderr, 2)
 
 
 def tell(text: object) -> None:
-    """Write what was asked for to standard output; that nobody reads it stops nothing."""
+    """Write a result to standard output; a missing reader is no error."""
     _print(str(text), sys.stdout, 1)
 
 
 def _print(text: str, stream: TextIO | None, number: int) -> None:
-    if stream is None:  # closed since before we started
+    if stream is None:  # it was closed before this process started
         return
     encoding = stream.encoding or "utf-8"
     try:
-        # Users choose names that are no text.
+        # Names that users choose may hold characters that the encoding lacks.
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except (OSError, ValueError):
-        # Python would try again at its end, and fail as a whole.
+        # Python would flush again at exit, and the process would end with an error.
         with suppress(OSError):
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(null, number)

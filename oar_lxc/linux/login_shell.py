@@ -1,7 +1,8 @@
-"""What gets through the user's login shell on a node unharmed: words, and a mark.
+"""Encode words and a mark that pass unchanged through the user's login shell on a node.
 
-oarsh hands a line to the login shell there, whichever that is, after its dotfiles. So the line is
-of characters that mean nothing to any shell, and what comes back is read from a mark on.
+oarsh gives a command line to the user's login shell on the node, which may be any shell and reads
+its dotfiles first. So the line holds only characters without a meaning to any shell. The caller
+ignores all output before the mark, as the dotfiles may print, too.
 """
 
 from __future__ import annotations
@@ -13,29 +14,29 @@ NO_MARK = "-"
 
 
 def pack(words: Sequence[str]) -> str:
-    """Return words as one of letters, digits, ``-`` and ``_``.
+    """Encode words as one word of letters, digits, ``-`` and ``_``.
 
     Args:
-        words: without NUL; bytes that are no UTF-8 as surrogates.
+        words: without NUL; bytes that are not UTF-8 are surrogates.
     """
     data = "\0".join(words).encode("utf-8", "surrogateescape")
     return "w" + base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def unpack(text: str) -> list[str]:
-    """Return what :func:`pack` was given.
+    """Return the words that :func:`pack` encoded.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text does not come from :func:`pack`.
     """
     data = base64.b64decode(text[1:] + "=" * (-len(text[1:]) % 4), b"-_", validate=True)
     return data.decode("utf-8", "surrogateescape").split("\0")
 
 
 def mark_of(token: str) -> bytes:
-    """Return what a program writes first, that what comes before is known not to be its own.
+    """Return the mark that a program writes before its own output.
 
-    A newline before it, as what the shell wrote may lack the end of its line; and a character that
-    a shell which repeats its command line does not write.
+    It starts with a newline, as the shell's output may not end with one. Then comes a control
+    character: a shell that echoes its command line does not write it.
     """
     return f"\n\x01oar-lxc {token}\n".encode()

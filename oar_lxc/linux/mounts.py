@@ -1,7 +1,7 @@
 """Read the kernel's tables of mounts.
 
-Users choose the names in them. The kernel escapes blank, tab, newline and backslash, and nothing
-else: lines end at newlines and fields at single blanks, not at what Python takes for white space.
+Users choose the names in them. The kernel escapes only blank, tab, newline and backslash. So a
+line ends at a newline, and a field at a single blank, not at other white space that Python knows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mount:
         kind: type of the file system.
         options: options of the file system.
         id: the kernel's number of the mount.
-        parent: that of the mount on which it is.
+        parent: the kernel's number of the mount below it.
     """
 
     device: str
@@ -43,18 +43,18 @@ def read_mounts(
 ) -> Iterator[Mount]:
     """Yield the mounts of a process, in the order they were mounted.
 
-    A node has hundreds, and most of those who look want a few.
+    A node has hundreds of mounts; the filters spare the caller most of the parsing.
 
     Args:
         path: the table.
-        kinds: types of file systems; all where there is none.
-        below: those at or below this directory alone.
+        kinds: types of file systems; all types if empty.
+        below: yield only mounts at or below this directory.
 
     Raises:
         OSError: the process is gone.
     """
     start = os.fsencode(below) if below else b""
-    if any(byte in start for byte in b" \t\n\\"):  # which the kernel escapes
+    if any(byte in start for byte in b" \t\n\\"):  # the kernel escapes these
         start = b""
     for line in path.read_bytes().split(b"\n"):
         before, _, after = line.partition(b" - ")

@@ -1,4 +1,4 @@
-"""Read files that should be regular ones: a FIFO, a device or an endless one holds nobody up."""
+"""Read regular files only, so that a FIFO, a device or an endless file never blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-MOST = 16 << 20  # bytes; no file that is read whole has more
+MOST = 16 << 20  # bytes; the largest file that is read as a whole
 
 
 def read_regular(
@@ -18,12 +18,13 @@ def read_regular(
 
     Args:
         path: the file.
-        follow: whether it may be a link.
-        owners: user ids whose file it may be, which then has no second name; anybody's where None.
-        most: bytes that it may have.
+        follow: whether it may be a symbolic link.
+        owners: user ids that may own the file, which then may have no second hard link; None
+            allows any owner.
+        most: bytes that it may have at most.
 
     Raises:
-        OSError: it cannot be read, is no regular file, is another's, or is too long.
+        OSError: the file cannot be read, is not regular, has another owner, or is too long.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(path, flags)

@@ -1,4 +1,4 @@
-"""Remove trees: what is mounted below stays, links are not followed."""
+"""Remove a directory with all below it, but not what is mounted there; follow no links."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.run import run
 
-LONG = 600.0  # seconds, for as much as an image
+LONG = 600.0  # seconds, enough for an image
 
 
 def remove_tree(path: Path, timeout: float = LONG) -> None:
     """Remove a file, or a directory with all below it; "already gone" is success.
 
-    rm(1) opens each directory relative to its parent and without following links, descends to
-    any depth, and with ``--one-file-system`` leaves alone what is mounted below. For others than
-    root, directories of theirs that deny them to enter are opened to them.
+    rm(1) opens each directory relative to its parent and without following links, and descends to
+    any depth. With ``--one-file-system`` it leaves alone what is mounted below. If a caller other
+    than root may not enter a directory that it owns, it first gets the permission.
 
     Args:
-        path: the directory.
+        path: the file or directory.
         timeout: seconds.
 
     Raises:
-        CommandError: something could not be removed, as what is mounted below.
+        CommandError: something could not be removed, such as a directory with a mount.
         CommandTimeoutError: it took longer than ``timeout`` seconds.
     """
     if not os.path.lexists(path):
@@ -36,14 +36,14 @@ def remove_tree(path: Path, timeout: float = LONG) -> None:
     try:
         run(argv, timeout=timeout)
     except CommandError:
-        if os.geteuid() == 0:  # who is denied nothing
+        if os.geteuid() == 0:  # root may enter all directories
             raise
         _open_up(path)
         run(argv, timeout=max(0.1, end - time.monotonic()))
 
 
 def _open_up(path: Path) -> None:
-    """Let the owner of all directories of a tree enter them, but for those mounted below."""
+    """Let the owner enter all directories at and below a path, except those mounted there."""
     with suppress(OSError):
         device = path.lstat().st_dev
         waiting = [_enter(str(path), None, device)]
@@ -58,7 +58,7 @@ def _open_up(path: Path) -> None:
 
 
 def _enter(name: str, parent: int | None, device: int) -> int | None:
-    """Open a directory so that it can be looked into; None where it is none of the tree's."""
+    """Let the owner enter a directory, and open it; None if it is on another file system."""
     flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     with suppress(OSError):
         place = os.open(name, os.O_PATH | flags, dir_fd=parent)
@@ -66,7 +66,7 @@ def _enter(name: str, parent: int | None, device: int) -> int | None:
             here = os.stat(place)
             if here.st_dev != device:
                 return None
-            own = f"/proc/self/fd/{place}"  # that directory, whatever has its name by now
+            own = f"/proc/self/fd/{place}"  # this directory, even if its name is another's now
             os.chmod(own, stat.S_IMODE(here.st_mode) | stat.S_IRWXU)
             return os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:

@@ -1,4 +1,4 @@
-"""The name servers of this machine, as far as another network namespace reaches them."""
+"""Find the name servers of this machine that another network namespace can reach."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
-# Where the programs that answer on the loopback themselves keep the servers that they ask:
-# systemd-resolved, NetworkManager, resolvconf with dnsmasq.
+# systemd-resolved, NetworkManager and resolvconf with dnsmasq answer on the loopback. These files
+# name the servers that they ask.
 SOURCES = (
     Path("/run/systemd/resolve/resolv.conf"),
     Path("/etc/resolv.conf"),
@@ -20,12 +20,12 @@ def resolver_text(named: Sequence[str] = (), sources: Iterable[Path] = SOURCES) 
     """Return the text of a resolv.conf(5) for a container or a machine in one.
 
     Args:
-        named: addresses of the name servers, where the administrator names them.
-        sources: files of this machine that may tell them; the first does that names one which is
-            not on the loopback.
+        named: addresses of the name servers that the administrator set, if any.
+        sources: files of this machine that may name servers; the first file with a server that is
+            not on the loopback counts.
 
     Returns:
-        The text; where no server can be reached, a comment that says so and what to do.
+        The text; if no server can be reached, with a comment that says so and what to do.
     """
     texts = [text for path in sources if (text := _read(path))]
     text = next((text for text in texts if _servers(text)), "\n".join(texts[:1]))
@@ -41,7 +41,7 @@ def resolver_text(named: Sequence[str] = (), sources: Iterable[Path] = SOURCES) 
 
 
 def _servers(text: str) -> list[str]:
-    """Return the addresses of a resolv.conf that can be reached from elsewhere."""
+    """Return the servers of a resolv.conf that another network namespace can reach."""
     words = [line.split() for line in text.splitlines() if _word(line) == "nameserver"]
     return [line[1] for line in words if len(line) > 1 and _is_reachable(line[1])]
 
@@ -55,7 +55,7 @@ def _is_reachable(text: str) -> bool:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return False
-    elsewhere = address.version == 6 and address.is_link_local  # of a link that is not there
+    elsewhere = address.version == 6 and address.is_link_local  # its link is not in the container
     return not (address.is_loopback or address.is_unspecified or elsewhere)
 
 

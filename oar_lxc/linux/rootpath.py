@@ -1,4 +1,4 @@
-"""Paths inside an image, looked up from outside: links count from the image's root, never ours."""
+"""Look up paths of an image from outside; links start at the image's root, not at the node's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MOST_LINKS = 40  # as the kernel's limit
 
 
 def resolve(rootfs: Path, path: str) -> str:
-    """Return a path inside an image without links on the way; its end need not exist.
+    """Return a path inside an image with all links resolved; its end need not exist.
 
     Args:
         rootfs: the image's root directory.
         path: a path as it is inside.
 
     Returns:
-        The path inside, absolute. Where links go round in circles, the path where that was seen.
+        The absolute path inside. If links form a circle, the path so far.
     """
     left = deque(part for part in path.split("/") if part)
     here: list[str] = []
@@ -49,12 +49,12 @@ def resolve(rootfs: Path, path: str) -> str:
 
 
 def outside(rootfs: Path, path: str) -> Path:
-    """Return where a path of an image is on the node, links resolved inside the image."""
+    """Return the node's path of a path inside an image, with links resolved inside the image."""
     return rootfs / resolve(rootfs, path).lstrip("/")
 
 
 def read_text(rootfs: Path, path: str) -> str:
-    """Return the text of a file of an image; empty where it has none that can be read."""
+    """Return the text of a file of an image; empty if there is no readable file."""
     try:
         return read_regular(outside(rootfs, path)).decode("utf-8", "surrogateescape")
     except OSError:

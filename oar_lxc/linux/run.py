@@ -1,4 +1,4 @@
-"""The one door to other programs: argv lists, a timeout, a session of their own."""
+"""Run other programs: the only module that does, with argv lists, timeouts and own sessions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import NoReturn
 from oar_lxc.errors import CommandError, CommandTimeoutError
 from oar_lxc.linux.verbose import doing
 
-KILL_WAIT = 2.0  # seconds; a program that runs as root on behalf of another cannot be killed
-PIPE_SIZE = 1 << 20  # bytes; all that a user may ask for
+KILL_WAIT = 2.0  # seconds; a user cannot kill a program that runs set-user-id root
+PIPE_SIZE = 1 << 20  # bytes; the kernel's limit for a user
 NONE = -1  # no file descriptor
 
 
@@ -27,7 +27,7 @@ class Result:
     Attributes:
         argv: the program and its arguments.
         status: exit status; negative is the number of the signal that ended it.
-        stdout: what it wrote there, decoded as UTF-8 (undecodable bytes kept as surrogates).
+        stdout: its standard output, decoded as UTF-8 (undecodable bytes kept as surrogates).
         stderr: likewise.
     """
 
@@ -53,12 +53,12 @@ def run(
 
     Args:
         argv: program and arguments; never a shell line.
-        input: what it reads from its standard input; without it, nothing.
+        input: its standard input; empty if None.
         timeout: seconds after which its whole process group is killed.
-        env: its environment, the caller's where None.
+        env: its environment; the caller's if None.
         cwd: its working directory.
-        check: raise where the status is not 0.
-        first: what its process does before it becomes the program: system calls, and no more.
+        check: raise an error if the status is not 0.
+        first: called in its process before the program starts; may only make system calls.
 
     Raises:
         CommandError: the status is not 0, or the program cannot be executed (status 127).
@@ -105,7 +105,7 @@ def run(
 
 
 def kill_group(group: int) -> None:
-    """Kill a process group with SIGKILL, as far as it exists and we may."""
+    """Kill a process group with SIGKILL; it may be gone or of another user."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
@@ -115,15 +115,16 @@ class Program:
 
     Args:
         argv: program and arguments; never a shell line.
-        stdin: what it reads; a pipe where None.
-        stdout: where it writes; a pipe where None.
-        env: its environment, the caller's where None.
-        one_of_many: it shares the caller's process group, and its pipes are of the usual size.
+        stdin: the descriptor that it reads; a pipe if None.
+        stdout: the descriptor that it writes to; a pipe if None.
+        env: its environment; the caller's if None.
+        instead: see :func:`running`.
+        one_of_many: it shares the caller's process group, and its pipes have the usual size.
 
     Attributes:
         pid: its process id.
-        stdin: the pipe that it reads; :data:`NONE` where it reads something else.
-        stdout: the pipe that it writes to; :data:`NONE` where it writes elsewhere.
+        stdin: the pipe that it reads; :data:`NONE` if ``stdin`` was given.
+        stdout: the pipe that it writes to; :data:`NONE` if ``stdout`` was given.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Program:
     ) -> None:
         self.argv = tuple(argv)
         doing("running a program", command=" ".join(argv))
-        # In a file, not a pipe: nobody reads while the program runs.
+        # A file, not a pipe: a pipe that is not read while the program runs would fill up.
         self._stderr = os.fdopen(os.memfd_create("stderr"), "w+b")
         try:
             self._process = subprocess.Popen(
@@ -163,23 +164,23 @@ class Program:
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
     def feed(self, data: bytes) -> None:
-        """Write all that it is to read, unless it has ended, and close the pipe."""
+        """Write the last data to its standard input, unless it has ended, and close the pipe."""
         if self._process.stdin:
             self.send(data)
             self._process.stdin.close()
 
     def send(self, data: bytes) -> None:
-        """Write a part of what it is to read, unless it has ended."""
+        """Write data to its standard input, unless it has ended."""
         with suppress(BrokenPipeError):
             while data:
                 data = data[os.write(self.stdin, data) :]
 
     def wait(self) -> int:
-        """Wait for its end; return its exit status, the negative signal where one ended it."""
+        """Wait for its end; return its exit status, or the negative signal that ended it."""
         return self._process.wait()
 
     def finish(self, timeout: float = 600) -> None:
-        """Close what it reads and wait for its end.
+        """Close its standard input and wait for its end.
 
         Raises:
             CommandError: its status is not 0.
@@ -196,12 +197,12 @@ class Program:
 
     def said(self) -> str:
         """Return what it wrote to its standard error so far; it may still run."""
-        # Not by a seek: the program, too, writes where the file stands.
+        # pread, not seek: the program writes at the same file position.
         fd = self._stderr.fileno()
         return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "surrogateescape")
 
     def close(self) -> None:
-        """Kill it, with all that it started, where it still runs."""
+        """Kill it with all that it started, if it still runs, and close its pipes."""
         if self._process.poll() is None:
             kill_group(self._process.pid)
             with suppress(subprocess.TimeoutExpired):
@@ -209,7 +210,7 @@ class Program:
         self.leave()
 
     def leave(self) -> None:
-        """Close all that leads to it, and let it be."""
+        """Close its pipes, and do not kill it."""
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             if pipe:
                 with suppress(OSError):
@@ -220,7 +221,7 @@ def read_lines(readers: Mapping[int, Callable[[bytes], object]]) -> None:
     """Read lines from several pipes at once until all have ended.
 
     Args:
-        readers: what is given each line of a pipe, without its newline.
+        readers: for each pipe, the function that is called with each line, without its newline.
     """
     rests = dict.fromkeys(readers, b"")
     with selectors.DefaultSelector() as selector:
@@ -247,17 +248,18 @@ def running(
     env: Mapping[str, str] | None = None,
     instead: Callable[[], NoReturn] | None = None,
 ) -> Iterator[Program]:
-    """Run a program beside the block, which feeds it or reads from it; at the end it is gone.
+    """Run a program beside the block, which writes to it or reads from it.
 
-    The block calls :meth:`Program.finish`; what still runs at its end is killed.
+    The block calls :meth:`Program.finish`. A program that still runs at the end of the block is
+    killed.
 
     Args:
         argv: program and arguments; never a shell line.
-        stdin: what it reads; a pipe where None.
-        stdout: where it writes; a pipe where None.
-        env: its environment, the caller's where None.
-        instead: what a fork of this process does in the place of the program; see
-            :func:`oar_lxc.linux.fork.become`, which is told the environment itself.
+        stdin: the descriptor that it reads; a pipe if None.
+        stdout: the descriptor that it writes to; a pipe if None.
+        env: its environment; the caller's if None.
+        instead: a function that a fork of this process calls instead of running the program. It
+            ignores ``env``; :func:`oar_lxc.linux.fork.become` takes an environment.
 
     Raises:
         CommandError: the program cannot be executed (status 127).

@@ -1,7 +1,8 @@
-"""Whether something failed because the machine had no more of what users share, as memory.
+"""Tell whether an error comes from a shortage of what users share, such as memory.
 
-Any user of a node can use it up for a while: processes, memory, open files, buffers, inodes. So it
-is a job's bad luck, not a fault of the node, which would be taken out of service.
+Any user of a node can use it up for a while: processes, memory, open files, buffers, inodes. So a
+shortage is a job's bad luck. It is no fault of the node, for which OAR would take the node out of
+service.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from collections.abc import Iterator
 
 from oar_lxc.errors import CommandError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # which a disk may say, too
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk
 SHORT = (
     *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EUSERS),
     *FULL,
 )
-# What programs say in the place of a number; the last is the dynamic linker's.
+# Words of programs for these errors; the last is from the dynamic linker.
 _WORDS = (*map(os.strerror, SHORT), "Cannot fork", "failed to map segment")
 
 
 def shortage_of(error: BaseException) -> str:
-    """Return what there was no more of, in the words of who met it; empty for other errors."""
+    """Return the text of the error that tells of a shortage; empty if there was none."""
     for one in _causes(error):
         if isinstance(one, MemoryError):
             return os.strerror(errno.ENOMEM)
         if isinstance(one, OSError) and one.errno in SHORT:
             return str(one)
         if isinstance(one, CommandError):
-            # The kernel kills whom it likes where memory is short, by a signal that is no shell's.
+            # Where memory is short, the kernel kills any process with SIGKILL.
             killed = one.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
             if killed or any(word in one.stderr for word in _WORDS):
                 return str(one)

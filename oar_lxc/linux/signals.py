@@ -1,4 +1,4 @@
-"""Signals that end a job, and what they must not cut short."""
+"""Handle the signals that end a job, so that they do not cut a clean-up short."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def shell_status(code: int) -> int:
 
 
 class Checkpoint(SystemExit):
-    """OAR's checkpoint signal: the job is asked to end, and has time to do so in order."""
+    """OAR's checkpoint signal: the job shall end, and still has time for its clean-up."""
 
 
 @contextmanager
 def raising_signals() -> Iterator[None]:
-    """Let the signals that end a job unwind the program, so that ``with`` blocks end.
+    """Let the signals that end a job raise an exception, so that ``with`` blocks end.
 
-    SIGINT raises KeyboardInterrupt as ever, SIGUSR2 :class:`Checkpoint`, SIGTERM SystemExit; the
-    exit status is 128 + the signal.
-    Only the main thread can do this; elsewhere signals are left to the program.
+    SIGINT raises KeyboardInterrupt as always, SIGUSR2 :class:`Checkpoint`, SIGTERM SystemExit.
+    The exit status is 128 + the signal. Only the main thread can do this; in another thread,
+    signals stay as they are.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -53,7 +53,7 @@ def raising_signals() -> Iterator[None]:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Let no second signal cut a clean-up short: OAR's SIGKILL is what ends one that hangs."""
+    """Ignore further signals during a clean-up; OAR's SIGKILL ends one that hangs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

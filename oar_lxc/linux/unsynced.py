@@ -1,8 +1,8 @@
-"""Run a program that waits for no disk: what it makes is thrown away should the machine stop.
+"""Run a program whose syncs do nothing, for files that are thrown away if the machine stops.
 
-dpkg alone syncs each file and each change of its database, which takes a third of the time of an
-installation and more. A filter of system calls lets all programs that are started below take a
-sync for done, also those in another root directory, whatever they are linked with.
+dpkg alone syncs each file and each change of its database, which takes a third or more of the time
+of an installation. A filter of system calls makes each sync succeed at once. It holds for all
+programs below, also for static ones and for those in another root directory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
 _ALLOW = 0x7FFF0000
 _DONE = 0x00050000  # an error of number 0, which is none
-# Instructions, of linux/bpf_common.h, and where they find what in struct seccomp_data.
+# Instructions of linux/bpf_common.h, and offsets in struct seccomp_data.
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _NUMBER, _ARCHITECTURE = 0, 4
 
@@ -37,15 +37,15 @@ class _Filter(ctypes.Structure):
 
 
 def unsynced(argv: Sequence[str]) -> list[str]:
-    """Return a command that runs another as root, and lets it wait for no disk.
+    """Return a command that runs another as root without syncs.
 
-    On machines whose system calls are not known here, it waits.
+    On machines whose system calls are not in :data:`_CALLS`, it syncs.
     """
     return isolated("oar_lxc.linux.unsynced", argv)
 
 
 def main() -> None:
-    """Become the command of the arguments."""
+    """Install the filter, and execute the command in the arguments."""
     _take_syncs_for_done(os.uname().machine)
     os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - the program is the command's
 
@@ -64,7 +64,7 @@ def _take_syncs_for_done(machine: str) -> None:
         (_RETURN, 0, 0, _DONE),
     ]
     text = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
-    # A kernel without such filters, or one that refuses them here, costs time alone.
+    # If the kernel lacks such filters, or refuses this one, the program is only slower.
     ctypes.CDLL(None).prctl(
         _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Filter(len(code), text)), 0, 0
     )

@@ -1,7 +1,7 @@
-"""Tell what is done, to whoever wants to know: ``oar-lxc -v``.
+"""Report events to listeners, for ``oar-lxc -v``.
 
-A log costs what it takes to load one, which nobody pays who does not look. So this is only where
-it can be attached; the package writes nothing by itself.
+Loading a logging library takes time, which a user without ``-v`` shall not pay. So a program may
+attach a log here; the package writes nothing by itself.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ _listeners: list[Callable[..., object]] = []
 
 
 def listen(listener: Callable[..., object]) -> None:
-    """Have a function called with each event: its name, and facts by name."""
+    """Call a function with each later event: its name, and facts by name."""
     _listeners.append(listener)
 
 
 def doing(event: str, **facts: object) -> None:
-    """Tell of something that is done now; a constant text, and what it is done with."""
+    """Report an event to all listeners: a constant text, and facts by name."""
     for listener in _listeners:
         listener(event, **facts)
