@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 
-MOST_SHOWN = 3  # containers that an error of many tells of one by one
+MOST_SHOWN = 3  # containers whose failures are told one by one in an error of many
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return text without what would act on a terminal.
+    """Return text without the characters that would control a terminal.
 
-    Names of files, and what programs say, are a container's to choose, and whoever is root there
-    may be anybody.
+    Root of a container chooses file names and the output of programs there, and is not trusted.
 
     Args:
         text: the text.
-        keep: characters that stay all the same, such as a newline.
+        keep: unprintable characters that stay, such as a newline.
     """
     return "".join(c if c.isprintable() or c in keep else "?" for c in text)
 
@@ -44,7 +43,7 @@ def _rebuild(
 
 
 class UsageError(OarLxcError):
-    """What was asked for cannot be: a wrong argument, key or value."""
+    """The request is wrong: an argument, a key or a value."""
 
     exit_status = 2
 
@@ -54,7 +53,7 @@ class JobEnvironmentError(OarLxcError):
 
 
 class JobError(OarLxcError):
-    """A job cannot be used: there is none of its number, it is another's, or it does not run."""
+    """A job cannot be used: it does not exist, is another user's, or does not run."""
 
 
 class SpecError(UsageError):
@@ -70,7 +69,7 @@ class ImageError(OarLxcError):
 
 
 class NodeNotPreparedError(OarLxcError):
-    """The root side has not prepared a node for this job, or refused to."""
+    """Root has not prepared a node for this job, or refused to."""
 
 
 class TooLateError(OarLxcError):
@@ -78,11 +77,11 @@ class TooLateError(OarLxcError):
 
 
 class ContainerError(OarLxcError):
-    """Something that was asked of one container failed.
+    """An operation on one container failed.
 
     Args:
         container: name of the container.
-        node: name of the node it is on, empty where unknown.
+        node: name of its node; empty if unknown.
         reason: what failed, one sentence without the container's name.
         log: the last lines of LXC's log for the container, oldest first.
     """
@@ -100,7 +99,7 @@ class ContainerError(OarLxcError):
 
 
 class NodeError(OarLxcError):
-    """A node could not be reached, or what ran there failed as a whole."""
+    """A node could not be reached, or the work there failed as a whole."""
 
     def __init__(self, node: str, reason: str) -> None:
         self.node = node
@@ -109,7 +108,7 @@ class NodeError(OarLxcError):
 
 
 class FailuresError(OarLxcError):
-    """Some containers or nodes failed; :attr:`failures` says which and why."""
+    """Some containers or nodes failed; :attr:`failures` lists them with the reasons."""
 
     head = "failed"
 
@@ -122,9 +121,9 @@ class FailuresError(OarLxcError):
 
 
 def _grouped(failures: Sequence[ContainerError | NodeError]) -> list[str]:
-    """Return a text for each failure, but one for all that have one reason.
+    """Return a text for each failure, and one text for all failures with the same reason.
 
-    Of containers the first are told one by one, with what their logs say.
+    The first containers have a text each, with the lines of their logs.
     """
     containers = [failure for failure in failures if isinstance(failure, ContainerError)]
     texts = list(dict.fromkeys(str(failure) for failure in containers[:MOST_SHOWN]))
@@ -164,7 +163,7 @@ class CommandError(OarLxcError):
     Args:
         argv: the program and its arguments.
         status: exit status; negative is the number of the signal that ended it.
-        stderr: what it wrote there.
+        stderr: its standard error.
     """
 
     def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
