@@ -1,4 +1,4 @@
-"""What containers see of the node: the user's home, and what else the spec names."""
+"""The directories and files of the node that containers see: the user's home, and the mounts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from oar_lxc.model.spec import Mount
 def binds_of(
     published: PublishedJob, planned: PlannedContainer, home: str, rootfs: Path
 ) -> list[Bind]:
-    """Return what a container is to see of this node.
+    """Return the directories and files of this node that a container will see.
 
     Args:
-        published: what the root side says of the node.
+        published: what root says of this node.
         planned: the container.
         home: the user's home directory.
         rootfs: the root directory of the container's image.
 
     Raises:
-        SpecError: something does not exist, the user may not read it or write to it, or it cannot
-            be mounted where it is to be.
+        SpecError: a source does not exist, the user may not read it or write to it, or it cannot
+            be mounted at its target.
     """
     binds = []
-    mounted = {Path("/"): rootfs}  # what is where in the container, later mounts last
+    mounted = {Path("/"): rootfs}  # target in the container → directory on the node; later last
     for key, mount in _mounts(planned, home):
         what = f"group {planned.group}: {key} {mount.source}"
         bind = _bind(published, mount, what, rootfs)
@@ -78,7 +78,7 @@ def _bind(published: PublishedJob, mount: Mount, what: str, rootfs: Path) -> Bin
 
 
 def _is_same(source: Path, shown: Path) -> bool:
-    """Whether a job has the same thing in its tree as is on the node."""
+    """Whether a path in the job's tree is the same file or directory as on the node."""
     try:
         return os.path.samestat(source.stat(), shown.stat())
     except FileNotFoundError:
@@ -86,15 +86,16 @@ def _is_same(source: Path, shown: Path) -> bool:
 
 
 def _check_target(bind: Bind, mounted: Mapping[Path, Path], what: str) -> None:
-    """Refuse a target on which LXC could not mount, as its log alone would say.
+    """Refuse a target on which LXC cannot mount: LXC tells the reason only in its log.
 
-    What the container's root makes there is made in the image's layer above. In what is mounted
-    from the node it makes nothing: that is read-only, or belongs to ids that it is none of.
+    In the image's part of the container, LXC makes a missing target in the upper directory. In a
+    directory that is mounted from the node it cannot: the directory is read-only, or belongs to
+    ids that the container's root does not have.
 
     Args:
-        bind: what is to be mounted.
-        mounted: the directories of the node that the container has by then, by where it has them.
-        what: what errors begin with.
+        bind: the mount to check.
+        mounted: the mounts before it: target in the container → directory on the node.
+        what: the beginning of errors.
     """
     over = [path for path in mounted if bind.target.is_relative_to(path)][-1]
     inside, here = over, mounted[over]
@@ -116,7 +117,7 @@ def _check_target(bind: Bind, mounted: Mapping[Path, Path], what: str) -> None:
                 f"{what} is below {inside.parent}, which is a file: choose another target"
             ) from None
         except OSError:
-            return  # whoever may look there tells
+            return  # we may not look there: LXC will report an error if there is one
         if stat.S_ISLNK(mode):
             raise SpecError(f"{what} leads over the link {inside}: choose another target")
         last = number == len(parts) - 1
@@ -129,7 +130,7 @@ def _check_target(bind: Bind, mounted: Mapping[Path, Path], what: str) -> None:
 
 
 def _in_tree(source: Path, trees: Mapping[str, str]) -> Path | None:
-    """Return where a path is below one of the job's trees; None where it is below none."""
+    """Return where the job's trees have a path of the node; None if it is in no tree."""
     for tree, here in trees.items():
         root = Path(os.path.realpath(tree))
         if source.is_relative_to(root):

@@ -15,9 +15,9 @@ from oar_lxc.model.spec import BOOT
 
 _RETRY = 0.1  # seconds between two tries in one container
 _POLL = 0.01
-# systemd tells when the queue of its boot is empty; "degraded" has booted too, with a unit that
-# failed. Another init is told to have booted when it runs. What is asked is which init the image
-# has: process 1 is not called systemd from its first moment on.
+# systemd tells when it has booted; "degraded" means booted, with a unit that failed. Any other
+# init counts as booted as soon as it runs. The script asks which init the image has, and not the
+# name of process 1, which is not yet systemd at first.
 _BOOTED = """\
 case "$(readlink -f /sbin/init)" in */systemd) ;; *) exit 0 ;; esac
 [ -d /run/systemd/system ] || exit 1
@@ -36,15 +36,14 @@ def wait_inside(
     """Yield the name of each container in which a condition holds.
 
     Args:
-        runtime: the containers.
-        names: those that are waited for.
+        runtime: the containers of this node.
+        names: the containers to wait for; one that has ended is not waited for.
         what: :data:`~oar_lxc.model.spec.BOOT`, or a command for the container's shell.
-        timeout: seconds for all together; those that are not yielded by then are late.
-            One that has ended is not waited for.
-        abandoned: whether nobody waits any more.
+        timeout: seconds for all together; a container not yielded by then is late.
+        abandoned: whether the caller is gone.
 
     Raises:
-        OarLxcError: it was abandoned.
+        OarLxcError: the caller is gone.
     """
     argv = ["/bin/sh", "-c", _BOOTED if what == BOOT else what]
     end = time.monotonic() + timeout
@@ -88,7 +87,7 @@ def _end(pid: int) -> None:
 
 
 def _begin(runtime: Runtime, name: str, argv: Sequence[str]) -> int:
-    """Start a command that nobody listens to; 0 where the container cannot be entered yet."""
+    """Start a command without streams; return 0 if the container cannot be attached to yet."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         return runtime.attach(name, argv, null, null, null)

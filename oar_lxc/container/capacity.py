@@ -1,4 +1,4 @@
-"""How much memory a job has on its node, and whether what is asked for fits in."""
+"""How much memory a job has on this node, and whether its containers fit in."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ONLINE = Path("/sys/devices/system/cpu/online")
 
 
 def job_memory(published: PublishedJob, share: Share, meminfo: Path = MEMINFO) -> int:
-    """Return the bytes of memory that a job has on its node; 0 where that cannot be told.
+    """Return the bytes of memory that a job has on this node; 0 if not known.
 
-    It is the node's memory in proportion to the job's CPUs, or all of it where OAR does not
-    confine jobs to CPUs; less where a memory cgroup above the job has a lower limit.
+    It is the node's memory in proportion to the job's CPUs, or all of it if OAR does not confine
+    jobs to CPUs. A lower limit of a memory cgroup above the job takes precedence.
     """
     match = re.search(r"^MemTotal:\s*([0-9]+) kB", meminfo.read_text(), re.MULTILINE)
     total = int(match[1]) << 10 if match else 0
@@ -42,14 +42,14 @@ def _limits_above(cgroups: Sequence[str]) -> list[int]:
 
 
 def check_memory(containers: Sequence[PlannedContainer], memory: int) -> None:
-    """Refuse containers that together want more memory than the job has on this node.
+    """Refuse containers that together ask for more memory than the job has on this node.
 
     Args:
-        containers: those that are to be made.
-        memory: what :func:`job_memory` told.
+        containers: the containers to make.
+        memory: bytes that the job has, from :func:`job_memory`; 0: not known.
 
     Raises:
-        SpecError: they do.
+        SpecError: they ask for more.
     """
     asked = 0
     for planned in containers:

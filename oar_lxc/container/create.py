@@ -1,7 +1,7 @@
 """Make a node's share of a plan on disk: configurations, and files that containers' root owns.
 
-What must belong to the containers' root is unpacked from one tar stream inside the job's user
-namespace, for all containers in one go.
+The files of the containers' root come from one tar stream for several containers. tar unpacks it
+inside the job's user namespace, so that the files get the right owners.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ LARGEST_BATCH = 64
 def create_containers(
     launch: Launch, containers: Sequence[PlannedContainer]
 ) -> Iterator[list[str]]:
-    """Make the directories of containers, and yield the names of those that can be started.
+    """Make the directories of containers in batches; yield the names of each batch.
 
-    The first few are there at once; while they start, more are made.
+    The first batch is small: its containers can start while the next batch is made.
 
     Args:
-        launch: what they have in common.
-        containers: those of this node.
+        launch: what the containers have in common.
+        containers: the containers to make on this node.
 
     Raises:
-        SpecError: something that is to be mounted cannot be, or more memory is asked for than the
-            job has; nothing was made.
+        SpecError: a mount is not possible, or the containers ask for more memory than the job has;
+            nothing was made.
         OSError: a directory cannot be made; the disk or the user's quota is full.
-        CommandError: the same, for what containers' root owns.
+        CommandError: a file of the containers' root cannot be made, for the same reasons.
     """
     published, directory = launch.published, launch.layout.containers
     account = _account(published)
@@ -96,11 +96,11 @@ def create_containers(
             _make_directory(directory, planned.name, launch.session, texts)
             make_walls(published.cgroups, planned.name, means[planned.name].limits)
         launch.layers.mkdir(exist_ok=True)
-        os.chmod(launch.layers, 0o770)  # noqa: S103  # and no directory below inherits its group
+        os.chmod(launch.layers, 0o770)  # noqa: S103  # clears set-gid: nothing inherits the group
         if neighbours and not filled:
             told = launch.layers / NEIGHBOURS_FILE
             told.write_text(neighbours)
-            told.chmod(0o644)  # whose directory lets in none but the user and containers' root
+            told.chmod(0o644)  # only the user and the containers' root can enter its directory
         archive = skeleton.archive(launch.layers.name, batch, launch.images, filled)
         unpack = ["tar", "-xp", "--numeric-owner", "-C", str(directory)]
         in_user_namespace(published, unpack, archive)
@@ -115,7 +115,7 @@ def _means(
     home: str,
     neighbours: bool,
 ) -> dict[str, Means]:
-    """Return what each container is given of this node, by its name."""
+    """Return what each container gets of this node, by the container's name."""
     lxcfs = has_lxcfs()
     halts = {name: halt_signal(rootfs) for name, rootfs in launch.images.items()}
     limits = {planned.name: share.limits(planned) for planned in containers}
@@ -133,7 +133,7 @@ def _means(
 
 
 def _batches(containers: Sequence[PlannedContainer]) -> Iterator[Sequence[PlannedContainer]]:
-    """Yield a few, then more: one takes some four times as long to start as to make."""
+    """Yield a small batch, then larger ones: a start takes about 4 times as long as the making."""
     size, begin = FIRST_BATCH, 0
     while begin < len(containers):
         yield containers[begin : begin + size]
@@ -142,11 +142,14 @@ def _batches(containers: Sequence[PlannedContainer]) -> Iterator[Sequence[Planne
 
 
 def _make_directory(containers: Path, name: str, session: str, texts: Mapping[str, str]) -> None:
-    """Make a container's directory with its files: whole or not at all, as it says whose it is."""
+    """Make a container's directory with its files, whole or not at all.
+
+    One of the files says to which session the container belongs: none may be without.
+    """
     half = containers / f".{name}.{session}"
     try:
         half.mkdir()
-        os.chmod(half, 0o770)  # noqa: S103  # containers' root enters by the group
+        os.chmod(half, 0o770)  # noqa: S103  # the containers' root has access as the group
         for file, text in texts.items():
             (half / file).write_text(text)
         half.rename(containers / name)
@@ -158,7 +161,10 @@ def _make_directory(containers: Path, name: str, session: str, texts: Mapping[st
 def describe(
     planned: PlannedContainer, session: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what is kept of a plan: :func:`oar_lxc.model.description.read_description`."""
+    """Return a container's description, which the agent's other operations read.
+
+    See :func:`oar_lxc.model.description.read_description`.
+    """
     data = {**asdict(planned), "session": session, "environment": dict(environment)}
     for key in ("provision", "provision_timeout", "ssh_keys"):
         del data[key]
@@ -166,12 +172,12 @@ def describe(
 
 
 def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:
-    """Remove the directories of stopped containers, what their root owns included.
+    """Remove the directories of stopped containers, with the files of the containers' root.
 
-    The layers of sessions that have no containers any more go with them.
+    Also remove the layers of sessions that have no other containers.
 
     Raises:
-        CommandError: something is left of them.
+        CommandError: a file is left.
     """
     sessions = {session_of(layout.containers / name) for name in names}
     going = [layout.containers / name for name in names]
@@ -180,22 +186,22 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
     paths = [path / part for path in going for part in (UPPER, WORK)] + layers
     with beside(lambda: _remove_cgroups(published, names)):
         if paths:
-            with suppress(CommandError):  # what it leaves, the next one tells of
+            with suppress(CommandError):  # if a file is left, the next command reports it
                 in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])
             run(["rm", "-rf", "--", *map(str, going + layers)])
 
 
 def remove_half_made(layout: JobLayout, published: PublishedJob, session: str) -> None:
-    """Remove what a session had begun to make when it was cut off.
+    """Remove the directories that an interrupted session has not made completely.
 
     Raises:
-        CommandError: something is left of it.
+        CommandError: a file is left.
     """
     ending = f".{session}"
     names = [n for n in os.listdir(layout.containers) if n[0] == "." and n.endswith(ending)]
     paths = [str(layout.containers / name) for name in names]
     if paths:
-        with suppress(CommandError):  # what it leaves, the next one tells of
+        with suppress(CommandError):  # if a file is left, the next command reports it
             in_user_namespace(published, ["rm", "-rf", "--", *paths])
         run(["rm", "-rf", "--", *paths])
 
@@ -203,7 +209,7 @@ def remove_half_made(layout: JobLayout, published: PublishedJob, session: str) -
 def _remove_cgroups(published: PublishedJob, names: Sequence[str]) -> None:
     """Remove the cgroups of stopped containers; the job's end removes what is left."""
     if left := remove_walls(published.cgroups, names, wait=0):
-        with suppress(CommandError):  # there may be more than is theirs
+        with suppress(CommandError):  # it fails at cgroups that the containers' root does not own
             below = ["-mindepth", "1", "-depth", "-type", "d", "-delete"]
             in_user_namespace(published, ["find", *left, *below])
         remove_walls(published.cgroups, names)
@@ -222,7 +228,7 @@ def in_user_namespace_argv(published: PublishedJob, argv: Sequence[str]) -> list
 
 
 def _account(published: PublishedJob) -> Account | None:
-    """Return the job's user, as containers are to know that user."""
+    """Return the account of the job's user; None if the containers do not map the user's id."""
     if not published.uid:
         return None
     known = pwd.getpwuid(published.uid)
@@ -242,12 +248,12 @@ def _account(published: PublishedJob) -> Account | None:
 
 
 def has_lxcfs(table: Path = Path("/proc/self/mounts")) -> bool:
-    """Whether lxcfs is mounted on this node; it is not asked, as it may not answer."""
+    """Whether lxcfs is mounted on this node; look in a table, as lxcfs itself may hang."""
     return any(line.split(" ")[1:2] == [str(LXCFS)] for line in table.read_text().splitlines())
 
 
 def _timezone(link: Path = Path("/etc/localtime")) -> str:
-    """Return the name of the node's time zone; empty where it has none."""
+    """Return the name of the node's time zone; empty if it has none."""
     try:
         return os.readlink(link).partition("/zoneinfo/")[2]
     except OSError:
@@ -255,7 +261,7 @@ def _timezone(link: Path = Path("/etc/localtime")) -> str:
 
 
 def _nameservers() -> tuple[str, ...]:
-    """Return the name servers that the administrator names; none where the file is not usable."""
+    """Return the name servers of the administrator's configuration; none if it is not valid."""
     try:
         return read_config().nameservers
     except ConfigError:

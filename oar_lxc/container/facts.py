@@ -1,4 +1,4 @@
-"""What the kernel, its cgroups and its configuration say of a container."""
+"""Facts of a running container, read from the kernel: processes, cgroups, network."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 from oar_lxc.container.limits import oom_kills
 
-# Version 1's word for "no limit" is the highest multiple of a page, which depends on the page.
+# cgroup version 1 writes "no limit" as the highest multiple of the page size, which may differ.
 UNLIMITED = 1 << 62
 LISTEN = "0A"  # include/net/tcp_states.h
 
 
 def running_facts(groups: Sequence[str], name: str, pid: int) -> dict[str, Any]:
-    """Return what the kernel says of a container that runs; what cannot be read is left out.
+    """Return what the kernel knows of a running container; leave out what cannot be read.
 
     Args:
-        groups: the job's cgroups.
+        groups: the job's delegated cgroups.
         name: the container.
-        pid: of its init.
+        pid: the process id of its init.
 
     Returns:
         ``cpus``, ``started`` (seconds since the epoch), ``processes``, ``processes_limit``,
         ``memory`` and ``memory_limit`` (bytes; 0: no limit of its own), ``oom_kills``,
-        ``cpu_seconds`` and ``listens`` (TCP ports that something in it listens at).
+        ``cpu_seconds`` and ``listens`` (TCP ports where its processes listen).
     """
     facts = {
         "cpus": _status(pid, "Cpus_allowed_list"),
@@ -38,7 +38,7 @@ def running_facts(groups: Sequence[str], name: str, pid: int) -> dict[str, Any]:
 
 
 def init_facts(pid: int) -> dict[str, Any]:
-    """Return what the kernel says of a container's init: id, CPUs it may use, cgroup."""
+    """Return facts of a container's init: process id, the CPUs it may use, its cgroup."""
     facts: dict[str, Any] = {"pid": max(pid, 0), "cpus": "", "cgroup": ""}
     if pid <= 0:
         return facts
@@ -60,8 +60,8 @@ def _status(pid: int, key: str) -> str | None:
 
 
 def start_of(pid: int) -> float | None:
-    """Return when a process was started, in seconds since the epoch; None where it is gone."""
-    import psutil  # takes 0.04 s, which a launch should not
+    """Return when a process was started, in seconds since the epoch; None if it is gone."""
+    import psutil  # takes 0.04 s, and a launch does not need it
 
     try:
         return round(psutil.Process(pid).create_time(), 2)
@@ -73,7 +73,7 @@ def _usage(groups: Sequence[str], name: str) -> dict[str, Any]:
     """Return what a container uses, from the files of its cgroups, version 1 or 2."""
     facts: dict[str, Any] = {}
     for group in groups:
-        own = Path(group) / name  # above what the container itself may change
+        own = Path(group) / name  # the limit cgroup, which the container cannot change
         for file, key in (
             ("memory.usage_in_bytes", "memory"),
             ("memory.current", "memory"),
@@ -93,7 +93,7 @@ def _usage(groups: Sequence[str], name: str) -> dict[str, Any]:
 
 
 def _listening(pid: int) -> list[int] | None:
-    """Return the TCP ports that something in a process's network listens at."""
+    """Return the TCP ports where a process of the same network listens; None if not readable."""
     ports: set[int] = set()
     read = False
     for table in ("tcp", "tcp6"):

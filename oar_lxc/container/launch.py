@@ -14,18 +14,19 @@ from oar_lxc.model.published import PublishedJob
 
 @dataclass(frozen=True)
 class Launch:
-    """What containers are made of, besides what was planned of each.
+    """What containers are made from, besides the plan of each.
 
     Attributes:
         layout: the job's names.
-        published: what the root side says of this node.
-        session: whose they are; see :func:`oar_lxc.model.description.containers_of`.
+        published: what root says of this node.
+        session: the token of the session that the containers belong to; see
+            :func:`oar_lxc.model.description.containers_of`.
         images: the root directory of each image, by its name.
-        keys: ``authorized`` (the job's public key) and ``client`` (its private one).
-        host_keys: the key of the ssh server of each container of this node, by its name.
+        keys: ``authorized`` (the job's public key) and ``client`` (its private key).
+        host_keys: the ssh host key of each container of this node, by the container's name.
         names: address and public host key by name, of all containers of the job.
-        cores: how many cores OAR reserved on this node; 0 where that is not known.
-        variables: variables of the job that sessions and commands in containers get.
+        cores: how many cores OAR reserved on this node; 0 if not known.
+        variables: environment variables of the job, for logins and commands in containers.
         nodefile: text of the file that ``OAR_LXC_NODEFILE`` names inside.
     """
 
@@ -55,5 +56,5 @@ class Launch:
 
 
 def layers_of(session: str) -> str:
-    """Return the name of the directory that has the layers of a session's groups."""
+    """Return the name of the directory with the layers of a session's groups."""
     return f".layers.{session}"

@@ -1,8 +1,8 @@
-"""The files that containers have from the start, above those of their image.
+"""The files that we add to new containers, above those of their image.
 
-Those that all containers of a group have are a layer of the overlay that the group shares; a
-container's own are in its upper directory. All are one tar archive, which is unpacked with the ids
-of the containers: see :mod:`oar_lxc.container.create`.
+Files that are the same in all containers of a group are in the group's layer, which is a lower
+directory of each container's overlay. A container's own files are in its upper directory. One tar
+archive has them all; :mod:`oar_lxc.container.create` unpacks it with the ids of the containers.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ KNOWN_HOSTS = "etc/ssh/ssh_known_hosts"
 NODEFILE = "etc/oar-lxc/nodefile"
 PROVISION = "etc/oar-lxc/provision"
 ZONES = "usr/share/zoneinfo"
-MARK = "# oar-lxc"  # at the end of each line that is ours in a file that others write to as well
+MARK = "# oar-lxc"  # ends each line of ours in files that others also write to
 
-# Its arguments: a file, and what drops our lines from it. Who has removed the file, or mounted
-# another there, has it so.
+# "put FILE SCRIPT" replaces our lines of FILE: the sed script drops the old ones, and the new ones
+# come from standard input. If the container's root has removed FILE, or mounted something over it,
+# it stays so.
 _RENAMING = """\
 umask 022
 put() {
@@ -45,8 +46,9 @@ put() {
 }
 """
 
-# LXC has given eth0 its address before init starts. What asks for another by DHCP waits in vain,
-# and the boot with it: program, file and text by which each leaves the device alone.
+# LXC sets the address of eth0 before init starts. A network program that asks for an address by
+# DHCP waits in vain, and delays the boot. For each program: the file and its text that make the
+# program leave eth0 alone.
 _NETWORK = (
     (
         "/sbin/ifup",
@@ -76,13 +78,13 @@ UseDNS no
 
 @dataclass(frozen=True)
 class Account:
-    """The job's user, as containers know that user.
+    """The account of the job's user inside containers.
 
     Attributes:
         name: the user's name.
-        uid: the user's id, inside and outside.
-        gid: that of the user's group.
-        group: its name.
+        uid: the user's id, the same inside and outside.
+        gid: the id of the user's group.
+        group: the group's name.
         gecos: the user's full name.
         home: the user's home directory.
         shell: the user's shell.
@@ -99,18 +101,18 @@ class Account:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What the containers of a job have in common.
+    """The data for the files of a launch's containers.
 
     Attributes:
         names: address and public host key by name, of all containers of the job.
-        keys: ``authorized`` (the job's public key) and ``client`` (its private one).
-        host_keys: the key of the ssh server of each container of this node, by its name.
-        account: the job's user; None where containers do not know that user.
-        ids: who is who inside and outside.
+        keys: ``authorized`` (the job's public key) and ``client`` (its private key).
+        host_keys: the ssh host key of each container of this node, by the container's name.
+        account: the job's user; None if the user has no account in the containers.
+        ids: the mapping of ids inside the containers to ids on the node.
         resolver: text of resolv.conf.
-        variables: variables of sessions and commands in all containers.
+        variables: environment variables of logins and commands in all containers.
         nodefile: text of the file that ``OAR_LXC_NODEFILE`` names inside.
-        timezone: name of the node's time zone, such as ``Europe/Paris``; empty where not known.
+        timezone: name of the node's time zone, such as ``Europe/Paris``; empty if not known.
     """
 
     names: Mapping[str, tuple[str, str]]
@@ -124,7 +126,7 @@ class Skeleton:
     timezone: str = ""
 
     def environment(self, planned: PlannedContainer) -> dict[str, str]:
-        """Return the variables of sessions and commands in a container."""
+        """Return the environment variables of logins and commands in a container."""
         return {
             "LANG": "C.UTF-8",
             **self.variables,
@@ -142,8 +144,8 @@ class Skeleton:
         """Return a tar archive of the layers of groups and the upper directories of containers.
 
         Args:
-            layers: the directory of the layers in it; each has the name of its group.
-            containers: those of this node.
+            layers: the layers' directory in the archive; each layer has the name of its group.
+            containers: the containers to make.
             images: the root directory of each image, by its name.
             filled: groups that have their layer already.
         """
@@ -162,7 +164,7 @@ class Skeleton:
         return stream.getvalue()
 
     def _identify(self, upper: Upper, key: KeyPair) -> None:
-        """Give a container's ssh server its key, which no other container has."""
+        """Add the container's own ssh host key, for OpenSSH and, if there is one, dropbear."""
         upper.file(HOST_KEY, key.private(), 0o600)
         upper.file(f"{HOST_KEY}.pub", f"{key.public}\n")
         if rootpath.is_program(upper.rootfs, f"/{DROPBEAR}"):
@@ -194,9 +196,9 @@ class Skeleton:
                 upper.directory(str(home), 0o700, owner)
 
     def _describe(self, upper: Upper, planned: PlannedContainer) -> None:
-        """Add what tells a container of its job, its place and its work."""
+        """Add the files that describe the job, the network, the time zone and the work."""
         environment = self.environment(planned)
-        # pam_env(8) cuts a value at "#", also in quotes: better no name of a job than a wrong one.
+        # pam_env(8) cuts a value at "#", even in quotes: no value is better than a wrong one.
         lines = [f"{k}={_quote(v)}\n" for k, v in environment.items() if "#" not in v]
         upper.file("etc/environment", "".join(lines))
         upper.file("etc/default/locale", f"LANG={_quote(environment['LANG'])}\n")
@@ -216,8 +218,8 @@ class Skeleton:
             return ""
         lines = rootpath.read_text(rootfs, "etc/passwd").splitlines()
         shell = account.shell if rootpath.is_program(rootfs, account.shell) else "/bin/sh"
-        # No password, and no line in /etc/shadow, which only the image's root can read: "*" says
-        # that there is none to look for.
+        # The user has no password. "*" says so here; else /etc/shadow would need a line, and only
+        # the image's root can read that file.
         mine = ":".join(
             (
                 account.name,
@@ -253,15 +255,16 @@ def _known_hosts(names: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _client_config(names: Mapping[str, tuple[str, str]]) -> str:
-    # Only for these: with a key of its own for all hosts, ssh would not try the user's.
+    # Only for the job's containers: with an IdentityFile for all hosts, ssh would no longer try
+    # the user's own keys elsewhere.
     words = " ".join(word for name, (ip, _) in names.items() for word in (name, ip))
     return f"Host {words}\n    IdentityFile /{CLIENT_KEYS}/%u\n"
 
 
 def renaming(names: Mapping[str, tuple[str, str]]) -> str:
-    """Return the shell script by which a running container learns all names of the job.
+    """Return the shell script that writes all names of the job into a running container.
 
-    What others wrote into ``/etc/hosts`` and ssh's list of known hosts stays.
+    It keeps the lines of others in ``/etc/hosts`` and in ssh's list of known hosts.
 
     Args:
         names: as :attr:`Skeleton.names`.
@@ -277,7 +280,7 @@ def renaming(names: Mapping[str, tuple[str, str]]) -> str:
 
 
 def extend(lines: Sequence[str], mine: str) -> list[str]:
-    """Return lines of passwd with one more, which is first of its id and the only of its name."""
+    """Insert a line of passwd: replace the line of its name, and precede those of its id."""
     name, _, uid = mine.split(":")[:3]
     kept = [line for line in lines if line.split(":")[0] != name]
     same = (number for number, line in enumerate(kept) if line.split(":")[2:3] == [uid])
@@ -286,7 +289,7 @@ def extend(lines: Sequence[str], mine: str) -> list[str]:
 
 
 def _quote(value: str) -> str:
-    """Write a value of /etc/environment as pam_env(8) reads it: quotes keep blanks and marks."""
+    """Quote a value of /etc/environment for pam_env(8), if it has blanks or special characters."""
     return value if re.fullmatch(r"[A-Za-z0-9_./:@,+=-]*", value) else f'"{value}"'
 
 
@@ -295,16 +298,16 @@ def _text(lines: Sequence[str]) -> str:
 
 
 class Upper:
-    """A directory of the archive, the upper one of a container's overlay.
+    """A directory of the archive that lies above an image in an overlay.
 
-    Directories on the way to a file are made as the image has them: what is in the upper directory
-    is what counts.
+    Parent directories of a file are added with the image's mode and owner: an overlay shows those
+    of the upper directory.
 
     Args:
         tar: the archive.
-        prefix: the directory's path in it.
+        prefix: the directory's path in the archive.
         rootfs: the root directory of the image.
-        ids: who owns the image's files inside.
+        ids: maps the owners of the image's files to ids inside.
     """
 
     def __init__(
@@ -324,7 +327,7 @@ class Upper:
     def file(
         self, path: str, content: str | bytes, mode: int = 0o644, owner: tuple[int, int] = (0, 0)
     ) -> None:
-        """Add a file; a link of the image of that name is replaced, not followed."""
+        """Add a file; if the image has a link of that name, the file replaces it."""
         where = PurePosixPath(path)
         parent = rootpath.resolve(self.rootfs, str(where.parent))
         self._make(parent)
@@ -334,7 +337,7 @@ class Upper:
         self._tar.addfile(info, io.BytesIO(data))
 
     def link(self, path: str, target: str) -> None:
-        """Add a symbolic link in the place of what the image has there."""
+        """Add a symbolic link, which replaces the image's file of that name."""
         where = PurePosixPath(path)
         parent = rootpath.resolve(self.rootfs, str(where.parent))
         self._make(parent)
@@ -344,14 +347,14 @@ class Upper:
         self._tar.addfile(info)
 
     def directory(self, path: str, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
-        """Add a directory, where the image's links lead."""
+        """Add a directory; follow the image's links on the way."""
         real = rootpath.resolve(self.rootfs, path)
         if real != "/":
             self._make(str(PurePosixPath(real).parent))
         self._add(real, mode, owner)
 
     def _make(self, path: str) -> None:
-        """Add a directory and those on the way to it, as the image has them."""
+        """Add a directory and its parents, with the modes and owners that the image has."""
         if path in self._made:
             return
         if path != "/":

@@ -1,8 +1,8 @@
-"""The cgroups that carry the limits of containers.
+"""The limit cgroups: one for each container, which carries the container's limits.
 
-Each container has a cgroup of its own in the delegated ones, named after it, which carries its
-limits and in which LXC makes that of the container's processes. A container sees only the inner
-one: its root, who has the user's own rights as far as ids go, could lift limits that it saw.
+A container's limit cgroup has the container's name and lies in the job's delegated cgroups. Inside
+it, LXC makes another cgroup for the container's processes. The container sees only the inner one:
+as far as ids go, its root has the user's rights, and could lift limits in a cgroup that it saw.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from oar_lxc.errors import OarLxcError
 
 
 def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
-    """Make the cgroups that carry a container's limits.
+    """Make a container's limit cgroup in each hierarchy, and set the limits.
 
     Args:
         paths: the job's delegated cgroups.
         name: the container.
-        limits: what it may use.
+        limits: what the container may use.
 
     Raises:
-        OarLxcError: the kernel refused.
+        OarLxcError: the kernel refuses, or has no such limit.
     """
     left = dict(limit_files(limits))
     for wall in [Path(path) / name for path in paths]:
@@ -46,15 +46,15 @@ def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
 
 
 def remove_walls(paths: Sequence[str], names: Sequence[str], wait: float = 1.0) -> list[str]:
-    """Remove the cgroups of stopped containers, those of their monitors too.
+    """Remove the cgroups of stopped containers, and those of their monitors.
 
     Args:
         paths: the job's delegated cgroups.
         names: the containers.
-        wait: seconds for processes that have only just died.
+        wait: seconds to wait until dead processes have left their cgroups.
 
     Returns:
-        Those that are left, as what is below is the containers' root's; or busy.
+        The cgroups that are left: they are busy, or the containers' root owns cgroups in them.
     """
     end = time.monotonic() + wait
     going = [*names, *(f"{MONITOR}.{name}" for name in names)]
@@ -84,7 +84,7 @@ def _remove(parent: int, name: str) -> bool:
             return True
         except FileNotFoundError:
             return True
-        except OSError:  # mostly for what is below it, which goes first
+        except OSError:  # mostly because it has cgroups below: remove these first
             for below in _below(parent, name):
                 _remove(parent, below)
     return False
@@ -103,7 +103,7 @@ def _below(parent: int, name: str) -> list[str]:
 
 
 def thaw(paths: Sequence[str], names: Sequence[str]) -> None:
-    """Thaw containers that were frozen, from inside too: what is frozen does not die.
+    """Thaw containers, with all cgroups that they froze inside: a frozen process does not die.
 
     Args:
         paths: the job's delegated cgroups.

@@ -1,4 +1,4 @@
-"""What a container may use of its node: its part of the job's CPUs, memory, processes."""
+"""The limits of a container: its part of the job's CPUs, its memory, its processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CPUS = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class Share:
-    """What the job has of a node, to be divided among its containers.
+    """The job's share of a node, to be divided among the job's containers.
 
     Attributes:
-        cpus: the job's CPUs, siblings of one core side by side.
-        cores: how many cores OAR reserved there.
-        in_cpuset: whether OAR confines the job to these CPUs; where it does not, containers get
-            their part of the time and not CPUs, which other jobs use as well.
-        threads: CPUs of one core.
+        cpus: the job's CPUs; the CPUs of one core stand side by side.
+        cores: how many cores OAR reserved on the node.
+        in_cpuset: whether OAR confines the job to these CPUs. If not, other jobs use them, too,
+            and a container gets a quota of CPU time instead of CPUs.
+        threads: how many CPUs a core has.
         swap: whether the kernel counts swap.
     """
 
@@ -37,11 +37,11 @@ class Share:
 
     @classmethod
     def of_node(cls, published: PublishedJob, cores: int) -> Share:
-        """Read what the job has of this node.
+        """Read the job's share of this node.
 
         Args:
-            published: what the root side says of it.
-            cores: how many cores OAR reserved here; 0 where that is not known.
+            published: what root says of this node.
+            cores: how many cores OAR reserved here; 0 if not known.
         """
         allowed = _allowed(published.cgroups)
         groups = siblings(allowed)
@@ -65,11 +65,11 @@ class Share:
         return Limits(cpus, quota, planned.memory, self.swap, planned.processes)
 
     def cpus_of(self, limits: Limits) -> str:
-        """Return the CPUs that a container may use; empty where no cpuset confines it."""
+        """Return the CPUs that a container may use; empty if no cpuset confines it."""
         return limits.cpus or (write_cpus(self.cpus) if self.in_cpuset else "")
 
     def part(self, first: int, count: int) -> Sequence[int]:
-        """Return the CPUs of some of the job's cores: as many for each, at least one."""
+        """Return the CPUs of ``count`` of the job's cores from ``first`` on; at least one CPU."""
         total, cores = len(self.cpus), max(self.cores, 1)
         begin = min(first * total // cores, max(total - 1, 0))
         end = (first + count) * total // cores
@@ -77,7 +77,7 @@ class Share:
 
 
 def siblings(cpus: Iterable[int], root: Path = CPUS) -> list[tuple[int, ...]]:
-    """Return CPUs by core: those that are threads of one core together, by their first number."""
+    """Group CPUs by core; sort the cores by their lowest CPU number."""
     cpus = sorted(cpus)
     groups: dict[tuple[int, ...], list[int]] = {}
     for cpu in cpus:
@@ -93,7 +93,7 @@ def read_cpus(text: str) -> list[int]:
     """Read a list of CPUs as the kernel writes it: ``0-3,8``.
 
     Raises:
-        ValueError: it is written otherwise.
+        ValueError: the text has another form.
     """
     found: list[int] = []
     for part in text.strip().split(","):
@@ -110,7 +110,7 @@ def write_cpus(cpus: Iterable[int]) -> str:
 
 
 def _allowed(cgroups: Iterable[str]) -> list[int]:
-    """Return the CPUs of the job's cpuset; where there is none, those this process has."""
+    """Return the CPUs of the job's cpuset; if there is none, those this process may use."""
     for path in cgroups:
         for name in ("cpuset.effective_cpus", "cpuset.cpus"):
             with suppress(OSError, ValueError):
@@ -119,22 +119,23 @@ def _allowed(cgroups: Iterable[str]) -> list[int]:
 
 
 def oom_kills(cgroups: Iterable[str], name: str) -> int | None:
-    """Return how many processes of a container were killed as its memory was full.
+    """Return how many processes of a container were killed because its memory was full.
 
-    Version 1 counts them in the cgroup of the process alone: a service of the container is counted
-    while its cgroup exists. Version 2 counts them in all above as well.
+    cgroup version 1 counts a killed process only in the process's own cgroup: the count of a
+    container's service is lost with the service's cgroup. Version 2 counts it in all cgroups above
+    as well.
 
     Args:
         cgroups: the job's delegated cgroups, as published.
         name: the container.
 
     Returns:
-        The number; None where the kernel tells none.
+        The number; None if the kernel has no such count.
     """
     found: list[int] = []
     for path in cgroups:
         own = Path(path) / name
-        if (own / "memory.oom_control").exists():  # else nothing below has one
+        if (own / "memory.oom_control").exists():  # if not, no cgroup below has one
             for where, _, _ in os.walk(own):
                 found += _oom_kills(Path(where) / "memory.oom_control")
         else:

@@ -1,4 +1,4 @@
-"""The text of a container's LXC configuration. Pure."""
+"""The text of a container's LXC configuration, made by pure functions."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from oar_lxc.model.addresses import MTU
 from oar_lxc.model.plan import PlannedContainer
 
 UPPER = "upper"
-WORK = "work"  # where LXC looks for it: beside the upper directory
-CGROUP = "lxc.payload"  # a container's own cgroup, inside the one that carries its limits
-MONITOR = "lxc.monitor"  # with a dot and the container's name: the cgroup of LXC's monitor
+WORK = "work"  # LXC expects it beside the upper directory
+CGROUP = "lxc.payload"  # the cgroup of a container's processes, inside its limit cgroup
+MONITOR = "lxc.monitor"  # the cgroup of LXC's monitor is called MONITOR.CONTAINER
 PIVOT = "lxc.pivot"
 PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
 
-# "volatile": what is thrown away with the job need not be synced to disk when it is unmounted. The
-# kernel leaves a mark then; after a reboot inside it refuses the mount unless the mark is removed.
-# LXC writes "exec" before a hook: with a redirection alone the shell goes on, and runs no program
-# where there is no mark yet, as at every first start.
-# "userxattr": all that overlay may use in a user namespace to mark what was removed.
+# "volatile": an unmount does not sync the files to disk, as they are thrown away with the job. The
+# kernel then leaves a mark in the work directory, and refuses the next mount, such as that of a
+# reboot inside, while the mark is there. The pre-mount hook removes it.
+# LXC writes "exec" before a hook. Because the hook begins with a redirection alone, the shell goes
+# on after that; and if there is no mark, as at every first start, it runs no program.
+# "userxattr": in a user namespace, overlay can mark removed files only in this way.
 _CONFIG = """\
 lxc.uts.name = {name}
 lxc.rootfs.path = overlay:{layer}:{rootfs}:{directory}/{upper}
@@ -48,7 +49,7 @@ lxc.log.file = {directory}/{log}
 lxc.log.level = WARN
 """
 
-# What lxcfs has of /proc and /sys, with the container's share in place of the node's numbers.
+# Files of /proc and /sys that lxcfs provides, with the container's share, not the node's numbers.
 LXCFS = Path("/var/lib/lxcfs")
 LXCFS_FILES = (
     "proc/cpuinfo",
@@ -59,20 +60,23 @@ LXCFS_FILES = (
     "proc/swaps",
     "proc/uptime",
 )
-# lxcfs numbers CPUs anew, from 0. Who compares with the CPUs that the kernel allows, as hwloc and
-# with it every mpirun does, then finds none at all: where there is a cpuset, we write this one.
+# lxcfs numbers the CPUs anew, from 0. A program that compares them with the CPUs that the kernel
+# allows, such as hwloc and with it every mpirun, then finds no CPU at all. So with a cpuset, we
+# write this file ourselves.
 ONLINE = "sys/devices/system/cpu/online"
 ONLINE_FILE = "cpus"
 
 
-# Where a layer's directory has what the kernel of each container is told of its neighbours; groups
-# have no such name. The kernel has one table for all containers of a node, with few entries, that
-# does not count what is permanent. So containers that all talk to each other do not fill it.
+# The file in the directory of layers that lists the containers' neighbours for the kernel; no
+# group has this name. All containers of a node share one neighbour table of the kernel, which has
+# few entries. Permanent entries do not count. So we make them permanent: then containers that all
+# talk to each other do not fill the table.
 NEIGHBOURS_FILE = ".neighbours"
-# Entries on one node: fewer fill nothing. Each takes half a KiB of the kernel's and some
-# 20 microseconds of a start: for more, the administrator makes room in the table.
+# Entries on one node. Fewer do not fill the table. Each takes half a KiB of kernel memory and
+# about 20 microseconds of a start: for more, the administrator must enlarge the table.
 FEWEST_PAIRS, MOST_PAIRS = 64, 65536
-# After the network is set up, before the root is the container's: the programs are the node's.
+# LXC runs this hook after the network is set up and before the container's root is the root
+# directory: the programs are the node's.
 _NEIGHBOURS = "lxc.hook.mount = </dev/null >/dev/null 2>&1; ip -force -batch {file} || :"
 
 
@@ -81,11 +85,11 @@ class Limits:
     """What a container may use of its node.
 
     Attributes:
-        cpus: numbers of its CPUs, as ``0-1,4``; empty where it has all of the job's.
-        quota: CPUs' worth of time that it may use; 0 where there is no limit.
-        memory: bytes; 0 where there is no limit.
-        swap: whether the kernel counts swap, so that memory and swap together are limited.
-        processes: processes and threads; 0 where there is no limit.
+        cpus: numbers of its CPUs, as ``0-1,4``; empty: all CPUs of the job.
+        quota: CPU time, as a number of CPUs; 0: no limit.
+        memory: bytes; 0: no limit.
+        swap: whether the kernel counts swap; then memory and swap together are limited.
+        processes: processes and threads; 0: no limit.
     """
 
     cpus: str = ""
@@ -101,8 +105,8 @@ class Bind:
 
     Attributes:
         source: its path on the node.
-        target: its path in the container, without links on the way.
-        writable: whether it can be written to.
+        target: its path in the container, with all links resolved.
+        writable: whether the container may write to it.
         directory: whether it is a directory.
     """
 
@@ -114,15 +118,15 @@ class Bind:
 
 @dataclass(frozen=True)
 class Means:
-    """What a container is given of its node, and how it is told of it.
+    """What a container gets of its node, and how the container learns of it.
 
     Attributes:
-        limits: what it may use.
-        binds: what it sees.
-        cpus: the CPUs that its cpuset allows, as its file :data:`ONLINE_FILE` has them; empty
-            where there is no cpuset, and no such file.
-        lxcfs: whether lxcfs tells it its share.
-        halt: the signal that its init takes for the wish to shut down; systemd's by default.
+        limits: what the container may use.
+        binds: the directories and files of the node that it sees.
+        cpus: the CPUs that its cpuset allows, as in :data:`ONLINE_FILE`; empty if there is no
+            cpuset, and therefore no such file.
+        lxcfs: whether lxcfs shows the container its share of the node.
+        halt: the signal at which its init halts; by default that of systemd.
         neighbours: whether the directory of layers has :data:`NEIGHBOURS_FILE`.
     """
 
@@ -158,10 +162,10 @@ def render(launch: Launch, planned: PlannedContainer, means: Means) -> str:
         *published.ids.config_lines(),
         f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
         f"lxc.cgroup.dir.monitor = {MONITOR}.{planned.name}",
-        # Where LXC's monitor goes when the container ends, and where it starts it again from when
-        # it was booted anew from inside: within the limits, too.
+        # LXC's monitor moves here when the container ends. After a reboot from inside, it starts
+        # the container again from here: so this cgroup must be within the limits, too.
         f"lxc.cgroup.dir.monitor.pivot = {planned.name}/{PIVOT}",
-        # lxcfs reads this where the processes are, and what is further out it does not see.
+        # lxcfs reads the quota only in the cgroup of the processes, not in those above.
         *(f"lxc.cgroup.{file} = {value}" for file, value in quota),
         *map(_bind_line, means.binds),
     ]
@@ -177,22 +181,25 @@ def render(launch: Launch, planned: PlannedContainer, means: Means) -> str:
 
 
 def hardware_address(address: str) -> str:
-    """Return the hardware address of a container, made of its IPv4 address.
+    """Return the hardware address of a container, made from its IPv4 address.
 
-    A random one would be another after each start, and its neighbours would for seconds send to
-    the one before.
+    A random address would change with each start, and for some seconds neighbours would still send
+    to the old one.
     """
     return "02:6c:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)
 
 
 def neighbours_text(addresses: Collection[str], here: int) -> str:
-    """Return what ``ip -batch`` makes permanent neighbours of; empty for too few or too many.
+    """Return the commands for ``ip -batch`` that make permanent neighbour entries.
 
-    As hardware addresses follow from addresses, none is ever wrong.
+    The entries never go out of date, as hardware addresses follow from IPv4 addresses.
 
     Args:
-        addresses: those of all containers of the job.
-        here: how many containers of a node are told of them.
+        addresses: IPv4 addresses of all containers of the job.
+        here: how many containers of this node get the entries.
+
+    Returns:
+        The commands; empty if there would be too few or too many entries.
     """
     if not FEWEST_PAIRS <= here * len(addresses) <= MOST_PAIRS:
         return ""
@@ -203,7 +210,7 @@ def neighbours_text(addresses: Collection[str], here: int) -> str:
 
 
 def limit_files(limits: Limits) -> Iterator[tuple[str, str]]:
-    """Yield the cgroup files of limits and what goes into each, in the order of writing."""
+    """Yield cgroup files and their texts for some limits, in the order in which to write them."""
     if limits.cpus:
         yield "cpuset.cpus", limits.cpus
     if limits.quota:
@@ -224,11 +231,11 @@ def _bind_line(bind: Bind) -> str:
 
 
 def _entry(source: Path, target: Path, options: str) -> str:
-    """Return the line of a mount; LXC reads it as a line of fstab, relative to the root."""
+    """Return the configuration line of a mount: fstab's, with a target relative to the root."""
     relative = str(target).lstrip("/")
     return f"lxc.mount.entry = {_escape(str(source))} {_escape(relative)} none {options} 0 0"
 
 
 def _escape(text: str) -> str:
-    """Write blanks and the like as fstab(5) does, in octal."""
+    """Write blanks and other special characters in octal, as in fstab(5)."""
     return "".join(f"\\{ord(c):03o}" if c in " \t\n\r\\#" else c for c in text)

@@ -1,9 +1,9 @@
-"""The one door to LXC: everything that is done to containers goes through a runtime.
+"""The runtime, through which all calls to LXC go.
 
-:class:`Runtime` says what a runtime does; :class:`LxcRuntime` does it with the lxc bindings, as
-the job's user. The bindings answer with False and no reason, and hold the interpreter's lock
-while they work: reasons are read from LXC's log, and callers that want two starts at a time use
-two processes.
+:class:`Runtime` is the interface; :class:`LxcRuntime` implements it with the lxc bindings, as the
+job's user. When a call fails, the bindings return False without a reason: the runtime reads the
+reason from LXC's log. The bindings hold Python's global lock while they work: to start two
+containers at the same time takes two processes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from oar_lxc.linux.run import Program, running
 from oar_lxc.linux.stat import parent
 from oar_lxc.model.description import CONFIG_FILE, read_description
 
-KILL_TIMEOUT = 10.0  # seconds until what SIGKILL was sent to counts as immortal
-START_TIMEOUT = 60.0  # seconds that starts under way may take where all is given up
+KILL_TIMEOUT = 10.0  # seconds after SIGKILL until a container that still runs is reported
+START_TIMEOUT = 60.0  # seconds to wait for starts under way when the launch is given up
 MOST_AT_ONCE = 16  # containers that are started at one time on a node
-# In the log of every rootless container, and no reason for anything.
+# Messages in the log of every rootless container; they explain no failure.
 _NOISE = (
     "Failed to allocate new network namespace id",
     "No security context received",
@@ -56,8 +56,8 @@ class Started:
 
     Attributes:
         name: its name.
-        init_pid: its init, as the node counts processes.
-        seconds: from the call to RUNNING.
+        init_pid: the process id of its init on the node.
+        seconds: from the call of LXC until the container is RUNNING.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Started:
     seconds: float
 
 
-# By the init that the image has, as /proc/1 may not be told from one that was started by another.
+# It asks which init the image has: /proc/1 does not always show which init runs.
 _HALT = """\
 case "$(readlink -f /sbin/init)" in */openrc-init) exec openrc-shutdown --poweroff now ;; esac
 for way in poweroff halt "shutdown -h now" "init 0"; do
@@ -76,60 +76,60 @@ exit 127
 
 
 class Starter(Protocol):
-    """What starts containers beside the caller, several at a time."""
+    """A process that starts containers, several at a time, while the caller does other work."""
 
     def send(self, names: Sequence[str]) -> None:
-        """Have containers started, and do not wait for them."""
+        """Let containers be started, and do not wait for them."""
 
     def finished(self) -> Iterator[Started | ContainerError]:
-        """Yield what became of containers since this was asked last; do not wait for more."""
+        """Yield the outcomes since the last call; do not wait for more."""
 
     def rest(self) -> Iterator[Started | ContainerError]:
-        """Yield what becomes of all others that were sent; no more can be."""
+        """Yield the outcomes of all other containers that were sent; accept no more containers."""
 
     def close(self) -> None:
-        """Have no more started, and wait until what is under way has ended."""
+        """Start no more containers, and wait for the starts under way."""
 
 
 class Runtime(Protocol):
-    """What can be done to the containers of one directory.
+    """The operations on the containers of one directory.
 
-    The names of containers are those of their directories; each holds a file ``config``.
+    Each container has a subdirectory of its name with a file ``config``.
     """
 
     def names(self) -> list[str]:
-        """Return the names of all containers, sorted; OSError where they cannot be read."""
+        """Return the names of all containers, sorted; raise OSError if they cannot be read."""
 
     def state(self, name: str) -> str:
         """Return LXC's word for a container's state: RUNNING, STOPPED, FROZEN …"""
 
     def init_pid(self, name: str) -> int:
-        """Return the process id of a container's init, -1 where it does not run."""
+        """Return the process id of a container's init; -1 if the container does not run."""
 
     def start(self, name: str) -> Started:
-        """Start a container; ContainerError with the end of LXC's log where that fails."""
+        """Start a container; raise ContainerError with the end of LXC's log if that fails."""
 
     def starting(self) -> AbstractContextManager[Starter]:
-        """Get ready to start containers; the block gets what does, which is closed at its end."""
+        """Return a context manager that gives its block a starter, and closes it afterwards."""
 
     def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         """Kill containers all at once; return those that still run after ``timeout`` seconds.
 
-        Those that are killed for good leave their cgroups to the caller, and cannot be started
-        before these are gone.
+        With ``for_good``, the caller must remove the containers' cgroups; until then, these
+        containers cannot be started again.
         """
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
-        """Ask the inits of containers, all at once, to end them; a frozen one is thawed for it.
+        """Ask the inits of containers to halt, all at once; thaw frozen containers for it.
 
-        Returns those that still run after ``timeout`` seconds.
+        Returns the containers that still run after ``timeout`` seconds.
         """
 
     def freeze(self, name: str) -> None:
-        """Stop all processes of a container where they are; ContainerError where that fails."""
+        """Stop all processes of a container where they are; raise ContainerError on failure."""
 
     def unfreeze(self, name: str) -> None:
-        """Let a frozen container run on; ContainerError where that fails."""
+        """Let a frozen container run on; raise ContainerError on failure."""
 
     def log_tail(self, name: str) -> list[str]:
         """Return the last lines of LXC's log for a container, without their time stamps."""
@@ -137,16 +137,16 @@ class Runtime(Protocol):
     def attach(self, name: str, argv: Sequence[str], stdin: int, stdout: int, stderr: int) -> int:
         """Start a command in a container; return a process id to wait for.
 
-        Its exit status is that of the command. Where it cannot be executed, the status is 127 or
-        126, and one sentence on ``stderr`` says so; see :func:`become_command`.
+        The process has the command's exit status. If the command cannot be executed, the status
+        is 127 or 126, and ``stderr`` gets one sentence; see :func:`become_command`.
         """
 
 
 class LxcRuntime:
-    """Containers of the calling user below one directory, through the lxc bindings.
+    """The calling user's containers below one directory, through the lxc bindings.
 
     Args:
-        directory: a directory for each container; see :func:`lxc_path` for what LXC gets of it.
+        directory: has a subdirectory for each container; LXC gets the path of :func:`lxc_path`.
         node: name of this node, for errors.
     """
 
@@ -165,7 +165,7 @@ class LxcRuntime:
         return str(self._container(name).state) if self._listens(name) else STOPPED
 
     def init_pid(self, name: str) -> int:
-        """Return the process id of a container's init, -1 where it does not run."""
+        """Return the process id of a container's init; -1 if the container does not run."""
         return int(self._container(name).init_pid) if self._listens(name) else -1
 
     def start(self, name: str) -> Started:
@@ -179,8 +179,8 @@ class LxcRuntime:
 
     @contextmanager
     def starting(self) -> Iterator[Starter]:
-        """Start what starts containers: it comes up while they are made."""
-        at_once = 2 * len(os.sched_getaffinity(0))  # as LXC waits for the kernel now and then
+        """Start the program that starts containers; it comes up while the caller makes them."""
+        at_once = 2 * len(os.sched_getaffinity(0))  # twice, as LXC often waits for the kernel
         place = str(Path(_bindings().__file__).parent.parent)
         program = str(Path(__file__).with_name("starter.py"))
         options = [place, str(min(at_once, MOST_AT_ONCE))]
@@ -197,13 +197,13 @@ class LxcRuntime:
     def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         """Kill containers all at once and wait until LXC calls them STOPPED.
 
-        LXC's monitors take several times longer to clean up after their containers than these to
-        die. Those of containers that are killed for good die with them.
+        LXC's monitor takes several times longer to clean up than the container takes to die. With
+        ``for_good``, kill the monitors, too.
         """
         end = time.monotonic() + timeout
         left = list(names)
         while True:
-            # Each round again: a container that was just starting gets its init only now.
+            # Look for inits in each round: a container that is just starting has none at first.
             inits = {name: pid for name in left if (pid := self.init_pid(name)) > 0}
             monitors = [self._monitor(name, pid) for name, pid in inits.items() if for_good]
             _kill([*filter(None, monitors), *inits.values()], end)
@@ -213,7 +213,7 @@ class LxcRuntime:
             time.sleep(0.005)
 
     def _monitor(self, name: str, init_pid: int) -> int:
-        """Return the process id of a container's monitor, its init's parent; 0 without one."""
+        """Return the process id of a container's monitor, the init's parent; 0 if it has none."""
         with suppress(OSError, ValueError):
             monitor = parent(init_pid)
             title = Path(f"/proc/{monitor}/cmdline").read_bytes().rstrip(b"\0")
@@ -223,11 +223,12 @@ class LxcRuntime:
         return 0
 
     def shutdown(self, names: Sequence[str], timeout: float) -> list[str]:
-        """Tell each container's init to halt in the way that it knows, and wait.
+        """Tell each container's init to halt, in the way that the init knows, and wait.
 
-        systemd and busybox take a signal for it, which the container's configuration has. What
-        others make of LXC's own, SIGPWR, differs (sysvinit runs a script that is not there in
-        Debian): their own command is run inside, and the signal is for those that have none.
+        systemd and busybox halt at a signal, which is in the container's configuration. Other
+        inits do not reliably halt at SIGPWR, LXC's default (sysvinit runs a script that Debian
+        does not have): for them, run the container's own halt command inside, and send SIGPWR only
+        if that fails.
         """
         end = time.monotonic() + timeout
         left = [name for name in names if self.state(name) != STOPPED]
@@ -264,7 +265,7 @@ class LxcRuntime:
                 os.kill(pid, number)
 
     def _begin_halt(self, name: str) -> int:
-        """Start the command that halts a container; 0 where it cannot be entered."""
+        """Start the halt command in a container; return its process id, or 0 if that fails."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             return self.attach(name, ["/bin/sh", "-c", _HALT], null, null, null)
@@ -293,9 +294,9 @@ class LxcRuntime:
         *,
         own_group: bool = False,
     ) -> int:
-        """Start a command as root of a container, in a clean environment.
+        """Start a command as the container's root, in a clean environment.
 
-        With ``own_group`` it leads a process group, to which signals can be sent.
+        With ``own_group``, the command leads a process group, to which signals can be sent.
         """
         lxc = _bindings()
         container = self._container(name)
@@ -332,16 +333,17 @@ class LxcRuntime:
         return [x for x in lines if not any(noise in x for noise in _NOISE)][-LOG_TAIL:]
 
     def _listens(self, name: str) -> bool:
-        """Whether LXC's monitor of a container listens for commands, so that it runs.
+        """Whether LXC's monitor of a container listens for commands, that is, runs.
 
-        LXC would ask whoever listens there, and wait for an answer for ever: another user can take
-        the name of a container that has ended.
+        The process that listens must be of this user. Another user can take the socket's name of a
+        container that has ended; LXC does not check this, and waits for the answer for ever.
         """
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.setblocking(False)
             try:
                 peer.connect(_command_socket(lxc_path(self._directory, name), name))
-            except OSError:  # nobody is there, or somebody who lets more wait than LXC ever has
+            # No process listens, or its queue is full, which LXC's own never is.
+            except OSError:
                 return False
             ids = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
             return bool(_PEER.unpack(ids)[1] == os.getuid())
@@ -352,19 +354,19 @@ class LxcRuntime:
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error
-        # It and this list of its hold each other, and LXC's log open with them, until Python
-        # collects garbage: never, in an agent that is a fork.
+        # The container and its list of networks refer to each other, and keep LXC's log open,
+        # until Python collects garbage. An agent that is a fork never does: drop the list here.
         container.network = None
         return container
 
 
 class LxcStarter:
-    """Starts containers by :mod:`oar_lxc.container.starter`.
+    """A starter that uses the program :mod:`oar_lxc.container.starter`.
 
     Args:
-        program: that one, as it runs.
-        directory: the containers'.
-        error: makes the error of a container's name and a reason.
+        program: the running program.
+        directory: the containers' directory.
+        error: makes an error from a container's name and a reason.
     """
 
     def __init__(
@@ -376,17 +378,17 @@ class LxcStarter:
         self._left: set[str] = set()
 
     def send(self, names: Sequence[str]) -> None:
-        """Have containers started."""
+        """Let containers be started, and do not wait for them."""
         self._left.update(names)
         lines = (f"{name} {_renew_lxc_path(self._directory, name)}\n" for name in names)
         self._program.send("".join(lines).encode())
 
     def finished(self) -> Iterator[Started | ContainerError]:
-        """Yield what the program has told so far."""
+        """Yield the outcomes that the program has written so far."""
         return self._told(wait=False)
 
     def rest(self) -> Iterator[Started | ContainerError]:
-        """Yield what the program tells until its end, and those that it did not come to."""
+        """Yield all other outcomes, and an error for each container that was not tried."""
         self._program.feed(b"")
         yield from self._told(wait=True)
         self.close()
@@ -394,7 +396,7 @@ class LxcStarter:
             yield self._error(name, "it was not started: what starts containers was killed")
 
     def close(self) -> None:
-        """Wait for the program: a start that is cut off leaves more to clean up than its end."""
+        """Wait for the program's end; to kill it during a start leaves more to clean up."""
         with suppress(OarLxcError):
             self._program.finish(START_TIMEOUT)
 
@@ -404,7 +406,7 @@ class LxcStarter:
             data = os.read(self._program.stdout, 1 << 16)
             if not data:
                 return
-            *lines, rest = (rest + data).split(b"\n")  # a line that has begun is there at once
+            *lines, rest = (rest + data).split(b"\n")  # the rest of an unfinished line comes soon
             yield from map(self._read, lines)
 
     def _read(self, line: bytes) -> Started | ContainerError:
@@ -416,24 +418,26 @@ class LxcStarter:
 
 
 def lxc_path(directory: Path, name: str) -> str:
-    """Return what LXC is given for its path, to find a container of a directory.
+    """Return the path to give to LXC as its directory of containers, for one container.
 
-    LXC listens for commands to a container at an abstract socket whose name is made of this path
-    and the container's name. The node has one space of such names for all its users and jobs: who
-    can foresee one can take it, and the container does not start. A path is therefore made for
-    each start, and says in the end where all the others do: it is a link in the container's own
-    directory, where nobody else may look, to the directory of all.
+    LXC makes the name of an abstract socket from this path and the container's name, and listens
+    there for commands. All users and jobs of a node share one space of such names: a user who can
+    guess a name can take it first, and then the container does not start.
+
+    So each start uses a new path that cannot be guessed: a symbolic link with a random name, which
+    leads to the directory of all containers. It is in the container's own directory, which other
+    users cannot read.
 
     Source: ``lxc_make_abstract_socket_name`` of LXC.
     """
     try:
         return f"{directory}/{name}/{os.readlink(directory / name / PATH_LINK)}"
-    except OSError:  # it was never started
+    except OSError:  # the container was never started
         return str(directory)
 
 
 def _command_socket(path: str, name: str) -> bytes:
-    """Return the address at which LXC listens for commands to a container, as LXC makes it."""
+    """Return the socket address where LXC listens for commands to a container, as LXC makes it."""
     address = f"{path}/{name}/command"
     if len(os.fsencode(address)) >= _LONGEST_ADDRESS:
         number = 0xCBF29CE484222325  # FNV-1a of 64 bits
@@ -444,9 +448,9 @@ def _command_socket(path: str, name: str) -> bytes:
 
 
 def _renew_lxc_path(directory: Path, name: str) -> str:
-    """Give a container that is to be started another path; see :func:`lxc_path`."""
+    """Make a new path for the next start of a container; see :func:`lxc_path`."""
     own = directory / name
-    with suppress(OSError):  # LXC says why it does not find a container whose directory is gone
+    with suppress(OSError):  # if the container's directory is gone, LXC reports it
         before = own / Path(lxc_path(directory, name)).name
         after, link = os.urandom(8).hex(), own / f".{PATH_LINK}"
         (own / after).symlink_to("..")
@@ -459,18 +463,21 @@ def _renew_lxc_path(directory: Path, name: str) -> str:
 
 
 def log_size(directory: Path) -> int:
-    """Return how much there is in LXC's log for a container, for :func:`why_full`."""
+    """Return the size of LXC's log for a container in bytes, for :func:`why_full`."""
     with suppress(OSError):
         return (directory / LOG_FILE).stat().st_size
     return 0
 
 
 def why_full(directory: Path, written: int) -> str:
-    """Return why no command can be run in a container, where its limit of processes is the reason.
+    """Return the error if a command failed because of the container's limit of processes.
 
     Args:
-        directory: the container's.
-        written: how much there was in LXC's log before the command was tried.
+        directory: the container's directory.
+        written: the size of LXC's log before the command was tried.
+
+    Returns:
+        The reason; empty if the limit is not the cause.
     """
     with suppress(OSError):
         with (directory / LOG_FILE).open("rb") as log:
@@ -487,7 +494,7 @@ def why_full(directory: Path, written: int) -> str:
 
 
 def halt_signal(directory: Path) -> int:
-    """Return the signal by which a container's init halts, as its configuration has it."""
+    """Return the signal at which a container's init halts, from the container's configuration."""
     with suppress(OSError, ValueError):
         text = (directory / CONFIG_FILE).read_text()
         if match := re.search(r"^lxc\.signal\.halt *= *SIG(RTMIN\+)?([A-Z0-9]+) *$", text, re.M):
@@ -500,7 +507,7 @@ def halt_signal(directory: Path) -> int:
 
 
 def environment_inside(directory: Path) -> list[str]:
-    """Return the variables that a command of root's has in a container, as ``NAME=value``."""
+    """Return the environment of a command that root runs in a container, as ``NAME=value``."""
     variables = {"PATH": PATH_INSIDE, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8"}
     found = read_description(directory).get("environment")
     variables.update(found if isinstance(found, dict) else {})
@@ -508,7 +515,7 @@ def environment_inside(directory: Path) -> list[str]:
 
 
 def _kill(pids: Sequence[int], end: float) -> None:
-    """Send SIGKILL to processes, and wait until they are dead."""
+    """Send SIGKILL to processes, and wait until they are dead or the time ``end`` has come."""
     poll = select.poll()
     handles = []
     try:
@@ -529,13 +536,13 @@ def _kill(pids: Sequence[int], end: float) -> None:
 
 
 def not_running(state: str) -> str:
-    """Return the reason why nothing can be done in a container, and what would help."""
+    """Return why a command cannot run in a container of this state, and what the user can do."""
     cure = {STOPPED: "start it with `oar-lxc start`", FROZEN: "thaw it with `oar-lxc unfreeze`"}
     return f"it is {state}, not {RUNNING}" + (f": {cure[state]}" if state in cure else "")
 
 
 def _run_command(path: str, name: str, own_group: bool, argv: Sequence[str]) -> int:
-    """Become a command, inside a container, with the signals that Python ignores set right."""
+    """Replace this process, in a container, by a command; reset signals that Python ignores."""
     if own_group:
         os.setpgid(0, 0)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -544,18 +551,18 @@ def _run_command(path: str, name: str, own_group: bool, argv: Sequence[str]) -> 
 
 
 def become_command(argv: Sequence[str], path: str, name: str) -> int:
-    """Become a command of a container; where that cannot be, say why on standard error.
+    """Replace this process by a command; if that fails, say why on standard error.
 
-    LXC's own function for it takes no bytes that are not UTF-8, and says nothing: a status of 127
-    may as well be the command's own.
+    LXC's own function for this takes only UTF-8, and reports no error: its status of 127 may as
+    well be the command's own.
 
     Args:
         argv: the command; bytes that are no UTF-8 as surrogates.
-        path: the directories that it is looked for in, as ``PATH`` has them.
-        name: the container's.
+        path: where to look for it, in the form of ``PATH``.
+        name: the container's name.
 
     Returns:
-        The exit status that shells have for it: 127 where there is none, 126 where it cannot be
+        The exit status that shells use: 127 if there is no such command, 126 if it cannot be
         executed.
     """
     words = [word.encode("utf-8", "surrogateescape") for word in argv]

@@ -14,17 +14,17 @@ from oar_lxc.errors import OarLxcError
 SSH_PORT = 22
 _RETRY = 0.02  # seconds between two tries of one container
 _TRY = 1.0  # seconds that one connection may take
-_LOOK = 1.0  # seconds between two looks whether containers still run
+_LOOK = 1.0  # seconds between two checks whether containers still run
 
 ABANDONED = "whoever waits for the containers is gone"
 Alive = Callable[[str], bool]
 
 
 class Ended:
-    """Tells which containers have ended, so that nobody waits for them.
+    """Finds containers that have ended, so that the caller stops waiting for them.
 
     Args:
-        alive: whether a container runs.
+        alive: tells whether a container runs.
     """
 
     def __init__(self, alive: Alive) -> None:
@@ -33,7 +33,7 @@ class Ended:
         self._suspects: set[str] = set()
 
     def among(self, names: Iterable[str]) -> set[str]:
-        """Return those that did not run at two looks in a row: a reboot is shorter."""
+        """Return the containers that did not run at two checks in a row: a reboot is shorter."""
         now = time.monotonic()
         if now < self._next:
             return set()
@@ -51,17 +51,17 @@ def wait_ssh(
     """Yield the name of each container when its sshd has sent its greeting.
 
     Args:
-        addresses: IPv4 address by name.
-        timeout: seconds for all together; those that are not yielded by then did not answer.
-        alive: whether a container runs; those that do not are not waited for.
-        abandoned: whether nobody waits any more.
+        addresses: IPv4 address by container.
+        timeout: seconds for all together; a container not yielded by then did not answer.
+        alive: tells whether a container runs; a container that has ended is not waited for.
+        abandoned: whether the caller is gone.
 
     Raises:
-        OarLxcError: it was abandoned.
+        OarLxcError: the caller is gone.
     """
     end = time.monotonic() + timeout
     ended = Ended(alive)
-    due = dict.fromkeys(addresses, 0.0)  # when each is tried next
+    due = dict.fromkeys(addresses, 0.0)  # when to try each container next
     open_since: dict[str, float] = {}
     sockets: dict[str, socket.socket] = {}
     with selectors.DefaultSelector() as selector:
@@ -110,7 +110,7 @@ def _connect(address: str) -> socket.socket:
 
 
 def _greeting(connection: socket.socket) -> bool | None:
-    """Whether sshd answered; None where that is still open."""
+    """Whether sshd answered; None if it has not yet and still may."""
     try:
         return connection.recv(4) == b"SSH-"
     except OSError as error:

@@ -1,18 +1,20 @@
-"""Start containers from a process that has nothing in it but LXC.
+"""The program that starts containers; it loads nothing but LXC.
 
-Run as a program by :class:`oar_lxc.container.runtime.LxcRuntime`, by an interpreter with
-``-I -S``::
+:class:`oar_lxc.container.runtime.LxcRuntime` runs it, by an interpreter with ``-I -S``::
 
     starter.py PLACE AT_ONCE
 
-PLACE is where the lxc bindings are. Containers are read from standard input, a line ``NAME PATH``
-each, PATH being LXC's, and started as they come. A line ``NAME SECONDS PID`` is written for each
-that was tried; the process id is that of its init, -1 where it did not start.
+PLACE is the directory of the lxc bindings; AT_ONCE is how many containers start at the same time.
+The program reads a line ``NAME PATH`` for each container from standard input, where PATH is LXC's
+directory of containers, and starts it. It writes a line ``NAME SECONDS PID`` for each container
+that it tried; PID is the process id of its init, or -1 if it did not start.
 
-Each container is started by a fork of its own. LXC moves whoever starts a container into the
-cgroup of its monitor, and makes cgroups below those of whoever starts: the second container of one
-process would lie in the first one's. What is not loaded here need not be copied at LXC's many
-forks, and stays out of the memory of the monitors that remain.
+Each container is started by a fork of its own. LXC moves the process that starts a container into
+the cgroup of the container's monitor, and makes cgroups below those of that process: a second
+container of the same process would lie in the first one's cgroup.
+
+LXC forks often, and its monitors remain: modules that are not loaded here are not copied at each
+fork, and take no memory in the monitors.
 """
 
 import os
@@ -21,7 +23,7 @@ import time
 
 
 def main() -> None:
-    """Start the containers that are named, as many at once as asked."""
+    """Start the containers that standard input names."""
     place, at_once = sys.argv[1:]
     sys.path.append(place)
     from _lxc import Container
@@ -34,7 +36,7 @@ def main() -> None:
             os.wait()
             running -= 1
         if os.getppid() != parent:
-            break  # whoever asked is gone, and with it who would undo a start
+            break  # the caller is gone, and could no longer undo a start
         if os.fork() == 0:
             begin = time.monotonic()
             container = Container(name, path)
