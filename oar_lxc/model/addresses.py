@@ -1,8 +1,8 @@
-"""The addresses of a job's containers: computed, the same on every node, without asking anyone.
+"""Compute the addresses of a job's containers, the same on every node.
 
-A job's subnet follows from its id, its nodes' addresses from their order by name, and a
-container's from its number in the plan. Nodes that prepare themselves in parallel, and the user's
-script, so agree without a word.
+A job's subnet follows from its id. The nodes' addresses follow from the order of their names. A
+container's address follows from its number in the plan. So all nodes, which root prepares in
+parallel, and the user's script agree without communication.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from oar_lxc.errors import SpecError
 
-# By default, of the space that RFC 6598 keeps from both the internet and private networks.
+# The default: RFC 6598 reserves it, so neither the internet nor private networks use it.
 POOL = IPv4Network("100.64.0.0/10")
-PREFIX = 21  # 2,046 addresses a job; in a /10, 2,048 jobs before a subnet comes round again
-MTU = 1450  # what a VXLAN leaves of 1,500 bytes
-# Registered for nothing. Users can bind none below 1024, to hold it or to be answered there; and
-# those from 512 on are what bindresvport(3) gives to daemons.
+PREFIX = 21  # 2,046 addresses per job; in a /10, each 2,048th job gets the same subnet
+MTU = 1450  # bytes that a VXLAN leaves of 1,500
+# No service has this port registered. It is below 1024, so that no user can bind it, and below
+# 512, as bindresvport(3) gives the ports from 512 on to daemons.
 VXLAN_PORT = 289
 
 
@@ -28,8 +28,8 @@ class JobNetwork:
 
     Args:
         job_id: OAR's job id.
-        nodes: names of all its nodes, by name.
-        pool: what the cluster gives to jobs.
+        nodes: names of all its nodes, sorted.
+        pool: the network that the cluster gives to jobs.
     """
 
     job_id: int

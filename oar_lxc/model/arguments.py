@@ -1,4 +1,4 @@
-"""What the library's callers give to it, looked at before anything is done with it."""
+"""Check the arguments of the library's callers before anything is done with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_command(argv: Any) -> list[str]:
     """Return a command as a list of its words.
 
     Raises:
-        SpecError: it is something else.
+        SpecError: it is not a list of words.
     """
     if isinstance(argv, str | bytes) or not isinstance(argv, Iterable) or not (words := [*argv]):
         raise SpecError(
@@ -32,15 +32,15 @@ def check_command(argv: Any) -> list[str]:
 
 
 def check_names(names: Any, known: Collection[str]) -> list[str]:
-    """Return names of containers as a list; one text is one name.
+    """Return names of containers as a list; a single text is one name.
 
     Args:
-        names: what was given.
-        known: the names that there are, in their order.
+        names: the caller's argument.
+        known: the names of all containers, in their order.
 
     Raises:
-        SpecError: it is no list of names.
-        ContainerError: there is no container of one of the names.
+        SpecError: ``names`` is not a list of names.
+        ContainerError: no container has one of the names.
     """
     if isinstance(names, bytes) or not isinstance(names, Iterable):
         raise SpecError(f"containers is {shown(names)}; it is a list of names such as ['vm1']")
@@ -57,7 +57,7 @@ def check_names(names: Any, known: Collection[str]) -> list[str]:
 
 
 def check_input(stdin: Any) -> str:
-    """Return what a command reads as a text; bytes that are no UTF-8 become surrogates.
+    """Return a command's standard input as text; bytes that are not UTF-8 become surrogates.
 
     Raises:
         SpecError: it is neither text nor bytes.
@@ -73,7 +73,7 @@ def check_seconds(key: str, value: Any) -> float:
     """Return a number of seconds.
 
     Raises:
-        SpecError: it is none, or less than 0.
+        SpecError: it is not a number, or less than 0.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value < float("inf"):
@@ -82,7 +82,7 @@ def check_seconds(key: str, value: Any) -> float:
 
 
 def check_callable(key: str, value: Any) -> None:
-    """Refuse what cannot be called; None is nothing to call.
+    """Refuse a value that is neither a function nor None.
 
     Raises:
         SpecError: it is something else.
@@ -97,5 +97,5 @@ def shown(value: object) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return the begin of a text that is too long for an error."""
+    """Return a text, cut to the length that fits into an error."""
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}…"

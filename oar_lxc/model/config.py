@@ -17,7 +17,7 @@ from oar_lxc.model.layout import CONFIG, IMAGES, STATE
 
 PREPARE_BY = ("stanza", "prologue")
 MAX_DEADLINE = 3600
-LONGEST = 1 << 20  # bytes of the file
+LONGEST = 1 << 20  # bytes of the file at most
 HOME = "/home"
 NO_TREES = ("proc", "sys", "dev", "run", "etc", "boot")
 TABLES = {
@@ -31,21 +31,22 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Config:
-    """What an administrator may set.
+    """The settings of an administrator.
 
     Attributes:
-        prepare: ``[hooks] prepare``: who prepares nodes and destroys on them: the ``stanza`` in
-            front of OAR's job resource manager (every node, jobs of type lxc only), or the
-            ``prologue`` and epilogue on the head node (every job, as they do not see types).
-        deadline: ``[hooks] deadline``: seconds that a hook may take; OAR kills hooks at 60 by
-            default (PROLOGUE_EPILOGUE_TIMEOUT), and a hook must have reported before that.
-        pool: ``[network] pool``: the network that jobs get theirs from; the same on all nodes.
-        nameservers: ``[network] nameservers``: addresses of the name servers that containers are
-            told; by default those of the node that are not on its loopback.
-        trees: ``[mounts] trees``: directories of which containers may have parts to write to,
-            with the user's rights: where homes and scratch space are.
-        store: ``[images] store``: the directory of the public images; one on a file system that
-            nodes share serves all of them.
+        prepare: ``[hooks] prepare``: the hook that prepares and destroys. ``stanza`` runs in
+            front of OAR's job resource manager, on every node and for jobs of type lxc only.
+            ``prologue``, with the epilogue, runs on the head node and for every job, as it does
+            not see types.
+        deadline: ``[hooks] deadline``: seconds that a hook may take. OAR kills a hook after 60 by
+            default (PROLOGUE_EPILOGUE_TIMEOUT), and the hook must report before that.
+        pool: ``[network] pool``: the network that holds the jobs' subnets; the same on all nodes.
+        nameservers: ``[network] nameservers``: addresses of the containers' name servers; by
+            default those of the node that are not on its loopback.
+        trees: ``[mounts] trees``: directories, such as those of homes and scratch space. A
+            container may mount parts of them writable, with the user's rights.
+        store: ``[images] store``: the directory of the public images. Nodes can share one on a
+            shared file system.
         users: ``[ids] users``: the user ids that may have containers, as spans; see
             :mod:`oar_lxc.model.idspans`.
     """
@@ -63,7 +64,7 @@ def read_config(path: Path = CONFIG) -> Config:
     """Read the configuration; a missing file means the defaults.
 
     Args:
-        path: a file of root's or the caller's, or a link to one.
+        path: a file that root or the caller owns, or a link to one.
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or has an unknown key or a value that is not
@@ -79,10 +80,10 @@ def read_config(path: Path = CONFIG) -> Config:
 
 
 def lenient_config(path: Path = CONFIG) -> tuple[Config, str]:
-    """Read the configuration for what must be done whatever is wrong with it: to destroy.
+    """Read the configuration for a destroy, which must go on even if the file is wrong.
 
     Returns:
-        What is configured, and nothing; where that is wrong, the defaults and what is wrong.
+        The configuration and an empty text; if the file is wrong, the defaults and the error.
     """
     try:
         return read_config(path), ""
@@ -91,16 +92,16 @@ def lenient_config(path: Path = CONFIG) -> tuple[Config, str]:
 
 
 def parse_config(content: bytes, path: Path = CONFIG) -> Config:
-    """Return what a configuration file's content says.
+    """Return the configuration that a file's content sets.
 
     Args:
         content: UTF-8, with or without a byte order mark.
         path: the file, for errors.
 
     Raises:
-        ConfigError: as of :func:`read_config`.
+        ConfigError: see :func:`read_config`.
     """
-    import tomllib  # takes long for a hook, and most nodes have no such file
+    import tomllib  # slow to load for a hook, and most nodes have no such file
 
     try:
         data = tomllib.loads(content.decode("utf-8-sig"))
@@ -168,7 +169,7 @@ def _nameservers(path: Path, found: object) -> tuple[str, ...]:
 
 
 def _trees(path: Path, found: object) -> tuple[str, ...]:
-    """Check trees by their names alone: to look at one may take for ever."""
+    """Check trees only by their names, as a system call on a dead mount may block."""
     for tree in found if isinstance(found, list) else [None]:
         if not isinstance(tree, str) or not _is_tree(tree):
             raise ConfigError(
@@ -181,7 +182,7 @@ def _trees(path: Path, found: object) -> tuple[str, ...]:
 def _is_tree(tree: str) -> bool:
     parts = PurePath(tree).parts
     plain = tree == os.path.normpath(tree) and parts[:1] == ("/",)
-    # Below one that has the state directory, other jobs' mounts would be seen.
+    # A tree above the state directory would show other jobs' mounts.
     ours = STATE.is_relative_to(tree) or PurePath(tree).is_relative_to(STATE)
     return plain and not ours and parts[1] not in NO_TREES
 

@@ -1,4 +1,4 @@
-"""What is kept of each container in its directory on its node."""
+"""Read the description and the configuration in a container's directory on its node."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DESCRIPTION_FILE = "container.json"
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """Return what a container was planned to be, and ``session``, whose it is.
+    """Return a container's part of the plan, with its session's token as ``session``.
 
     Args:
-        directory: the container's; nothing is returned of one that is none.
+        directory: the container's directory; for any other directory the result is empty.
     """
     try:
         data = json.loads((directory / DESCRIPTION_FILE).read_text())
@@ -28,9 +28,9 @@ def read_description(directory: Path) -> dict[str, Any]:
 
 
 def containers_of(layout: JobLayout, session: str | None) -> list[str]:
-    """Return the names of the containers that a session made; of all where None.
+    """Return the names of the containers that a session made; of all containers if None.
 
-    What else the user keeps in the directory is not ours.
+    Other files that the user keeps in the directory are ignored.
 
     Raises:
         OSError: the directory of containers cannot be read.
@@ -40,14 +40,14 @@ def containers_of(layout: JobLayout, session: str | None) -> list[str]:
 
 
 def session_of(directory: Path) -> str:
-    """Return which session made a container's directory, empty where it is none."""
+    """Return the session that made a container's directory; empty for any other directory."""
     if directory.name.startswith("."):
         return ""
     return str(read_description(directory).get("session", ""))
 
 
 def configured_address(layout: JobLayout, name: str) -> str:
-    """Return the address in a container's configuration, empty where there is none."""
+    """Return the address in a container's configuration; empty if there is none."""
     with suppress(OSError):
         for line in (layout.containers / name / CONFIG_FILE).read_text().splitlines():
             key, _, value = line.partition("=")

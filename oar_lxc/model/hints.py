@@ -1,4 +1,4 @@
-"""What somebody may have meant who wrote a word that there is not."""
+"""Guess the word that a user meant who wrote an unknown one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from oar_lxc.errors import SpecError
 
-# What people write for a key, from other programs' habits.
+# Words that other programs use, and our keys for the same.
 _MEANT = {
     **dict.fromkeys(("count", "n", "number", "num", "instances"), "total"),
     **dict.fromkeys(("nodes", "pernode"), "per_node"),
@@ -20,22 +20,22 @@ _MEANT = {
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return which of the known words may have been meant by another; empty where none is near."""
-    from difflib import get_close_matches  # which nobody has to load who makes no mistake
+    """Return the known word that is most like another; empty if none is like it."""
+    from difflib import get_close_matches  # loaded only after a mistake
 
     return next(iter(get_close_matches(word, known, 1)), "")
 
 
 def refuse_unknown(where: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Refuse what is no key, and say which one was meant.
+    """Refuse an unknown key, and name the key that was probably meant.
 
     Args:
-        where: what the keys are of, in front of the sentence.
-        given: names of keys.
-        known: those that there are.
+        where: the file or class that has the keys; the sentence starts with it.
+        given: the user's keys.
+        known: all keys that exist.
 
     Raises:
-        SpecError: one is not known.
+        SpecError: a key is not known.
     """
     for key in given:
         if key not in known:

@@ -1,8 +1,7 @@
-"""Which id inside containers is which outside: one map, for all that shifts ids. Pure.
+"""Map ids inside containers to ids outside, with one map for all code that shifts ids. Pure.
 
-All ids inside come from the job's range, but for those of the job's user, who is the same on both
-sides: in a file system that both see, what is the user's outside is the user's inside, and the
-other way round.
+The job's range gives all ids inside, except those of the job's user, which are the same inside and
+outside. So in a file system that both sides see, the user owns the same files inside and outside.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class Extent:
     Attributes:
         inside: the first id in the namespace.
         outside: the first id in the parent namespace.
-        count: how many.
+        count: how many ids.
     """
 
     inside: int
@@ -33,10 +32,10 @@ class Extent:
 
 @dataclass(frozen=True)
 class IdMap:
-    """The map of user ids and that of group ids.
+    """The map of user ids and the map of group ids.
 
     Attributes:
-        uids: extents of user ids, by their first id inside.
+        uids: extents of user ids, sorted by their first id inside.
         gids: extents of group ids.
     """
 
@@ -48,18 +47,18 @@ class IdMap:
         """Make the map of a job's containers.
 
         Args:
-            first_id: host id of 0.
-            count: how many ids there are from 0, besides the user's own.
-            uid: the user's id, the same inside; 0 where no id is the user's.
+            first_id: id outside of id 0 inside.
+            count: how many ids from 0 are mapped, besides the user's own.
+            uid: the user's id, the same inside and outside; 0 to map no user to itself.
             gid: the id of the user's group, likewise.
         """
         return cls(_around(first_id, count, uid), _around(first_id, count, gid))
 
     @classmethod
     def only(cls, uid: int, gid: int) -> IdMap:
-        """Make a map that knows one user and one group and leaves them who they are.
+        """Make a map that has one user and one group, and maps each to itself.
 
-        In a file system that is seen through it nobody else can own a new file.
+        Through a mount with this map, only this user and this group can own a new file.
         """
         return cls(_single(uid), _single(gid))
 
@@ -77,19 +76,19 @@ class IdMap:
         return found
 
     def inside(self, uid: int, gid: int) -> tuple[int, int]:
-        """Return who an owner of files outside is inside; root, where nobody is."""
+        """Return the ids inside of a file's owner and group outside; 0 for an unmapped id."""
         return _inside(self.uids, uid), _inside(self.gids, gid)
 
 
 def map_text(extents: Iterable[Extent]) -> str:
-    """Return what is written to ``/proc/PID/uid_map`` or ``gid_map``."""
+    """Return the text to write to ``/proc/PID/uid_map`` or ``gid_map``."""
     return "".join(f"{extent}\n" for extent in extents)
 
 
 def _around(first_id: int, count: int, own: int) -> tuple[Extent, ...]:
-    """Map ``count`` ids from 0 to ``first_id``, but for one, the same on both sides."""
+    """Map ``count`` ids from 0 on to ids from ``first_id`` on, but map ``own`` to itself."""
     whole = Extent(0, first_id, count)
-    if own <= 0:  # root is never itself
+    if own <= 0:  # root is never mapped to itself
         return (whole,)
     if own >= count:
         return (whole, Extent(own, own, 1))

@@ -1,9 +1,9 @@
-"""Which users may have ids for containers, and the number by which each has theirs. Pure.
+"""The users that may have ids for containers, and each user's number. Pure.
 
-A user's ids follow from their number alone, so that they are the same on all nodes and for ever.
-The number follows from the user's id and the list ``[ids] users`` of the configuration: the first
-id of the list has number 0, the next 1, and so on through all spans. Spans that are appended later
-change nobody's number.
+The ids for a user's containers follow only from the user's number, so they are the same on all
+nodes and never change. The number follows from the user's id and the list ``[ids] users`` of the
+configuration. The first id of the list has number 0, the next 1, and so on through all spans.
+Spans that are appended later change no existing number.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-MOST_USERS = 4095  # as many as there is room for, each with ranges for several jobs
-LOWEST = 0x24000000  # from here on, ids may be those of containers
+MOST_USERS = 4095  # the ids suffice for so many users, each with ranges for several jobs
+LOWEST = 0x24000000  # containers may have the ids from here on
 Span = tuple[int, int]  # the first and the last user id
-DEFAULT: tuple[Span, ...] = ((1000, 1000 + MOST_USERS - 1),)  # as adduser gives them out
+DEFAULT: tuple[Span, ...] = ((1000, 1000 + MOST_USERS - 1),)  # adduser assigns from 1000 on
 
 
 def parse_spans(words: Iterable[object]) -> tuple[Span, ...]:
     """Return the spans that a list such as ``["1000-1999", "20017"]`` means.
 
     Raises:
-        ValueError: what is wrong with it, and with which of its words.
+        ValueError: the list is wrong; the text names the word and the reason.
     """
     spans = []
     for word in words:
@@ -49,7 +49,7 @@ def format_spans(spans: Sequence[Span]) -> str:
 
 
 def number_of(uid: int, spans: Sequence[Span]) -> int | None:
-    """Return the number of a user, from 0; None where no span has the user's id."""
+    """Return the number of a user, from 0; None if no span has the user's id."""
     before = 0
     for first, last in spans:
         if first <= uid <= last:

@@ -1,4 +1,4 @@
-"""Names of images: ``NAME[:TAG]``, and the directories that they have in a store."""
+"""Names of images, ``NAME[:TAG]``, and the names of their directories in a store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from oar_lxc.errors import ImageError
 
 LATEST = "latest"
-PUBLIC, OWN = "public", "own"  # whose an image is: all users' of a node, or one user's
+PUBLIC, OWN = "public", "own"  # for all users of a node, or for one
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-# A colon would end a directory in the options of an overlay mount.
+# No colon: in the options of an overlay mount, a colon ends a directory.
 _SEPARATOR = "@"
 
 
@@ -21,8 +21,8 @@ class ImageName:
     """The name of one image.
 
     Attributes:
-        name: what it is.
-        tag: which of them; :data:`LATEST` where none is said.
+        name: the part before the colon.
+        tag: the part after the colon; :data:`LATEST` by default.
     """
 
     name: str
@@ -33,7 +33,7 @@ class ImageName:
         """Read ``NAME`` or ``NAME:TAG``.
 
         Raises:
-            ImageError: it is neither; what could name another directory is refused.
+            ImageError: it is neither, or could be the path of another directory.
         """
         name, colon, tag = text.partition(":")
         if not _NAME.fullmatch(name) or ".." in name:
@@ -50,7 +50,7 @@ class ImageName:
 
     @classmethod
     def of_directory(cls, directory: str) -> ImageName | None:
-        """Return the image whose directory has this name; None where none has."""
+        """Return the image whose directory has this name; None if no image can have it."""
         name, separator, tag = directory.partition(_SEPARATOR)
         try:
             found = cls.parse(f"{name}:{tag}" if separator else name)
@@ -60,7 +60,7 @@ class ImageName:
 
     @property
     def directory(self) -> str:
-        """The name of its directory in a store."""
+        """The name of the image's directory in a store."""
         return self.name if self.tag == LATEST else f"{self.name}{_SEPARATOR}{self.tag}"
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class ImageName:
 
 
 def check_name(text: str) -> str:
-    """Return an image's name as it was given.
+    """Check an image's name, and return it unchanged.
 
     Raises:
         ImageError: see :meth:`ImageName.parse`.
@@ -78,7 +78,7 @@ def check_name(text: str) -> str:
 
 
 def image_directory(text: str) -> str:
-    """Return the name of the directory that an image has in a store.
+    """Return the name of an image's directory in a store.
 
     Raises:
         ImageError: see :meth:`ImageName.parse`.

@@ -14,7 +14,7 @@ from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.layout import check_job_id, check_node
 
 # Property → the variables that OAR 2.5 and 3 set for it, the best known first
-# (oarexec and the job resource manager write them).
+# (oarexec and the job resource manager set them).
 VARIABLES = {
     "id": ("OAR_JOB_ID", "OAR_JOBID"),
     "nodefile": ("OAR_NODEFILE", "OAR_NODE_FILE", "OAR_FILE_NODES"),
@@ -35,10 +35,10 @@ class Job:
 
     Attributes:
         id: OAR's job id.
-        user: who submitted it.
+        user: name of the user that submitted it.
         cores: reserved cores by node, nodes in the order of the nodefile.
-        walltime: seconds, 0 where not known.
-        name: the job's name, may be empty.
+        walltime: seconds; 0 if not known.
+        name: the job's name; may be empty.
         project: its project.
         array_id: id of the job array it belongs to.
         array_index: its number in the array.
@@ -61,7 +61,7 @@ class Job:
         return tuple(self.cores)
 
     def variables(self) -> dict[str, str]:
-        """Return what containers are told of the job, by OAR's names of it."""
+        """Return the variables that tell containers of the job, by OAR's names."""
         found = {
             "OAR_JOB_ID": str(self.id),
             "OAR_USER": self.user,
@@ -78,11 +78,11 @@ class Job:
         """Read the job that this process runs in.
 
         Args:
-            environ: where to look; the process's environment by default.
+            environ: the variables to read; the process's environment by default.
 
         Raises:
-            JobEnvironmentError: this is no job, or one of OAR's files is missing, unreadable,
-                empty or damaged; the message names the variable and the file.
+            JobEnvironmentError: this process is not in a job, or one of OAR's files is missing,
+                unreadable, empty or damaged; the message names the variable and the file.
         """
         environ = os.environ if environ is None else environ
         id_text = _get(environ, "id")
@@ -134,13 +134,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def read_nodefile(path: Path) -> dict[str, int]:
-    """Read a nodefile: one line a reserved core, with its node's name.
+    """Read a nodefile: one line per reserved core, with its node's name.
 
     Returns:
         Cores by node, nodes in the order of the file.
 
     Raises:
-        JobEnvironmentError: it is missing, unreadable or empty, or a line is no host name.
+        JobEnvironmentError: it is missing, unreadable or empty, or a line is not a host name.
     """
     try:
         lines = _lines(path)
@@ -167,10 +167,10 @@ _PROPERTY = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*) = '(.*?)'\s*(?:,|$)")
 
 
 def read_resources(path: Path) -> tuple[dict[str, str], ...]:
-    """Read a resource file: one line a resource, ``key = 'value' , key = 'value'``.
+    """Read a resource file: one line per resource, ``key = 'value' , key = 'value'``.
 
     Raises:
-        JobEnvironmentError: it cannot be read, or a line is written otherwise.
+        JobEnvironmentError: it cannot be read, or a line has another form.
     """
     try:
         lines = _lines(path)
@@ -182,10 +182,10 @@ def read_resources(path: Path) -> tuple[dict[str, str], ...]:
 
 
 def parse_resources(lines: Iterable[str], origin: str) -> tuple[dict[str, str], ...]:
-    """Return the properties of each resource that a line tells of; see :func:`read_resources`.
+    """Return the properties of each resource, one per line; see :func:`read_resources`.
 
     Raises:
-        JobEnvironmentError: a line is written otherwise; the message names ``origin``.
+        JobEnvironmentError: a line has another form; the message names ``origin``.
     """
     found = []
     for number, line in enumerate(lines, 1):

@@ -1,7 +1,7 @@
-"""Every path, file and device name of a job on a node, in one place.
+"""All paths, file names and device names of a job on a node.
 
-Both sides of the wall compute names here from the job id and the user's name alone; neither ever
-takes a name from the other.
+Both the root side and the user side compute names here, only from the job id and the user's name.
+Neither side ever takes a name from the other.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from oar_lxc.errors import UsageError
 STATE = Path("/var/lib/oar-lxc")
 CONFIG = Path("/etc/oar-lxc/oar-lxc.toml")
 STORE = "store"  # only root may enter: images hold programs that are set-user-id root
-IMAGES = f"{STORE}/images"  # where a node's images are, below its state directory
+IMAGES = f"{STORE}/images"  # the node's images, below its state directory
 
-# OAR takes what the system's user database holds, which may come from elsewhere: names are wider
-# than Debian's rule, as far as they are one word and one part of a path.
+# OAR accepts all names of the system's user database, which may come from a directory service. So
+# this allows more than Debian's rule, but only names that are one word and one part of a path.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,255}")
 _NODE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 MAX_JOB_ID = 2**31 - 1  # OAR's column is a signed 32-bit integer
@@ -72,22 +72,22 @@ class JobLayout:
 
     @property
     def record(self) -> Path:
-        """The root-owned record of what may exist."""
+        """The root-owned record of what may exist of the job on the node."""
         return self.state / "records" / f"{self.job_id}.json"
 
     @property
     def directory(self) -> Path:
-        """The job's directory; root owns it, everybody may pass through."""
+        """The job's directory; root owns it, and all users may pass through it."""
         return self.state / "jobs" / str(self.job_id)
 
     @property
     def trash(self) -> Path:
-        """Where the directories of ended jobs wait to be removed; root alone may enter."""
+        """The directory where directories of ended jobs await removal; only root may enter."""
         return self.state / "trash"
 
     @property
     def published(self) -> Path:
-        """What the root side tells the user side about this node."""
+        """The file with what root publishes to the job's user about this node."""
         return self.directory / "job.json"
 
     @property
@@ -97,27 +97,27 @@ class JobLayout:
 
     @property
     def trees(self) -> Path:
-        """Where the administrator's trees are mounted, with the user's ids alone; by number."""
+        """The directory of the trees' mounts, by number; each maps only the user's ids."""
         return self.directory / "trees"
 
     @property
     def containers(self) -> Path:
-        """LXC's path for the job: a directory per container; the user owns it."""
+        """LXC's path for the job: one directory per container; the user owns it."""
         return self.directory / "containers"
 
     @property
     def private(self) -> Path:
-        """The user's own directory for keys; nobody else may enter."""
+        """The user's own directory for keys; no other user may enter."""
         return self.directory / "private"
 
     @property
     def lock(self) -> Path:
-        """What the user's own programs lock, to come one after the other."""
+        """The file that the user's programs lock, to run one after the other."""
         return self.private / "lock"
 
     @property
     def job_key(self) -> Path:
-        """The user's copy of OAR's key of the job: how oarsh gets in where the cpuset is off."""
+        """The user's copy of OAR's key of the job, which oarsh needs where the cpuset is off."""
         return self.private / "oar.jobkey"
 
     @property
@@ -132,6 +132,6 @@ class JobLayout:
 
 
 def by_number(name: str) -> tuple[str | int, ...]:
-    """Return what sorts names as people do: ``vm2`` before ``vm10``."""
+    """Return a sort key that orders names by their numbers: ``vm2`` before ``vm10``."""
     parts = re.split(r"([0-9]+)", name)
     return tuple(int(part) if at % 2 else part for at, part in enumerate(parts))

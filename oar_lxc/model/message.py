@@ -1,7 +1,7 @@
-"""What the classes of :mod:`oar_lxc.model.wire` are made of: frozen dataclasses that load quickly.
+"""The base of the classes of :mod:`oar_lxc.model.wire`: frozen dataclasses that load quickly.
 
-The methods are written here once. Those that :func:`~dataclasses.dataclass` makes are compiled for
-each class while it is imported, a millisecond each, and a launch would wait for them.
+The methods are written here once. :func:`~dataclasses.dataclass` would compile its methods for
+each class at import, which takes a millisecond per class, and a launch would wait for it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 
 class Message:
-    """What requests and events have in common.
+    """The base of requests and events.
 
     Attributes:
-        kind: by which the other side knows it.
+        kind: the word that tells the other side which class it is.
     """
 
     kind: ClassVar[str]
@@ -36,17 +36,17 @@ class Message:
         made = {name: value for name, value in given.items() if name not in later}
         vars(self).update(made, _later=later)
 
-    if not TYPE_CHECKING:  # type checkers would take every name for one of a field
+    if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
         def __getattr__(self, name: str) -> Any:
-            """Make a value that takes too long to be made before somebody asks for it."""
+            """Make the value of a :class:`Later` field when it is first read."""
             if name not in vars(self).get("_later", ()):
                 raise AttributeError(f"{type(self).__name__} has no {name}")
             value = vars(self)[name] = vars(self)["_later"][name]()
             return value
 
     def __getitem__(self, name: str) -> Any:
-        """Return a field by its name; the kind by ``event``.
+        """Return a field by its name; ``event`` returns the kind.
 
         Raises:
             KeyError: there is no such field.
@@ -82,12 +82,12 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def message(cls: type[AnyMessage]) -> type[AnyMessage]:
-    """Make a class of messages of one that has only fields: a frozen dataclass."""
+    """Turn a class that has only fields into a class of messages, a frozen dataclass."""
     return dataclass(init=False, repr=False, eq=False)(cls)
 
 
 class Later(partial[Any]):
-    """A value that is made when it is asked for."""
+    """A value that is made when it is first read, as making it takes long."""
 
 
 def _default(one: Field[Any]) -> Any:

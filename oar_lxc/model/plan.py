@@ -1,4 +1,4 @@
-"""A spec and a job make a plan: which container on which node with which address. Pure."""
+"""Make a plan of a spec and a job: each container with its node and its address. Pure."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from oar_lxc.model.spec import Group, Mount, Port, Spec, as_spec
 
 @dataclass(frozen=True)
 class PlannedContainer:
-    """One container to be.
+    """One container of a plan.
 
     Attributes:
         name: its name, also its host name.
-        node: the node it is on.
+        node: name of its node.
         address: its address with the prefix length.
         image: name of its image.
         group: name of its group.
-        cores: reserved cores that it has for itself; 0 where it shares those of the job.
-        first_core: number of the first of them, counted over the job's cores on the node.
-        memory: most bytes that it may use; 0 where there is no limit.
-        processes: most processes and threads that it may have; 0 where there is no limit.
+        cores: reserved cores that it has for itself; 0 if it shares the job's cores.
+        first_core: number of the first of its cores, counted over the job's cores on the node.
+        memory: most bytes that it may use; 0 for no limit.
+        processes: most processes and threads that it may have; 0 for no limit.
         home: whether it has the user's home.
-        mounts: what it has of the node besides.
+        mounts: other files and directories of the node that it has.
         ports: ports of the node that lead into it.
         environment: variables of sessions and commands in it.
         ssh_keys: public keys that open it besides the job's.
-        provision: text of a script to run in it; empty where there is none.
+        provision: text of a script to run in it; empty for none.
         provision_timeout: seconds that the script may take.
     """
 
@@ -57,12 +57,12 @@ class PlannedContainer:
 
     @property
     def ip(self) -> str:
-        """The address alone."""
+        """The address without the prefix length."""
         return self.address.partition("/")[0]
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> PlannedContainer:
-        """Make a container of JSON's types; see :meth:`Plan.from_data`."""
+        """Make a container from JSON's types; see :meth:`Plan.from_data`."""
         rich = {
             "mounts": tuple(Mount(**mount) for mount in data.get("mounts", ())),
             "ports": tuple(Port(**port) for port in data.get("ports", ())),
@@ -88,7 +88,7 @@ class Plan:
         return tuple(c for c in self.containers if c.node == node)
 
     def nodefile(self) -> str:
-        """Return the text of ``OAR_LXC_NODEFILE``: one line a container and core."""
+        """Return the text of ``OAR_LXC_NODEFILE``: a line per core of each container."""
         return "".join(f"{c.name}\n" * max(c.cores, 1) for c in self.containers)
 
     def to_data(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Plan:
         """Make a plan from what :meth:`to_data` returned.
 
         Raises:
-            TypeError, KeyError: it is something else.
+            TypeError, KeyError: ``data`` does not come from :meth:`to_data`.
         """
         containers = (PlannedContainer.from_data(c) for c in data["containers"])
         return cls(data["job_id"], tuple(containers))
@@ -113,19 +113,19 @@ def make_plan(
     others: Collection[PlannedContainer] = (),
     first: int = 0,
 ) -> Plan:
-    """Lay a spec's containers out over a job's nodes, node by node.
+    """Distribute a spec's containers over a job's nodes, node by node.
 
     Args:
         spec: what the user asks for.
-        job: where it goes.
+        job: the job with the nodes.
         pool: the network that the cluster gives to jobs.
-        others: containers that other sessions of the job have, with their addresses, cores, names
-            and ports.
-        first: number of the first address that is given out, counted over the job.
+        others: containers of the job's other sessions, whose addresses, cores, names and ports
+            are taken.
+        first: number of the first address to give, counted over the job.
 
     Raises:
-        SpecError: the job has fewer cores or addresses, or two containers would have one name or
-            one port of a node.
+        SpecError: the job has too few cores or addresses, or two containers would have the same
+            name or the same port of a node.
     """
     network = JobNetwork.of(job.id, job.nodes, pool)
     containers: list[PlannedContainer] = []
@@ -135,7 +135,7 @@ def make_plan(
         used.setdefault(other.node, set()).update(_cores(other))
     spec = as_spec(spec)
     for group in spec.groups:
-        network.container_address((group.total or 1) - 1)  # before as many are spread
+        network.container_address((group.total or 1) - 1)  # refuse before they are spread
     addresses = _addresses(network, {other.address for other in others}, first)
     for node, group in _layout(spec, job, others):
         numbers[group.name] += 1
@@ -168,12 +168,12 @@ def make_plan(
 
 
 def _addresses(network: JobNetwork, taken: Collection[str], first: int) -> Iterator[str]:
-    """Yield the addresses that are free, from that of a number on, each once."""
+    """Yield each free address once, starting with number ``first``."""
     for number in range(network.capacity):
         address = str(network.container_address((first + number) % network.capacity))
         if address not in taken:
             yield address
-    network.container_address(network.capacity)  # which says that there are no more
+    network.container_address(network.capacity)  # raises the error: no address is left
 
 
 def _cores(planned: PlannedContainer) -> range:
@@ -182,7 +182,7 @@ def _cores(planned: PlannedContainer) -> range:
 
 
 def _first_core(used: Collection[int], count: int) -> int:
-    """Return the number of the first of so many cores side by side that are free."""
+    """Return the number of the first core of ``count`` free cores in a row."""
     first = 0
     while not all(core not in used for core in range(first, first + count)):
         first += 1
@@ -192,7 +192,7 @@ def _first_core(used: Collection[int], count: int) -> int:
 def _layout(
     spec: Spec, job: Job, others: Collection[PlannedContainer]
 ) -> Iterator[tuple[str, Group]]:
-    """Yield node and group of each container, node by node and there group by group."""
+    """Yield node and group of each container, by node, and on a node by group."""
     counts = {group.name: _fixed(group, job) for group in spec.groups if not group.total}
     load = _Load(job)
     for other in others:
@@ -211,23 +211,24 @@ def _layout(
 
 
 class _Load:
-    """What is on each of a job's nodes already, as far as it leaves less room for more."""
+    """The load of each of a job's nodes: the containers there, and the cores they have."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._cores: Counter[str] = Counter()  # that containers have for themselves, by node
-        self._sharing: Counter[str] = Counter()  # containers without
+        self._cores: Counter[str] = Counter()  # by node: cores that a container has for itself
+        self._sharing: Counter[str] = Counter()  # by node: containers that share cores
 
     def add(self, node: str, cores: int, count: int = 1) -> None:
-        """Count containers that have so many cores each for themselves, 0 for none."""
+        """Add containers that have ``cores`` cores each for themselves; 0 if they share."""
         self._cores[node] += cores * count
         self._sharing[node] += count if not cores else 0
 
     def spread(self, group: Group) -> Counter[str]:
-        """Return how many of a group's total each node gets: those with most room first.
+        """Return how many of a group's containers each node gets; the freest node gets the next.
 
-        Room is what is left of the node's cores, and for a container that shares them its part of
-        that; where it is the same, fewer containers are more room.
+        For a container with cores of its own, that is the node with the most free cores. For one
+        that shares cores, it is the node where its share of the free cores is largest. Of equal
+        nodes, the one with fewer containers comes first.
         """
         counts: Counter[str] = Counter()
         for _ in range(group.total or 0):
@@ -245,7 +246,7 @@ class _Load:
 
 
 def _fixed(group: Group, job: Job) -> Counter[str]:
-    """Return how many of a group's containers each node gets, where the spec says that itself."""
+    """Return how many containers each node gets, for a group without a total."""
     if group.per_core:
         return Counter(job.cores)
     return Counter(dict.fromkeys(job.nodes, group.per_node or 1))
@@ -302,8 +303,8 @@ def _refuse_doubles(
 
 
 def head_of(nodes: Sequence[str]) -> str:
-    """Return the node of a job that keeps its ledger, whoever asks and where.
+    """Return the head node of a job, which keeps its ledger; the same for every caller.
 
-    It is the first by its number, on which OAR mostly starts the job's script.
+    It is the first node by its number. OAR mostly starts the job's script there.
     """
     return min(nodes, key=by_number)

@@ -1,7 +1,7 @@
-"""What the root side publishes about a prepared node, and the user side reads.
+"""The file by which root tells the job's user about a prepared node.
 
-One JSON file, ``job.json`` in the job's directory, owned by root: the only word that crosses the
-wall, and only from the root side to the user's.
+It is ``job.json`` in the job's directory, owned by root. Nothing else crosses the wall, and this
+file only from the root side to the user side.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class PublishedJob:
         user: the job's user.
         node: this node's name, as OAR writes it in the nodefile.
         nodes: names of all nodes of the job.
-        state: :data:`READY`, or :data:`REFUSED` where ``reason`` says why.
-        reason: one sentence, empty where ready.
+        state: :data:`READY` or :data:`REFUSED`.
+        reason: why root refused, one sentence; empty if ready.
         first_id: host id of the containers' id 0.
         id_count: length of the id range.
-        uid: the user's id, which containers map to itself; 0 where they do not.
+        uid: the user's id, which containers map to itself; 0 if they do not.
         gid: the id of the user's group, likewise.
         cgroups: the delegated cgroup directory of each hierarchy.
         bridge: the job's bridge on this node.
         gateway: the bridge's address with its prefix length.
         pool: the network that this cluster gives to jobs.
         in_cpuset: whether OAR confines the job to its own CPUs.
-        trees: the directories of the administrator's that containers may have parts of, such as
-            /home; where the job has each.
-        prepared: what its preparation took: seconds by step, ``all`` of them, and its ``begin``
-            in seconds since the epoch.
+        trees: the administrator's trees, such as /home; each with the path of its mount for the
+            job.
+        prepared: seconds that each step of the prepare took; ``all`` is the whole time, and
+            ``begin`` the start in seconds since the epoch.
     """
 
     job_id: int
@@ -65,7 +65,7 @@ class PublishedJob:
 
     @property
     def ids(self) -> IdMap:
-        """Who is who inside the job's containers and outside."""
+        """The map of ids inside the job's containers to ids outside."""
         return IdMap.of_job(self.first_id, self.id_count, self.uid, self.gid)
 
     def to_json(self) -> str:
@@ -89,10 +89,10 @@ class PublishedJob:
 
 
 def read_published(path: Path, job_id: int, node: str) -> PublishedJob:
-    """Read what the root side says of a node.
+    """Read what root publishes about a node.
 
     Raises:
-        NodeNotPreparedError: it says nothing, or that it refused.
+        NodeNotPreparedError: there is no readable file, or root refused the job.
     """
     try:
         published = PublishedJob.from_json(path.read_text())

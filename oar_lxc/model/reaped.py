@@ -1,4 +1,4 @@
-"""What the reaper of a node did about a job: a node tells it, and the server reads it."""
+"""What the reaper of a node did about a job; the node reports it, and the server reads it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Reaped:
 
     Attributes:
         job_id: the job.
-        user: its user, empty where nothing tells.
+        user: its user; empty if unknown.
         action: :data:`DESTROYED`, :data:`FAILED`, :data:`WOULD_DESTROY` or :data:`LEFT_ALONE`.
-        why: the proof that the job is dead, or what is missing for one.
-        left: what could not be destroyed.
+        why: the proof that the job is dead, or the reason why there is no proof.
+        left: what could not be destroyed; empty if nothing.
     """
 
     job_id: int

@@ -1,4 +1,4 @@
-"""What a user asks for, as plain data: a spec has groups, a group makes containers."""
+"""A spec, as plain data: a user's groups, each of which makes containers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WAITS = (RUNNING, BOOT, SSH)
 TIMEOUT = 120.0
 MAX_TIMEOUT = 86400.0
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-LEAST_MEMORY = 4 << 20  # less does not even hold an init
-# Of processes and threads. Measured: busybox's init, an ssh server, and two for a login of one
-# command. Nobody gets into a container that may have fewer, whatever its image is.
+LEAST_MEMORY = 4 << 20  # bytes; an init does not run in less
+# Processes and threads. Measured: busybox's init, an ssh server, and two for a login with one
+# command. With fewer, no login works, whatever the image is.
 LEAST_PROCESSES = 4
-# The same with systemd, its journal and sshd, and a user whose command has a pipe: with fewer,
-# units fail at the boot, and with less than 7 nobody gets in.
+# The same for systemd, its journal, sshd, and a login with a pipe. With fewer, units fail at boot;
+# with fewer than 7, no login works.
 SYSTEMD_PROCESSES = 10
-KERNEL = ("/dev", "/proc", "/run", "/sys")  # made when a container starts
+KERNEL = ("/dev", "/proc", "/run", "/sys")  # mounted when a container starts
 SYSTEM = (
     *KERNEL,
     *("/bin", "/etc", "/lib", "/lib64", "/sbin", "/usr", "/var"),
@@ -38,7 +38,7 @@ _KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\n]*)?")
 
 
 class _AllowedError(SpecError):
-    """What a key allows; the key and its value are put in front."""
+    """A value is not allowed; the text says what is, and the caller adds key and value."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Mount:
 
     Args:
         source: its path on the node.
-        target: where containers have it.
-        writable: whether containers may write to it; only below the trees that the administrator
-            names, such as /home.
+        target: its path in the containers.
+        writable: whether containers may write to it; only below the administrator's trees, such
+            as /home.
     """
 
     source: str
@@ -58,10 +58,10 @@ class Mount:
 
     @classmethod
     def parse(cls, text: object) -> Mount:
-        """Make a mount of ``SOURCE[:TARGET][:ro|rw]``; the target is the source by default.
+        """Make a mount from ``SOURCE[:TARGET][:ro|rw]``; the target is the source by default.
 
         Raises:
-            SpecError: it is written otherwise.
+            SpecError: the text has another form.
         """
         parts = text.split(":") if isinstance(text, str) else [""]
         writable = parts[-1] == "rw" and len(parts) > 1
@@ -84,7 +84,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Port:
-    """A port of the node that leads to one of a container.
+    """A port of the node that leads to a port of a container.
 
     Args:
         node: TCP port on the node, from 1024 up.
@@ -96,10 +96,10 @@ class Port:
 
     @classmethod
     def parse(cls, text: object) -> Port:
-        """Make a port of ``NODE:CONTAINER``.
+        """Make a port from ``NODE:CONTAINER``.
 
         Raises:
-            SpecError: it is written otherwise, or a number is out of range.
+            SpecError: the text has another form, or a number is out of range.
         """
         match = re.fullmatch(r"([0-9]{1,5}):([0-9]{1,5})", text) if isinstance(text, str) else None
         if match and 1024 <= int(match[1]) < 65536 and 1 <= int(match[2]) < 65536:
@@ -110,10 +110,10 @@ class Port:
 
 
 def parse_size(value: object) -> int:
-    """Return a size in bytes of a number, or of a text such as ``512M`` (powers of 1,024).
+    """Return a size in bytes from a number, or from a text such as ``512M`` (powers of 1,024).
 
     Raises:
-        SpecError: it is neither; the sentence wants key and value before it.
+        SpecError: it is neither; the caller puts key and value before the sentence.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -126,7 +126,7 @@ def parse_size(value: object) -> int:
 
 
 def _doc(text: str, default: Any = None, **more: Any) -> Any:
-    """Return a field with the sentence that the reference has for it."""
+    """Return a field with its sentence for the reference."""
     if more:
         return field(**more, metadata={"doc": text})
     return field(default=default, metadata={"doc": text})
@@ -136,11 +136,11 @@ def _doc(text: str, default: Any = None, **more: Any) -> Any:
 class Group:
     """Containers that are alike.
 
-    Each key means the same in a spec file. Of ``per_node``, ``per_core`` and ``total`` one is
-    given at most; without any, one container is made on each node.
+    Each key means the same in a spec file. At most one of ``per_node``, ``per_core`` and ``total``
+    may be given; without them, each node gets one container.
 
     Raises:
-        SpecError: a value is not allowed; the sentence names key, value and what is.
+        SpecError: a value is not allowed; the sentence names key, value and what is allowed.
     """
 
     image: str = _doc("Name of the image, ``NAME`` or ``NAME:TAG``.", DEFAULT_IMAGE)
@@ -183,7 +183,7 @@ class Group:
     )
 
     def __new__(cls, *values: object, **keys: object) -> Group:
-        """Refuse a key that there is not, before Python does it without a hint."""
+        """Refuse an unknown key with a hint, before Python refuses it without one."""
         refuse_unknown("Group", keys, [f.name for f in fields(cls)])
         return super().__new__(cls)
 
@@ -314,8 +314,8 @@ def _list(value: object) -> Iterable[Any]:
 def _script(value: object) -> str | None:
     if value is None:
         return None
-    # Editors of Windows put a mark in front and a carriage return at each end of line, with which
-    # the kernel finds no interpreter.
+    # Editors of Windows write a byte order mark first and a carriage return at each end of line.
+    # With these, the kernel finds no interpreter.
     text = _text(value).removeprefix("\ufeff").replace("\r\n", "\n")
     if not text.strip():
         raise _AllowedError("it is the text of a script")
@@ -326,7 +326,7 @@ def check_timeout(value: object) -> float:
     """Return a number of seconds.
 
     Raises:
-        SpecError: it is not one, or out of range.
+        SpecError: it is not a number, or out of range.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value <= MAX_TIMEOUT:  # type: ignore[operator]
@@ -335,10 +335,10 @@ def check_timeout(value: object) -> float:
 
 
 def check_wait(value: object) -> str:
-    """Return what containers are waited for: one of :data:`WAITS`, or a command for a shell.
+    """Return the condition for "ready": one of :data:`WAITS`, or a command for a shell.
 
     Raises:
-        SpecError: it is empty, no text, or nearly one of the words.
+        SpecError: it is empty, not a text, or a misspelled word of :data:`WAITS`.
     """
     text = _text(value).strip()
     if text in WAITS:
@@ -373,7 +373,7 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
 
 @dataclass(frozen=True)
 class Spec:
-    """The containers of a job: groups, and when they count as ready.
+    """The containers that a user asks for: groups, and when they count as ready.
 
     Raises:
         SpecError: a value is not allowed.
@@ -389,7 +389,7 @@ class Spec:
     timeout: float = _doc("Seconds that this may take.", TIMEOUT)
 
     def __new__(cls, *values: object, **keys: object) -> Spec:
-        """Refuse a key that there is not, before Python does it without a hint."""
+        """Refuse an unknown key with a hint, before Python refuses it without one."""
         refuse_unknown("Spec", keys, [f.name for f in fields(cls)])
         return super().__new__(cls)
 
@@ -426,7 +426,7 @@ class Spec:
 
 
 def as_spec(what: Spec | Group | Iterable[Group] | None) -> Spec:
-    """Return a spec of a spec, of one group or several, or the default of one a node.
+    """Return a spec from a spec, a group or several groups; by default, one container per node.
 
     Raises:
         SpecError: it is something else.
@@ -450,7 +450,7 @@ def _groups(value: object) -> tuple[Group, ...]:
 
 
 def documented(kind: type[Group | Spec]) -> list[tuple[str, str, Any]]:
-    """Return key, sentence and default of what a spec file may say, for the reference."""
+    """Return key, sentence and default of each key of a spec file, for the reference."""
     return [
         (f.name, f.metadata["doc"], getattr(kind(), f.name)) for f in fields(kind) if f.metadata
     ]

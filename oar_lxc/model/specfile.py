@@ -29,10 +29,10 @@ LONGEST = 1 << 20  # bytes of a spec file, a script or a key
 
 
 def read_spec(path: Path) -> Spec:
-    """Read a spec file, and what it names: scripts and keys lie where it says, from its directory.
+    """Read a spec file, and the scripts and keys whose paths it has, relative to its directory.
 
     Raises:
-        SpecError: it cannot be read, is no TOML, has an unknown key or a value that is not
+        SpecError: it cannot be read, is not TOML, or has an unknown key or a value that is not
             allowed; the sentence names the file, the group, key and value, and what is allowed.
     """
     try:
@@ -65,7 +65,7 @@ def _group(path: Path, table: dict[str, Any], number: int) -> Group:
 
 
 def _key(directory: Path, key: object) -> object:
-    """Return a public key, read from its file where a path stands for it."""
+    """Return a public key; read it from its file if a path is given."""
     if isinstance(key, str) and key.endswith(".pub") and " " not in key:
         return _read(directory / Path(key).expanduser()).strip()
     return key
@@ -77,7 +77,7 @@ def _read(path: Path) -> str:
             content = file.read(LONGEST + 1)
         if len(content) > LONGEST:
             raise SpecError(f"{path} is larger than {LONGEST >> 20} MiB")
-        return content.decode("utf-8-sig")  # editors of Windows write a mark in front
+        return content.decode("utf-8-sig")  # editors of Windows write a byte order mark
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

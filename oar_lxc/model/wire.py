@@ -1,13 +1,12 @@
-"""What an agent and its caller write to each other: JSON, one message a line.
+"""The messages between an agent and its caller: JSON, one message per line.
 
-A request is what an agent reads; an event is what it writes. Each is a class here, with a
-``kind``, by which the other side knows it. :func:`encode` makes a line of one, and :func:`decode`
-one of a line.
+An agent reads requests and writes events. Each is a class here, with a ``kind`` that names it in
+a line. :func:`encode` turns a message into a line, and :func:`decode` a line into a message.
 
-The nodes of a job may have different versions. What one does not know of another it leaves alone:
-fields and events of a newer version are ignored, and what an older one does not write has its
-default. Whoever adds a field to a class gives it one. A spec and a plan are what a user asked for:
-of these nothing is ignored.
+The nodes of a job may have different versions. A reader ignores fields and events of a newer
+version, and uses the default of a field that an older version does not write. So each new field
+of a class needs a default. A spec and a plan hold what a user asked for; unknown fields in them
+are errors.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ if TYPE_CHECKING:
     from oar_lxc.model.plan import Plan
     from oar_lxc.model.spec import Port, Spec
 
-# The line that a program of ours begins with on a node. What stands before it is of the user's
-# login shell. Only then is it given what it is to read, which the shell could take from it.
+# The first line that a program of oar-lxc writes on a node. Output before it is from the user's
+# login shell. The caller sends input only after this line, as the shell could read it before.
 UP = b'["", "up"]'
 
 Names = Mapping[str, Mapping[str, tuple[str, str]]]
 
 
 class NoMessageError(ValueError):
-    """A line is no message, but something that a program of the user's wrote."""
+    """A line is not a message; another program of the user wrote it."""
 
 
 @message
 class Request(Message):
-    """What an agent is asked to do.
+    """A request to an agent.
 
     Attributes:
-        heartbeat: whether it is to write something every second. What is between it and its
-            reader, oarsh, ends where that cannot be handed on.
+        heartbeat: whether the agent writes a line every second. oarsh, between the agent and its
+            reader, ends when it cannot pass the line on.
     """
 
     heartbeat: bool = field(default=False, kw_only=True)
@@ -52,11 +51,11 @@ class Allot(Request):
     """Give a session addresses, cores and keys; answered by :class:`Allotted` or :class:`Refused`.
 
     Attributes:
-        spec: what it asks for.
+        spec: what the session asks for.
         user: the job's user.
         cores: how many cores the job has, by node.
         session: its token.
-        owner: its node, and :func:`oar_lxc.linux.stat.identity`.
+        owner: its node, and the :func:`oar_lxc.linux.stat.identity` of its process.
     """
 
     kind = "allot"
@@ -69,7 +68,7 @@ class Allot(Request):
 
 @message
 class Release(Request):
-    """Take back what a session was allotted.
+    """Take back the addresses, cores and keys of a session.
 
     Attributes:
         session: its token.
@@ -84,15 +83,15 @@ class Launch(Request):
     """Create and start each node's share of a plan, and wait until it is ready.
 
     Attributes:
-        plan: what there is to be, on all nodes.
-        keys: of the job; see :class:`oar_lxc.container.launch.Launch`.
+        plan: the containers of all nodes.
+        keys: the job's keys; see :class:`oar_lxc.container.launch.Launch`.
         host_keys: the secret of each container's key, in hexadecimal digits, by its name.
-        names: address and public host key by container, of each session of the job.
-        session: whose they are.
+        names: address and public host key by container, for each session of the job.
+        session: token of the containers' session.
         wait: when they are ready; see :attr:`oar_lxc.model.spec.Spec.wait`.
         timeout: seconds that this may take.
         cores: how many cores OAR reserved, by node.
-        variables: of the job, which sessions and commands in containers get.
+        variables: the job's variables for logins and commands in containers.
     """
 
     kind = "launch"
@@ -112,7 +111,7 @@ class AwaitReady(Request):
     """Wait until containers are ready.
 
     Attributes:
-        plan: which containers, on all nodes.
+        plan: the containers of all nodes.
         wait: when they are ready.
         timeout: seconds that this may take.
     """
@@ -128,7 +127,7 @@ class Destroy(Request):
     """Kill and remove containers.
 
     Attributes:
-        session: those of a session; of all where None.
+        session: token of the session that has them; None for all containers.
         grace: seconds that they get to halt by themselves.
     """
 
@@ -139,10 +138,10 @@ class Destroy(Request):
 
 @message
 class OnContainers(Request):
-    """What is asked of containers by their names.
+    """A request about containers, by their names.
 
     Attributes:
-        containers: names; each node acts on those that it has. All of it where None.
+        containers: names; each node acts on those that it has. None for all containers.
     """
 
     containers: tuple[str, ...] | None
@@ -181,7 +180,7 @@ class Restart(OnContainers):
 
 @message
 class Freeze(OnContainers):
-    """Stop all processes of containers where they are."""
+    """Pause all processes of containers."""
 
     kind = "freeze"
 
@@ -195,12 +194,12 @@ class Unfreeze(OnContainers):
 
 @message
 class Exec(OnContainers):
-    """Run a command as root in containers, in all at once.
+    """Run a command as root in containers, in all at the same time.
 
     Attributes:
         argv: the command.
-        stdin: what it reads; bytes that are no UTF-8 as surrogates.
-        timeout: seconds after which it is killed; None for as long as it takes.
+        stdin: its standard input; bytes that are not UTF-8 are surrogates.
+        timeout: seconds after which it is killed; None for no limit.
     """
 
     kind = "exec"
@@ -211,7 +210,7 @@ class Exec(OnContainers):
 
 @message
 class Watch(Request):
-    """Tell what befalls the containers of a session, until nobody listens.
+    """Report what happens to the containers of a session, until the caller closes the connection.
 
     Attributes:
         session: its token.
@@ -223,14 +222,14 @@ class Watch(Request):
 
 @message
 class List(Request):
-    """Tell of each container, by a :class:`Container`."""
+    """List all containers; each answer is a :class:`Container`."""
 
     kind = "list"
 
 
 @message
 class Show(OnContainers):
-    """Tell all that is known of containers, by a :class:`Shown` each."""
+    """Tell all facts of containers; each answer is a :class:`Shown`."""
 
     kind = "show"
     containers: tuple[str, ...]
@@ -238,31 +237,31 @@ class Show(OnContainers):
 
 @message
 class TellKeys(Request):
-    """Tell the job's key, by a :class:`Keys` from the node that has it."""
+    """Tell the job's key; the node that has it answers with :class:`Keys`."""
 
     kind = "keys"
 
 
 @message
 class Timeline(Request):
-    """Tell what each phase of the job's containers took, by a :class:`Phase` each."""
+    """Tell how long each phase of the job's containers took; each answer is a :class:`Phase`."""
 
     kind = "timeline"
 
 
 @message
 class Images(Request):
-    """Tell which images the job has, by an :class:`Image` each."""
+    """List the job's images; each answer is an :class:`Image`."""
 
     kind = "images"
 
 
 @message
 class Event(Message):
-    """What an agent tells.
+    """A report of an agent.
 
-    A field can also be had by its name in brackets, as in ``event["container"]``, and the kind by
-    ``event["event"]``.
+    ``event["container"]`` is the same as ``event.container``, and so for each field.
+    ``event["event"]`` is the kind.
     """
 
 
@@ -287,7 +286,7 @@ class Error(Event):
 
 @message
 class Allotted(Event):
-    """What a session was given; see :class:`Launch`."""
+    """The addresses, cores and keys that a session has; see :class:`Launch`."""
 
     kind = "allotted"
     plan: Plan
@@ -298,7 +297,7 @@ class Allotted(Event):
 
 @message
 class Refused(Event):
-    """What a session asked for is wrong, or not to be had.
+    """A session's spec is wrong, or asks for more than there is.
 
     Attributes:
         reason: why, one sentence.
@@ -310,7 +309,7 @@ class Refused(Event):
 
 @message
 class OfContainer(Event):
-    """What is told of one container.
+    """An event about one container.
 
     Attributes:
         container: its name.
@@ -326,10 +325,10 @@ class OfContainer(Event):
 
 @message
 class Planned(OfContainer):
-    """A container is about to be made: what a session tells itself.
+    """A container will be made; the session itself makes this event, not an agent.
 
     Attributes:
-        wait: when it will be ready.
+        wait: the condition for "ready".
     """
 
     kind = "planned"
@@ -342,7 +341,7 @@ class Started(OfContainer):
 
     Attributes:
         seconds: from the start call to RUNNING.
-        pid: its init, as the node counts processes.
+        pid: process id of its init on the node.
         cpus: CPUs it may use, as the kernel lists them.
         cgroup: its cgroup in the cpuset hierarchy.
     """
@@ -359,7 +358,7 @@ class Reached(OfContainer):
     """A container has booted, and its provision script can run.
 
     Attributes:
-        what: what was waited for.
+        what: the condition that it meets.
     """
 
     kind = "reached"
@@ -375,7 +374,7 @@ class Provisioned(OfContainer):
 
 @message
 class Ready(OfContainer):
-    """A container is what was waited for.
+    """A container meets the condition for "ready".
 
     Attributes:
         seconds: since its launch began.
@@ -387,11 +386,11 @@ class Ready(OfContainer):
 
 @message
 class Failed(OfContainer):
-    """What was asked of a container failed.
+    """A request failed for a container.
 
     Attributes:
         reason: why, one sentence without the container's name.
-        log: the last lines of a log that tells more, oldest first.
+        log: the last lines of a log with details, oldest first.
     """
 
     kind = "failed"
@@ -400,11 +399,11 @@ class Failed(OfContainer):
 
     @classmethod
     def of(cls, error: ContainerError) -> Failed:
-        """Return what tells of an error."""
+        """Make the event for an error."""
         return cls(error.container, error.reason, tuple(error.log))
 
     def error(self, node: str) -> ContainerError:
-        """Return the error that was told of, with the node that told it."""
+        """Return the error of this event, for the node that reported it."""
         return ContainerError(self.container, node, self.reason, self.log)
 
 
@@ -414,7 +413,7 @@ class Output(OfContainer):
 
     Attributes:
         stream: ``stdout`` or ``stderr``.
-        data: whole lines, where they are not very long; bytes that are no UTF-8 as surrogates.
+        data: whole lines, unless they are very long; bytes that are not UTF-8 are surrogates.
     """
 
     kind = "output"
@@ -427,7 +426,7 @@ class Exit(OfContainer):
     """A command in a container has ended.
 
     Attributes:
-        status: 0 to 255; 128 + number where a signal ended it, 124 where its time was up.
+        status: 0 to 255; 128 + number if a signal ended it, 124 after its timeout.
     """
 
     kind = "exit"
@@ -436,11 +435,11 @@ class Exit(OfContainer):
 
 @message
 class Changed(OfContainer):
-    """A container was started, stopped, frozen or thawed, or was so already.
+    """A container was started, stopped, frozen or unfrozen, or had that state already.
 
     Attributes:
-        state: LXC's word for what it is.
-        was: LXC's word for what it was.
+        state: its state now, in LXC's words.
+        was: its state before, in LXC's words.
         killed: whether it was killed, as it did not halt in time.
     """
 
@@ -462,7 +461,7 @@ class OutOfMemory(OfContainer):
     """The memory of a container was full, and the kernel killed processes in it.
 
     Attributes:
-        killed: how many.
+        killed: how many processes.
     """
 
     kind = "out-of-memory"
@@ -471,25 +470,25 @@ class OutOfMemory(OfContainer):
 
 @message
 class Stopped(OfContainer):
-    """A container that ran does so no more."""
+    """A container stopped running."""
 
     kind = "stopped"
 
 
 @message
 class Container(OfContainer):
-    """A container as its node tells of it now.
+    """The present state of a container.
 
     Attributes:
-        node: the node it is on.
+        node: name of its node.
         state: LXC's word: RUNNING, STOPPED, FROZEN …
         address: its IPv4 address.
-        pid: its init, as the node counts processes; 0 where it does not run.
+        pid: process id of its init on the node; 0 if it does not run.
         cpus: CPUs it may use.
         cgroup: its cgroup in the cpuset hierarchy.
         start_seconds: from the start call to RUNNING.
-        ready_seconds: from launch to the answer of its sshd, 0 where that was not waited for.
-        ready: whether it runs and is ready; while it is waited for or provisioned it is not.
+        ready_seconds: from launch to the answer of its sshd; 0 if the launch did not wait for it.
+        ready: whether it runs and is ready; not while the launch waits for it or provisions it.
         host_key: the public key of its ssh server, which no other container has.
     """
 
@@ -508,30 +507,30 @@ class Container(OfContainer):
 
 @message
 class Shown(OfContainer):
-    """All that can be known of a container; what could not be read is None.
+    """All facts of a container; a fact that could not be read is None.
 
     Attributes:
         state: LXC's word.
-        node: the node it is on.
+        node: name of its node.
         address: its IPv4 address.
         group: its group's name.
         image: its image's name.
-        cores: how many cores are reserved for it alone.
-        ports: those of the node that lead into it.
-        pid: its init, as the node counts processes; 0 where it does not run.
-        ready: whether it runs and is not waited for any more.
+        cores: how many cores it has for itself.
+        ports: ports of the node that lead into it.
+        pid: process id of its init on the node; 0 if it does not run.
+        ready: whether it runs, and no launch waits for it any more.
         launched: when its launch began, in seconds since the epoch.
         start_seconds: from the start call to RUNNING.
         ready_seconds: from launch to ready.
         cpus: CPUs it may use.
         started: when its init started, in seconds since the epoch.
         processes: how many there are in it.
-        processes_limit: the most that there may be; 0 where there is no limit of its own.
+        processes_limit: the most that it may have; 0 if it has no limit of its own.
         memory: bytes that it uses.
-        memory_limit: the most that it may use; 0 where there is no limit of its own.
+        memory_limit: the most bytes that it may use; 0 if it has no limit of its own.
         oom_kills: how many processes the kernel killed, as its memory was full.
-        cpu_seconds: time of CPUs that it used.
-        listens: TCP ports that something in it listens at.
+        cpu_seconds: CPU time that it used.
+        listens: TCP ports on which its processes listen.
     """
 
     kind = "shown"
@@ -560,7 +559,7 @@ class Shown(OfContainer):
 
 @message
 class Keys(Event):
-    """The job's key, by which a client gets into its containers.
+    """The job's key, with which a client logs in to the job's containers.
 
     Attributes:
         client: the private key.
@@ -572,14 +571,14 @@ class Keys(Event):
 
 @message
 class Phase(Event):
-    """What one phase of the job's containers took on a node.
+    """How long one phase of the job's containers took on a node.
 
     Attributes:
         phase: its name, one of :data:`oar_lxc.agent.timeline.PHASES`.
         begin: when it began, in seconds since the epoch.
-        seconds: what it took.
-        containers: how many it was of.
-        steps: seconds by the name of a step; of ``prepare`` alone.
+        seconds: how long it took.
+        containers: how many containers it covered.
+        steps: seconds by the name of a step; only for ``prepare``.
     """
 
     kind = "phase"
@@ -599,13 +598,13 @@ class Image(Event):
         whose: ``public`` or ``own``.
         name: its name.
         tag: its tag.
-        digest: of its tree.
+        digest: the digest of its files.
         created: when it was published.
         source: what it was made from.
         size: bytes of all files' contents.
         files: how many paths it has.
-        halt_signal: what its init takes for the wish to shut down.
-        path: where it is.
+        halt_signal: the signal on which its init shuts down.
+        path: its directory.
     """
 
     kind = "image"
@@ -629,7 +628,7 @@ def _kinds(base: type[AnyMessage]) -> dict[str, type[AnyMessage]]:
     return found
 
 
-# By their kinds.
+# Classes by their kinds.
 REQUESTS = _kinds(Request)
 EVENTS = _kinds(Event)
 
@@ -645,15 +644,15 @@ def encode(message: Message) -> bytes:
 def decode(
     line: str | bytes, known: Mapping[str, type[AnyMessage]], kind: str = ""
 ) -> AnyMessage | None:
-    """Return the message that a line is; None where it is of a kind that is not known.
+    """Return the message of a line; None if its kind is not known.
 
     Args:
-        line: what :func:`encode` made, here or there.
+        line: a line that :func:`encode` made, perhaps in another version.
         known: :data:`REQUESTS` or :data:`EVENTS`.
-        kind: which one it is; by default the line says so itself, as events do.
+        kind: the message's kind; by default the line names it, as the lines of events do.
 
     Raises:
-        NoMessageError: it is something else.
+        NoMessageError: the line is not a message.
     """
     try:
         told = json.loads(line)
@@ -667,10 +666,10 @@ def decode(
 
 
 def _value(data: Any, type_: str) -> Any:
-    """Make a field's value of JSON's types; one of another module's class later.
+    """Make a field's value from JSON's types; a value of another module's class is made later.
 
-    A node's agent reads a plan while what starts its containers comes up, and not before: the
-    module of plans takes longer to load than all else until then.
+    The module of plans takes longer to load than all code before it. So an agent reads the plan
+    only while the process that starts the containers comes up.
     """
     if type_ in _MADE_LATER:
         return Later(_MADE_LATER[type_], data)
@@ -690,7 +689,7 @@ def _plan(data: Any) -> Plan:
     try:
         return Plan.from_data(data)
     except (TypeError, KeyError, AttributeError) as error:
-        # Not to be left alone: a container would lack what was asked for.
+        # An error, not ignored: a container would lack what the user asked for.
         raise UsageError(
             f"the plan is of another version of oar-lxc ({error}): install one version on all "
             "nodes and frontends"
