@@ -1,8 +1,8 @@
-"""Copy files between here and containers, and from one container to another.
+"""Copy files between this machine and containers, and from one container to another.
 
-What is copied is a stream of tar's members, here read and written one by one: from the local
-files or a container's tar on one side, to :mod:`oar_lxc.client.extract` or a container's tar on
-the other. Containers need a shell and a tar; nothing has to listen in them.
+A copy is a stream of tar members, which pass through this process one by one. They come from local
+files or from a container's tar, and go to :mod:`oar_lxc.client.extract` or to a container's tar.
+A container needs a shell and a tar, but no server.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class Place:
     path: str
 
     def __str__(self) -> str:
-        """Return it as it is written on a command line."""
+        """Return the place as it is written on a command line."""
         return f"{self.container}:{self.path}" if self.container else self.path
 
 
 def parse_place(text: str) -> Place:
-    """Read ``JOB/CONTAINER:PATH``, ``CONTAINER:PATH`` or a local path.
+    """Parse ``JOB/CONTAINER:PATH``, ``CONTAINER:PATH`` or a local path.
 
-    A local file whose name looks like the former is written with ``./`` in front.
+    A local file whose name looks like a place in a container is written with ``./`` in front.
     """
     match = re.fullmatch(r"((?:[0-9]+/)?[a-z][a-z0-9-]{0,62}):(.*)", text, re.DOTALL)
     return Place(match[1], match[2] or ".") if match else Place("", text)
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """Return the directory of a path and the name in it; the name ``.`` for all of its content."""
+    """Split a path into directory and name; the name is ``.`` for the content of a directory."""
     stripped = path.rstrip("/")
     if not stripped:
         return "/", "."
@@ -67,35 +67,38 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 class Source(Protocol):
-    """Where members come from.
+    """The side that members come from.
 
     Attributes:
-        name: what all their names begin with; ``.`` where it is the content of a directory.
-        inside: whether owners are those of a container.
+        name: the first part of all members' names; ``.`` for the content of a directory.
+        inside: whether owners are ids of a container.
     """
 
     name: str
     inside: bool
 
     def members(self) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
-        """Yield each, with the content of a regular file, which is read before the next."""
+        """Yield each member, with its content if it is a regular file.
+
+        The caller must read the content before it asks for the next member.
+        """
 
     def finish(self) -> None:
-        """Wait for its end; CopyError where it failed."""
+        """Wait for the source's end; raise CopyError if it failed."""
 
     def close(self) -> None:
-        """Give it up, where it is not at its end."""
+        """Release the source; stop it if it is not at its end."""
 
 
 class Target(Protocol):
-    """Where members go.
+    """The side that members go to.
 
     Attributes:
-        name: what the copy is called there.
-        into: whether it is a directory to copy into; else the copy gets its name.
-        over: whether it is a file that is replaced.
-        inside: whether owners are those of a container.
-        label: what errors call it.
+        name: the name of the copy there.
+        into: whether the target is a directory to copy into; if not, the copy gets its name.
+        over: whether the target is a file, which the copy replaces.
+        inside: whether owners are ids of a container.
+        label: the target's name in errors.
     """
 
     name: str
@@ -105,21 +108,21 @@ class Target(Protocol):
     label: str
 
     def add(self, member: tarfile.TarInfo, content: Readable | None) -> None:
-        """Put one there; Refused, OSError or CopyError where that cannot be."""
+        """Write one member; raise Refused, OSError or CopyError if that fails."""
 
     def finish(self) -> None:
-        """Complete the copy; CopyError where it failed."""
+        """Complete the copy; raise CopyError if it failed."""
 
     def close(self) -> None:
-        """Give it up, where it is not complete."""
+        """Release the target; give the copy up if it is not complete."""
 
 
 class LocalSource:
     """Members of a local file or directory.
 
     Args:
-        path: what to copy: what it points to, where it is a link. Links below it stay links.
-        complain: is given one sentence for each thing that is left out.
+        path: what to copy. If it is a link, the link is followed; links below it stay links.
+        complain: called with one sentence for each file that is left out.
     """
 
     def __init__(self, path: str, complain: Complain) -> None:
@@ -135,14 +138,14 @@ class LocalSource:
             raise CopyError(f"{path}: {error.strerror}") from error
 
     def members(self) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
-        """Yield what there is, each directory before what is in it."""
+        """Yield all members, each directory before its content."""
         yield from self._walk(self._root, self.name)
 
     def finish(self) -> None:
-        """There is nothing to wait for."""
+        """Do nothing: a local source has nothing to wait for."""
 
     def close(self) -> None:
-        """There is nothing to give up."""
+        """Do nothing: a local source holds nothing open."""
 
     def _walk(self, path: str, name: str) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
         try:
@@ -177,10 +180,10 @@ class LocalSource:
 
 
 def _whole(file: IO[bytes], member: tarfile.TarInfo, path: str, stack: ExitStack) -> Readable:
-    """Return the content of an open file; tell the member its size, and where it has data.
+    """Return the content of an open file; set the member's size and, if it has holes, its data.
 
-    What is read counts, not what is said before: files of /proc say that they are empty, those of
-    /sys that they have a page.
+    The size is that of the data that can be read, not the one in the file's status: there, files
+    of /proc have size 0, and files of /sys the size of a page.
     """
     facts = os.fstat(file.fileno())
     head = file.read(CHUNK)
@@ -196,14 +199,14 @@ def _whole(file: IO[bytes], member: tarfile.TarInfo, path: str, stack: ExitStack
         return copy
     member.size = facts.st_size
     if facts.st_blocks * 512 < facts.st_size:
-        # A list is what tarfile itself has there, whatever its types say.
+        # tarfile itself has a list here; its type stub is wrong.
         member.sparse = list(_data(file.fileno(), facts.st_size))  # type: ignore[assignment]
     file.seek(0)
     return _Exactly(file, member.size, path)
 
 
 def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of what a file holds between its holes."""
+    """Yield offset and length of each piece of data between a file's holes."""
     end = 0
     while end < size:
         try:
@@ -222,7 +225,7 @@ def _no_fifo(path: str, flags: int) -> int:
 
 
 class _Exactly:
-    """A file that is as long as was told, whatever becomes of it while it is read."""
+    """A file of a fixed size: an error if it becomes shorter, and cut off if it grows."""
 
     def __init__(self, file: IO[bytes], size: int, path: str) -> None:
         self._file, self._left, self._path = file, size, path
@@ -236,12 +239,12 @@ class _Exactly:
 
 
 class LocalTarget:
-    """A local directory that members are put into.
+    """A local directory to which members are written.
 
     Args:
-        path: where they go: into it where it is a directory, else under its name.
-        several: whether it has to be a directory.
-        complain: is given one sentence for each thing that is left out or changed.
+        path: the target; if it is a directory, members go into it, else the copy gets this name.
+        several: whether the target must be a directory, as there are several sources.
+        complain: called with one sentence for each file that is left out or changed.
     """
 
     def __init__(self, path: str, several: bool, complain: Complain) -> None:
@@ -265,7 +268,7 @@ class LocalTarget:
         self.label = path
 
     def add(self, member: tarfile.TarInfo, content: Readable | None) -> None:
-        """Put one in its place; OSError and Refused where that cannot be."""
+        """Write one member; raise OSError, Refused or CopyError if that fails."""
         if self.stream is None:
             if self._mode is not None and member.isreg():
                 member.mode = self._mode
@@ -277,7 +280,7 @@ class LocalTarget:
                 self.stream.write(data)
 
     def finish(self) -> None:
-        """Give directories their modes."""
+        """Set the modes and times of new directories."""
         self._extraction.finish()
 
     def close(self) -> None:
@@ -293,13 +296,13 @@ def transfer(
     """Copy all members of a source to a target.
 
     Args:
-        source: where they come from.
+        source: where members come from.
         target: where they go.
-        complain: is given one sentence for each that is left out.
-        progress: is told how many bytes were read since it was told last.
+        complain: called with one sentence for each member that is left out.
+        progress: called with the number of bytes read since its last call.
 
     Raises:
-        CopyError: it cannot go on.
+        CopyError: the copy cannot go on.
     """
     for member, content in source.members():
         try:
@@ -308,7 +311,7 @@ def transfer(
             if original[: len(top)] != top:
                 raise Refused(f"{member.name!r} was not asked for")
             if member.issym() and original == top:
-                # In the place of a file it would lead the next copy there out of the target.
+                # As the target itself, it would lead the next copy out of the target.
                 raise Refused(f"{member.name!r} is a link to {member.linkname!r}: not copied")
             if not (source.inside and target.inside):
                 member.uid = member.gid = 0
@@ -331,7 +334,7 @@ def renamed(name: str, source: str, target: Target) -> str:
     """Return a member's name at the target.
 
     Raises:
-        Refused: it leads somewhere else.
+        Refused: the name leads out of the target.
     """
     parts = check_parts(name)
     if source != "." and not target.into:
@@ -342,7 +345,7 @@ def renamed(name: str, source: str, target: Target) -> str:
 
 
 class _Counted:
-    """A file that tells how much of it is read."""
+    """A file that reports how many bytes are read from it."""
 
     def __init__(self, file: Readable, progress: Callable[[int], None]) -> None:
         self._file, self._progress = file, progress

@@ -1,8 +1,8 @@
-"""Put what a container sends into a directory of ours, and nowhere else.
+"""Write files that a container sends into one local directory, and nowhere else.
 
-The container's root decides every byte of it and may be anybody: names that lead out, links to
-write through, and files that are more than files are refused here, each by its name. Directories
-are entered by descriptor, part by part, and no link is followed on the way.
+The container's root controls every byte of the archive, and may be hostile. Names that lead out of
+the directory, paths through links, and special files are refused, each by its name. Directories
+are opened one by one, relative to the one before, and no link is followed.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Complain(Protocol):
-    """Takes sentences about what is not copied, or not as it was."""
+    """Takes sentences about files that are not copied, or that are changed."""
 
     def __call__(self, sentence: str, *, lost: bool = True) -> None:
-        """Take one; ``lost`` where something was left out."""
+        """Take one sentence; ``lost`` tells whether a file was left out."""
 
 
 class Readable(Protocol):
-    """What content is read from."""
+    """A stream to read content from."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to so many bytes, none at the end."""
+        """Return up to ``size`` bytes, or none at the end."""
 
 
 class Refused(OarLxcError):
-    """A member that is not what it should be; the message says which and why."""
+    """A member is not allowed; the message names it and says why."""
 
 
 class Extraction:
-    """A directory that members of an archive are put into.
+    """Writes members of an archive into a directory.
 
     Args:
-        directory: descriptor of the directory; it stays the caller's.
-        complain: is given one sentence for each thing that is left out or changed.
+        directory: descriptor of the directory; the caller closes it.
+        complain: called with one sentence for each member that is left out or changed.
     """
 
     def __init__(self, directory: int, complain: Complain) -> None:
@@ -55,23 +55,23 @@ class Extraction:
         self._directories: list[tuple[tuple[str, ...], int, float]] = []
 
     def add(self, member: tarfile.TarInfo, content: Readable | None) -> None:
-        """Put one member in its place.
+        """Write one member.
 
         Raises:
-            Refused: its name or kind is none that a copy has.
-            OSError: the disk is full, or something is in the way.
+            Refused: the member is not allowed, or its content is cut off.
+            OSError: the disk is full, or another file is in the way.
         """
         parts = check_parts(member.name)
         mode = stat.S_IMODE(member.mode)
         if mode & 0o7000 and not member.issym():
-            # Whoever runs it here would run a file of the container's with the user's own rights.
+            # With a set-id bit, the container's file would run here with the user's own rights.
             if mode & 0o6000 and not member.isdir():
                 self._complain(f"{member.name}: copied without its set-id bits", lost=False)
             mode &= 0o777
         if not parts:
             if not member.isdir():
                 raise Refused(f"{member.name!r} is not a directory")
-            return  # it was there before
+            return  # the directory itself exists already
         with self._parent(parts) as parent:
             name = parts[-1]
             if member.isdir():
@@ -90,7 +90,7 @@ class Extraction:
                 self._complain(f"{member.name}: not copied, as it is {kind}")
 
     def finish(self) -> None:
-        """Give new directories their modes and times, which have to wait until they are full."""
+        """Set the modes and times of new directories, now that all their files are written."""
         for parts, mode, mtime in reversed(self._directories):
             with self._open(parts) as fd:
                 os.fchmod(fd, mode)
@@ -120,7 +120,7 @@ class Extraction:
             os.close(fd)
 
     def _make_directory(self, parent: int, name: str) -> bool:
-        """Make a directory; return whether it is new. One that was there stays as it is."""
+        """Make a directory; return whether it is new. Leave an existing one as it is."""
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
@@ -170,7 +170,7 @@ def check_parts(name: str) -> tuple[str, ...]:
     """Return the parts of a member's name.
 
     Raises:
-        Refused: it leads somewhere else.
+        Refused: the name is absolute or leads upwards.
     """
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if name.startswith("/") or ".." in parts or "\0" in name:
@@ -179,7 +179,7 @@ def check_parts(name: str) -> tuple[str, ...]:
 
 
 def _place(parent: int, name: str, make: Callable[[str], None]) -> None:
-    """Make something beside and put it in the place of what has the name.
+    """Make a file under a temporary name, then rename it to its own; replace a file there.
 
     Raises:
         IsADirectoryError: a directory has the name.
@@ -192,7 +192,7 @@ def _place(parent: int, name: str, make: Callable[[str], None]) -> None:
         with suppress(OSError):
             os.unlink(new, dir_fd=parent)
         raise
-    with suppress(OSError):  # two names of one file: rename then leaves both
+    with suppress(OSError):  # if both names are links of one file, rename does nothing
         os.unlink(new, dir_fd=parent)
 
 

@@ -1,7 +1,7 @@
-"""Which images a job has on its nodes: what each node tells, and all of it together.
+"""List the images that a job has on its nodes: ask each node, and merge the answers.
 
-Public images and those that were pushed to nodes for the job are here; a user's own at home are
-known without asking any node.
+These are public images, and images that were pushed to nodes for the job. The user's own images
+are in the home directory: no node needs to be asked for them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from oar_lxc.remote.agents import Remote
 
 @dataclass(frozen=True)
 class ImageOfJob:
-    """An image that nodes of a job have alike, or that its user has at home.
+    """An image that some nodes of a job have, or that the user has at home.
 
     Attributes:
-        facts: as the first of them tells it.
-        nodes: those that have it, in the order of the job; none for one at home.
+        facts: the facts that the first of the nodes tells.
+        nodes: the nodes that have the image, in the order of the job; empty for one at home.
     """
 
     facts: Image

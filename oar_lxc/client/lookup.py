@@ -32,10 +32,10 @@ def parse_target(text: str) -> tuple[int | None, str]:
     """Split ``JOB/CONTAINER`` or ``CONTAINER``.
 
     Returns:
-        The job's id, None where it is that of the environment, and the container's name.
+        The job's id, or None for the job of the environment; and the container's name.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text has neither form.
     """
     job, slash, name = text.rpartition("/")
     if job.isdecimal() and not name:
@@ -51,22 +51,22 @@ def parse_target(text: str) -> tuple[int | None, str]:
 
 
 def has_container(job_id: int, name: str) -> bool:
-    """Whether a job of the caller's has a container of a name on this node."""
+    """Whether a job of the calling user has a container of this name on this node."""
     try:
         return (JobLayout(job_id).containers / name / CONFIG_FILE).exists()
-    except PermissionError:  # it is another user's, which is told where it is looked for
+    except PermissionError:  # the job is another user's: the lookup will report it
         return False
 
 
 def find_remote(job_id: int | None, environ: Mapping[str, str] | None = None) -> Remote:
-    """Return the way to the nodes of a job.
+    """Return a job's ``Remote``, through which its nodes can be reached.
 
     Args:
-        job_id: the job; that of the environment where None.
-        environ: the environment; the process's by default.
+        job_id: the job; None: the job of the environment.
+        environ: environment variables; by default those of this process.
 
     Raises:
-        JobEnvironmentError: no job was named and this is none.
+        JobEnvironmentError: no job is named, and this process does not run in one.
         JobError: OAR knows no such running job of this user.
     """
     environ = os.environ if environ is None else environ
@@ -88,10 +88,10 @@ def find_remote(job_id: int | None, environ: Mapping[str, str] | None = None) ->
 
 
 def find_job(job_id: int | None, environ: Mapping[str, str] | None = None) -> Job:
-    """Return a job with its nodes and cores: that of the environment, or one that OAR tells of.
+    """Return a job with its nodes and cores, from the environment or else from OAR.
 
     Raises:
-        JobEnvironmentError: no job was named and this is none.
+        JobEnvironmentError: no job is named, and this process does not run in one.
         JobError: OAR knows no such running job of this user.
     """
     environ = os.environ if environ is None else environ
@@ -103,18 +103,18 @@ def find_job(job_id: int | None, environ: Mapping[str, str] | None = None) -> Jo
             "this is not an OAR job: name one with --job JOB, or suppose one with --nodes and "
             "--cores"
         )
-    _nodes_by_oarstat(job_id)  # which refuses what is no running job of this user's
+    _nodes_by_oarstat(job_id)  # raises an error unless the job is this user's and runs
     resources = parse_resources(job_resources(job_id), f"oarstat -p -j {job_id}")
     cores = Counter(r["network_address"] for r in resources if r.get("network_address"))
     return Job(job_id, pwd.getpwuid(os.getuid()).pw_name, dict(cores))
 
 
 def has_ended(job_id: int) -> bool:
-    """Whether a job is over, or was never the caller's.
+    """Whether a job has ended, or is not the calling user's.
 
     Raises:
         JobError: there is no oarstat here.
-        CommandError: it did not answer.
+        CommandError: oarstat did not answer.
     """
     facts = job_facts(job_id)
     user = pwd.getpwuid(os.getuid()).pw_name
@@ -139,11 +139,11 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
 
 
 def list_containers(remote: Remote) -> list[Container]:
-    """Return the containers of a job by their names, and there by their numbers.
+    """Return the containers of a job, sorted by name, with numbers in numeric order.
 
     Raises:
-        NodeError: a node did not answer; "failed" must not read as "none".
-        JobError: none did, as the job has ended meanwhile.
+        NodeError: a node did not answer; an error must not look like "no containers".
+        JobError: no node answered, because the job has ended meanwhile.
     """
     found, errors = ask_nodes(remote)
     raise_first(errors)
@@ -151,15 +151,15 @@ def list_containers(remote: Remote) -> list[Container]:
 
 
 def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[Container], list[NodeError]]:
-    """Return what a job's nodes tell of its containers, by name, and which do not answer.
+    """Ask a job's nodes for its containers, sorted by name; return errors of nodes, too.
 
     Args:
-        remote: the way to them.
-        wanted: the name of a container at which to stop, as it is the one that is looked for;
-            nodes that are dead or slow are not waited for then.
+        remote: the job's nodes.
+        wanted: the container to look for. Once it is found, other nodes, which may be dead or
+            slow, are not waited for.
 
     Raises:
-        JobError: none answers, as the job has ended meanwhile.
+        JobError: no node answered, because the job has ended meanwhile.
     """
     found: list[Container] = []
     errors: list[NodeError] = []
@@ -174,7 +174,7 @@ def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[Container], list[N
         errors = remote.call(List(), take)
     if errors and not found and not remote.local:
         with suppress(CommandError, CommandTimeoutError):
-            _nodes_by_oarstat(remote.job_id)  # which refuses what is no running job
+            _nodes_by_oarstat(remote.job_id)  # raises an error unless the job runs
     nodes = {container.name: container.node for container in found}
     if nodes:
         remember(remote.job_id, recall(remote.job_id) | nodes if wanted or errors else nodes)
@@ -182,15 +182,15 @@ def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[Container], list[N
 
 
 class _FoundError(Exception):
-    """No more is to be looked for."""
+    """The wanted container is found."""
 
 
 def find_container(remote: Remote, name: str) -> Container:
-    """Return one container of a job by its name, also where other nodes do not answer.
+    """Return one container of a job by its name, even if other nodes do not answer.
 
     Raises:
-        ContainerError: the job has no such container; the message names those it has.
-        NodeError: a node did not answer that may have it.
+        ContainerError: the job has no such container; the message names those that it has.
+        NodeError: a node that may have it did not answer.
     """
     containers, errors = ask_nodes(remote, name)
     for container in containers:
@@ -202,10 +202,10 @@ def find_container(remote: Remote, name: str) -> Container:
 
 
 def find_keys(remote: Remote) -> dict[str, str]:
-    """Return the job's ssh keys: ``client``, a private key.
+    """Return the job's ssh key: ``client``, a private key.
 
     Raises:
-        JobError: no node has them; the job has not launched containers.
+        JobError: no node has the key; the job has not launched containers yet.
     """
     for _, keys in remote.collect(TellKeys(), Keys):
         return {"client": keys.client}

@@ -1,4 +1,4 @@
-"""Tell how far a launch is: a live table on a terminal, a line for each event elsewhere.
+"""Show the progress of a launch: a live table on a terminal, a line for each event elsewhere.
 
 ::
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-# What a container is after an event. The words are those of the table.
+# The state of a container after an event, in the words of the table.
 STATES: dict[type[wire.OfContainer], str] = {
     wire.Planned: "starting",
     wire.Started: "started",
@@ -38,28 +38,28 @@ class _Row:
     container: str
     node: str
     state: str
-    since: float  # when the launch of it began
-    until: float | None = None  # when it came to an end
+    since: float  # when its launch began
+    until: float | None = None  # when its launch ended
 
     def seconds(self, now: float) -> float:
         return (now if self.until is None else self.until) - self.since
 
 
 class Progress:
-    """What a :class:`~oar_lxc.client.session.Session` gets as ``on_progress``, to show to people.
+    """Shows the progress of a launch; give it to a ``Session`` as ``on_progress``.
 
-    On a terminal the table stands until all containers are ready or have failed, and is taken away
-    then. What happens later, such as memory that is full, is a line in any case.
+    On a terminal, the table is removed when all containers are ready or have failed. Later events,
+    such as full memory, are lines in any case.
 
     Args:
-        stream: where it is shown; standard output by default.
+        stream: where to write; by default standard output.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._terminal = self._stream.isatty()
         self._rows: dict[str, _Row] = {}
-        # The event after which a container is waited for no more.
+        # The event that ends the launch of a container.
         self._last: type[wire.OfContainer] = wire.Ready
         self._live: Live | None = None
 
@@ -72,11 +72,11 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take the table away, where the launch did not come to its end."""
+        """Remove the table, if the launch was interrupted."""
         self._stop()
 
     def __call__(self, node: str, event: wire.Event) -> None:
-        """Take an event of a session."""
+        """Show an event of a session."""
         if isinstance(event, wire.Planned):
             self._plan(node, event)
         elif self._live and isinstance(event, wire.OfContainer) and type(event) in STATES:
@@ -102,7 +102,7 @@ class Progress:
             self._stop()
 
     def _start(self) -> Live:
-        from rich.console import Console  # takes 0.1 s, which only a terminal is worth
+        from rich.console import Console  # takes 0.1 s: only for a terminal
         from rich.live import Live
 
         console = Console(file=self._stream)
@@ -126,12 +126,12 @@ class Progress:
         """Return the table of containers.
 
         Args:
-            rows: how many containers it may name: those first that are waited for.
+            rows: how many containers it may name; those that are not yet ready come first.
         """
         from rich.table import Table
 
         now = time.monotonic()
-        # A copy: the table is drawn by a thread of its own.
+        # A copy, because another thread draws the table.
         every = sorted(self._rows.copy().values(), key=lambda row: row.until is not None)
         table = Table(box=None, pad_edge=False)
         for title in ("CONTAINER", "NODE", "STATE"):
@@ -146,7 +146,7 @@ class Progress:
 
 
 def describe(node: str, event: wire.Event) -> str:
-    """Return an event as a line for people; empty where it tells nothing that they wait for."""
+    """Return a line of text for an event; empty for an event that is not shown."""
     match event:
         case wire.Started() | wire.Provisioned() | wire.Ready() | wire.Stopped():
             return f"{event.container} on {node}: {event.kind}"

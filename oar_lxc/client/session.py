@@ -1,4 +1,4 @@
-"""The containers of a job, as a context manager over all its nodes.
+"""The session: a context manager that launches and destroys containers on all nodes of a job.
 
 ::
 
@@ -6,8 +6,8 @@
         for outcome in session.run(["hostname"]):
             print(outcome.container, outcome.stdout)
 
-Whatever ends the block, the containers are gone after it: its end, an exception, SIGTERM, SIGINT,
-or the signal that OAR sends at a checkpoint.
+The containers are gone after the block, however it ends: normally, by an exception, by SIGTERM or
+SIGINT, or by the signal that OAR sends at a checkpoint.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ from oar_lxc.remote.agents import Coming, Remote, raise_first
 
 @message
 class ContainerHandle(wire.Container):
-    """A container of a session, and the way to it.
+    """A container of a session, in which commands can be run.
 
-    It has the attributes of :class:`oar_lxc.model.wire.Container`, as they were when it had
-    started; ``ready_seconds`` and ``ready`` follow.
+    It has the attributes of :class:`oar_lxc.model.wire.Container`. Their values are those of the
+    container's start, except ``ready_seconds`` and ``ready``, which are set later.
 
     Attributes:
         image: name of its image.
-        session: whose it is.
+        session: the session that it belongs to.
     """
 
     image: str = ""
@@ -69,7 +69,7 @@ class ContainerHandle(wire.Container):
 
     @property
     def init_pid(self) -> int:
-        """Its ``pid``, as scripts of version 0.1 call it."""
+        """The same as ``pid``; scripts for version 0.1 use this name."""
         return self.pid
 
     def run(
@@ -85,10 +85,10 @@ class Outcome:
 
     Attributes:
         container: the container's name.
-        status: exit status; 128 + number where a signal ended it, 124 where its time was up, 127
-            where there is no such command.
-        stdout: what it wrote there (bytes that are no UTF-8 kept as surrogates).
-        stderr: likewise.
+        status: exit status; 128 + number if a signal ended the command, 124 if its time was up,
+            127 if there is no such command.
+        stdout: its standard output; bytes that are no UTF-8 as surrogates.
+        stderr: its standard error, in the same form.
     """
 
     container: str
@@ -103,31 +103,32 @@ OnOutput = Callable[[str, str, str], None]
 
 
 class Session:
-    """The containers of a job.
+    """The containers that one script of a job launches, and destroys at the end of its block.
 
     Args:
-        spec: what to start, a spec, a group or a list of groups; by default one container of the
+        spec: what to start: a spec, a group or a list of groups; by default one container of the
             default image on each node.
-        job: the job; the one this process runs in by default.
-        wait: when the containers count as launched, instead of the spec's word (see
+        job: the job; by default the job that this process runs in.
+        wait: when the containers count as launched; overrides the spec's (see
             :attr:`oar_lxc.model.spec.Spec.wait`).
-        timeout: seconds that this may take, instead of the spec's.
-        on_progress: is given node and event for all that becomes of containers, such as a
-            :class:`~oar_lxc.client.progress.Progress`. The events of a launch are
+        timeout: seconds that the launch may take; overrides the spec's.
+        on_progress: called with the node and an event whenever the state of a container changes;
+            a :class:`~oar_lxc.client.progress.Progress`, for example. The events of a launch are
             :class:`~oar_lxc.model.wire.Planned`, :class:`~oar_lxc.model.wire.Started`,
             :class:`~oar_lxc.model.wire.Reached`, :class:`~oar_lxc.model.wire.Provisioned`,
-            :class:`~oar_lxc.model.wire.Ready` and :class:`~oar_lxc.model.wire.Failed`, that of
-            its end :class:`~oar_lxc.model.wire.Gone`; see also :meth:`wait`. All have the
-            container's name, ``event.container``.
+            :class:`~oar_lxc.model.wire.Ready` and :class:`~oar_lxc.model.wire.Failed`. The event
+            of the end is :class:`~oar_lxc.model.wire.Gone`; see also :meth:`wait`. Each has the
+            container's name as ``event.container``.
 
     Raises:
-        JobEnvironmentError: this is no job (see :meth:`oar_lxc.model.job.Job.from_environ`).
-        NodeNotPreparedError: the root side did not prepare this node for the job.
+        JobEnvironmentError: this process does not run in a job (see
+            :meth:`oar_lxc.model.job.Job.from_environ`).
+        NodeNotPreparedError: root did not prepare this node for the job.
         SpecError: an argument is not allowed, or the spec does not fit the job.
     """
 
     def __new__(cls, *values: object, **keys: object) -> Session:
-        """Refuse a key that there is not, before Python does it without a hint."""
+        """Refuse an unknown argument with a hint; Python's own error gives none."""
         for key in keys:
             if key in {f.name for f in fields(Group)}:
                 raise SpecError(f"Session: {key} is a Group's: write Session(Group({key}=…))")
@@ -143,7 +144,7 @@ class Session:
         timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        self._token = ""  # tells this session's containers from others'
+        self._token = ""  # identifies the session: its containers carry it
         asked = as_spec(spec)
         self.spec: Spec = replace(
             asked,
@@ -163,7 +164,7 @@ class Session:
         self._planned: dict[str, PlannedContainer] = {}
         self._host_keys: dict[str, str] = {}
         self._handles: dict[str, ContainerHandle] = {}
-        self._failed_nodes: set[str] = set()  # those that the launch's error names already
+        self._failed_nodes: set[str] = set()  # the nodes that the launch's error has named
         self._signals: contextlib.ExitStack = contextlib.ExitStack()
         self._has_numbers = False
 
@@ -179,17 +180,17 @@ class Session:
 
     @property
     def containers(self) -> tuple[ContainerHandle, ...]:
-        """The containers that run, in the order of the plan."""
+        """The containers that the session has started, in the order of the plan."""
         return tuple(
             self._handles[c.name] for c in self.plan.containers if c.name in self._handles
         )
 
     def __enter__(self) -> Session:
-        """Launch the plan on all nodes at once, beside what other sessions of the job have.
+        """Launch the containers on all nodes at once; other sessions of the job keep theirs.
 
         Raises:
-            SpecError: other sessions leave too little, or have a container of one of the names.
-            LaunchError: a container or node failed; all that was started is gone again.
+            SpecError: other sessions leave too little, or have a container of the same name.
+            LaunchError: a container or a node failed; all containers of the session are destroyed.
         """
         self._token = os.urandom(8).hex()
         self._signals = contextlib.ExitStack()
@@ -207,12 +208,12 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Destroy all containers of the session; at a checkpoint they are halted first."""
+        """Destroy all containers of the session; at a checkpoint, halt them first."""
         self._finish(GRACE if isinstance(error, Checkpoint) else 0)
 
     def _finish(self, grace: float = 0) -> None:
         try:
-            from oar_lxc.client.sshfiles import forget_ended  # a launch need not wait for it
+            from oar_lxc.client.sshfiles import forget_ended  # a launch does not need it
 
             with deferred_signals():
                 self.stop(grace)
@@ -222,7 +223,7 @@ class Session:
 
     def _launch(self) -> None:
         if not self.published.in_cpuset:
-            # What OAR does not find at the job's end, the root side does.
+            # At the job's end, root kills the processes in these cgroups that OAR does not find.
             enter_cgroups(self.published.cgroups)
         if failures := self._call(Coming(wire.Launch, self._launch_request)):
             self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}
@@ -231,7 +232,7 @@ class Session:
             self._handles[name] = replace(handle, ready=True)
 
     def _launch_request(self) -> wire.Launch:
-        """Get what there is to get, and tell what is planned."""
+        """Get addresses, cores and keys; tell what is planned; return the request to launch it."""
         allotted = self._allot()
         self.plan = allotted.plan
         self._planned = {container.name: container for container in self.plan.containers}
@@ -251,7 +252,7 @@ class Session:
         )
 
     def _call(self, request: wire.Request | Coming) -> list[ContainerError | NodeError]:
-        """Have agents act, tell what becomes of containers; return what failed."""
+        """Send a request to the agents, pass on their events, and return the failures."""
         failures: list[ContainerError | NodeError] = []
 
         def take(node: str, event: wire.Event) -> None:
@@ -289,7 +290,7 @@ class Session:
         raise NodeError(head, "it allotted nothing: is another version of oar-lxc there?")
 
     def _release(self) -> None:
-        """Give back what :meth:`_allot` got; the containers are gone."""
+        """Give back to the ledger what :meth:`_allot` got; the containers must be gone."""
         head = head_of(self.published.nodes)
         self._remote.collect(wire.Release(self._token), wire.Event, [head])
         self._has_numbers = False
@@ -314,7 +315,7 @@ class Session:
         """Wait until all containers are ready.
 
         Args:
-            what: as :attr:`oar_lxc.model.spec.Spec.wait`.
+            what: what to wait for, as :attr:`oar_lxc.model.spec.Spec.wait`.
             timeout: seconds for all together.
 
         Raises:
@@ -332,18 +333,19 @@ class Session:
         stdin: str | bytes = "",
         on_output: OnOutput | None = None,
     ) -> list[Outcome]:
-        """Run a command as root in containers, in all at once.
+        """Run a command as root in several containers at once.
 
         Args:
             argv: the command and its arguments, found through PATH inside.
-            containers: names, or one name; all by default.
-            timeout: seconds after which it is killed where it still runs.
-            stdin: what it reads.
-            on_output: is given container, stream (``stdout`` or ``stderr``) and text as it comes;
-                the outcomes then carry none.
+            containers: names, or one name; by default all.
+            timeout: seconds after which the command is killed; None: no limit.
+            stdin: the command's standard input.
+            on_output: called with container, stream (``stdout`` or ``stderr``) and text as the
+                output comes; the outcomes then have no output.
 
         Returns:
-            One outcome a container, in the order of the plan.
+            One outcome for each container: in the order of ``containers``, by default in the
+            order of the plan.
 
         Raises:
             SpecError: an argument is not allowed.
@@ -358,12 +360,12 @@ class Session:
         )
 
     def stop(self, grace: float = 0) -> None:
-        """Destroy the session's containers now; the end of the block does it too.
+        """Destroy the session's containers now, and not only at the end of the block.
+
+        A container that cannot be destroyed is logged; the hooks destroy it when the job ends.
 
         Args:
-            grace: seconds that they get to halt by themselves before they are killed.
-
-        What cannot be destroyed here is logged: the hooks do it when the job ends.
+            grace: seconds that containers get to halt by themselves before they are killed.
 
         Raises:
             SpecError: the grace is no number of seconds.
@@ -374,15 +376,15 @@ class Session:
         failures = self._call(wire.Destroy(self._token, grace))
         self._handles.clear()
         if self._has_numbers and not failures:
-            with contextlib.suppress(OarLxcError):  # they are the job's, and end with it
+            with contextlib.suppress(OarLxcError):  # the ledger ends with the job anyway
                 self._release()
         failures = [f for f in failures if f.node not in self._failed_nodes]
         if failures:
-            # The job's end destroys what is left; an error here would hide why the block ended.
-            import structlog  # takes 0.1 s, which a launch should not
+            # Log, and raise nothing: an error here would hide why the block ended.
+            import structlog  # takes 0.1 s, and a launch does not need it
 
-            # Unless the program set it up, structlog writes to standard output, which is the
-            # program's own.
+            # structlog's default is standard output, which belongs to the user's program: use it
+            # only if the program has configured structlog.
             log = (
                 structlog.get_logger()
                 if structlog.is_configured()
@@ -392,15 +394,14 @@ class Session:
                 log.warning("not destroyed yet", reason=str(failure))
 
     def wait(self) -> None:
-        """Stay until a signal ends the job, or OAR does at its walltime.
+        """Wait until a signal ends the job, or OAR ends it at its walltime.
 
-        Meanwhile ``on_progress`` is told of containers in which memory was full, by
-        :class:`~oar_lxc.model.wire.OutOfMemory`, or that stopped, by
-        :class:`~oar_lxc.model.wire.Stopped`.
+        Meanwhile ``on_progress`` gets :class:`~oar_lxc.model.wire.OutOfMemory` when the memory of
+        a container was full, and :class:`~oar_lxc.model.wire.Stopped` when a container stopped.
         """
         self._remote.call(wire.Watch(self._token), self._on_progress)
-        while True:  # where no agent watches any more
-            # Not pause(): a signal just before it would be seen at the next one only.
+        while True:  # reached only when no agent watches any more
+            # Not pause(): a signal that comes just before it would wait for the next signal.
             time.sleep(5)
 
 

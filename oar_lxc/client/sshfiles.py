@@ -1,9 +1,10 @@
-"""The files by which plain ssh, and all that uses it, reaches the containers of a job.
+"""The files with which plain ssh, and programs that use it, reach the containers of a job.
 
-They are in ``~/.ssh/oar-lxc/JOB``: ``config`` with an entry for each container, called
-``CONTAINER.JOB`` (a host's name has no slash), ``id_ed25519``, the job's key, and
-``known_hosts``. They are the user's own, of use only while the job runs, and removed by whichever
-comes first: the end of the job's session, or the next ``oar-lxc ssh-config`` of any job.
+They are in ``~/.ssh/oar-lxc/JOB``: ``config`` has an entry for each container, which is called
+``CONTAINER.JOB`` (a host name has no slash); ``id_ed25519`` is the job's key; ``known_hosts`` has
+the containers' host keys. They belong to the user, and are useful only while the job runs. They
+are removed at the end of the job's last session on its node, or by the next ``oar-lxc ssh-config``
+of any job.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.wire import Container
 
 INCLUDE = "Include oar-lxc/*/config"
-# What an entry for all hosts may have, and the way to a container cannot bear. The keys are of
-# ed25519; the older name of an option is known to all versions.
+# The user's configuration may set these options for all hosts, to values with which ssh does not
+# reach a container. So each entry sets them first. The keys are ed25519. All versions of ssh know
+# the older name, PubkeyAcceptedKeyTypes.
 NOT_FROM_OTHERS = (
     "    HostKeyAlgorithms ssh-ed25519",
     "    PubkeyAcceptedKeyTypes ssh-ed25519",
@@ -39,12 +41,12 @@ NOT_FROM_OTHERS = (
 
 
 def ssh_home() -> Path:
-    """Return the user's ``~/.ssh``, where ssh looks for it: whatever HOME says."""
+    """Return the ``~/.ssh`` that ssh reads: that of the user's account, whatever HOME says."""
     return Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh"
 
 
 def host_name(container: str, job_id: int) -> str:
-    """Return what a container is called by ssh."""
+    """Return the host name that a container has for ssh."""
     return f"{container}.{job_id}"
 
 
@@ -62,12 +64,12 @@ class SshFiles:
 
     @property
     def directory(self) -> Path:
-        """Where they are."""
+        """The directory of the job's files."""
         return self.home / "oar-lxc" / str(self.job_id)
 
     @property
     def config(self) -> Path:
-        """The entries, for ``ssh -F`` or an ``Include``."""
+        """The file with an entry for each container, for ``ssh -F`` or an ``Include``."""
         return self.directory / "config"
 
     def write(
@@ -79,12 +81,12 @@ class SshFiles:
         """Write all files, each whole or not at all.
 
         Args:
-            containers: those of the job.
+            containers: the job's containers.
             keys: ``client``; see :func:`oar_lxc.client.lookup.find_keys`.
             proxy: returns the shell command that passes bytes to a container's sshd.
 
         Raises:
-            OarLxcError: they cannot be written.
+            OarLxcError: a file cannot be written.
         """
         try:
             for directory in (self.home, self.directory.parent, self.directory):
@@ -112,7 +114,7 @@ class SshFiles:
             "# it when the job is over.",
         ]
         for container in containers:
-            # Never a pattern such as *.42, which would be an address as well.
+            # No pattern such as *.42: it would match IP addresses as well.
             lines += [
                 f"Host {host_name(container.name, self.job_id)}",
                 "    User root",
@@ -133,26 +135,26 @@ class SshFiles:
         if self.directory.is_symlink() or not self.directory.is_dir():
             return False
         shutil.rmtree(self.directory, ignore_errors=True)
-        with suppress(OSError):  # other jobs have theirs in it
+        with suppress(OSError):  # not empty: it has files of other jobs
             self.directory.parent.rmdir()
         return not self.directory.exists()
 
 
 def _quoted(path: Path) -> str:
-    """Write a path as ssh_config(5) reads it."""
+    """Quote a path for ssh_config(5)."""
     text = str(path).replace("%", "%%")
     return f'"{text}"' if " " in text else text
 
 
 def known_jobs(home: Path) -> list[int]:
-    """Return the jobs that have files in a ``.ssh``."""
+    """Return the jobs that have files in a ``.ssh`` directory."""
     with suppress(OSError):
         return sorted(int(name) for name in os.listdir(home / "oar-lxc") if name.isdecimal())
     return []
 
 
 def is_included(home: Path) -> bool:
-    """Whether ssh's configuration reads the files of all jobs."""
+    """Whether ssh's configuration includes the files of all jobs."""
     with suppress(OSError):
         text = (home / "config").read_text("utf-8", "surrogateescape")
         return any(line.split() == INCLUDE.split() for line in text.splitlines())
@@ -160,9 +162,9 @@ def is_included(home: Path) -> bool:
 
 
 def include(home: Path) -> bool:
-    """Let ssh's configuration read the files of all jobs; return whether that was new.
+    """Make ssh's configuration include the files of all jobs; return whether it changed.
 
-    The line comes first: further down it would belong to the entry above it.
+    The line goes to the top: further down, it would belong to the entry above it.
 
     Raises:
         OarLxcError: the configuration cannot be read or written.
@@ -171,7 +173,7 @@ def include(home: Path) -> bool:
         return False
     try:
         home.mkdir(mode=0o700, exist_ok=True)
-        config = Path(os.path.realpath(home / "config"))  # it may be a link into somebody's git
+        config = Path(os.path.realpath(home / "config"))  # may be a link into a repository
         before, mode = "", 0o600
         if config.exists():
             before = config.read_text("utf-8", "surrogateescape")
@@ -190,12 +192,13 @@ def include(home: Path) -> bool:
 
 
 def forget_ended(layout: JobLayout, home: Path | None = None) -> None:
-    """Remove what :class:`SshFiles` left of a job whose containers have ended; never an error.
+    """Remove the files of a job that has no containers left on this node; never raise an error.
+
+    While another session of the job has containers here, the user still needs the files.
 
     Args:
-        layout: the job's names; while it has containers on this node, of another session, their
-            user needs the files.
-        home: the user's ``.ssh``; by default the caller's.
+        layout: the job's names.
+        home: the user's ``.ssh``; by default that of the calling user.
     """
     with suppress(OSError, KeyError):
         files = SshFiles(layout.job_id, home or ssh_home())

@@ -1,8 +1,8 @@
-"""Where the containers of jobs were seen last: what saves asking OAR and all nodes each time.
+"""A cache of the node of each container, so that OAR and all nodes need not be asked each time.
 
-A file for each job in the user's ``~/.cache/oar-lxc``. It is a hint and no more: the node itself
-says whether the container is there, and where it is not, or the job is another one by now, all are
-asked again.
+It has one file for each job in the user's ``~/.cache/oar-lxc``. An entry is only a hint: the node
+itself checks whether it has the container. If it does not, or if the number is now another job's,
+OAR and all nodes are asked again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _LONGEST = 1 << 20  # bytes
 
 
 def directory() -> str:
-    """Return where the files are, whatever HOME says."""
+    """Return the cache's directory, in the home directory of the user's account; ignore HOME."""
     return f"{pwd.getpwuid(os.getuid()).pw_dir}/.cache/oar-lxc"
 
 
 def recall(job_id: int) -> dict[str, str]:
-    """Return the node of each container of a job, as far as it is known; never an error."""
+    """Return the node of each container of a job, as far as known; never raise an error."""
     with suppress(OSError, ValueError, KeyError, AttributeError, RecursionError, UsageError):
         with open(f"{directory()}/{job_id}.json", opener=_carefully) as file:
             found = json.loads(file.read(_LONGEST))
@@ -43,7 +43,7 @@ def _carefully(path: str, flags: int) -> int:
 
 
 def remember(job_id: int, nodes: Mapping[str, str]) -> None:
-    """Keep the node of each container of a job, and forget jobs of long ago; never an error."""
+    """Record the node of each container of a job, and remove old files; never raise an error."""
     with suppress(OSError, KeyError):
         place = directory()
         Path(place).mkdir(0o700, parents=True, exist_ok=True)
@@ -56,6 +56,6 @@ def remember(job_id: int, nodes: Mapping[str, str]) -> None:
 
 
 def forget(job_id: int) -> None:
-    """Forget a job; never an error."""
+    """Remove the file of a job; never raise an error."""
     with suppress(OSError, KeyError):
         os.unlink(f"{directory()}/{job_id}.json")
