@@ -1,8 +1,7 @@
-"""Run the agent on nodes of a job, all at once, and hand on what it says.
+"""Run the agent on many nodes of a job at once, and pass on its events.
 
-:mod:`oar_lxc.remote.fanout` gets to a node through oarsh, as the job's user and inside the job's
-cpuset there.
-On the node that this process runs on, the agent is a plain child.
+:mod:`oar_lxc.remote.fanout` reaches other nodes through oarsh, which runs the agent as the job's
+user, in the job's cpuset. On the node of this process, the agent is a plain child.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ OnEvent = Callable[[str, Event], None]
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
-LOST = 255  # the exit status of ssh where the way is lost
-CONNECT_SECONDS = 10  # for ssh to get to a node
-SHELL_SECONDS = 60  # for a login shell to get to our program
+LOST = 255  # the exit status of ssh when the connection fails or is lost
+CONNECT_SECONDS = 10  # for ssh to connect to a node
+SHELL_SECONDS = 60  # for the login shell to start our program
 OARSH = (
     "oarsh",
     "-oForwardAgent=no",
@@ -55,18 +54,18 @@ OARSH = (
 )
 NOT_INSTALLED = re.compile(r"isolated\.py'?: \[Errno 2\]|No module named '?oar_lxc")
 OARSH_SAYS = re.compile(r"^oarsh: ", re.MULTILINE)
-# Nodes that are reached from one node. oarsh takes about 0.08 s of processor time for each, and a
-# branch, which one more node leads to, twice the time that ssh takes to log in.
+# How many nodes are reached directly from one node. Each takes about 0.08 s of CPU time for oarsh;
+# nodes that are reached through another node wait for two logins of ssh.
 WIDTH = 64
 
 
 @dataclass(frozen=True)
 class Coming:
-    """A request that is made while this node's agent comes up.
+    """A request that is made while the agents come up.
 
     Attributes:
-        cls: what it will be.
-        make: returns it.
+        cls: the class of the request.
+        make: makes the request.
     """
 
     cls: type[Request]
@@ -74,12 +73,12 @@ class Coming:
 
 
 class Remote:
-    """The way to the agents of a job's nodes.
+    """The agents of a job's nodes, which it calls.
 
     Args:
         job_id: OAR's job id.
         nodes: names of the job's nodes.
-        local: the one that this process runs on, empty on a frontend.
+        local: the node that this process runs on; empty on a frontend.
         python: the interpreter that has oar_lxc on the nodes.
     """
 
@@ -97,15 +96,15 @@ class Remote:
         on_event: OnEvent,
         nodes: Sequence[str] | None = None,
     ) -> list[NodeError]:
-        """Have the agents of nodes do something, all at once, and wait for all.
+        """Send a request to the agents of several nodes at once, and wait for all of them.
 
         Args:
-            request: what they are asked.
-            on_event: is given the node's name and each event as it comes.
-            nodes: which nodes; all of the job by default.
+            request: the request.
+            on_event: called with the node's name and each event as it comes.
+            nodes: the nodes; by default all nodes of the job.
 
         Returns:
-            The nodes on which it failed as a whole, and why.
+            An error for each node on which the request failed as a whole.
         """
         wanted = self.nodes if nodes is None else tuple(nodes)
         operation = request.cls.kind if isinstance(request, Coming) else request.kind
@@ -142,15 +141,15 @@ class Remote:
     def collect(
         self, request: Request, kind: type[AnyEvent], nodes: Sequence[str] | None = None
     ) -> list[tuple[str, AnyEvent]]:
-        """Return all events of one kind by which agents answer, each with its node.
+        """Send a request; return all answers of one kind, each with its node.
 
         Args:
-            request: what they are asked.
-            kind: the events' class.
-            nodes: which nodes; all of the job by default.
+            request: the request.
+            kind: the class of the events to return.
+            nodes: the nodes; by default all nodes of the job.
 
         Raises:
-            ContainerError: what was asked of a container failed.
+            ContainerError: the request failed for a container.
             NodeError: a node failed as a whole.
         """
         found: list[tuple[str, AnyEvent]] = []
@@ -167,17 +166,17 @@ class Remote:
         return found
 
     def _order(self, nodes: Sequence[str], argv: Sequence[str]) -> bytes:
-        """Return what :class:`oar_lxc.remote.fanout.Order` tells, as a line."""
+        """Return the line of an :class:`oar_lxc.remote.fanout.Order`."""
         order = {"job": self.job_id, "nodes": nodes, "here": "", "argv": argv}
         return json.dumps({**order, "python": self._python, "width": WIDTH}).encode() + b"\n"
 
 
 def _running(argv: Sequence[str], environ: Mapping[str, str]) -> AbstractContextManager[Program]:
-    """Run a module's program beside the block; in a fork of this process, where it may.
+    """Run a module as a program during the block, in a fork of this process if that is possible.
 
     Args:
-        argv: of :func:`oar_lxc.linux.isolated.isolated`.
-        environ: its environment.
+        argv: the command, from :func:`oar_lxc.linux.isolated.isolated`.
+        environ: the program's environment.
     """
     python, _, _, module, *_ = argv
 
@@ -190,10 +189,10 @@ def _running(argv: Sequence[str], environ: Mapping[str, str]) -> AbstractContext
 
 
 def oarsh_environ(job_id: int) -> dict[str, str]:
-    """Return the variables by which oarsh gets to the nodes of a job.
+    """Return the environment variables with which oarsh reaches the nodes of a job.
 
-    Inside a cpuset, oarsh knows the job by itself; on a frontend by its id. With the cpuset off it
-    wants OAR's key of the job, of which prepare gave the user a copy.
+    In a cpuset, oarsh finds the job by itself; on a frontend, by the job's id. With OAR's cpuset
+    off, it needs OAR's key of the job; prepare gave a copy to the user.
     """
     environ = {"OAR_JOB_ID": str(job_id)}
     key = JobLayout(job_id).job_key
@@ -203,7 +202,7 @@ def oarsh_environ(job_id: int) -> dict[str, str]:
 
 
 class _Answers:
-    """Turns lines of agents into events, and ends into failures."""
+    """Turns the lines of agents into events, and the way in which they end into errors."""
 
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event
@@ -214,7 +213,7 @@ class _Answers:
         self._status: dict[str, int] = {}
 
     def take(self, node: str, line: bytes) -> None:
-        """Take one line that a node wrote to its standard output."""
+        """Take one line of the standard output of a node's agent."""
         if line == UP:
             self._begun.add(node)
         if line in (b"", UP):
@@ -236,7 +235,7 @@ class _Answers:
     def take_far(self, line: bytes) -> None:
         """Take one line of :mod:`oar_lxc.remote.fanout`."""
         if not line:
-            return  # it is still there
+            return  # a heartbeat
         node, what, *content = json.loads(line)
         if what == "up":
             self._begun.add(node)
@@ -246,14 +245,14 @@ class _Answers:
             self.end(node, *content)
 
     def end(self, node: str, status: int, said: str = "") -> None:
-        """Take the exit status of a node's agent, and what it wrote to its standard error."""
+        """Take the exit status and the standard error of a node's agent."""
         self._status[node] = status
         if said and debugging():
             sys.stderr.write(f"node {node} said:\n{said.rstrip()}\n")
         self._stderr.setdefault(node, []).extend(said.splitlines())
 
     def failure(self, node: str) -> NodeError | None:
-        """Return why a node failed, None where it did not."""
+        """Return the error of a node; None if the request was carried out there."""
         if node in self._done:
             return None
         if node in self._reason:
@@ -266,15 +265,15 @@ class _Answers:
 
 
 def why_not_begun(status: int, said: str, begun: bool = False) -> str:
-    """Return why a program of ours did not do its work on a node, as a sentence for the user.
+    """Return why our program did not run on a node, as a sentence for the user.
 
     Args:
         status: the exit status of oarsh.
-        said: what it and the login shell wrote.
-        begun: whether the program said that it had begun.
+        said: the output of oarsh and the login shell.
+        begun: whether our program has begun.
 
     Returns:
-        The reason, empty where it is the program's own to tell.
+        The reason; empty if the program began and failed by itself.
     """
     last = (said.strip().splitlines() or [""])[-1]
     if "oarsh: Cannot find cpuset file" in said:
@@ -300,7 +299,7 @@ def why_not_begun(status: int, said: str, begun: bool = False) -> str:
 
 
 def stuck_shell() -> str:
-    """Return what is told of a node where our program does not begin."""
+    """Return the error of a node whose login shell does not start our program in time."""
     return (
         f"your login shell there did not start oar-lxc within {SHELL_SECONDS} s: look at whether "
         "~/.bashrc, or your shell's file like it, waits for input or starts another shell"
@@ -308,6 +307,6 @@ def stuck_shell() -> str:
 
 
 def raise_first(errors: Sequence[OarLxcError]) -> None:
-    """Raise the first of some errors, where there is one."""
+    """Raise the first error, if there is one."""
     for error in errors:
         raise error

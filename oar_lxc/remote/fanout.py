@@ -1,22 +1,26 @@
-"""Run a program on many nodes at once, through oarsh: ``oar_lxc.remote.fanout``.
+"""The fanout, which runs a program on many nodes at once, through oarsh.
 
-It reads an order (:class:`Order`), one line of JSON, and after it what the program is to read on
-each node. It writes lines of JSON: :data:`oar_lxc.model.wire.UP` first; a list of node and
-``up`` when the program has begun; one of node, ``line`` and text for each line that it writes;
-and one of node, ``end``, exit status and standard error when it has ended. An empty line each
-second tells that it is still there.
+The fanout is a program, ``oar_lxc.remote.fanout``. It reads an order (:class:`Order`), which is
+one line of JSON, and then the input for the program on each node. It writes lines of JSON:
 
-The program says that it is up by the same line. What stands before it is of the user's login
-shell, and is of interest where the program does not come up. It is given what it is to read when
-it is up: dotfiles that read their standard input get nothing of it.
+- :data:`oar_lxc.model.wire.UP` first;
+- ``[node, "up"]`` when the program has begun on a node;
+- ``[node, "line", text]`` for each line that the program writes;
+- ``[node, "end", status, standard error]`` when the program has ended;
+- an empty line each second, as a heartbeat.
 
-More nodes than one is to reach are parted into branches. The first node of each runs this same
-program, with an order for its branch. It gets the order when it is up, and not before: where it
-does not get that far, nothing was done in its branch, and the others of it are reached without it.
-Where it is lost later, those of its branch that have not ended are told as ended, with the reason.
+The program on a node writes ``UP``, too, when it has begun. Text before that line comes from the
+user's login shell, and matters only if the program does not begin. The program gets its input only
+after that line, so that dotfiles which read standard input take nothing of it.
 
-A process of its own: oarsh runs as oar, whose processes a user can neither kill nor wait for. This
-one can be killed at any time.
+If the nodes are more than the width, the fanout divides them into branches. The first node of a
+branch runs this same program, and gets an order for its branch when it has begun. If it does not
+begin, nothing was done in the branch, and the fanout reaches the other nodes without it. If it is
+lost later, the fanout reports an end, with the reason, for all nodes of the branch that have not
+ended.
+
+The fanout is a process of its own, which can be killed at any time. oarsh runs as user oar: the
+job's user can neither kill its processes nor wait for them.
 """
 
 from __future__ import annotations
@@ -41,24 +45,24 @@ from oar_lxc.linux.run import Program
 from oar_lxc.model.wire import UP
 from oar_lxc.remote.agents import LOST, OARSH, SHELL_SECONDS, oarsh_environ, stuck_shell
 
-UP_SECONDS = 10  # for the first node of a branch; the others are reached without it then
-SILENT_SECONDS = 60  # after which the first node of a branch is lost
-FILES = 3  # that are open for each node
+UP_SECONDS = 10  # for the first node of a branch; after that, the others are reached without it
+SILENT_SECONDS = 60  # without output from the first node of a branch: then it counts as lost
+FILES = 3  # open files for each node
 OTHER_FILES = 64
 READ_SIZE = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be run where.
+    """The program to run, and the nodes to run it on.
 
     Attributes:
-        job: the job that the nodes are of.
-        nodes: where the program runs.
-        here: what this node is called, where it runs here too; else empty.
+        job: the id of the nodes' job.
+        nodes: the nodes to run the program on, through oarsh.
+        here: the name of this node, if the program is to run here, too; else empty.
         argv: the program and its arguments.
         python: the interpreter that has oar_lxc on the nodes.
-        width: how many nodes are reached from one.
+        width: how many nodes may be reached directly from one node.
     """
 
     job: int
@@ -74,16 +78,16 @@ class Order:
 
 
 class _Way:
-    """The way to a program on one node.
+    """The connection to the program on one node.
 
     Args:
-        fanout: what is told of it.
+        fanout: gets the reports on the program.
         node: the node's name.
-        argv: what is started: the program itself, or oarsh with it.
+        argv: the command to start here: the program itself, or oarsh with the program.
 
     Attributes:
         node: the node's name.
-        quiet: seconds in which nothing came from there.
+        quiet: seconds since the last output from there.
     """
 
     def __init__(self, fanout: Fanout, node: str, argv: Sequence[str]) -> None:
@@ -94,24 +98,24 @@ class _Way:
         self._watched: set[int] = set()
         self._up = False
         self._noise: list[str] = []
-        self._part = b""  # of a line
+        self._part = b""  # an unfinished line
         self._unsent: list[memoryview] = []
         self._watch(self._program.stdout, selectors.EVENT_READ, self._read)
 
     def begin(self) -> None:
-        """Do what is to be done when the program is up."""
+        """Report that the program has begun, and send its input."""
         self._fanout.tell(self.node, "up")
         self.send(self._fanout.input)
 
     def look(self) -> None:
-        """Give it up where it does not come up; called each second."""
+        """Give the node up if the program does not begin in time; called each second."""
         self.quiet += 1
         if not self._up and self.quiet > SHELL_SECONDS:
             self.leave()
             self.end(LOST, stuck_shell())
 
     def send(self, *data: bytes) -> None:
-        """Let the program read this, and no more."""
+        """Send all of the program's input, and close it."""
         self._unsent = [memoryview(part) for part in data if part]
         os.set_blocking(self._program.stdin, False)
         self._watch(self._program.stdin, selectors.EVENT_WRITE, self._write)
@@ -119,7 +123,7 @@ class _Way:
     def hear(self, line: bytes) -> None:
         """Take a line that the program wrote, or the login shell before it."""
         if not line:
-            return  # it is still there
+            return  # a heartbeat
         if self._up:
             self.take(line)
         elif line == UP:
@@ -129,19 +133,19 @@ class _Way:
             self._noise.append(line.decode("utf-8", "surrogateescape"))
 
     def take(self, line: bytes) -> None:
-        """Take a line that the program wrote."""
+        """Report a line that the program wrote."""
         self._fanout.tell(self.node, "line", line.decode("utf-8", "surrogateescape"))
 
     def end(self, status: int, said: str) -> None:
-        """Take its exit status and what it wrote to its standard error."""
+        """Report the program's exit status and its standard error."""
         self._fanout.tell(self.node, "end", status, self._all(said))
 
     def _all(self, said: str) -> str:
-        """Return what was written to standard error, after the login shell's own words."""
+        """Return the standard error, after the shell's output if the program has not begun."""
         return said if self._up else "\n".join([*self._noise, said])
 
     def leave(self) -> None:
-        """Have no more to do with the program, which ends when it can hand nothing on."""
+        """Drop the connection; the program ends when it can write no more."""
         for fd in tuple(self._watched):
             self._unwatch(fd)
         self._program.leave()
@@ -169,7 +173,7 @@ class _Way:
         if not data:
             self.hear(self._part)
             self._unwatch(self._program.stdout)
-            # It may stay a while yet.
+            # The process may end later than its output.
             pidfd = os.pidfd_open(self._program.pid)
             self._watch(pidfd, selectors.EVENT_READ, lambda: self._reap(pidfd))
 
@@ -190,12 +194,12 @@ class _Way:
 
 
 class _Branch(_Way):
-    """The way to the first node of a branch, which leads to the others.
+    """The connection to the first node of a branch, which reaches the others.
 
     Args:
-        fanout: what is told of it.
+        fanout: gets the reports on all nodes of the branch.
         node: the first node.
-        argv: as above; it runs this module there.
+        argv: the command to start here: oarsh with this module as the program.
         others: the other nodes of the branch.
     """
 
@@ -207,19 +211,23 @@ class _Branch(_Way):
         self._open = {node, *others}  # nodes that have not ended
 
     def begin(self) -> None:
-        """Give the first node its order."""
+        """Send the first node its order, and the program's input."""
         order = replace(self._fanout.order, nodes=self._others, here=self.node)
         self.send(order.line(), self._fanout.input)
 
     def take(self, line: bytes) -> None:
-        """Pass on what the branch tells."""
+        """Pass on a report of the branch."""
         node, kind, *_ = json.loads(line)
         if kind == "end":
             self._open.discard(node)
         self._fanout.pass_on(line)
 
     def end(self, status: int, said: str) -> None:
-        """Tell of those that had not ended, or reach them without the first node."""
+        """Report the first node's end; then reach the others, or report their end.
+
+        If the first node has not begun, reach the others without it. If it was lost later, report
+        the end of those that have not ended.
+        """
         said = self._all(said)
         others = [node for node in self._others if node in self._open]
         if self.node in self._open:
@@ -232,10 +240,10 @@ class _Branch(_Way):
             self._fanout.tell(node, "end", LOST, f"{self.node}, which leads to it, is lost: {why}")
 
     def look(self) -> None:
-        """Give it up where nothing is heard of it; called each second."""
+        """Give the branch up if its first node is silent for too long; called each second."""
         super().look()
         if not self._up and self._others and self.quiet > UP_SECONDS:
-            # It may come up yet, and is then on its own.
+            # The first node may still begin; it then runs the program on itself alone.
             others, self._others, self._open = self._others, (), {self.node}
             self._fanout.reach(others)
         elif self._up and self.quiet > SILENT_SECONDS:
@@ -244,18 +252,18 @@ class _Branch(_Way):
 
 
 class Fanout:
-    """What goes out from this node.
+    """Carries out an order from this node.
 
     Args:
-        order: what to do.
-        input: what the program is to read on each node.
+        order: the order.
+        input: the program's input on each node.
 
     Attributes:
-        order: likewise.
-        input: likewise.
-        environ: the environment of what is started.
-        ways: the ways that are open.
-        selector: watches their pipes, and calls what each came with.
+        order: the order.
+        input: the program's input on each node.
+        environ: the environment of the commands that are started here.
+        ways: the open connections.
+        selector: watches their pipes; the data of each is the function to call.
     """
 
     def __init__(self, order: Order, input: bytes) -> None:
@@ -270,7 +278,7 @@ class Fanout:
         """Carry out the order.
 
         Raises:
-            BrokenPipeError: nobody is there any more to tell it to.
+            BrokenPipeError: the reader of our output is gone.
         """
         if self.order.here:
             self._start(self.order.here)
@@ -279,12 +287,12 @@ class Fanout:
         due = time.monotonic() + 1
         while self.ways:
             for key, _ in self.selector.select(max(0.0, due - time.monotonic())):
-                # What came before in this round may have ended the watch of it.
+                # An earlier call of this round may have stopped watching this file.
                 if self.selector.get_map().get(key.fd) is key:
                     key.data()
             if time.monotonic() >= due:
-                # However long a round took, it counts as one second: it takes long where nobody
-                # reads what is told, and what was to be heard of nodes meanwhile comes after it.
+                # A round counts as one second, however long it took. It takes long when our reader
+                # does not read; output of the nodes from that time is read only afterwards.
                 due = time.monotonic() + 1
                 self.pass_on(b"")
                 for way in list(self.ways):
@@ -293,19 +301,19 @@ class Fanout:
         self._flush()
 
     def reach(self, nodes: Sequence[str]) -> None:
-        """Run the program on nodes; in branches, where they are more than the width."""
+        """Run the program on nodes; in branches if they are more than the width."""
         if len(nodes) <= self.order.width:
             for node in nodes:
                 self._start(node)
             return
-        # About as many branches as there are nodes in each: none has much more to do than others.
+        # About as many branches as nodes in a branch, so that each node has about the same work.
         count = min(self.order.width, math.isqrt(len(nodes) - 1) + 1)
         ends = [len(nodes) * i // count for i in range(count + 1)]
         for begin, end in pairwise(ends):
             self._start(*nodes[begin:end])
 
     def _start(self, node: str, *others: str) -> None:
-        """Run the program on a node, and through it on others."""
+        """Run the program on a node, and through this node on others."""
         order = self.order
         try:
             way: _Way
@@ -323,11 +331,11 @@ class Fanout:
         self.ways.append(way)
 
     def tell(self, *what: str | int) -> None:
-        """Tell something of a node."""
+        """Write a report on a node."""
         self.pass_on(json.dumps(what).encode())
 
     def pass_on(self, line: bytes) -> None:
-        """Tell what is a line already."""
+        """Write a line, with the next flush."""
         self._told.append(line)
 
     def _flush(self) -> None:
@@ -341,12 +349,12 @@ def _write(data: bytes) -> None:
 
 
 def _oarsh(node: str, argv: Sequence[str]) -> list[str]:
-    # exec: nothing that a shell does at its end comes after what the program writes.
+    # exec: the login shell runs nothing after the program, and so adds nothing to its output.
     return [*OARSH, node, f"exec {shlex.join([*debug_words(), *argv])}"]
 
 
 def _allow_files(count: int) -> None:
-    """Let this process have so many files open, as far as it may."""
+    """Raise the limit of open files to ``count`` and some more, as far as allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + OTHER_FILES
     if soft < wanted and soft != resource.RLIM_INFINITY:
@@ -358,14 +366,14 @@ def main() -> None:
     """Carry out the order on standard input."""
     with one_sentence(tell_on_stderr):
         try:
-            _write(b"\n" + UP + b"\n")  # what a shell wrote before may lack the end of its line
+            _write(b"\n" + UP + b"\n")  # the shell's text before may lack a newline
             line = sys.stdin.buffer.readline()
             if not line:
-                return  # whoever was to give an order is gone
+                return  # the caller is gone, and gave no order
             order = Order(**json.loads(line))
             Fanout(order, sys.stdin.buffer.read()).run()
         except BrokenPipeError:
-            # Whoever asked is gone. What was started finds that out when this process is, too.
+            # The caller is gone. The programs on the nodes notice when this process is gone, too.
             sys.exit(LOST)
 
 
