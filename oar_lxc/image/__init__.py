@@ -1,10 +1,10 @@
-"""Images: root file systems that containers share, named, identified by a digest, never changed.
+"""Images: root file systems that containers share. A digest identifies each; none ever changes.
 
-An image is ``NAME/rootfs`` in the image directory of a node, owned by root with the ids as they
-are inside a container; each job sees it through a read-only mount that shifts them. Users have
-images of their own as archives in their homes.
+An image is ``NAME/rootfs`` in a node's store. Its files have the ids that they have inside a
+container; each job sees it through a read-only mount that shifts them. Users have images of their
+own as archives in their homes.
 
-Users and root run it. It imports :mod:`oar_lxc.linux` and :mod:`oar_lxc.model`.
+Users and root run this code. It imports :mod:`oar_lxc.linux` and :mod:`oar_lxc.model`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used: a launch needs few of them, and hooks less."""
+    """Load a public name when it is first used: a launch needs few of them, a hook fewer."""
     for module, names in _HOMES.items():
         if name in names:
             from importlib import import_module

@@ -1,4 +1,4 @@
-"""Where this machine's apt gets a Debian release from: images are built from the same place."""
+"""Find the sources from which this machine's apt gets a Debian release, to build images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LISTS = Path(STATE, "lists")
 
 
 def lists_script(lists: Path = LISTS) -> str:
-    """Return shell lines that give the system at ``$1`` the lists of packages that this host has.
+    """Return shell lines that copy this host's lists of packages into the system at ``$1``.
 
-    apt there asks the mirrors whether they are the newest, compares them with the signed digests,
-    and fetches and unpacks what is not.
+    apt in that system asks the mirrors for newer lists and compares the digests, which are signed.
+    So it fetches and unpacks only the lists that are out of date.
 
     Args:
-        lists: where this host's apt has them.
+        lists: the directory in which this host's apt keeps its lists.
     """
     return (
         'mkdir -p "$1/var/lib/apt/lists"\n'
@@ -37,7 +37,7 @@ def lists_script(lists: Path = LISTS) -> str:
 def host_sources(suite: str) -> list[str]:
     """Return the ``sources.list`` lines of a Debian release, as this host's apt uses it.
 
-    apt tells of sources whose lists it has: where it has none yet, root fetches them.
+    apt names only sources whose lists it has. If it has none for the release, root fetches them.
 
     Raises:
         ImageError: the host's apt does not know the release.
@@ -59,7 +59,7 @@ def host_sources(suite: str) -> list[str]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Let no other of us fetch lists meanwhile: apt does not wait for one that does, but fails."""
+    """Let only one oar-lxc fetch lists at a time, as a second apt fails instead of waiting."""
     fd = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -77,7 +77,7 @@ def _known_sources(suite: str) -> list[str]:
         uri, release, component, signed_by = line.split("|")
         if release not in wanted:
             continue
-        # apt prints the field's name where the source does not say it.
+        # apt prints the field's name if the source has no such field.
         option = "" if signed_by.startswith("$") or not signed_by else f"[signed-by={signed_by}] "
         lines.append(f"deb {option}{uri} {release} {component}")
     return list(dict.fromkeys(lines))

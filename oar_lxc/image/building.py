@@ -25,20 +25,20 @@ from oar_lxc.model.image_name import ImageName
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
 Follow = Callable[[Callable[[], str]], None]
-# The ssh server's package makes each key that is not there, and of these the script that prepares
-# a Debian system leaves none. An RSA key takes seconds.
+# The ssh server's package makes each missing host key, and the script that prepares a Debian
+# system removes them all again. An RSA key takes seconds, so this puts an empty file in its place.
 NO_SLOW_KEY = 'mkdir -p "$1/etc/ssh" && touch "$1/etc/ssh/ssh_host_rsa_key"'
-SBIN = "/usr/sbin:/sbin"  # which users do not have on their PATH
+SBIN = "/usr/sbin:/sbin"  # not in the PATH of users
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a user builds, with the ids of a job: they cannot enter the user's home.
+    """The place where a user builds with a job's ids, as these ids cannot enter the user's home.
 
     Attributes:
-        directory: a directory of the job that root of the ids may enter by its group.
-        inside: returns the command that runs another as root of the ids.
-        environ: variables of what is run there.
+        directory: a directory of the job that root of the job's ids may enter by its group.
+        inside: returns the command that runs another as root of the job's ids.
+        environ: variables of the commands there.
     """
 
     directory: Path
@@ -47,19 +47,19 @@ class Workshop:
 
 
 def build(name: str, directory: Path = DIRECTORY, say: Say | None = None) -> Path:
-    """Build an image by the ready recipe of its name, unless it exists, and publish it whole.
+    """Build and publish the image of a ready recipe, unless it exists.
 
     Args:
         name: one of :data:`~oar_lxc.image.recipes.RECIPES`.
-        directory: where images are.
-        say: is told what is done, a line at a time.
+        directory: the store's directory.
+        say: called with each line about the progress.
 
     Returns:
         The root file system's directory.
 
     Raises:
-        ImageError: there is no such recipe, a program that is needed is missing, or mmdebstrap
-            failed; nothing is left of the attempt.
+        ImageError: there is no such recipe, a program is missing, or mmdebstrap failed; nothing
+            is left of the attempt.
     """
     parsed = ImageName.parse(name)
     recipe = recipe_for(parsed.name)
@@ -78,19 +78,19 @@ def build_image(
     progress: Progress = lambda done, total: None,
     follow: Follow = lambda last: None,
 ) -> Record:
-    """Build an image by a recipe and publish it whole.
+    """Build an image by a recipe, and publish it.
 
     Args:
-        store: where it is to be.
-        name: what it is to be called.
-        recipe: what is built.
-        say: is told what is done, a line at a time.
-        workshop: where those who are not root build.
-        progress: is told how far it is, once there is a system.
-        follow: is given what returns all that mmdebstrap wrote so far, for whoever waits for it.
+        store: the store that gets it.
+        name: the image's name.
+        recipe: how to build it.
+        say: called with each line about the progress.
+        workshop: the place of the build if the caller is not root.
+        progress: called with the bytes done and in all, once mmdebstrap writes the system.
+        follow: called with a function that returns all that mmdebstrap wrote so far.
 
     Raises:
-        ImageError: it cannot be; nothing is left of the attempt.
+        ImageError: the build failed; nothing is left of the attempt.
     """
     say = say or (lambda text: None)
     store.refuse_existing(name)
@@ -108,7 +108,7 @@ def build_image(
         work = scratch
         command = mmdebstrap(recipe, sources)
         if workshop is None:
-            # Its directory is for the time of the build.
+            # Without syncs: mmdebstrap's directory is needed only during the build.
             command = contained(unsynced(command))
         else:
             command = mortal(workshop.inside(contained(command)))
@@ -116,7 +116,7 @@ def build_image(
                 prefix=".build-", dir=workshop.directory, ignore_cleanup_errors=True
             )
             work = Path(stack.enter_context(made))
-            work.chmod(0o770)  # its group is that of root inside
+            work.chmod(0o770)  # its group is root's group inside
         path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
         env = {**os.environ, "PATH": path, "TMPDIR": str(work)}
         if workshop is not None:
@@ -134,7 +134,7 @@ def build_image(
 def mmdebstrap(recipe: Recipe, sources: Path) -> list[str]:
     """Return the command that builds a recipe's system and writes it as a tar archive."""
     script = f'chroot "$1" sh -eu -c {shlex.quote(recipe.script)}'
-    # Where packages are unpacked only, mmdebstrap has no later moment.
+    # With the variant "extract", mmdebstrap runs no later hook.
     hook = "extract" if recipe.variant == "extract" else "customize"
     return [
         "mmdebstrap",

@@ -1,4 +1,4 @@
-"""Which form a source has, by what is inside: never by its name, nor by what comes first in it."""
+"""Recognise the form of an image's source by its content, never by its name or first member."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from oar_lxc.errors import ImageError
 from oar_lxc.image.pipeline import Source
 from oar_lxc.image.tarstream import FILE, LINKS
 
-FIRST = 70_000  # bytes of a file that tell what it is
+FIRST = 70_000  # bytes at a file's start that tell its form
 
-# What unpacks: how its files begin, the program and its package.
+# Programs that unpack: the first bytes of their files, the command, and its package.
 PACKERS = (
     (b"\x1f\x8b", ("gzip", "-dc"), "gzip"),
     (b"\xfd7zXZ\0", ("xz", "-dc"), "xz-utils"),
-    # By itself it takes windows of 128 MiB at most, and who packs may use larger ones.
+    # zstd's default limit is a window of 128 MiB, and archives may use larger ones.
     (b"\x28\xb5\x2f\xfd", ("zstd", "-dc", "--long=31"), "zstd"),
-    # A frame that is to be skipped, which parallel packers begin with.
+    # A skippable frame: parallel packers write one first.
     *(
         (bytes([0x50 + n]) + b"\x2a\x4d\x18", ("zstd", "-dc", "--long=31"), "zstd")
         for n in range(16)
@@ -29,7 +29,7 @@ SQUASHFS = b"hsqs"
 
 _UNPACK = "unpack it first ({})"
 _MOUNT = "mount it and import the directory ({})"
-# What cannot be read: where a file says so, its bytes, what it is, and the way.
+# Forms that cannot be read: position and bytes that tell the form, its name, and what to do.
 _OTHERS = (
     (0, b"BZh", "packed with bzip2", _UNPACK.format("bzip2 -d")),
     (0, b"\x04\x22\x4d\x18", "packed with lz4", _UNPACK.format("lz4 -d")),
@@ -122,24 +122,24 @@ _OTHERS = (
     ),
 )
 _PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
-_BOOT = (510, b"\x55\xaa")  # last: it is two bytes
+_BOOT = (510, b"\x55\xaa")  # tested last, as two bytes may match by chance
 
-# What everybody's root has at its top, and hardly anything else has.
+# Names at the top of each root file system, and of hardly anything else.
 _SURE = {b"bin", b"dev", b"etc", b"lib", b"lib64", b"proc", b"sbin", b"sys", b"usr", b"var"}
 _PROGRAMS = {b"bin", b"sbin", b"usr"}
-_DEEPEST = 4  # directories above a root file system
-_LEGACY = re.compile(r"[0-9a-f]{64}/layer\.tar")  # of docker
+_DEEPEST = 4  # directories above a root file system at most
+_LEGACY = re.compile(r"[0-9a-f]{64}/layer\.tar")  # Docker's
 
 
 def refuse_other(first: bytes, packed: str = "") -> None:
-    """Refuse what is none of the forms that can be read, and say what it is.
+    """Refuse a known form that cannot be read, and name it.
 
     Args:
-        first: :data:`FIRST` bytes of a file, or fewer.
-        packed: the program that packed what they come from; empty where none did.
+        first: the first :data:`FIRST` bytes of a file, unpacked, or fewer.
+        packed: the program that packed the file; empty if it was not packed.
 
     Raises:
-        ImageError: it is something else that is known.
+        ImageError: the form is known and cannot be read.
     """
     around = f", packed with {packed}" if packed else ""
     for at, magic, what, way in _OTHERS:
@@ -186,10 +186,10 @@ _REFERENCE = re.compile(r"(?:[a-z0-9.-]+(?::[0-9]+)?/)*[a-z0-9._-]+:[A-Za-z0-9._
 
 
 def refuse_elsewhere(source: str) -> None:
-    """Refuse what is no file here, where it names something that would have to be fetched.
+    """Refuse a source that is not a file here, if it names something to fetch.
 
     Raises:
-        ImageError: it does; the message says how.
+        ImageError: it does; the message says how to get it.
     """
     for form, why in _FETCH:
         if match := re.fullmatch(form, source):
@@ -201,14 +201,14 @@ def refuse_elsewhere(source: str) -> None:
 
 @dataclass
 class Contents:
-    """What is in an archive, as far as it had to be read to know its form.
+    """The members of an archive that had to be read to know its form.
 
     Attributes:
-        is_tree: whether its top is that of a root file system.
-        is_cut: whether it could not be read further.
-        files: where the content of each file begins, and how long it is.
-        links: where links lead.
-        tops: what lies directly below directories that may be the top of one.
+        is_tree: whether its top is the top of a root file system.
+        is_cut: whether reading failed before its end.
+        files: position and size of the content of each file, by name.
+        links: target of each link, by name.
+        tops: names directly below each directory that may be the top of a root file system.
     """
 
     is_tree: bool = False
@@ -223,10 +223,10 @@ class Contents:
         return not (self.is_tree or self.files or self.links or self.tops)
 
     def top(self) -> bytes:
-        """Return the directory that has the root file system; empty where it is the top itself.
+        """Return the directory that has the root file system; empty for the top itself.
 
         Raises:
-            ImageError: there is none, or there are several.
+            ImageError: there are several.
         """
         found = [top for top, names in self.tops.items() if b"etc" in names and names & _PROGRAMS]
         found = sorted(t for t in found if not any(t.startswith(o + b"/") for o in found))
@@ -241,10 +241,10 @@ class Contents:
         return found[0]
 
     def refuse_parts(self) -> None:
-        """Refuse what belongs to an image and is not all of it.
+        """Refuse an archive that is only a part of an image.
 
         Raises:
-            ImageError: it is such.
+            ImageError: it is one.
         """
         if self.is_tree or self.is_cut:
             return
@@ -269,7 +269,7 @@ class Contents:
 def look_into(source: Source) -> Contents:
     """Read an archive until its form is known.
 
-    That of a root file system is known soon; others are read to their end.
+    The first members show a root file system; other archives are read to their end.
     """
     found = Contents()
     try:
@@ -290,19 +290,19 @@ def look_into(source: Source) -> Contents:
             elif member.kind in LINKS:
                 found.links[name] = os.fsdecode(member.target)
     except ImageError:
-        found.is_cut = True  # whoever reads it in earnest tells why
+        found.is_cut = True  # the later, complete read raises the error
     return found
 
 
 def top_of(names: Iterable[str], children: dict[str, set[str]]) -> str:
-    """Return which directory in a directory has the root file system; empty where it is itself.
+    """Return the name of the subdirectory with the root file system; empty for the directory.
 
     Args:
-        names: what is in it.
-        children: what is in those of them that are directories.
+        names: the names in the directory.
+        children: for each of its subdirectories, the names in it.
 
     Raises:
-        ImageError: there are several.
+        ImageError: several subdirectories have one.
     """
     found = Contents(is_tree=any(os.fsencode(name) in _SURE for name in names))
     found.tops = {

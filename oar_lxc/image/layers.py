@@ -1,12 +1,12 @@
-"""The layers of an image of OCI or Docker, as one tree: what is on top hides what is below.
+"""Merge the layers of an image of OCI or Docker, where an upper layer hides those below.
 
-Layers are read twice. The first time, their digests are checked, and it is found out which member
-each path of the tree comes from; the second time, those members alone are handed on. So nothing
-is unpacked that a later layer takes away, and nothing needs root. umoci, the usual program for it,
-unpacks all layers into a directory: as root, or the owners are lost, and it would be packed again
-from there. Many images are no layout, which is all that umoci reads.
+Layers are read twice. The first time, their digests are checked, and each path of the result is
+traced to its member. The second time, only those members are passed on. So nothing is unpacked
+that a later layer removes, and nothing needs root. umoci, the usual program, unpacks all layers
+into a directory, which would have to be packed again; without root, it loses the owners. It also
+reads only layouts, and many images are none.
 
-What a layer means is said in https://github.com/opencontainers/image-spec/blob/main/layer.md
+The format of layers: https://github.com/opencontainers/image-spec/blob/main/layer.md
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from oar_lxc.image.tarstream import (
 
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
-_OTHER_WHITEOUTS = b".wh..wh."  # names of AUFS's own, which mean nothing here
+_OTHER_WHITEOUTS = b".wh..wh."  # AUFS's own names, without a meaning here
 _HASHES = ("sha256", "sha384", "sha512")
 
 Heard = Callable[[memoryview], object]
@@ -43,9 +43,9 @@ class Layer:
     """One layer.
 
     Attributes:
-        name: how errors call it.
-        digest: that of its archive, unpacked, as the image tells it.
-        open: opens its archive, unpacked; what it is given hears all that is read.
+        name: its name in errors.
+        digest: the digest of its unpacked archive, as the image states it.
+        open: opens its unpacked archive; its argument is called with all data that is read.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Opened:
-    """A layer's archive that is open.
+    """An open archive of a layer.
 
     Attributes:
-        reader: where it is read.
-        finish: waits for what unpacks it.
+        reader: reads it.
+        finish: waits for the program that unpacks it.
     """
 
     reader: Reader
@@ -68,13 +68,13 @@ class Opened:
 
 @dataclass(slots=True)
 class _Node:
-    """What is at a path: the member that made it, which hard links share.
+    """A path of the merged tree, with the member that made it; hard links share the member.
 
     Attributes:
         kind: as in a tar archive.
         layer: number of the layer that put it there.
-        origin: layer and number of the member that it is; None for a directory that no layer has.
-        children: of a directory, by name.
+        origin: layer and number of the member; None for a directory that no layer has.
+        children: nodes in a directory, by name.
     """
 
     kind: bytes
@@ -97,14 +97,14 @@ class Layers:
 
     @property
     def done(self) -> int:
-        """How many bytes were read the second time."""
+        """How many bytes the second reading has read."""
         return self._before + (self._reader.done if self._reader else 0)
 
     def members(self) -> Iterator[Member]:
         """Yield the members of the merged tree.
 
         Raises:
-            ImageError: a layer is not what the image says, or has what no image may have.
+            ImageError: a layer has another digest, or a member that no image may have.
         """
         names = _names(self._merged())
         for number, layer in enumerate(self._layers):
@@ -122,11 +122,11 @@ class Layers:
                 self._reader = None
 
     def stream(self, size: int) -> Iterator[memoryview]:
-        """Yield the content of the member that came last."""
+        """Yield the content of the last member."""
         return self._reader.stream(size) if self._reader else iter(())
 
     def drain(self) -> None:
-        """Do nothing: layers were read to their end."""
+        """Do nothing, as the layers were read to their end."""
 
     def _merged(self) -> _Node:
         root = _Node(DIRECTORY, 0)
@@ -150,7 +150,7 @@ class Layers:
                 yield from members(opened.reader, marked=False)
                 opened.reader.drain()
             except TruncatedError:
-                opened.finish()  # the program before it knows better
+                opened.finish()  # the program that unpacks may raise a better error
                 raise
             opened.finish()
         if total.hexdigest() != wanted:
@@ -158,7 +158,7 @@ class Layers:
 
 
 def _inside(path: bytes) -> bytes:
-    """Return a path below the root in its plain form.
+    """Return a path below the root without ``.`` and double slashes.
 
     Raises:
         ImageError: it leads out of the root.
@@ -170,9 +170,9 @@ def _inside(path: bytes) -> bytes:
 
 
 def _put(root: _Node, layer: int, found: Sequence[Member]) -> None:
-    """Put a layer on top of what is there.
+    """Put a layer on top of the tree.
 
-    What it takes away is always of the layers below, wherever it says so.
+    Its whiteouts, wherever they are in the archive, remove only paths of the layers below.
     """
     paths = [_inside(member.path) for member in found]
     for path in paths:
@@ -207,7 +207,7 @@ def _add(root: _Node, layer: int, origin: tuple[int, int], path: bytes, member: 
     parent = root
     for part in above:
         child = parent.children.get(part)
-        # A directory hides the link or file of a lower layer, as overlay file systems have it.
+        # A directory hides a link or file of a lower layer, as in overlay file systems.
         if child is None or (child.kind != DIRECTORY and child.layer < layer):
             child = parent.children[part] = _Node(DIRECTORY, layer)
         elif child.kind != DIRECTORY:
@@ -233,7 +233,7 @@ def _add(root: _Node, layer: int, origin: tuple[int, int], path: bytes, member: 
 
 
 def _names(root: _Node) -> dict[tuple[int, int], list[bytes]]:
-    """Return the paths that each member has in the end."""
+    """Return the paths that each member has in the merged tree."""
     names: dict[tuple[int, int], list[bytes]] = {}
     waiting = [(ROOT, root)]
     while waiting:

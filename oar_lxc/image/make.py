@@ -1,4 +1,4 @@
-"""Make an image of a tar stream in a store, and read again what is there."""
+"""Make an image from a tar stream in a store, and read images again to verify them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from oar_lxc.model.image_name import ImageName
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
 Say = Callable[[str], None]
 
-# Names are plain and checked: -P spares tar the detour by which it guards links itself. By default
-# it reads and writes 10 KiB at a time, and takes a quarter more time.
+# Names are checked already, so -P spares tar its own, slower protection against links. Blocks of
+# 256 KiB: tar's default of 10 KiB takes a quarter more time.
 UNPACK = [
     *("tar", "-xpPf", "-", "--blocking-factor=512", "--numeric-owner", "--same-owner"),
     *("--xattrs", "--xattrs-include=*"),
 ]
 _TOP = (b"etc", b"bin", b"sbin", b"usr")  # every system has one of these
-EARLY = 64 << 20  # bytes that are unpacked before the disk is told to write them
+EARLY = 64 << 20  # bytes to unpack before each sync
 
 
 def _quiet(done: int, total: int) -> None:
@@ -47,19 +47,19 @@ def import_image(
     expected: str = "",
     origin: str = "",
 ) -> Record:
-    """Make an image of an archive, a directory, squashfs or an image of OCI or Docker.
+    """Make an image from an archive, a directory, squashfs, or an image of OCI or Docker.
 
     Args:
-        store: where it goes.
-        name: its name, which nothing there has yet.
+        store: the store that gets it.
+        name: its name; the store must not have it yet.
         source: see :func:`oar_lxc.image.sources.open_source`.
-        progress: is told how far it is.
-        say: is told what is worth knowing of the image.
-        expected: the digest that it must have, where that is known.
-        origin: what its record says of the source, where that is not where it is read from.
+        progress: called with the bytes done and in all.
+        say: called with remarks about the image.
+        expected: the digest that it must have; empty if unknown.
+        origin: the source to write into its record; by default ``source``.
 
     Raises:
-        ImageError: it cannot be; nothing of it is left.
+        ImageError: the import failed; nothing of it is left.
     """
     store.refuse_existing(name)
     with one_sentence(source, store), store.half() as half:
@@ -82,11 +82,11 @@ def publish_stream(
     *,
     expected: str = "",
 ) -> Record:
-    """Take an image from a stream into a half-made directory, and publish it.
+    """Write the image of a stream into a half-made directory, and publish it.
 
     Raises:
-        ImageError: the stream is not what it should be.
-        CommandError: a program that makes or takes it failed.
+        ImageError: the stream is not a valid image.
+        CommandError: a program that writes or reads the stream failed.
     """
     done = 0
 
@@ -134,17 +134,17 @@ def _fill(half: Path, stream: Stream, count: Callable[[int], None], *, archive: 
 def _written_early(
     directory: Path, count: Callable[[int], None]
 ) -> Iterator[Callable[[int], None]]:
-    """Let the disk write what is unpacked while the rest is: little is left to wait for then.
+    """Sync now and then while an image is unpacked, so that the last sync takes little time.
 
     Args:
-        directory: on the file system that is written.
-        count: is told how many bytes were unpacked, each time some were.
+        directory: a directory on the file system that is written.
+        count: called with each number of bytes that were unpacked.
 
     Yields:
-        What is to be told that instead.
+        The function to call in the place of ``count``.
 
     Raises:
-        CommandError: it cannot be written. Whoever syncs next would not hear of it again.
+        CommandError: a sync failed. The kernel would not report the error to a later sync.
     """
     waiting = 0
     syncs: list[Program] = []  # one at most
@@ -177,17 +177,17 @@ def pump(
     *,
     complete: bool = False,
 ) -> Manifest:
-    """Check a stream and feed a program with it.
+    """Check a stream, and write it to a program.
 
     Args:
         stream: the archive.
         argv: the program; None only checks.
-        count: is told how many bytes were read, each time some were.
-        stdout: where the program writes; nowhere where None.
-        complete: add what every image has to have, see :func:`oar_lxc.image.pipeline.ingest`.
+        count: called with each number of bytes that were read.
+        stdout: the descriptor that the program writes to; None discards its output.
+        complete: add missing mount points, see :func:`oar_lxc.image.pipeline.ingest`.
 
     Raises:
-        ImageError: what is wrong with the archive.
+        ImageError: the archive is not valid.
         CommandError: a program failed.
     """
     try:
@@ -209,7 +209,7 @@ def pump(
                 os.close(nowhere)
         stream.finish()
     except TruncatedError:
-        stream.finish()  # the program before it knows better
+        stream.finish()  # the program that unpacks may raise a better error
         raise
     return manifest
 
@@ -218,7 +218,7 @@ def verify(store: Store, name: ImageName, progress: Progress = _quiet) -> Record
     """Read all of an image and compare it with its digest.
 
     Raises:
-        ImageError: it is not what was published, or has no digest.
+        ImageError: it was changed after its publication, or has no digest.
     """
     record = store.identified(name)
     store.refuse_changed(record, read_manifest(store, name, progress).digest())
@@ -226,7 +226,7 @@ def verify(store: Store, name: ImageName, progress: Progress = _quiet) -> Record
 
 
 def read_manifest(store: Store, name: ImageName, progress: Progress = _quiet) -> Manifest:
-    """Return all that an image's tree holds, as it is now.
+    """Return the manifest of an image's files as they are now.
 
     Raises:
         ImageError: it cannot be read.
@@ -250,12 +250,12 @@ def read_manifest(store: Store, name: ImageName, progress: Progress = _quiet) ->
 def one_sentence(
     source: str, store: Store, means: Callable[[CommandError], str] = meaning
 ) -> Iterator[None]:
-    """Let every failure name the source and say why, once.
+    """Turn each failure of the block into one sentence with the source and the reason.
 
     Args:
-        source: what fails.
-        store: where an image of it was to be.
-        means: says what it means that a program failed.
+        source: the image's source, which the sentence names.
+        store: the store of the image.
+        means: returns the reason why a program failed.
 
     Raises:
         ImageError: the block failed.

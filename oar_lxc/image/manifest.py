@@ -1,8 +1,8 @@
-"""What identifies an image: the digest of all that its tree holds.
+"""Compute the digest of all files of an image, which identifies the image.
 
-The tree is written down in one canonical text: every path with kind, mode, owner, size, content,
-link target and extended attributes; hard links by the first of their names. Times are not in it.
-The same tree has the same digest in every form that it is kept in.
+It is the digest of one canonical text: each path with kind, mode, owner, size, content, link
+target and extended attributes. Hard links refer to the first of their names. The text has no
+times. So the same files have the same digest, whether packed or unpacked.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from oar_lxc.image.tarstream import DIRECTORY, FIFO, FILE, HARD_LINK, SYMLINK
 
 ROOT = b"."
 
-# What is kept of extended attributes. Those of overlay file systems would change what is seen, and
-# those of security modules belong to the machine that wrote them.
+# Extended attributes that an image keeps. Those of overlay file systems would change what
+# containers see, and those of security modules belong to the machine that wrote them.
 _KEPT = (b"user.", b"system.posix_acl_", b"security.capability")
 _DROPPED = (b"user.overlay.", b"user.rootlesscontainers")
 
 
-_MOST_LINKS = 40  # as in the kernel
+_MOST_LINKS = 40  # the kernel's limit
 
 
 @dataclass(slots=True)
 class Entry:
-    """One path of a tree.
+    """One path of an image.
 
     Attributes:
         kind: as in a tar archive.
@@ -39,9 +39,9 @@ class Entry:
         uid: owner.
         gid: group.
         size: bytes of content.
-        content: what its content hashes to (SHA-256, hexadecimal); empty for all but files.
-        target: of a symbolic link; of a hard link the name that it shares.
-        xattrs: those that are kept.
+        content: SHA-256 of a file's content, in hexadecimal digits; empty for all other kinds.
+        target: target of a symbolic link; for a hard link, the name of the file that it shares.
+        xattrs: the extended attributes that are kept.
     """
 
     kind: bytes
@@ -55,11 +55,11 @@ class Entry:
 
 
 class Manifest:
-    """All that a tree holds.
+    """All paths of an image.
 
     Attributes:
         entries: by path without a leading slash; the root is :data:`ROOT`.
-        left_out: how many devices of the source it has not, as containers get theirs.
+        left_out: how many devices of the source were left out, as containers get their own.
     """
 
     def __init__(self) -> None:
@@ -72,14 +72,14 @@ class Manifest:
         return sum(entry.size for entry in self.entries.values())
 
     def resolve(self, path: bytes) -> list[bytes]:
-        """Return what a path leads to inside the tree, as a container follows it.
+        """Follow the links of a path inside the image, as a container does.
 
         Args:
             path: without a leading slash.
 
         Returns:
-            The targets of the links on the way, and at last a path that is no link; it need not
-            exist. Empty where links lead in a circle.
+            The targets of the links on the way, and last a path that is not a link and need not
+            exist. Empty if the links form a circle.
         """
         way: list[bytes] = []
         waiting = path.split(b"/")[::-1]
@@ -104,11 +104,11 @@ class Manifest:
         return [*way, at]
 
     def leads(self, path: bytes) -> bool:
-        """Whether there is something where a path leads."""
+        """Whether a path leads to an existing file."""
         return any(step in self.entries for step in self.resolve(path)[-1:])
 
     def digest(self) -> str:
-        """Return ``sha256:`` and the digest of the tree."""
+        """Return ``sha256:`` and the digest of the image's files."""
         first: dict[bytes, bytes] = {}
         names: dict[bytes, list[bytes]] = {}
         for path, entry in self.entries.items():
@@ -139,7 +139,7 @@ def _line(path: bytes, entry: Entry) -> bytes:
 
 
 def kept_xattrs(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return those extended attributes that belong to an image."""
+    """Return the extended attributes that an image keeps."""
     return {
         name: value
         for name, value in xattrs.items()
@@ -148,15 +148,15 @@ def kept_xattrs(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def read_tree(root: Path, progress: Callable[[int], None] = lambda size: None) -> Manifest:
-    """Read all of a tree as it is on disk.
+    """Read an unpacked image from disk.
 
     Args:
-        root: its top directory.
-        progress: is told how many bytes were read, each time some were.
+        root: its root directory.
+        progress: called with each number of bytes that were read.
 
     Raises:
-        ImageError: there is something that no image has.
-        OSError: something cannot be read.
+        ImageError: there is a file of a kind that no image has.
+        OSError: a file cannot be read.
     """
     manifest = Manifest()
     seen: dict[tuple[int, int], bytes] = {}

@@ -1,8 +1,7 @@
-"""Images of OCI and Docker, as layouts and archives have them: which there are, and their layers.
+"""Find the images of OCI and Docker in layouts and archives, and their layers.
 
-Both forms are known by what is in them, and often in one archive at once: ``manifest.json`` is
-Docker's, ``index.json`` that of OCI, see
-https://github.com/opencontainers/image-spec/blob/main/image-layout.md
+Docker's form has a file ``manifest.json``, the form of OCI ``index.json``; many archives have
+both. See https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from oar_lxc.image.layers import Heard, Layer
 from oar_lxc.image.tarstream import DamagedError
 
 DOCKER, INDEX, LAYOUT = "manifest.json", "index.json", "oci-layout"
-_MOST = 16 << 20  # bytes of a manifest
+_MOST = 16 << 20  # bytes of a manifest at most
 _MOST_LINKS = 8
-_DEEPEST = 4  # indexes in indexes
+_DEEPEST = 4  # levels of indexes in indexes
 _NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
 _REFERS = "vnd.docker.reference.type"
-# What machines are called by the kernel, and in images.
+# The kernel's names of machines, and their names in images.
 _MACHINES = {
     "x86_64": "amd64",
     "aarch64": "arm64",
@@ -44,7 +43,7 @@ class Blob:
 
     Attributes:
         path: the file.
-        at: where it begins there.
+        at: position of its first byte in the file.
         size: bytes.
     """
 
@@ -53,15 +52,15 @@ class Blob:
     size: int
 
 
-# Opens a blob, unpacked: the blob and who hears what is read.
+# Opens a blob, unpacked. Arguments: the blob, and a function that is called with all data read.
 Open = Callable[[Blob, "Heard | None"], Any]
 
 
 class Box(Protocol):
-    """What the files of an image are in."""
+    """A container of an image's files: a directory or an archive."""
 
     def find(self, name: str) -> Blob | None:
-        """Return a file by its name; None where there is none."""
+        """Return a file by its name; None if there is none."""
 
 
 class DirectoryBox:
@@ -71,7 +70,7 @@ class DirectoryBox:
         self._root = root
 
     def find(self, name: str) -> Blob | None:
-        """Return a file by its name; None where there is none."""
+        """Return a file by its name; None if there is none."""
         parts = PurePosixPath(name).parts
         path = self._root.joinpath(*parts)
         if not parts or ".." in parts or name.startswith("/") or not path.is_file():
@@ -84,7 +83,7 @@ class ArchiveBox:
 
     Args:
         path: the archive, not packed.
-        contents: what is in it.
+        contents: its members.
         top: the directory in it that has the files.
     """
 
@@ -92,7 +91,7 @@ class ArchiveBox:
         self._path, self._contents, self._top = path, contents, top
 
     def find(self, name: str) -> Blob | None:
-        """Return a file by its name; None where there is none."""
+        """Return a file by its name; None if there is none."""
         wanted = os.path.normpath(f"{self._top}/{name}" if self._top else name)
         for _ in range(_MOST_LINKS):
             if wanted in self._contents.files:
@@ -100,7 +99,7 @@ class ArchiveBox:
             target = self._contents.links.get(wanted)
             if target is None:
                 return None
-            # Docker has links beside the layers, from one to the same under another name.
+            # Docker writes links beside the layers, for a layer that occurs under several names.
             beside = os.path.normpath(f"{wanted.rpartition('/')[0]}/{target}")
             whole = os.path.normpath(target)
             wanted = beside if target.startswith("..") or beside in self._contents.files else whole
@@ -113,7 +112,7 @@ class Found:
 
     Attributes:
         layers: from the bottom to the top.
-        remarks: what is worth knowing of it.
+        remarks: sentences for the user about it.
     """
 
     layers: tuple[Layer, ...]
@@ -121,7 +120,7 @@ class Found:
 
 
 def top_of_image(contents: Contents) -> str | None:
-    """Return the directory of an archive that has the files of an image; None where none has."""
+    """Return the directory of an archive with the files of an image; None if there is none."""
     files = contents.files
     if contents.is_tree:
         return None
@@ -135,10 +134,10 @@ def top_of_image(contents: Contents) -> str | None:
 
 
 def is_image(box: Box) -> bool:
-    """Whether a box that has files of such names has an image.
+    """Whether a box has an image of OCI or Docker.
 
     Raises:
-        ImageError: it is one that cannot be read.
+        ImageError: the image has a form that cannot be read.
     """
     docker = box.find(DOCKER)
     if docker:
@@ -159,11 +158,11 @@ def find_image(box: Box, reference: str, name: str, transport: str, open_blob: O
     """Return the layers of an image.
 
     Args:
-        box: what it is in.
-        reference: which of several: a name with or without its tag, or ``@`` and a number; empty
-            where there is one.
-        name: how the box is called.
-        transport: what it was called to be, by skopeo's word; empty for what there is.
+        box: the box with its files.
+        reference: the image to take of several: a name with or without its tag, or ``@`` and a
+            number. Empty if there is only one.
+        name: the box's name in errors.
+        transport: the form that the user asked for, in skopeo's words; empty for any form.
         open_blob: opens a blob, unpacked.
 
     Raises:
@@ -208,7 +207,7 @@ def _of_oci(box: Box, reference: str, called: str, open_blob: Open) -> Found:
     for one in images:
         notes = _object(one.get("annotations") or {})
         names.append([str(notes[key]) for key in (_NAME, _FULL_NAME) if notes.get(key)])
-    # Several without a name, or with one, are one image for several machines.
+    # Several images with the same name, or all without one, are one image for several machines.
     if not reference and len({tuple(one) for one in names}) == 1 < len(images):
         chosen = _of_machine(images)
     else:
@@ -240,7 +239,7 @@ def _of_oci(box: Box, reference: str, called: str, open_blob: Open) -> Found:
 
 
 def _manifests(index: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what an index names; not what only speaks of something else in it."""
+    """Return the images that an index names, without its entries that refer to other entries."""
     found = index.get("manifests")
     if not isinstance(found, list):
         raise DamagedError(f"{INDEX} in it names no images")
@@ -253,7 +252,7 @@ def _manifests(index: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_machine(images: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the image for machines as this one."""
+    """Return the image for this machine's architecture."""
     if len(images) == 1:
         return images[0]
     here = _machine()
@@ -283,7 +282,7 @@ def _blob_of(box: Box, descriptor: Mapping[str, Any]) -> Blob:
 
 
 def _json_of_digest(box: Box, descriptor: Mapping[str, Any]) -> Any:
-    """Return what a manifest or configuration says, which has to have its digest."""
+    """Return the data of a manifest or configuration, and check its digest."""
     digest = str(descriptor.get("digest", ""))
     return _json(_blob_of(box, descriptor), f"its blob {digest}", digest)
 
@@ -295,12 +294,12 @@ def _choose(names: list[list[str]], reference: str, called: str) -> int:
     """Return the number of the image that a reference means.
 
     Args:
-        names: those of each.
-        reference: what was asked for.
-        called: how skopeo calls what they are in.
+        names: the names of each image.
+        reference: the user's reference.
+        called: skopeo's name of the box.
 
     Raises:
-        ImageError: none has it, or several.
+        ImageError: the reference fits no image, or several.
     """
     listed = [own[0] if own else f"@{n}" for n, own in enumerate(names)]
     known = ", ".join(name for n, own in enumerate(names) for name in own or [f"@{n}"])
@@ -336,14 +335,14 @@ def _is_tag(name: str, reference: str) -> bool:
 
 
 def _whole(name: str) -> str:
-    """Return a name with its tag and without what Docker and podman put before it."""
+    """Return a name with its tag, and without the prefixes of Docker and podman."""
     for prefix in ("docker.io/", "library/", "localhost/"):
         name = name.removeprefix(prefix)
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def _found(facts: Mapping[str, Any], blobs: list[Blob], open_blob: Open) -> Found:
-    """Return an image by its configuration and the blobs of its layers."""
+    """Make an image from its configuration and the blobs of its layers."""
     digests = _object(facts.get("rootfs") or {}).get("diff_ids")
     if not isinstance(digests, list) or len(digests) != len(blobs):
         raise DamagedError("its configuration has not the digests of its layers")

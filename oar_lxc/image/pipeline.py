@@ -1,7 +1,7 @@
-"""The one way into a store: a tar stream that is checked, hashed and handed on, member by member.
+"""Check and hash a tar stream, member by member, on its way into a store; there is no other way.
 
-What is handed on are headers written anew and contents that were hashed; GNU tar or zstd at the
-other end sees nothing that was not checked before.
+The output has new headers and the hashed contents. So GNU tar or zstd at the other end reads
+nothing that was not checked.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from oar_lxc.image.tarstream import (
     padding,
 )
 
-DEV = b"dev/"  # where a container mounts devices of its own
+DEV = b"dev/"  # a container mounts its own devices there
 MOUNT_POINTS = (b"dev", b"proc", b"sys")
-IDS = 65536  # what a container has, from 0
+IDS = 65536  # a container's ids, from 0
 _ROOTLESS = b"user.rootlesscontainers"
-_MOST_VIEWS = 512  # writev(2) takes 1024
+_MOST_VIEWS = 512  # less than writev(2)'s limit of 1024
 
 
 class Source(Protocol):
-    """What members come from: an archive, or more than one."""
+    """A source of members: an archive, or several."""
 
     @property
     def done(self) -> int:
         """How many bytes were read."""
 
     def members(self) -> Iterator[Member]:
-        """Yield the members; the content of a file may be taken in between."""
+        """Yield the members; the caller may read a file's content before it takes the next."""
 
     def stream(self, size: int) -> Iterator[memoryview]:
-        """Yield the content of the member that came last."""
+        """Yield the content of the last member."""
 
     def drain(self) -> None:
-        """Read what follows the last member, and forget it."""
+        """Read and discard all data after the last member."""
 
 
 @dataclass
 class Checked:
-    """Members that were seen, and the rules that the next one has to keep.
+    """The members so far, and the rules for the next one.
 
     Attributes:
-        manifest: what they make.
-        names: of each file with several names, the others by the first.
-        devices: paths of those that were left out.
+        manifest: the manifest of the members so far.
+        names: for each file with several names, the other names by the first.
+        devices: paths of the devices that were left out.
     """
 
     manifest: Manifest = field(default_factory=Manifest)
@@ -67,7 +67,7 @@ class Checked:
     devices: set[bytes] = field(default_factory=set)
 
     def path_of(self, text: bytes) -> bytes:
-        """Return a member's name in its plain form.
+        """Return a member's name without a leading ``./``, ``.`` and double slashes.
 
         Raises:
             ImageError: it leads out of the root, or goes through a link or a file.
@@ -86,10 +86,10 @@ class Checked:
         return b"/".join(parts) or ROOT
 
     def missing_parents(self, path: bytes) -> list[bytes]:
-        """Return the directories above a member that the archive did not have.
+        """Return the directories above a member that are not in the archive so far.
 
         Raises:
-            ImageError: one of them is no directory.
+            ImageError: a path above the member is not a directory.
         """
         missing = []
         entries = self.manifest.entries
@@ -109,7 +109,7 @@ class Checked:
         return missing[::-1]
 
     def leaves_out(self, member: Member, path: bytes) -> bool:
-        """Whether a member is a device that containers have anyhow, or another name of one."""
+        """Whether a member is a device below /dev, or a hard link to one; both are left out."""
         device = member.kind in (CHARACTER, DEVICE) and path.startswith(DEV)
         if not device and not (member.kind == HARD_LINK and member.target in self.devices):
             return False
@@ -118,7 +118,7 @@ class Checked:
         return True
 
     def forget(self, path: bytes) -> None:
-        """Forget a path that comes again; other names of the same file stay."""
+        """Remove a path that comes again; other names of the same file stay."""
         self.devices.discard(path)
         entry = self.manifest.entries.pop(path, None)
         if entry is None:
@@ -134,10 +134,10 @@ class Checked:
                 self.manifest.entries[other].target = first
 
     def check(self, member: Member, path: bytes) -> None:
-        """Refuse what no image may have.
+        """Refuse a member that no image may have.
 
         Raises:
-            ImageError: it is such.
+            ImageError: it is one.
         """
         if member.kind in (CHARACTER, DEVICE):
             raise ImageError(
@@ -173,9 +173,9 @@ class Checked:
 
 
 def _climbs_out(path: bytes, target: bytes) -> bool:
-    """Whether a relative link names something above the root, by its words alone."""
+    """Whether a relative link has so many ``..`` that it names a path above the root."""
     if target.startswith(b"/"):
-        return False  # a container's root is where it begins
+        return False  # it starts at the container's root
     depth = path.count(b"/")
     for part in target.split(b"/"):
         if part == b"..":
@@ -188,7 +188,7 @@ def _climbs_out(path: bytes, target: bytes) -> bool:
 
 
 class Output:
-    """Where the checked stream goes: a pipe, in few large writes."""
+    """The pipe that gets the checked stream, in few large writes."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -196,14 +196,14 @@ class Output:
         self._size = 0
 
     def add(self, view: bytes | memoryview) -> None:
-        """Append some bytes; they may be written later."""
+        """Append bytes; they may be written later."""
         self._views.append(view)
         self._size += len(view)
         if self._size >= CHUNK or len(self._views) >= _MOST_VIEWS:
             self.flush()
 
     def flush(self) -> None:
-        """Write all of it.
+        """Write all bytes that wait.
 
         Raises:
             BrokenPipeError: the program at the other end has ended.
@@ -229,22 +229,22 @@ def ingest(
     *,
     complete: bool = False,
 ) -> Manifest:
-    """Read all members, check them, and write what was checked as an archive.
+    """Read all members, check them, and write the checked members as an archive.
 
-    Where a path comes again, the last counts, as with tar(1).
+    If a path occurs twice, the last member counts, as with tar(1).
 
     Args:
-        source: what the members come from.
-        output: a pipe to write it to; None only checks and hashes.
-        progress: is told how many bytes were read, each time some were.
-        complete: add the directories that a container mounts things on, where they are missing.
+        source: the source of the members.
+        output: a pipe for the archive; None only checks and hashes.
+        progress: called with each number of bytes that were read.
+        complete: add the directories on which a container mounts, if they are missing.
 
     Returns:
-        All that the tree holds.
+        The manifest of all members.
 
     Raises:
-        ImageError: it is truncated, damaged, or has what no image may have.
-        BrokenPipeError: the program that reads ended.
+        ImageError: the source is truncated or damaged, or has a member that no image may have.
+        BrokenPipeError: the program that reads the pipe has ended.
     """
     out = Output(output) if output is not None else None
     checked = Checked()
@@ -269,7 +269,7 @@ def ingest(
             shared = other.target if other.kind == HARD_LINK else member.target
             before = entries.get(path)
             if path == shared or (before and (before.kind, before.target) == (HARD_LINK, shared)):
-                continue  # a name of that file already
+                continue  # the file has this name already
             checked.forget(path)
             checked.names.setdefault(shared, []).append(path)
             entries[path] = Entry(HARD_LINK, 0, 0, 0, target=shared)
@@ -326,7 +326,7 @@ def _written(path: bytes) -> bytes:
 
 
 def _own(member: Member) -> None:
-    """Take the owner that an unpacker without root's rights wrote down instead of setting it.
+    """Use the owner in the attribute that a program writes if it unpacks without root's rights.
 
     The attribute is a message of two numbers: https://github.com/rootless-containers/proto
     """

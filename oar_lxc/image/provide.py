@@ -1,7 +1,7 @@
-"""Give a running job the root file systems of its images, on the node where it needs them.
+"""Give a running job the root file systems of its images on a node.
 
-Public images that are unpacked are used where they are. Archives, a user's own above all, are
-unpacked once for each job and node, by the job's user with the job's ids: root has no part in it.
+Unpacked public images are used where they are. Archives, mostly a user's own, are unpacked once
+per job and node. The job's user does that with the job's ids; root takes no part.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JobLayout
 
 UNPACKED = ".images"  # in the directory of a job's containers; a directory per digest
-PUSHED = "images"  # in the job's private directory: what was pushed to this node
+PUSHED = "images"  # in the job's private directory: the images that were pushed to this node
 
 Inside = Callable[[Sequence[str]], list[str]]
 
 
 def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
-    """Return the root file system of an image, unpacked for this job if need be.
+    """Return the root file system of an image; unpack it for this job if needed.
 
-    A name is looked up among the public images, then among those that were pushed to this node for
-    the job, then among those in the user's home.
+    Public images come first, then those that were pushed to this node for the job, then those in
+    the user's home.
 
     Args:
         layout: the job's names.
@@ -38,7 +38,7 @@ def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
         inside: returns the command that runs another as the containers' root, with the job's ids.
 
     Raises:
-        ImageError: there is no such image, or it is not what was published.
+        ImageError: there is no such image, or it was changed after its publication.
     """
     parsed = ImageName.parse(name)
     stores = own_stores(layout, home)
@@ -63,12 +63,12 @@ def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
 
 
 def own_stores(layout: JobLayout, home: Path) -> tuple[Store, Store]:
-    """Return where a job's user has images of their own: pushed to this node, and at home."""
+    """Return the stores of a user's own images: those pushed to this node, and those at home."""
     return pushed_store(layout), Store.private(home)
 
 
 def pushed_store(layout: JobLayout) -> Store:
-    """Return the images that were pushed to this node for a job."""
+    """Return the store of the images that were pushed to this node for a job."""
     return Store(layout.private / PUSHED, archives=True)
 
 
@@ -80,8 +80,8 @@ def _names(store: Store) -> list[ImageName]:
 
 
 def halt_signal(rootfs: Path) -> str:
-    """Return the signal that the init of an image takes for the wish to shut down."""
-    name = ImageName("image")  # whatever it is called
+    """Return the signal on which an image's init shuts down."""
+    name = ImageName("image")  # the name does not matter here
     try:
         return Record.read(rootfs.parent, name).halt_signal
     except ImageError:
@@ -95,10 +95,10 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
     _make_directory(place)
     final = place / record.digest.partition(":")[2]
     if (final / ROOTFS).is_dir():
-        return final / ROOTFS  # whoever unpacks another image meanwhile does not matter
+        return final / ROOTFS  # without the lock, which another launch may hold for another image
     lock = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # launches of the job come one after the other
+        fcntl.flock(lock, fcntl.LOCK_EX)  # launches of the job unpack one after the other
         if not (final / ROOTFS).is_dir():
             half = place / ".half"
             _remove(half, inside)
@@ -114,7 +114,7 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
 
 
 def _unpack_into(half: Path, store: Store, record: Record, inside: Inside) -> None:
-    # Which take time to import, that launches of public images need not pay.
+    # Slow to import, so not for launches of public images.
     from oar_lxc.image.make import UNPACK, one_sentence, pump
     from oar_lxc.image.sources import open_archive
 
@@ -130,13 +130,13 @@ def _unpack_into(half: Path, store: Store, record: Record, inside: Inside) -> No
 
 
 def _make_directory(path: Path) -> None:
-    """Make a directory that containers' root may enter, by the group that it inherits."""
+    """Make a directory that the containers' root may enter by the inherited group."""
     path.mkdir(exist_ok=True)
     path.chmod(0o2770)
 
 
 def _remove(half: Path, inside: Inside) -> None:
-    """Remove what is half unpacked, which belongs to the containers' root."""
+    """Remove a half-unpacked image; its files belong to the containers' root."""
     if half.exists():
         run(inside(["rm", "-rf", "--", str(half / ROOTFS)]), timeout=600, check=False)
         try:

@@ -1,4 +1,4 @@
-"""Push an image to many nodes: TakTuk broadcasts it along a tree, every node checks what comes."""
+"""Push an image to many nodes: TakTuk broadcasts it from node to node, and each node checks it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oar_lxc.linux.run import run, running
 from oar_lxc.model.image_name import ImageName
 
 TIMEOUT = 3600.0  # seconds for all nodes together
-# One line each, with the node's name as it was given.
+# One line each, with the node's name as the caller gave it.
 _FORMATS = {
     "output": "out $host $line\\n",
     "error": "err $host $line\\n",
@@ -35,9 +35,9 @@ class Route:
 
     Attributes:
         nodes: their names.
-        connector: the command that runs one on a node, as ssh does.
+        connector: the command that runs another on a node, such as ssh.
         command: the words that run ``oar-lxc image receive`` there.
-        before: what TakTuk itself is run by.
+        before: the command that runs TakTuk itself; empty if none is needed.
         environ: variables that the connector needs.
     """
 
@@ -50,12 +50,12 @@ class Route:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What became of a push.
+    """The result of a push.
 
     Attributes:
         present: nodes that had the image before.
-        done: nodes that have it now.
-        failed: why others have not.
+        done: nodes that got it.
+        failed: for each other node, the reason why it does not have it.
     """
 
     present: tuple[str, ...]
@@ -73,11 +73,11 @@ def push(
     """Push an image to nodes.
 
     Args:
-        store: where it is.
+        store: the store with the image.
         name: the image.
         route: the nodes and the way to them.
-        scratch: a directory that who runs TakTuk may read.
-        say: is told what is done.
+        scratch: a directory that the user who runs TakTuk may read.
+        say: called with sentences about the progress.
 
     Raises:
         ImageError: the image cannot be read, or TakTuk is missing or failed as a whole.
@@ -108,7 +108,7 @@ def push(
 
 
 def _packed(store: Store, name: ImageName, scratch: Path) -> Path:
-    """Return an archive of an image; the same each time, so that a push can go on later."""
+    """Return an archive of an image; it is the same each time, so that a push can resume."""
     directory = store.directory(name)
     archive = scratch / ARCHIVE
     if not (directory / ROOTFS).is_dir():
@@ -132,10 +132,10 @@ def _packed(store: Store, name: ImageName, scratch: Path) -> Path:
 def _broadcast(
     route: Route, scratch: Path, header: Header, archive: Path | None, options: Sequence[str]
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Run the receiver on all nodes, and give it a header and perhaps what follows.
+    """Run the receiver on all nodes, and send it a header, and the chunks of an archive if given.
 
     Returns:
-        What nodes wrote where all went well; and why it did not on others.
+        The lines that each node wrote where it succeeded; the reason for each other node.
     """
     payload = scratch / "payload"
     with payload.open("wb") as file:
@@ -145,7 +145,7 @@ def _broadcast(
                 source.seek(header.first * CHUNK)
                 shutil.copyfileobj(source, file, CHUNK)
     payload.chmod(0o644)
-    # Names that a shell could take for more were refused long before.
+    # Names with characters that are special to a shell were refused before.
     command = " ".join([*route.command, *options])
     formats = [word for k, v in _FORMATS.items() for word in ("-o", f'{k}="{v}"' if v else k)]
     argv = [
@@ -194,7 +194,7 @@ def _sorted(text: str, nodes: Sequence[str]) -> tuple[dict[str, list[str]], dict
 
 
 def to_json(pushed: Pushed) -> str:
-    """Return what became of a push as JSON."""
+    """Return the result of a push as JSON."""
     return json.dumps(
         {"present": pushed.present, "done": pushed.done, "failed": dict(pushed.failed)}, indent=1
     )

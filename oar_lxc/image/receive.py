@@ -1,7 +1,7 @@
-"""Take an image that is pushed to this machine: in chunks, each with its digest, resumable.
+"""Receive an image that is pushed to this machine, in chunks with digests; a push can resume.
 
-What was received stays beside the images until all of it is there; the image itself is published
-as any other import, whole or not at all. Whoever starts a container meanwhile never waits.
+The received chunks stay in a file in the store until all are there. Then the image is imported and
+published like any other, whole or not at all. Launches never wait for it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from oar_lxc.linux.closed import keep_from_jobs
 from oar_lxc.model.image_name import ImageName
 
 CHUNK = 4 << 20  # bytes
-PRESENT = "present"  # the answer of who needs nothing
+PRESENT = "present"  # the answer of a node that has the image
 _PART = ".push-"
-_KEPT = 7 * 86400.0  # seconds after which what nobody completed is removed
+_KEPT = 7 * 86400.0  # seconds after which an incomplete push is removed
 _MOST_HEADER = 16 << 20
 
 
 @dataclass(frozen=True)
 class Header:
-    """What comes before an image's bytes, as a line of JSON.
+    """The line of JSON before an image's bytes.
 
     Attributes:
         image: its name.
-        digest: that of its tree.
+        digest: the digest of its files.
         source: what it was made from.
         size: bytes of the archive.
         chunks: SHA-256 of each :data:`CHUNK` of the archive.
@@ -52,15 +52,15 @@ class Header:
     first: int = 0
 
     def to_line(self) -> bytes:
-        """Return the line."""
+        """Return the line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Header:
-        """Read the line.
+        """Read the line of JSON.
 
         Raises:
-            ImageError: it is none.
+            ImageError: it is not a header.
         """
         try:
             data = json.loads(line)
@@ -80,13 +80,13 @@ class Header:
 
     @property
     def part(self) -> str:
-        """The name of the file that has what was received so far."""
+        """The name of the file with the chunks that were received so far."""
         whole = hashlib.sha256("".join(self.chunks).encode()).hexdigest()
         return f"{_PART}{whole[:32]}"
 
 
 def offer(store: Store, header: Header) -> str:
-    """Tell what is there of an image: :data:`PRESENT`, or how many chunks.
+    """Return :data:`PRESENT`, or how many chunks of an image were received before.
 
     Raises:
         ImageError: another image has its name.
@@ -107,18 +107,17 @@ def offer(store: Store, header: Header) -> str:
 
 
 def receive(store: Store, header: Header, stream: BinaryIO) -> None:
-    """Take the chunks that follow a header, and publish the image when all are there.
+    """Receive the chunks that follow a header, and publish the image when all are there.
 
     Raises:
-        ImageError: a chunk is not what it should be, or does not come; what came before stays, for
-            the next try.
+        ImageError: a chunk is damaged or missing; the chunks before it stay for the next try.
     """
     name = ImageName.parse(header.image)
     if offer(store, header) == PRESENT:
         _drain(stream)
         return
     with store.half():
-        pass  # makes the store, and removes what was left half made
+        pass  # makes the store, and removes half-made images
     _sweep(store)
     with _part(store, header, stream) as file:
         if store.has(name):
@@ -149,7 +148,7 @@ def receive(store: Store, header: Header, stream: BinaryIO) -> None:
 
 
 def _check(file: BinaryIO, header: Header) -> None:
-    """Read again what an earlier try had left, which may be of a crash."""
+    """Check all chunks again, as a crash may have damaged those of an earlier try."""
     file.seek(0)
     for number, digest in enumerate(header.chunks):
         if hashlib.sha256(file.read(CHUNK)).hexdigest() != digest:
@@ -159,7 +158,7 @@ def _check(file: BinaryIO, header: Header) -> None:
 
 @contextmanager
 def _part(store: Store, header: Header, stream: BinaryIO) -> Iterator[BinaryIO]:
-    """Open what was received so far; where another receives the same, let it have the work."""
+    """Open the file of received chunks; if another process receives the same, wait for it."""
     path = store.root / header.part
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "r+b") as file:
@@ -167,7 +166,7 @@ def _part(store: Store, header: Header, stream: BinaryIO) -> Iterator[BinaryIO]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _drain(stream)  # before the wait, or what sends it would wait too
+            _drain(stream)  # before the wait, or the sender would wait, too
             fcntl.flock(fd, fcntl.LOCK_EX)
             if not store.has(ImageName.parse(header.image)):
                 raise ImageError(
@@ -190,16 +189,16 @@ def _drain(stream: BinaryIO) -> None:
 
 
 def read_header(stream: BinaryIO) -> Header:
-    """Read the line that comes first.
+    """Read the header from the first line of a stream.
 
     Raises:
-        ImageError: it is none.
+        ImageError: the line is not a header.
     """
     return Header.from_line(stream.readline(_MOST_HEADER))
 
 
 def header_of(archive: Path, image: str, digest: str, source: str) -> Header:
-    """Return the header of an archive that is to be pushed."""
+    """Make the header for a push of an archive."""
     chunks = []
     with archive.open("rb") as file:
         while data := file.read(CHUNK):

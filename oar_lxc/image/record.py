@@ -1,4 +1,4 @@
-"""What is written down of an image beside its tree: ``image.json``."""
+"""Read and write ``image.json``, the record of an image beside its files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from oar_lxc.errors import ImageError
 from oar_lxc.model.image_name import ImageName
 
-if TYPE_CHECKING:  # which launches need not import
+if TYPE_CHECKING:  # launches need not import it
     from oar_lxc.image.manifest import Manifest
 
 RECORD = "image.json"
 SYSTEMD_HALT = "SIGRTMIN+3"  # systemd(1), SIGNALS
 BUSYBOX_HALT = "SIGUSR2"  # busybox's init: power off
-OTHER_HALT = "SIGPWR"  # what LXC sends by default, and sysvinit knows
+OTHER_HALT = "SIGPWR"  # LXC's default, which sysvinit understands
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SIGNAL = re.compile(r"SIG[A-Z0-9]+(\+[0-9]+)?")
@@ -26,18 +26,18 @@ _SIGNAL = re.compile(r"SIG[A-Z0-9]+(\+[0-9]+)?")
 
 @dataclass(frozen=True)
 class Record:
-    """One image, as it was when it was published.
+    """The facts of an image at its publication.
 
     Attributes:
         name: its name.
         tag: its tag.
-        digest: of its tree, see :mod:`oar_lxc.image.manifest`; empty for an image of a version of
-            oar_lxc that wrote none.
+        digest: the digest of its files, see :mod:`oar_lxc.image.manifest`; empty if an old version
+            of oar_lxc made the image.
         created: when it was published, in UTC (ISO 8601).
         source: what it was made from.
         size: bytes of all files' contents.
         files: how many paths it has.
-        halt_signal: what its init takes for the wish to shut down.
+        halt_signal: the signal on which its init shuts down.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Record:
 
     @classmethod
     def of(cls, name: ImageName, manifest: Manifest, source: str) -> Record:
-        """Return the record of an image that is being made."""
+        """Make the record of a new image."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         return cls(
             name.name,
@@ -75,12 +75,12 @@ class Record:
 
     @classmethod
     def read(cls, directory: Path, name: ImageName) -> Record:
-        """Read the record in an image's directory; what is missing there is empty.
+        """Read the record in an image's directory; missing keys get their defaults.
 
-        The name is that of the directory, whatever the file says.
+        The name comes from ``name``, not from the file.
 
         Raises:
-            ImageError: the file is no record.
+            ImageError: the file is not a record.
         """
         path = directory / RECORD
         try:
@@ -110,11 +110,11 @@ class Record:
         return cls(name.name, name.tag, **texts, **numbers)
 
 
-INIT = b"sbin/init"  # what containers start
+INIT = b"sbin/init"  # the program that containers start
 
 
 def halt_signal_of(manifest: Manifest) -> str:
-    """Return the signal that an image's init takes for the wish to shut down."""
+    """Return the signal on which an image's init shuts down."""
     way = manifest.resolve(INIT)
     for name, signal in ((b"systemd", SYSTEMD_HALT), (b"busybox", BUSYBOX_HALT)):
         if any(name in step for step in way):

@@ -1,7 +1,7 @@
-"""What an image can be made from: archives, directories, squashfs, images of OCI and Docker.
+"""Open the sources of images: archives, directories, squashfs, images of OCI and Docker.
 
-Each becomes members of a tar archive, by the program that knows the form; what is in it is judged
-later, in :mod:`oar_lxc.image.pipeline`.
+A program for each form turns it into members of a tar archive. They are checked later, in
+:mod:`oar_lxc.image.pipeline`.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from oar_lxc.image.tarstream import HARD_LINK, DamagedError, Member, Reader
 from oar_lxc.image.words import damage, need, no_room
 from oar_lxc.linux.run import Program, running
 
-# Of skopeo, as it names where images are.
+# skopeo's words for the forms of images.
 _TRANSPORTS = ("oci", "oci-archive", "docker-archive")
 TAR = ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--sort=name"]
 _UNPACKING = 7200.0  # seconds
-_WARNING = 2  # status of gzip, where something follows that is none of it
+_WARNING = 2  # status of gzip if other data follows the packed data
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Members of a tree, open.
+    """An open source of an image.
 
     Attributes:
-        source: where to read them.
-        size: how many bytes there are, 0 where unknown.
-        program: what makes them; None where it is a file.
-        unpacks: whether that only unpacks a file: where it fails, the file is to blame.
-        remarks: what is worth knowing.
+        source: yields the members.
+        size: how many bytes there are; 0 if unknown.
+        program: the program that writes them; None for a plain file.
+        unpacks: whether the program only unpacks a file; then its failure means a damaged file.
+        remarks: sentences for the user about the image.
     """
 
     source: Source
@@ -65,11 +65,11 @@ class Stream:
     remarks: tuple[str, ...] = field(default=())
 
     def finish(self) -> None:
-        """Wait for what makes them.
+        """Wait for the program's end.
 
         Raises:
-            DamagedError: it cannot unpack the file.
-            CommandError: it failed.
+            DamagedError: the program cannot unpack the file.
+            CommandError: the program failed.
         """
         if self.program is None:
             return
@@ -92,16 +92,16 @@ def _finish_unpacking(program: Program) -> None:
 
 @contextmanager
 def open_source(source: str, scratch: Path) -> Iterator[Stream]:
-    """Open what an image is to be made from.
+    """Open the source of an image.
 
     Args:
-        source: a file or directory, or one of skopeo's names of such (``oci:DIRECTORY:TAG``,
+        source: a file or directory, or skopeo's name of one (``oci:DIRECTORY:TAG``,
             ``docker-archive:FILE:NAME:TAG``).
-        scratch: a directory for what has to be unpacked first.
+        scratch: a directory for an archive that must be unpacked first.
 
     Raises:
-        ImageError: it does not exist, is none of the forms, or a program is missing.
-        CommandError: a program cannot make sense of it.
+        ImageError: the source does not exist, has no known form, or a program is missing.
+        CommandError: a program cannot read it.
     """
     transport, path, reference = _parse(source)
     with ExitStack() as stack:
@@ -122,7 +122,7 @@ def open_source(source: str, scratch: Path) -> Iterator[Stream]:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Stream]:
-    """Open an image as stores keep it: a root file system in a tar archive, and nothing else.
+    """Open a store's archive of an image, which is a tar archive of a root file system.
 
     Raises:
         OSError: it cannot be read.
@@ -134,7 +134,7 @@ def open_archive(path: Path) -> Iterator[Stream]:
 
 
 def _parse(source: str) -> tuple[str, Path, str]:
-    """Return skopeo's word, the path and which of its images is meant.
+    """Return skopeo's word for the form, the path, and the reference of an image in it.
 
     Raises:
         ImageError: there is no such path.
@@ -155,7 +155,7 @@ def _parse(source: str) -> tuple[str, Path, str]:
 
 
 def _exists(path: str) -> bool:
-    """Whether there is something; also where its directory may not be entered, nothing fails."""
+    """Whether a path exists; False also if its directory may not be entered."""
     try:
         Path(path).stat()
     except OSError:
@@ -169,7 +169,7 @@ def open_program(argv: list[str], env: Mapping[str, str] | None = None) -> Itera
 
     Args:
         argv: program and arguments.
-        env: its environment, the caller's where None.
+        env: its environment; the caller's if None.
     """
     nothing = os.open(os.devnull, os.O_RDONLY)
     try:
@@ -184,7 +184,7 @@ def open_program(argv: list[str], env: Mapping[str, str] | None = None) -> Itera
 
 @contextmanager
 def _directory(path: Path, scratch: Path, transport: str, reference: str) -> Iterator[Stream]:
-    """Pack a directory; what belongs to the caller there is root's in the image."""
+    """Pack a directory; files of a caller other than root belong to root in the image."""
     children: dict[str, set[str]] = {}
     for name in os.listdir(path):
         if (path / name).is_dir() and not (path / name).is_symlink():
@@ -206,7 +206,7 @@ def _directory(path: Path, scratch: Path, transport: str, reference: str) -> Ite
 
 
 def _own_ids(scratch: Path) -> list[str]:
-    """Return tar's options that make the files of an ordinary user those of root."""
+    """Return tar's options that give the caller's files to root; none if the caller is root."""
     if os.geteuid() == 0:
         return []
     options = []
@@ -221,7 +221,7 @@ def _taken(top: bytes) -> tuple[str, ...]:
     return (f"took the root file system that is in {os.fsdecode(top)}/",) if top else ()
 
 
-# Archives, and what they are packed with.
+# Archives.
 
 
 @contextmanager
@@ -256,7 +256,7 @@ def _file(path: Path, scratch: Path, transport: str, reference: str) -> Iterator
 
 
 def _unpacker(path: Path, first: bytes) -> list[str]:
-    """Return the program that makes a tar archive of a file; empty where it is one, or none."""
+    """Return the command that makes a file a tar archive; empty if none is needed or known."""
     if first.startswith(SQUASHFS):
         return [need("sqfs2tar", "squashfs-tools-ng"), "--", str(path)]
     for magic, argv, package in PACKERS:
@@ -266,7 +266,7 @@ def _unpacker(path: Path, first: bytes) -> list[str]:
 
 
 def _refuse_other(path: Path, first: bytes, packed: str = "") -> None:
-    """Refuse what is no tar archive and is known, also where only its name tells."""
+    """Refuse a file of a known form that cannot be read; brotli is known only by the name."""
     refuse_other(first, packed)
     if path.suffix == ".br":
         raise ImageError(
@@ -276,7 +276,7 @@ def _refuse_other(path: Path, first: bytes, packed: str = "") -> None:
 
 @contextmanager
 def _reading(path: Path, unpack: list[str]) -> Iterator[Stream]:
-    """Open a file as an archive, by the program that unpacks it; itself where that is empty."""
+    """Open a file as an archive, through the command that unpacks it unless that is empty."""
     with path.open("rb") as file:
         if not unpack:
             yield Stream(Reader(file.fileno()), path.stat().st_size)
@@ -293,7 +293,7 @@ def _first_of(fd: int) -> bytes:
 
 
 class Below:
-    """What is below a directory of an archive, as if that were all.
+    """The members below a directory of an archive, as a source of its own.
 
     Args:
         source: the archive.
@@ -310,7 +310,7 @@ class Below:
         return self._source.done
 
     def members(self) -> Iterator[Member]:
-        """Yield the members that are there."""
+        """Yield the members at and below the directory, with paths relative to it."""
         for member in self._source.members():
             path = self._below(member.path)
             if path is None:
@@ -333,11 +333,11 @@ class Below:
         return b"/".join((b".", *parts[len(self._top) :]))
 
     def stream(self, size: int) -> Iterator[memoryview]:
-        """Yield the content of the member that came last."""
+        """Yield the content of the last member."""
         return self._source.stream(size)
 
     def drain(self) -> None:
-        """Read what follows, and forget it."""
+        """Read and discard all data after the last member."""
         self._source.drain()
 
 
@@ -350,7 +350,7 @@ def _image(box: Box, reference: str, called: str, transport: str) -> Stream:
 
 
 def _unpacked(path: Path, unpack: list[str], scratch: Path) -> Path:
-    """Return an archive that is not packed, as what is in it is read in another order."""
+    """Return an archive unpacked, as its files are read in another order than it has them."""
     if not unpack:
         return path
     archive = scratch / "archive.tar"
@@ -365,7 +365,7 @@ def _unpacked(path: Path, unpack: list[str], scratch: Path) -> Path:
 
 @contextmanager
 def _open_blob(blob: Blob, heard: Heard | None) -> Iterator[Opened]:
-    """Open a layer, by the program that unpacks it."""
+    """Open a layer, through the program that unpacks it."""
     with ExitStack() as stack:
         file = stack.enter_context(blob.path.open("rb", buffering=0))
         first = os.pread(file.fileno(), 8, blob.at)
@@ -374,7 +374,7 @@ def _open_blob(blob: Blob, heard: Heard | None) -> Iterator[Opened]:
         if not unpack:
             yield Opened(Reader(file.fileno(), blob.size, heard), lambda: None)
             return
-        # A program reads on behind the end of a part.
+        # head, as the program that unpacks would read beyond the blob's end.
         part = stack.enter_context(running(["head", "-c", str(blob.size)], stdin=file.fileno()))
         program = stack.enter_context(running(unpack, stdin=part.stdout))
         yield Opened(Reader(program.stdout, None, heard), partial(_finish_unpacking, program))

@@ -1,7 +1,7 @@
-"""Stores of images: a directory each, in which every image is whole or is not there.
+"""Stores of images: directories in which each image is either complete or absent.
 
-The public store of a node has unpacked trees (``rootfs``), the private one of a user archives
-(``rootfs.tar.zst``); a public store on a file system that cannot shift ids has archives too.
+A node's public store has unpacked images (``rootfs``). A user's private store has archives
+(``rootfs.tar.zst``), and so has a public store on a file system that cannot shift ids.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ PRIVATE = Path(".local/share/oar-lxc/images")  # below the user's home
 
 _HALF = ".half-"
 _LOCK = ".lock"
-_PATIENCE = 120.0  # seconds for a lock, which others hold for a moment
-_TRIES = 100  # for a lock whose store goes and comes meanwhile
+_PATIENCE = 120.0  # seconds to wait for a lock, which others hold only for a moment
+_TRIES = 100  # to lock a store that others remove and make again meanwhile
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_GOING = (errno.ENOENT, errno.EEXIST, errno.ESTALE)  # what is met where one does
+_GOING = (errno.ENOENT, errno.EEXIST, errno.ESTALE)  # errors in a store that is being removed
 
 
 class Store:
@@ -43,7 +43,7 @@ class Store:
     Args:
         root: the directory; need not exist.
         archives: whether images are kept packed.
-        transient: whether the directory goes with the last image.
+        transient: whether the directory is removed with the last image.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Store:
         """Return the names of the images; a missing directory has none.
 
         Raises:
-            ImageError: the caller may not look into it.
+            ImageError: the caller may not list the directory.
         """
         try:
             found = os.listdir(self.root)
@@ -88,11 +88,11 @@ class Store:
             return False
 
     def directory(self, name: ImageName) -> Path:
-        """Return where an image is or would be."""
+        """Return the directory of an image, whether the image exists or not."""
         return self.root / name.directory
 
     def record(self, name: ImageName) -> Record:
-        """Return what is written down of an image.
+        """Return the record of an image.
 
         Raises:
             ImageError: there is no such image; the message names those that exist.
@@ -101,7 +101,7 @@ class Store:
         return Record.read(self.directory(name), name)
 
     def identified(self, name: ImageName) -> Record:
-        """Return the record of an image that can be told from others.
+        """Return the record of an image that has a digest.
 
         Raises:
             ImageError: there is no such image, or it has no digest.
@@ -112,10 +112,10 @@ class Store:
         return record
 
     def refuse_changed(self, record: Record, digest: str) -> None:
-        """Refuse an image that has another digest than it was published with.
+        """Refuse an image that was changed after its publication.
 
         Raises:
-            ImageError: it has.
+            ImageError: ``digest`` is not the digest in the record.
         """
         if digest != record.digest:
             raise ImageError(
@@ -124,7 +124,7 @@ class Store:
             )
 
     def require(self, name: ImageName) -> None:
-        """Make sure of an image.
+        """Make sure that an image exists.
 
         Raises:
             ImageError: there is no such image.
@@ -134,7 +134,7 @@ class Store:
             raise ImageError(f"image {name} does not exist in {self.root}; images there: {known}")
 
     def refuse_existing(self, name: ImageName) -> None:
-        """Refuse to make what is there: images never change.
+        """Refuse the name of an existing image, as images never change.
 
         Raises:
             ImageError: there is an image of this name.
@@ -147,9 +147,9 @@ class Store:
 
     @contextmanager
     def half(self) -> Iterator[Path]:
-        """Make a directory for what is not whole yet; it is gone at the end of the block.
+        """Make a directory for a half-made image; it is removed at the end of the block.
 
-        What killed programs left behind is removed before.
+        Directories that killed programs left behind are removed first.
 
         Raises:
             ImageError: the caller may not write to the store.
@@ -161,19 +161,19 @@ class Store:
         try:
             yield half
         finally:
-            os.close(mine)  # first: on NFS, files that are open keep their directory
-            with suppress(OarLxcError):  # what cannot be removed is swept by whoever comes next
+            os.close(mine)  # first: on NFS, an open file keeps its directory
+            with suppress(OarLxcError):  # the next caller sweeps it
                 remove_tree(half)
             self._vanish()
 
     def publish(self, half: Path, record: Record) -> Path:
-        """Write a half-made image to disk and give it its name, all at once.
+        """Write a half-made image to disk, and then give it its name atomically.
 
         Returns:
             The image's directory.
 
         Raises:
-            ImageError: meanwhile somebody else published one of this name.
+            ImageError: another process has published an image of this name meanwhile.
         """
         name = record.image
         (half / RECORD).write_text(record.to_json())
@@ -190,14 +190,14 @@ class Store:
         return final
 
     def remove(self, name: ImageName) -> None:
-        """Remove an image; from the first moment on it is not there any more.
+        """Remove an image; it disappears atomically, before its files are removed.
 
         Raises:
             ImageError: there is no such image.
         """
         self.require(name)
         with self._locked():
-            self.require(name)  # another may have been faster
+            self.require(name)  # another process may have removed it
             trash = _make_directory(self.root)
             os.rename(self.directory(name), trash / name.directory)
             _sync_directory(self.root)
@@ -209,7 +209,7 @@ class Store:
         return os.geteuid() != 0
 
     def _make_root(self) -> None:
-        # Images hold programs that are set-user-id root: nobody else may come near.
+        # Images hold programs that are set-user-id root, so only root may enter the store.
         if not self._is_private and (why := why_open(self.root)):
             raise ImageError(why)
         self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -217,10 +217,10 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Make the store and hold it for a moment: one names, sweeps or removes it at a time.
+        """Make the store and lock it while images are named, swept or removed.
 
         Raises:
-            ImageError: the caller may not write to it.
+            ImageError: the caller may not write to the store.
         """
         fd = self._take_lock()
         try:
@@ -249,15 +249,15 @@ class Store:
                 if error.errno not in _GOING:
                     raise
                 why = os.strerror(error.errno)
-            # While this waited, the store went, and the lock with it.
+            # During the wait, the store was removed, and the lock with it.
             if fd != NONE:
                 os.close(fd)
         raise ImageError(f"cannot make the directory {self.root}: {why}")
 
     def _vanish(self) -> None:
-        """Remove a transient store that nobody works in and that has no image.
+        """Remove a transient store that has no image and no half-made one.
 
-        Others take a lock only that is still the store's when they have it.
+        This is safe: a process that gets the lock checks that it is still the store's.
         """
         if not self.transient:
             return
@@ -266,11 +266,11 @@ class Store:
                 self._sweep()
                 if os.listdir(self.root) == [_LOCK]:
                     (self.root / _LOCK).unlink()
-            self.root.rmdir()  # which fails where it is in use, again or still
+            self.root.rmdir()  # fails if the store is in use
             self.root.parent.rmdir()
 
     def _sweep(self) -> None:
-        """Remove what nobody works on any more."""
+        """Remove half-made images that no process works on."""
         for half in self.root.glob(f"{_HALF}*"):
             try:
                 fd = os.open(half / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -279,7 +279,7 @@ class Store:
                     remove_tree(half)
                 continue
             try:
-                with suppress(BlockingIOError, OarLxcError):  # where somebody does
+                with suppress(BlockingIOError, OarLxcError):  # a process works on it
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     remove_tree(half)
             finally:
@@ -287,10 +287,10 @@ class Store:
 
 
 def _lock(path: Path) -> int:
-    """Open and lock a file; no container's root may, who sees it in a job's mount.
+    """Open and lock a file; a container's root, which sees it in a job's mount, may not.
 
     Raises:
-        OSError: somebody else held it all the time (ETIMEDOUT).
+        OSError: other processes held the lock all the time (ETIMEDOUT).
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -318,7 +318,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def facts_of(record: Record, whose: str, store: Store) -> Image:
-    """Return all that is known of an image, as it is told to people and programs."""
+    """Return all facts of an image, in the form for people and programs."""
     path = str(store.directory(record.image))
     return Image(image=str(record.image), whose=whose, **asdict(record), path=path)
 
@@ -327,13 +327,13 @@ def list_images(directory: Path = DIRECTORY) -> list[str]:
     """Return the names of the images in a directory; a missing directory has none.
 
     Raises:
-        ImageError: the caller may not look into it.
+        ImageError: the caller may not list the directory.
     """
     return [str(name) for name in Store(directory).names()]
 
 
 def find_image(name: str, directory: Path = DIRECTORY) -> Path:
-    """Return the root file system of an image that is unpacked.
+    """Return the root file system of an unpacked image.
 
     Raises:
         ImageError: there is no such image; the message names those that exist.
@@ -346,8 +346,8 @@ def find_image(name: str, directory: Path = DIRECTORY) -> Path:
 
 
 def _make_directory(parent: Path) -> Path:
-    """Make a directory for what is half made, or half removed."""
-    import tempfile  # takes time that launches, which never come here, need not pay
+    """Make a directory for an image that is half made or half removed."""
+    import tempfile  # slow to import, so not for launches, which never call this
 
     made = Path(tempfile.mkdtemp(prefix=_HALF, dir=parent))
     keep_from_jobs(made)

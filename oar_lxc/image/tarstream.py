@@ -1,8 +1,8 @@
-"""Read and write tar archives as streams: member by member, exactly, and nothing but that.
+"""Read and write tar archives as streams, member by member.
 
-What is read is the format of before POSIX, that of POSIX with pax headers, and what GNU tar adds
-for long names and incremental dumps. What is written is always the same plain form, whatever was
-read: two programs can never take one archive for two different things.
+It reads the format before POSIX, the format of POSIX with pax headers, and GNU tar's long names
+and incremental dumps. It always writes the same plain form. So two programs can never read
+different contents from one archive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from oar_lxc.errors import ImageError
 
 BLOCK = 512
-CHUNK = 1 << 20  # bytes; also what a pipe holds at most
+CHUNK = 1 << 20  # bytes; also the most that a pipe holds
 END = b"\0" * (2 * BLOCK)
 _EMPTY = bytes(BLOCK)
 
@@ -30,20 +30,20 @@ FILE, HARD_LINK, SYMLINK, CHARACTER, DEVICE, DIRECTORY, FIFO = (
 )
 LINKS = (HARD_LINK, SYMLINK)
 _KINDS = (FILE, *LINKS, CHARACTER, DEVICE, DIRECTORY, FIFO)
-_DUMP = b"D"  # of GNU tar --listed-incremental: a directory, and the names in it as content
+_DUMP = b"D"  # GNU tar --listed-incremental: a directory, with the names in it as content
 _SPARSE = b"S"
 _XATTR = b"SCHILY.xattr."
-_MOST_SIZE = 2**62  # bytes; more, no system can count
+_MOST_SIZE = 2**62  # bytes; no system has larger files
 _MOST_EXTENDED = CHUNK  # bytes of one extended header
 _OCTAL_8, _OCTAL_12 = 8**7 - 1, 8**11 - 1
 _USTAR = b"ustar\0" + b"00" + bytes(32 + 32) + b"0000000\0" + b"0000000\0" + bytes(155 + 12)
-_BLANKS = b" " * 8  # what a checksum counts in its own place
+_BLANKS = b" " * 8  # a checksum counts its own field as blanks
 _ALWAYS = sum(_USTAR) + sum(_BLANKS)
-_ADLER = 65521  # zlib's sum of bytes is taken modulo this
+_ADLER = 65521  # zlib sums bytes modulo this
 
 
 class DamagedError(ImageError):
-    """What is read is not as it was written; the message says where that was seen."""
+    """The data is damaged; the message says where."""
 
 
 class TruncatedError(DamagedError):
@@ -55,14 +55,14 @@ class Member:
     """One member of an archive, as its headers describe it.
 
     Attributes:
-        path: its name, as it is written there.
+        path: its name, as it is in the archive.
         kind: :data:`FILE`, :data:`HARD_LINK`, :data:`SYMLINK`, :data:`DIRECTORY` …
         mode: permission bits with set-user-id and the like.
         uid: owner.
         gid: group.
         size: bytes of content that follow; 0 for all but files.
         mtime: seconds since the epoch.
-        target: where a link leads.
+        target: target of a link.
         xattrs: extended attributes by name.
     """
 
@@ -78,20 +78,20 @@ class Member:
 
     @property
     def name(self) -> str:
-        """Its name, to be told."""
+        """Its name, for messages."""
         return os.fsdecode(self.path)
 
 
 class Reader:
-    """Bytes of a file or pipe, taken from the front.
+    """Read bytes of a file or pipe in their order.
 
     Args:
-        fd: where they come from, from where it stands now.
-        size: how many there are at most; all where None.
-        heard: is given all that is read, in pieces as they come. Nothing is passed over then.
+        fd: the file or pipe, at its present position.
+        size: how many bytes to read at most; None for all.
+        heard: called with each piece of data that is read. With it, nothing is skipped.
 
     Attributes:
-        done: how many were taken.
+        done: how many bytes the caller has taken.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Reader:
         self.done = 0
 
     def members(self) -> Iterator[Member]:
-        """Yield the members of the archive that is read, see :func:`members`."""
+        """Yield the members of the archive, see :func:`members`."""
         return members(self)
 
     def take(self, size: int) -> memoryview:
@@ -135,13 +135,13 @@ class Reader:
         return view
 
     def ended(self) -> bool:
-        """Whether there is nothing more."""
+        """Whether all bytes were taken."""
         if self._at == len(self._chunk):
             self._chunk, self._at = self._read(), 0
         return not self._chunk
 
     def stream(self, size: int) -> Iterator[memoryview]:
-        """Yield the next bytes, in pieces as they come."""
+        """Yield the next bytes in pieces of any size."""
         while size:
             have = len(self._chunk) - self._at
             piece = self.take(min(size, have or min(size, BLOCK)))
@@ -149,10 +149,10 @@ class Reader:
             yield piece
 
     def skip(self, size: int) -> None:
-        """Pass over the next bytes; of a file, they are not read.
+        """Skip the next bytes; in a file, without reading them.
 
         Raises:
-            TruncatedError: there are fewer, as far as that is seen.
+            TruncatedError: there are fewer; not noticed where they are not read.
         """
         far = size - (len(self._chunk) - self._at)
         if far > CHUNK and self._heard is None and self._left is None:
@@ -168,7 +168,7 @@ class Reader:
             pass
 
     def drain(self) -> None:
-        """Read to the end and forget it: whoever writes must not die of a closed pipe."""
+        """Read and discard the rest, so that the writer does not die of a closed pipe."""
         self._chunk, self._at = memoryview(b""), 0
         while self._read():
             pass
@@ -185,22 +185,22 @@ class Reader:
 
 
 def padding(size: int) -> int:
-    """Return how many bytes follow a member's content up to the next header."""
+    """Return how many bytes lie between a member's content and the next header."""
     return -size % BLOCK
 
 
 def members(reader: Reader, *, marked: bool = True) -> Iterator[Member]:
-    """Yield the members of an archive; the content of a file may be taken in between.
+    """Yield the members of an archive; the caller may read a file's content before the next.
 
     Args:
-        reader: where it is read.
-        marked: whether it has to have a mark at its end. Without one, nobody sees whether an
-            archive was cut between two members.
+        reader: reads the archive.
+        marked: whether the archive must end with the mark of its end. Without the mark, a cut
+            between two members goes unnoticed.
 
     Raises:
-        TruncatedError: it ends before its end is marked.
-        DamagedError: a header is no header.
-        ImageError: it is no archive, or of a kind that cannot be read.
+        TruncatedError: the archive ends before its mark.
+        DamagedError: a header is damaged.
+        ImageError: it is not an archive, or has a member of a kind that cannot be read.
     """
     general: dict[bytes, bytes] = {}
     while True:
@@ -246,7 +246,7 @@ def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes
     path = extended.get(b"path") or long.get(b"L") or path
     kind = header[156:157]
     if kind in (b"\0", b"7"):
-        # Archives of before POSIX tell directories by the slash.
+        # In archives before POSIX, a slash at the end marks a directory.
         kind = DIRECTORY if path.endswith(b"/") and kind == b"\0" else FILE
     if kind not in (*_KINDS, _DUMP):
         raise _unreadable(path, kind)
@@ -265,12 +265,12 @@ def _member(header: bytes, extended: dict[bytes, bytes], long: dict[bytes, bytes
     )
     if extended:
         _apply(member, extended)
-    # Whoever unpacks ends a name there: it would be another name than the one that was checked.
+    # A program that unpacks ends a name at a byte 0, and so would use a name that was not checked.
     if b"\0" in b"".join((path, target, *member.xattrs)):
         raise ImageError(f"member {os.fsdecode(path)!r} has a byte 0 in a name")
     if kind not in (FILE, _DUMP):
-        # Some write there how large the file of a hard link is, or the disk space of a directory;
-        # no content follows. tar(1) and Docker do not look at it either.
+        # Some programs write the size of a hard link's file here, or the disk space of a
+        # directory, but no content follows. tar(1) and Docker ignore it, too.
         member.size = 0
     elif not 0 <= member.size <= _MOST_SIZE:
         raise DamagedError(f"member {member.name} has a size that no file has")
@@ -311,7 +311,8 @@ def _unreadable(path: bytes, kind: bytes) -> ImageError:
 def _is_whole(header: bytes) -> bool:
     """Whether the checksum of a header is right.
 
-    It is the sum of all bytes. Half of Adler-32 is that sum too, and takes a tenth of the time.
+    It is the sum of all bytes. The lower half of Adler-32 is the same sum, and computing it takes
+    a tenth of the time.
     """
     try:
         told = _number(header[148:156])
@@ -322,7 +323,7 @@ def _is_whole(header: bytes) -> bool:
 
 
 def _number(text: bytes) -> int:
-    """Return a number of a header, octal or, by GNU tar, binary with the first bit set."""
+    """Return a number of a header: octal, or GNU tar's binary form with the first bit set."""
     if text[0] & 0x80:
         value = int.from_bytes(text, "big") & ~(0x80 << 8 * (len(text) - 1))
         return value if text[0] == 0x80 else -1
@@ -333,7 +334,7 @@ def _number(text: bytes) -> int:
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """Return the records of a pax header: ``LENGTH KEY=VALUE`` and a newline, each."""
+    """Return the records of a pax header; each is ``LENGTH KEY=VALUE`` and a newline."""
     found = {}
     at = 0
     while at < len(data):
@@ -349,7 +350,7 @@ def _records(data: bytes) -> dict[bytes, bytes]:
 
 
 def header(member: Member) -> bytes:
-    """Return a member's header, with an extended one before it where that is needed."""
+    """Return a member's header, with an extended header before it if needed."""
     extended: list[bytes] = []
     path, target, size = member.path, member.target, member.size
     uid, gid = member.uid, member.gid

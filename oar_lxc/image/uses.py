@@ -1,4 +1,4 @@
-"""Who uses an image on this machine: containers, by the lower layer of their root file system."""
+"""Find the jobs that use an image on this machine, by the lower layers of their containers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Use:
 
     Attributes:
         job_id: OAR's job id.
-        user: whose job it is; empty where this machine does not know the job.
+        user: the job's user; empty if this machine does not know the job.
     """
 
     job_id: int
     user: str
 
     def __str__(self) -> str:
-        """Return it as errors name it."""
+        """Return the job's name in errors."""
         return f"job {self.job_id} of {self.user}" if self.user else f"job {self.job_id}"
 
 
@@ -40,20 +40,20 @@ def uses_of(
 ) -> list[Use]:
     """Return the jobs that have a container's root file system of an image in their mounts.
 
-    Users may mount what looks like that: then a job is named that has none, and nothing more.
+    A user may fake such a mount. The only effect is that the result names a job too many.
 
     Args:
         name: the image.
-        digest: its digest, by which jobs call what they have unpacked of it.
+        digest: its digest, which names its unpacked archive in a job.
         state: the state directory of the node.
-        proc: where processes are.
+        proc: the directory of processes.
     """
     lower: set[str] = set()
-    seen: set[int] = set()  # one of each mount namespace is enough
+    seen: set[int] = set()  # mount namespaces; one process of each is enough
     for process in proc.iterdir():
         if not process.name.isdigit():
             continue
-        with suppress(OSError):  # it ended meanwhile
+        with suppress(OSError):  # the process ended meanwhile
             namespace = (process / "ns/mnt").stat().st_ino
             if namespace not in seen:
                 lower |= _lower_directories(process / "mountinfo")
@@ -63,7 +63,7 @@ def uses_of(
 
 
 def _job_of(lower: str, name: ImageName, digest: str, state: Path) -> int:
-    """Return the job that has an image at a path; 0 where that is no job's, or another image."""
+    """Return the job that has the image at a path; 0 if it is no job's path or another image."""
     match = re.match(rf"{re.escape(str(state))}/jobs/([1-9][0-9]{{0,8}})/", lower)
     if not match:
         return 0
@@ -79,7 +79,7 @@ def _unpacked(containers: Path, digest: str) -> Path:
 
 
 def _user_of(layout: JobLayout) -> str:
-    """Return whose a job is, by what root wrote down of it; empty where that is nothing."""
+    """Return a job's user, from the file that root published; empty if there is none."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         return str(json.loads(read_regular(layout.published, owners=(0,)))["user"])
     return ""
@@ -98,8 +98,8 @@ def containers_of(digest: str, directory: Path) -> list[Path]:
     """Return the directories of a job's containers that are made of an unpacked archive.
 
     Args:
-        digest: that of the image.
-        directory: where the job has its containers.
+        digest: the image's digest.
+        directory: the directory of the job's containers.
     """
     wanted = f"{_unpacked(directory, digest)}:"
     found = []

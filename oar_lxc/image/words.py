@@ -1,4 +1,4 @@
-"""What other programs say when they fail, in our words: what it means, and what to do."""
+"""Translate the error messages of other programs into a reason and what to do."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _ENDS_EARLY = re.compile(
     r"unexpected end|premature end|unexpectedly|incomplete|truncated", re.IGNORECASE
 )
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
-# Of tar: `tar: ./etc/shadow: Cannot open: Permission denied`.
+# tar's, such as `tar: ./etc/shadow: Cannot open: Permission denied`.
 _OF_A_FILE = re.compile(
     r"(?:[a-z0-9-]+: )?(?P<file>.+?): (?:[A-Z][a-z]+ [a-z ]+: )?(?P<why>[A-Z][\w ,/-]+)"
 )
 _CHANGED = re.compile(
     r"tar: (?P<file>.+): (?:file changed as we read it|File removed before we read it)"
 )
-# Of apt and mmdebstrap: what they say, and what it means.
+# Messages of apt and mmdebstrap, and their meaning.
 _NO_PACKAGE = (
     "there is no package {it} in the sources of this release: look at its name, or `sources`"
 )
@@ -54,7 +54,7 @@ _PACKAGES = (
 )
 
 
-# Of ssh, and of the shell behind it.
+# Messages of ssh, and of the shell on the node.
 _OURS = "oar-lxc: "
 _ON_THE_WAY = (
     (r"Could not resolve hostname", "it could not be reached: its name cannot be resolved"),
@@ -72,7 +72,7 @@ _ON_THE_WAY = (
 
 
 def no_room(error: CommandError) -> str:
-    """Return the system's words where a program had no room to write; empty where it had."""
+    """Return the system's message if a program found the disk full; else an empty text."""
     match = _FULL.search(error.stderr)
     return match[0] if match else ""
 
@@ -110,7 +110,7 @@ def meaning_of_build(error: CommandError) -> str:
     if script:
         before = said[: said.index(script[0])]
         return f"a script of the recipe failed{_says(before)}"
-    # mmdebstrap and apt put a letter before each line, and errors after much else.
+    # mmdebstrap and apt start each line with a letter; their errors come after many other lines.
     errors = [line[2:].strip() for line in said if line.startswith("E:")]
     return f"the system cannot be built{_says(errors[:1] or said)}"
 
@@ -119,8 +119,8 @@ def why_not(lines: list[str], *, reached: bool) -> str:
     """Return in one sentence why a node did not take an image.
 
     Args:
-        lines: what came from there, of our own program, its shell, and ssh on the way.
-        reached: whether a command ran there.
+        lines: lines of oar-lxc on the node, of the node's shell, and of ssh.
+        reached: whether a command ran on the node.
     """
     ours = [line for line in lines if line.startswith(_OURS)]
     if ours:

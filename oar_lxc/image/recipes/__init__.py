@@ -1,4 +1,4 @@
-"""How images are built from Debian's or Ubuntu's packages: ready recipes, and those of a file."""
+"""Recipes to build images from Debian's or Ubuntu's packages: ready ones, and those of a file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Recipe:
 
     Attributes:
         suite: the release.
-        packages: what is installed besides the minimal system.
-        variant: mmdebstrap's word for the minimal system; ``extract`` has none, and packages are
-            unpacked only.
+        packages: packages to install besides the minimal system.
+        variant: mmdebstrap's word for the minimal system; ``extract`` has no minimal system, and
+            only unpacks packages.
         configure: the script in this directory that prepares the system for containers.
-        sources: lines of a sources.list; those of this machine's apt where empty.
-        keyring: the file with the keys that have signed them, for what this machine does not know.
-        script: shell lines that are run inside, at the end.
+        sources: lines of a sources.list; if empty, those of this machine's apt.
+        keyring: the file with the keys that signed the packages, if this machine lacks them.
+        script: shell lines to run inside at the end.
     """
 
     suite: str = "bookworm"
@@ -75,7 +75,7 @@ RECIPES = {
         packages=("busybox-static", "dropbear-bin"), variant="extract", configure="busybox.sh"
     ),
 }
-# What a file may say; `base` is the ready recipe that it changes.
+# Keys of a file; `base` names the ready recipe that the file changes.
 KEYS = ("base", "suite", "packages", "sources", "keyring", "script")
 
 
@@ -83,7 +83,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a TOML file.
 
     Raises:
-        ImageError: it is no TOML, has an unknown key, or a value of another kind.
+        ImageError: it is not TOML, has an unknown key, or a value of a wrong type.
     """
     try:
         data = tomllib.loads(path.read_text())
@@ -111,11 +111,11 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def recipe_for(name: str, recipe: str | None = None) -> Recipe:
-    """Return the recipe of an image: a ready one by its name, or that of a file.
+    """Return the recipe of an image: a ready recipe, or the recipe in a file.
 
     Args:
         name: the image's name, without its tag.
-        recipe: name of a ready recipe or of a TOML file; by default that of the image's name.
+        recipe: name of a ready recipe or of a TOML file; by default the image's name.
 
     Raises:
         ImageError: there is none.
