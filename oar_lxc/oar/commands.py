@@ -1,4 +1,4 @@
-"""What OAR's commands tell of jobs and nodes: ``oarstat`` and ``oarnodes``."""
+"""Ask OAR for jobs and nodes, with its commands ``oarstat`` and ``oarnodes``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from oar_lxc.linux.run import run
 
 ENDED = ("Error", "Terminated")  # a job's last states
 ENDING = ("toError", "Finishing")
-TIMEOUT = 30.0  # seconds in which oarstat tells of one job
-JOBS_AT_ONCE = 100  # as many as one oarstat is asked for
+TIMEOUT = 30.0  # seconds for oarstat to answer about one job
+JOBS_AT_ONCE = 100  # jobs in the arguments of one oarstat at most
 
 
 def job_facts(job_id: int) -> dict[str, str]:
-    """Return what ``oarstat -f`` tells of a job; nothing where OAR knows none.
+    """Return what ``oarstat -f`` tells of a job; empty if OAR does not know the job.
 
     Raises:
-        JobError: there is no oarstat here.
-        CommandError: it did not answer.
+        JobError: this machine has no oarstat.
+        CommandError: oarstat did not answer.
     """
     facts = {}
     for line in _oarstat(job_id, "-f").splitlines():
@@ -34,8 +34,8 @@ def job_resources(job_id: int) -> list[str]:
     """Return what ``oarstat -p`` tells of a job: a line of properties for each resource.
 
     Raises:
-        JobError: there is no oarstat here.
-        CommandError: it did not answer.
+        JobError: this machine has no oarstat.
+        CommandError: oarstat did not answer.
     """
     return [line.strip() for line in _oarstat(job_id, "-p").splitlines()]
 
@@ -53,7 +53,7 @@ def _oarstat(job_id: int, option: str) -> str:
 
 
 def running_jobs(timeout: float) -> list[str]:
-    """Return the numbers of the caller's running jobs, which alone have containers.
+    """Return the numbers of the caller's running jobs; only running jobs have containers.
 
     Args:
         timeout: seconds for OAR to answer.
@@ -65,7 +65,7 @@ def running_jobs(timeout: float) -> list[str]:
 
 
 def ended_jobs(jobs: Collection[int]) -> set[int]:
-    """Return those of some jobs of which OAR says that they have ended."""
+    """Return the jobs among the given ones that have ended, as OAR says."""
     ended = set()
     numbers = sorted(jobs)
     for start in range(0, len(numbers), JOBS_AT_ONCE):
@@ -83,5 +83,5 @@ def has_oarnodes() -> bool:
 
 
 def node_words() -> Iterable[str]:
-    """Return the names of the cluster's nodes as OAR has them, each once."""
+    """Return OAR's names of the cluster's nodes, each once."""
     return dict.fromkeys(run(["oarnodes", "-l"]).stdout.split())

@@ -1,7 +1,7 @@
-"""Prologue and epilogue: on the job's first node, as ``oar``, for all nodes of the job.
+"""Prologue and epilogue: they run on the job's first node as ``oar``, for all nodes of the job.
 
-OAR's arguments are the contract: job id, user, nodefile, and perhaps more. Other nodes are
-reached as ``oar`` with the ssh command of oar.conf, and root through oardodo.
+OAR gives them the arguments job id, user, nodefile, and perhaps more. They reach other nodes as
+``oar`` with the ssh command of oar.conf, and root through oardodo.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from oar_lxc.model.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.model.published import PublishedJob
 from oar_lxc.oar.ssh import FANOUT, command_on, this_node
 
-PUBLISHER = 0  # the user id of the root side
-KILLED = 128  # from here on, a shell tells of a signal that ended the command, and ssh of itself
+PUBLISHER = 0  # the user id of root, which publishes job.json
+KILLED = 128  # statuses from here on: a signal ended the command, or ssh itself failed
 
 
 def main() -> None:
-    """Run one hook and leave with its exit status, which OAR takes for the nodes' state."""
+    """Run one hook and exit with its status; from the status OAR infers the nodes' state."""
     if len(sys.argv) < 5:
         say("usage: hook prologue|epilogue JOB USER NODEFILE")
         sys.exit(2)
@@ -45,12 +45,12 @@ def main() -> None:
 
 
 def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
-    """Prepare or destroy a job on all its nodes at once; a prologue that fails undoes itself.
+    """Prepare or destroy a job on all its nodes at once; a failed prologue undoes its work.
 
-    An epilogue destroys whatever is wrong with the configuration or the nodefile, and says so.
+    An epilogue destroys even if the configuration or the nodefile is wrong, and reports that.
 
     Returns:
-        0, or 1 where a node is not as it should be.
+        0, or 1 if a node is not as it should be.
     """
     config, wrong = lenient_config()
     cgroup = _oar_cgroup(job_id, user)
@@ -60,8 +60,8 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
             say(f"{wrong}; mend it: the defaults are taken")
         nodes, unsure = _nodes_to_clean(job_id, nodefile)
         status = _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline)
-        # OAR would suspect all nodes of the job. The stanza comes after us, and tells of each,
-        # unless nobody knows whether there is one.
+        # After a status of 1, OAR would suspect all nodes of the job. If the stanza prepares, it
+        # runs after this and reports each node. A wrong configuration does not tell if it does.
         follows = config.prepare == PREPARE_BY[0] and not wrong
         return 0 if follows else status or unsure
     if hook != "prologue":
@@ -71,11 +71,11 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     if config.prepare != PREPARE_BY[1]:
         return 0
     nodes = list(read_nodefile(nodefile))
-    key = Path(f"/var/lib/oar/{user}_{job_id}.jobkey")  # where OAR keeps it on all nodes
+    key = Path(f"/var/lib/oar/{user}_{job_id}.jobkey")  # OAR's place for it on all nodes
     key_option = ["--job-key", str(key)] if key.exists() else []
     users = ["--users", format_spans(config.users).replace(" ", "")]
     prepare = ["prepare", *common, *users, *key_option, "--nodes", ",".join(nodes), "--node"]
-    # OAR runs no epilogue after a failed prologue: keep a part of the time for undoing.
+    # OAR runs no epilogue after a failed prologue, so keep a part of the time to undo its work.
     status = _everywhere(nodes, prepare, config.deadline * 0.5, prepares=True)
     if status:
         _everywhere(nodes, ["destroy", "--layer", hook, *common], config.deadline * 0.5)
@@ -83,10 +83,10 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
 
 
 def _nodes_to_clean(job_id: int, nodefile: Path) -> tuple[list[str], int]:
-    """Return the nodes of a job that has ended, and 1 where there may be more.
+    """Return the nodes of a job that has ended, and 1 if there may be more, else 0.
 
-    Without OAR's nodefile, what prepare published here tells them; without that, this node has at
-    least itself.
+    They come from OAR's nodefile. If that is not usable, they come from the file that root
+    published here. Without both, only this node is known.
     """
     try:
         return list(read_nodefile(nodefile)), 0
@@ -105,23 +105,24 @@ def _nodes_to_clean(job_id: int, nodefile: Path) -> tuple[list[str], int]:
 def _everywhere(
     nodes: Sequence[str], arguments: list[str], timeout: float, prepares: bool = False
 ) -> int:
-    """Run the root side on nodes.
+    """Run ``oar-lxc-node`` on nodes.
 
     Args:
-        nodes: their names.
-        arguments: of the command.
+        nodes: names of the nodes.
+        arguments: arguments of the command.
         timeout: seconds.
-        prepares: it prepares: its last argument is the node's name, and where it cannot be started
-            as users have used something up, the node is not at fault.
+        prepares: whether the command prepares. Then the node's name is added as last argument, and
+            a node is not at fault if a shortage of memory or processes stops the command.
 
     Returns:
-        0, or 1 where a node is not as it should be.
+        0, or 1 if a node is not as it should be.
     """
     end = time.monotonic() + timeout
 
     def once(node: str) -> Result:
         left = max(1.0, end - time.monotonic())
-        # The command ends by itself, in time to say what it leaves: as root, we cannot kill it.
+        # The command runs as root, so this process cannot kill it. With a deadline it ends by
+        # itself, and has time to report what is left.
         limit = ["--deadline", f"{left * 0.8:.3g}"]
         words = [arguments[0], *limit, *arguments[1:], *([node] if prepares else [])]
         return run(command_on(node, words), timeout=left, check=False)
@@ -130,7 +131,7 @@ def _everywhere(
         try:
             result = once(node)
             if not 0 <= result.status < KILLED:
-                result = once(node)  # it goes on where it was
+                result = once(node)  # a second run continues the work
         except OarLxcError as error:
             say(f"node {node}: {error}")
             return prepares and bool(shortage_of(error))
@@ -147,7 +148,7 @@ def _everywhere(
 
 
 def _oar_cgroup(job_id: int, user: str) -> str:
-    """Return the job's cgroup in OAR's hierarchies, empty where the cpuset is off."""
+    """Return the job's cgroup in OAR's hierarchies; empty if the cpuset is off."""
     name = f"{user}_{job_id}"
     given = os.environ.get("OAR_CPUSET", "")
     for path in (given, f"/oar/{name}"):

@@ -1,4 +1,4 @@
-"""How ``oar`` reaches the root side of a node: oardodo, behind OAR's own ssh on other nodes."""
+"""Let user ``oar`` run ``oar-lxc-node`` as root, with oardodo; on other nodes with OAR's ssh."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FANOUT = 64
 def command_on(node: str, arguments: Sequence[str], *, here: bool = True) -> list[str]:
     """Return the command that runs ``oar-lxc-node`` on a node, for user ``oar``.
 
-    A node without oar-lxc is no broken node: there, the command does nothing.
+    On a node without oar-lxc the command does nothing and succeeds, as the node is not broken.
 
     Args:
         node: the node's name in OAR.
@@ -43,9 +43,9 @@ def _is_here(node: str) -> bool:
 
 
 def ssh() -> list[str]:
-    """Return OAR's ssh command (OPENSSH_CMD), without questions to anyone.
+    """Return OAR's ssh command (OPENSSH_CMD), with options that forbid questions.
 
-    Where oar.conf does not tell it, or what it tells is no command, it is the one that OAR takes.
+    If oar.conf has no valid command, it is OAR's default.
     """
     command = []
     with suppress(OSError, ValueError):

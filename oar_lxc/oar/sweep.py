@@ -1,8 +1,8 @@
-"""Carry OAR's word to the nodes: jobs that have ended are destroyed wherever they still are.
+"""The server's sweep: tell the nodes which jobs have ended, so that they destroy their containers.
 
-A node knows of a job's end by OAR's clean and by the hooks, which did not come where its sshd was
-down or the server was. The OAR server reaches nodes, not the other way round: so it asks each node
-what it has, asks OAR which of those jobs have ended, and tells the nodes.
+OAR's clean and the hooks tell a node of a job's end, but not while its sshd or the server is down.
+Nodes cannot reach the OAR server. So the server asks each node for its jobs, asks OAR which of
+them have ended, and tells the nodes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 @dataclass
 class Sweep:
-    """What a sweep over the cluster found and did.
+    """The result of a sweep over the cluster.
 
     Attributes:
         jobs: what was done about each job, by node.
-        unreachable: why a node did not answer, by node.
+        unreachable: for each node that did not answer, the reason.
     """
 
     jobs: dict[str, list[Reaped]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Sweep:
 
 
 def sweep(grace: float, *, dry_run: bool = False) -> Sweep:
-    """Reap on all nodes of the cluster, with OAR's word; run it as user ``oar``.
+    """Reap on all nodes of the cluster, with OAR's list of ended jobs; run it as user ``oar``.
 
     Args:
         grace: seconds that OAR and its hooks get at a job's start and end.
@@ -65,7 +65,7 @@ def sweep(grace: float, *, dry_run: bool = False) -> Sweep:
 
 
 def _nodes(result: Sweep) -> list[str]:
-    """Return the names of the cluster's nodes; what is none is told, and stops no other."""
+    """Return the names of the cluster's nodes; report an invalid name, and go on."""
     if not has_oarnodes():
         raise OarLxcError(
             "oarnodes is not installed here: run this on the OAR server, or leave out --everywhere"
