@@ -1,5 +1,5 @@
-"""Make a machine an OAR server, frontend or node that has oar-lxc: steps that may run twice.
+"""Set up a machine as an OAR server, frontend or node with oar-lxc, in steps that may run twice.
 
-Root runs it, once for each machine. It may import every room but :mod:`oar_lxc.sandbox` and
+Root runs it once on each machine. It may import every room except :mod:`oar_lxc.sandbox` and
 :mod:`oar_lxc.cli`.
 """

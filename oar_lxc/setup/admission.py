@@ -1,4 +1,4 @@
-"""OAR's admission rules: job type ``lxc`` is known, and not mixed with what cannot work."""
+"""Steps about OAR's admission rules: they allow the job type ``lxc``, but not with every type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ deploy and cosystem jobs run on a frontend, and containers on the nodes of the j
 
 
 def allow_lxc(rule: str) -> str:
-    """Add the type ``lxc`` to the rule that checks job types; the rest of it stays.
+    """Add the type ``lxc`` to the rule that checks job types, and change nothing else in it.
 
     Raises:
         SetupError: the rule has no list of types in the form that OAR ships.
@@ -78,7 +78,7 @@ def bad_mixes_are_refused() -> Step:
         return diff(Path("admission rule"), rows[0]["rule"] if rows else "", REFUSAL)
 
     def apply() -> None:
-        # The check of types has priority 16; types are complete then.
+        # 17: after the check of types, which has priority 16.
         database.connect().execute(
             f"""BEGIN;
             DELETE FROM admission_rules WHERE rule LIKE '{REFUSAL_TITLE}%';

@@ -1,4 +1,4 @@
-"""The bundle: what the server tells the other machines of its cluster, one tar file of secrets."""
+"""The bundle: a tar file of secrets, with which other machines join the server's cluster."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Bundle:
-    """What the machines of a cluster have in common.
+    """The settings and keys that the machines of a cluster share.
 
     Attributes:
         server: the OAR server's host name.
         database: the ``DB_*`` keys of ``oar.conf`` for another machine than the server.
-        cpuset_path: ``CPUSET_PATH``, empty where OAR's cpuset is off.
-        prepare: who prepares nodes, ``stanza`` or ``prologue``.
+        cpuset_path: ``CPUSET_PATH``; empty if OAR's cpuset is off.
+        prepare: the hook that prepares nodes, ``stanza`` or ``prologue``.
         oar_private: user oar's private key.
         oar_public: its public half.
         host_private: the private host key of OAR's sshd, port 6667, on every node.
@@ -40,7 +40,7 @@ class Bundle:
     host_public: str
 
     def to_bytes(self) -> bytes:
-        """Return the tar file; equal bundles give equal bytes."""
+        """Return the bytes of the tar file; equal bundles give equal bytes."""
         data = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1).encode()
         info = tarfile.TarInfo(_MEMBER)
         info.size, info.mode = len(data), 0o600
@@ -54,7 +54,7 @@ class Bundle:
         """Read a bundle.
 
         Raises:
-            SetupError: there is none, or the file is something else.
+            SetupError: there is no such file, or it is not a bundle.
         """
         try:
             with tarfile.open(path, "r:") as archive:

@@ -1,4 +1,4 @@
-"""Whether the server reaches its nodes as OAR does: user oar, ssh, port 6667."""
+"""Check that the server reaches its nodes as OAR does: as user oar, with ssh, on port 6667."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from oar_lxc.setup.bundle import PATH as BUNDLE
 from oar_lxc.setup.members import PORT
 from oar_lxc.setup.steps import Plan, Step
 
-# What ssh says → what it means and what to do; the first that matches counts.
+# Words of ssh → their meaning and what to do; the first that matches counts.
 _MEANINGS = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
@@ -45,7 +45,7 @@ _MEANINGS = (
 
 
 def make_plan() -> Plan:
-    """Return the check of every node that has resources, run on the server.
+    """Return the check of all nodes that have resources; it runs on the server.
 
     Raises:
         NotYetError: OAR has no database here.

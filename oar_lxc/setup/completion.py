@@ -1,4 +1,4 @@
-"""Completion of the command in shells: click's scripts, and tcsh, which click does not know."""
+"""Shell completion of ``oar-lxc``: click's scripts, and one for tcsh, which click lacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from click.shell_completion import (
 from oar_lxc.errors import OarLxcError
 
 NAME = "oar-lxc"
-VARIABLE = "_OAR_LXC_COMPLETE"  # click's, which says which shell asks
+VARIABLE = "_OAR_LXC_COMPLETE"  # click's variable; it names the shell
 _TCSH = """\
 if ($?tcsh && $?prompt && -x /usr/bin/%(prog_name)s) then
     complete %(prog_name)s 'p,*,`env %(complete_var)s=tcsh_complete %(prog_name)s`,'
@@ -25,13 +25,13 @@ endif
 
 
 class TcshComplete(ShellComplete):
-    """tcsh, which gives what is typed so far in a variable, and takes words."""
+    """Completion for tcsh, which gives the typed line in a variable, and reads plain words."""
 
     name = "tcsh"
     source_template = _TCSH
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Return the words before the one that is completed, and that one."""
+        """Return the words before the unfinished one, and the unfinished word."""
         line = os.environ["COMMAND_LINE"]
         try:
             words = shlex.split(line)[1:]
@@ -41,29 +41,29 @@ class TcshComplete(ShellComplete):
         return words, begun
 
     def format_completion(self, item: CompletionItem) -> str:
-        """Return a line for one that it may become."""
+        """Return the line for one possible word."""
         return str(item.value)
 
 
 def know_tcsh() -> None:
-    """Let click know of tcsh."""
+    """Register tcsh with click."""
     add_completion_class(TcshComplete)
 
 
 def script_for(shell: str) -> str:
-    """Return what a shell reads; it asks the installed command for the words.
+    """Return a shell's completion script, which asks the installed command for the words.
 
     Raises:
-        OarLxcError: neither we nor click know the shell.
+        OarLxcError: there is no completion for the shell.
     """
     know_tcsh()
     kind = get_completion_class(shell)
     if kind is None:
         raise OarLxcError(f"click has no completion for {shell}")
-    # Not bash's own source(): that starts a bash to look at its version.
+    # Not source() of click's class for bash: it starts a bash to read its version.
     complete = kind(click.Command(NAME), {}, NAME, VARIABLE)
     text = ShellComplete.source(complete).strip()
     if shell == "zsh" and text.endswith(f"compdef {complete.func_name} {NAME};"):
-        # zsh loads the file at the first Tab; click 8.1.3 answers only the next one.
+        # zsh loads the file at the first Tab; the script of click 8.1.3 works only at the next.
         text += f'\n{complete.func_name} "$@"'
     return text + "\n"

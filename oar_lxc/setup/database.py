@@ -1,4 +1,4 @@
-"""OAR's PostgreSQL database: reachable from the cluster, created once, whole."""
+"""Steps about OAR's PostgreSQL database: create it, and let the cluster's machines reach it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _END = "# oar-lxc: end"
 
 @dataclass(frozen=True)
 class Settings:
-    """How to reach OAR's database, as ``oar.conf`` says it.
+    """The settings of OAR's database in ``oar.conf``.
 
     Attributes:
         host: its machine; see :data:`LOCAL`.
         port: its port.
         name: its name.
-        user: who may write.
-        password: theirs; empty before the set-up.
-        ro_user: who may read.
-        ro_password: theirs.
+        user: the database user that may write.
+        password: that user's password; empty before the set-up.
+        ro_user: the database user that may only read.
+        ro_password: that user's password.
     """
 
     host: str
@@ -50,7 +50,7 @@ class Settings:
 
     @classmethod
     def of(cls, conf: oarconf.OarConf) -> Settings:
-        """Read the settings, with OAR's defaults for what is not set."""
+        """Read the settings, with OAR's defaults for missing keys."""
 
         def get(key: str, default: str = "") -> str:
             return conf.get(key) or default
@@ -66,7 +66,7 @@ class Settings:
         )
 
     def with_passwords(self) -> dict[str, str]:
-        """Return the passwords to write to ``oar.conf`` where it has none."""
+        """Return new passwords for the keys of ``oar.conf`` that have none."""
         return {
             key: secrets.token_hex(16)
             for key, password in (
@@ -80,7 +80,7 @@ class Settings:
         """Return the ``oar.conf`` keys for another machine of the cluster.
 
         Args:
-            server: name of the OAR server, where the database is local to it.
+            server: name of the OAR server; the database's host if the database is local to it.
         """
         return {
             "DB_TYPE": "Pg",
@@ -109,13 +109,13 @@ def current() -> Settings:
 
 
 class Database:
-    """OAR's database, as its own user: with psql, from the settings in ``oar.conf``."""
+    """OAR's database, used through psql as OAR's database user."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def execute(self, sql: str, *, check: bool = True, **variables: str) -> Result:
-        """Run SQL; ``:'name'`` stands for a variable, quoted by psql.
+        """Run SQL; psql replaces ``:'name'`` by the quoted variable.
 
         Raises:
             CommandError: psql or the statement failed.
@@ -135,7 +135,7 @@ class Database:
         return run(argv, input=sql, env=env, check=check)
 
     def rows(self, sql: str, **variables: str) -> list[dict[str, Any]]:
-        """Return the rows of a query, a dictionary each.
+        """Return the rows of a query, each as a dictionary.
 
         Raises:
             NotYetError: there is no database yet.
@@ -161,10 +161,10 @@ def connect() -> Database:
 
 
 def reachable(networks: Sequence[Network]) -> list[Step]:
-    """Make the steps after which PostgreSQL listens to the cluster's machines.
+    """Make the steps after which PostgreSQL accepts the cluster's machines.
 
     Args:
-        networks: where they are; without any, PostgreSQL stays as it is.
+        networks: the networks of the machines; without any, PostgreSQL stays as it is.
     """
     if not networks:
         return []
@@ -191,7 +191,7 @@ def reachable(networks: Sequence[Network]) -> list[Step]:
 
 
 def _in_cluster(title: str, make: Callable[[Path, str], Step]) -> Step:
-    """Make a step about a file in a directory that only the installed package knows."""
+    """Make a step about a file in PostgreSQL's directory, which is known once it is installed."""
 
     def apply() -> None:
         act = make(cluster_directory(), title).apply
@@ -202,7 +202,7 @@ def _in_cluster(title: str, make: Callable[[Path, str], Step]) -> Step:
 
 
 def cluster_directory() -> Path:
-    """Return where the configuration of Debian's PostgreSQL cluster is.
+    """Return the directory with the configuration of Debian's PostgreSQL cluster.
 
     Raises:
         NotYetError: PostgreSQL is not installed.
@@ -214,15 +214,15 @@ def cluster_directory() -> Path:
 
 
 def cluster_unit() -> str:
-    """Return the unit of Debian's PostgreSQL cluster; ``postgresql`` itself only stands for it."""
+    """Return the unit of Debian's PostgreSQL cluster, which the unit ``postgresql`` only wraps."""
     return f"postgresql@{cluster_directory().parent.name}-main"
 
 
 def created() -> Step:
-    """Make the step after which OAR's database exists and is whole.
+    """Make the step after which OAR's database exists and is complete.
 
-    One that is half there, as an interrupted creation or reset leaves it, is never repaired by
-    guessing: the step says what is missing and what to type.
+    An interrupted creation or reset leaves an incomplete database. The step does not repair it; it
+    says what is missing and what to type.
     """
 
     def pending() -> str | None:
@@ -257,10 +257,10 @@ def created() -> Step:
 
     def apply() -> None:
         settings = current()
-        # Roles that are left from a database that was dropped have other passwords.
+        # Roles of an earlier, dropped database have other passwords.
         for user in (settings.user, settings.ro_user):
             _as_postgres(f'DROP ROLE IF EXISTS "{user}"')
-        # It ends with status 0 whatever happens: `pending` looks again.
+        # oar-database ends with status 0 even after an error; `pending` checks the result.
         run(["oar-database", "--create", "--db-is-local"], timeout=120)
 
     return Step("OAR's database exists and is whole", pending, apply)

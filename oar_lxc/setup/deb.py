@@ -1,7 +1,7 @@
-"""The Debian package, built from a checkout with nothing but dpkg-deb.
+"""Build the Debian package from a checkout, with dpkg-deb only.
 
-The result depends on the checkout alone: file times come from ``SOURCE_DATE_EPOCH`` or the newest
-release in CHANGELOG.md, owners are root, modes are set here. Equal sources give equal bytes.
+Equal sources give equal bytes: file times come from ``SOURCE_DATE_EPOCH`` or the newest release in
+CHANGELOG.md, root owns all files, and their modes are set here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from oar_lxc.setup.completion import NAME, script_for
 
 MAINTAINER = "oar_lxc maintainers <oar-lxc@packages.invalid>"
 
-# What a frontend needs too. python3-lxc brings liblxc1 and no service.
+# Packages that all machines need, also frontends. python3-lxc brings liblxc1, but no service.
 DEPENDS = (
     "python3 (>= 3.11)",
     "python3-click",
@@ -37,9 +37,9 @@ DEPENDS = (
     "iproute2",
     "openssh-client",
 )
-# What a frontend is better with: the shell's completion of commands, jobs and containers.
+# For the shell's completion of commands, jobs and containers.
 RECOMMENDS = ("bash-completion",)
-# tcsh has no place for what packages bring but the administrator's.
+# tcsh reads completions only in /etc, where files are the administrator's.
 CONFFILES = ("etc/csh/cshrc.d/oar-lxc",)
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/oar-lxc",
@@ -47,9 +47,9 @@ COMPLETIONS = {
     "tcsh": CONFFILES[0],
     "zsh": "usr/share/zsh/vendor-completions/_oar-lxc",
 }
-# What only nodes need; `oar-lxc setup node` installs it. Recommending it would bring LXC with its
-# own bridge, DHCP server and PAM module to servers and frontends too. The last is for images
-# of squashfs.
+# Packages that only nodes need; `oar-lxc setup node` installs them. As recommended packages, they
+# would bring LXC with its own bridge, DHCP server and PAM module to servers and frontends, too.
+# The last one is for images of squashfs.
 SUGGESTS = (
     "lxc",
     "lxcfs",
@@ -87,8 +87,8 @@ License: LGPL-2.1+
  version 2.1 is in the file /usr/share/common-licenses/LGPL-2.1.
 """
 
-# -I keeps the caller's variables and directories out: clusters' modules set PYTHONPATH and
-# PYTHONHOME for other versions of Python.
+# -I ignores the caller's variables and directories: clusters' environment modules set PYTHONPATH
+# and PYTHONHOME for other versions of Python.
 OAR_LXC = """\
 #!/usr/bin/python3 -I
 import sys
@@ -98,9 +98,8 @@ from oar_lxc.cli.main import main
 sys.exit(main())
 """
 
-# Root runs this one, with whatever environment OAR had: -I keeps the caller's variables and
-# directories out. -S skips the search for .pth files, which no module here needs, for a faster
-# start.
+# Root runs this one with OAR's environment: -I ignores the caller's variables and directories. -S
+# starts faster: it skips the search for .pth files, which no module here needs.
 OAR_LXC_NODE = """\
 #!/usr/bin/python3 -IS
 import sys
@@ -128,7 +127,7 @@ if command -v py3clean >/dev/null; then
 fi
 """
 
-# A job's directory is the root side's to remove: purging refuses to guess about a running job.
+# Only the root side removes a job's directory, so a purge keeps them: the job may still run.
 POSTRM = """\
 #!/bin/sh
 set -e
@@ -147,15 +146,15 @@ def build(output_directory: Path, source: Path | None = None) -> Path:
     """Build the Debian package.
 
     Args:
-        output_directory: where to put it; made where missing.
-        source: the checkout to build from; the one that this module is part of where None.
+        output_directory: the directory for the package; made if missing.
+        source: the checkout to build from; if None, the checkout of this module.
 
     Returns:
         The path of ``oar-lxc_<version>_all.deb``.
 
     Raises:
-        UsageError: ``source`` is no checkout of oar_lxc.
-        CommandError: dpkg-deb failed, or is not there.
+        UsageError: ``source`` is not a checkout of oar_lxc.
+        CommandError: dpkg-deb failed, or is not installed.
     """
     source = source if source is not None else Path(__file__).resolve().parents[2]
     for needed in ("pyproject.toml", "CHANGELOG.md", "oar_lxc", "hooks", "jobscripts"):
@@ -172,14 +171,15 @@ def build(output_directory: Path, source: Path | None = None) -> Path:
         _stage_control(root, version)
         _set_modes_and_times(root, epoch)
         built = Path(scratch) / target.name
-        # One thread: how xz splits its work would else depend on the machine.
+        # One thread: with more, the way in which xz splits its work depends on the machine.
         options = ("--root-owner-group", "--threads-max=1")
         run(
             ["dpkg-deb", *options, "--build", str(root), str(built)],
             env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch), "LC_ALL": "C"},
             timeout=120,
         )
-        # The temporary directory may be on another file system: copy beside, then rename.
+        # The temporary directory may be on another file system: copy to the target's directory
+        # first, then rename.
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         partial.write_bytes(built.read_bytes())
         partial.replace(target)
@@ -190,7 +190,7 @@ def read_version(source: Path) -> str:
     """Return the version of a checkout, from the text of ``oar_lxc/__init__.py``.
 
     Raises:
-        UsageError: it has none.
+        UsageError: the checkout has no version.
     """
     text = (source / "oar_lxc" / "__init__.py").read_text()
     match = re.search(r'^__version__ = "([0-9][0-9A-Za-z.+~]*)"$', text, re.MULTILINE)
@@ -223,10 +223,10 @@ def read_changelog(text: str) -> list[tuple[str, datetime, list[str]]]:
 
 
 def source_date_epoch(source: Path) -> int:
-    """Return the time that all files of the package get, in seconds since 1970.
+    """Return the time of all files of the package, in seconds since 1970.
 
     Raises:
-        UsageError: neither ``SOURCE_DATE_EPOCH`` nor CHANGELOG.md names one.
+        UsageError: neither ``SOURCE_DATE_EPOCH`` nor CHANGELOG.md gives a time.
     """
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if text:
@@ -307,7 +307,7 @@ def _stage_control(root: Path, version: str) -> None:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """Copy what git would hold: no caches, hidden files or editors' backups."""
+    """Copy the files that git would hold: no caches, hidden files or editors' backups."""
     for path in sorted(source.iterdir()):
         if path.name.startswith(".") or path.name == "__pycache__" or path.name.endswith("~"):
             continue
@@ -323,7 +323,7 @@ def _write(path: Path, content: str | bytes) -> None:
 
 
 def _set_modes_and_times(root: Path, epoch: int) -> None:
-    """Make modes and times the same whatever the umask and the checkout's age."""
+    """Set modes and times that do not depend on the umask and the checkout's age."""
     for path in [root, *root.rglob("*")]:
         runs = path.is_dir() or path.read_bytes().startswith(b"#!")
         path.chmod(0o755 if runs else 0o644)

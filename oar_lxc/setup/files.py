@@ -1,4 +1,4 @@
-"""Steps about files: written whole, backed up once, shown as a diff."""
+"""Steps about files: they write a file atomically, back it up once, and show changes as a diff."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _SECRET = re.compile(r"""^([-+ ]?\s*#?\s*\w*PASSWD\w*\s*=\s*).+$""", re.MULTILIN
 def write_atomically(
     path: Path, data: bytes, mode: int, owner: tuple[int, int] | None = None
 ) -> None:
-    """Replace a file as a whole: readers see the old text or the new, also after a crash.
+    """Replace a file atomically: readers see the old content or the new, also after a crash.
 
     Args:
-        path: the file; where it is a symbolic link, what the link names.
+        path: the file; the target if it is a symbolic link.
         data: its new bytes.
         mode: its permissions.
-        owner: uid and gid; the caller's where None.
+        owner: uid and gid; the caller's if None.
     """
     path = Path(os.path.realpath(path))
     handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -49,14 +49,14 @@ def write_atomically(
 
 
 def edited_file(title: str, path: Path, edit: Edit, needs: str) -> Step:
-    """Make the step that edits a file which others own: mode, owner and all else stay.
+    """Make the step that edits a file of another package, and keeps its mode and owner.
 
-    The first time, the file is kept as ``FILE.oar-lxc.bak``.
+    The first edit saves the old file as ``FILE.oar-lxc.bak``.
 
     Args:
         title: what is true afterwards.
         path: the file.
-        edit: maps its text to the text wanted.
+        edit: maps its text to the wanted text.
         needs: the package that brings the file.
     """
 
@@ -90,13 +90,13 @@ def own_file(
     user: str = "root",
     group: str = "root",
 ) -> Step:
-    """Make the step that writes a file which is wholly ours.
+    """Make the step that writes a file that belongs to oar-lxc alone.
 
     Args:
         title: what is true afterwards.
-        path: the file; its directory is made where missing.
-        text: its text, or what computes it when the step runs.
-        mode: its permissions. Where others may not read it, its text is not shown.
+        path: the file; its directory is made if missing.
+        text: its text, or a function that computes it when the step runs.
+        mode: its permissions. If others may not read the file, its text is not shown.
         user: its owner.
         group: its group.
     """
@@ -146,12 +146,12 @@ def directory(title: str, path: Path, mode: int, user: str = "root", group: str 
 
 
 def backup_of(path: Path) -> Path:
-    """Return where the first edit of a file keeps what was there."""
+    """Return the path of the backup that the first edit of a file makes."""
     return path.with_name(path.name + BACKUP_SUFFIX)
 
 
 def diff(path: Path, old: str, new: str) -> str | None:
-    """Return a unified diff with passwords masked; None where the texts are equal."""
+    """Return a unified diff with passwords masked; None if the texts are equal."""
     if old == new:
         return None
     lines = difflib.unified_diff(
@@ -162,7 +162,7 @@ def diff(path: Path, old: str, new: str) -> str | None:
 
 
 def ids(user: str, group: str) -> tuple[int, int]:
-    """Return the uid and gid of names.
+    """Return the uid of a user and the gid of a group.
 
     Raises:
         NotYetError: there is no such user or group.

@@ -1,4 +1,4 @@
-"""Whether others on a node have, or may give out, ids that containers of jobs have."""
+"""Find accounts and settings of a node that use ids reserved for jobs' containers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEFAULT_MIN, _DEFAULT_MAX = 100000, 600100000  # login.defs(5)
 
 
 def notes(etc: Path = ETC) -> list[str]:
-    """Return what an administrator should know of ids on this node.
+    """Return notes for the administrator about ids on this node.
 
     Args:
         etc: the directory of the system's configuration.
@@ -33,7 +33,7 @@ def _ranges(etc: Path) -> Iterator[str]:
                 continue
             first, last = int(start), int(start) + int(count) - 1
             if int(count) == COUNT and is_first_id(first):
-                continue  # a job's that runs
+                continue  # the range of a running job
             if found := overlapping(first, int(count)):
                 yield (
                     f"{etc / name} gives {owner} the ids {first} to {last}, "

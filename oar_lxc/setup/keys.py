@@ -1,4 +1,4 @@
-"""The ssh keys that OAR's machines know each other by."""
+"""Steps about the ssh keys with which OAR's machines authenticate each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SSH = Path("/var/lib/oar/.ssh")
 ETC = Path("/etc/oar-lxc")
 HOST_KEY = Path("/etc/oar/oar_ssh_host_rsa_key")
 
-# OAR marks its own key among the jobs' keys in the same file.
+# With this mark, OAR tells its own key from the jobs' keys in the same file.
 OAR_KEY = 'environment="OAR_KEY=1" '
 CLIENT_CONFIG = """\
 Host *
@@ -24,7 +24,7 @@ StrictHostKeyChecking yes
 PasswordAuthentication no
 AddressFamily inet
 """
-# As OAR's own set-up has it: ssh then goes on where a host key is another than the known one.
+# OAR's own set-up has such a line: ssh then connects even if the host key is not the known one.
 _LAX = re.compile(
     r"^([ \t]*StrictHostKeyChecking[ \t]*[ \t=][ \t]*)\"?(no|off|accept-new)\"?[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
@@ -32,10 +32,10 @@ _LAX = re.compile(
 
 
 def generate(comment: str) -> tuple[str, str]:
-    """Make an RSA key pair: OAR 2.5 recognises only ``ssh-rsa`` keys.
+    """Make an RSA key pair, as OAR 2.5 recognises only ``ssh-rsa`` keys.
 
     Returns:
-        The private and the public key's text.
+        The text of the private key and that of the public key.
     """
     with tempfile.TemporaryDirectory(prefix="oar-lxc-key.") as scratch:
         path = Path(scratch) / "key"
@@ -59,7 +59,7 @@ def generate(comment: str) -> tuple[str, str]:
 
 
 def key_pair_exists(title: str, path: Path, user: str, group: str, comment: str) -> Step:
-    """Make the step after which there is a key pair; one that exists is kept."""
+    """Make the step after which a key pair exists; an existing one is kept."""
 
     def pending() -> str | None:
         if path.exists() and path.with_name(path.name + ".pub").exists():
@@ -95,23 +95,23 @@ def oar_account_has(private: str, public: str) -> list[Step]:
 
 
 def oar_lets_itself_in(public: Callable[[], str]) -> Step:
-    """Make the step after which user oar's key opens its account, marked as OAR's own."""
+    """Make the step after which user oar may log in with its own key, marked as OAR's."""
     path = SSH / "authorized_keys"
 
     def with_key(text: str) -> str:
         key = " ".join(public().split()[:2])
-        # Jobs' keys, which OAR keeps in the same file, stay.
+        # OAR keeps the jobs' keys in the same file; they stay.
         kept = [line for line in text.splitlines() if OAR_KEY not in line or key in line]
         if not any(line.startswith(OAR_KEY) and key in line for line in kept):
             kept.insert(0, OAR_KEY + public().strip())
         return "\n".join(kept) + "\n"
 
-    # OAR locks it before it changes it, and whoever may read a file may hold its lock.
+    # 0o600: OAR locks the file before a change, and a user who could read it could hold the lock.
     return _oar_file("user oar's key opens its account", path, with_key, 0o600)
 
 
 def oar_knows_the_nodes(host_public: Callable[[], str]) -> list[Step]:
-    """Make the steps after which no connection to port 6667 meets an unknown host key."""
+    """Make the steps after which user oar accepts only the known host key on port 6667."""
 
     def with_line(text: str) -> str:
         key = " ".join(host_public().split()[:2])
@@ -132,10 +132,10 @@ def oar_knows_the_nodes(host_public: Callable[[], str]) -> list[Step]:
 
 
 def strict(text: str) -> str:
-    """Return a text of ssh_config(5) that goes on nowhere with a host key that is not known.
+    """Return a text of ssh_config(5) with which ssh refuses unknown host keys.
 
-    Whoever has a port of a node would else be sent OAR's commands, with the keys of jobs. The rest
-    of what a site has written stays.
+    Otherwise a process that holds a node's port would get OAR's commands, with the keys of jobs.
+    The site's other lines stay.
     """
     return _LAX.sub(r"\1yes", text) or CLIENT_CONFIG
 
@@ -154,7 +154,7 @@ def read_public(path: Path) -> str:
     """Read the public half of a key pair.
 
     Raises:
-        NotYetError: it is not there.
+        NotYetError: it does not exist yet.
     """
     try:
         return path.with_name(path.name + ".pub").read_text()

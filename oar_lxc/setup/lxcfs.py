@@ -1,4 +1,4 @@
-"""lxcfs on a node: what tells containers their share where they ask for the node's numbers."""
+"""Steps about lxcfs on a node; it shows containers their share instead of the node's numbers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from oar_lxc.setup.steps import Step
 
 UNIT = "lxcfs.service"
 DROP_IN = services.UNITS / f"{UNIT}.d" / "oar-lxc.conf"
-_PATIENCE = 5.0  # seconds that it has for an answer
+_PATIENCE = 5.0  # seconds to wait for an answer
 
-# Debian does not start it in a container, where a node may well be one. Besides what it does by
-# default, it is to tell containers their own load, and their part of CPU time as CPUs. What was
-# killed leaves a mount that it cannot be started on again; fusermount, which Debian's unit has for
-# that, is not installed with it.
+# Debian's unit does not start lxcfs in a container, but a node may be a container. The options let
+# lxcfs also show containers their own load, and their part of CPU time as CPUs. A killed lxcfs
+# leaves a mount on which it cannot start again. Debian's unit removes it with fusermount, which
+# its package does not install; so this uses umount.
 _TEXT = f"""\
 # Made by oar-lxc setup node.
 [Unit]

@@ -1,4 +1,4 @@
-"""The roles of frontend and node: machines that join a cluster with the server's bundle."""
+"""The roles frontend and node: machines that join a cluster with the server's bundle."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from oar_lxc.setup.server import CPUSET_PATH, cpuset
 from oar_lxc.setup.steps import Plan, SetupError, Step
 
 PORT = 6667
-OAR_LOCK = Path("/var/lib/oar/job_manager_lock_file")  # of init and clean of all jobs
+OAR_LOCK = Path("/var/lib/oar/job_manager_lock_file")  # for init and clean of all jobs
 SSHD_CONFIG = Path("/etc/oar/sshd_config")
 DIRECTORIES = (
     (STATE, 0o755),
@@ -50,13 +50,13 @@ _PREPARE = re.compile(r"""(prepare["']?\s*=\s*)("[^"]*"|'[^']*')""")
 
 @dataclass(frozen=True)
 class Options:
-    """What the administrator chose for a frontend or a node.
+    """The administrator's choices for a frontend or a node.
 
     Attributes:
         bundle: the server's bundle.
         settings: more keys of ``oar.conf``.
-        prepare: nodes: who prepares them; empty: as the bundle says.
-        images: nodes: images to build where they are missing.
+        prepare: the hook that prepares a node; if empty, the bundle's choice.
+        images: images to build on a node if they are missing.
     """
 
     bundle: Path = BUNDLE
@@ -66,7 +66,7 @@ class Options:
 
 
 def frontend_plan(options: Options) -> Plan:
-    """Return what has to be true of a machine that users submit jobs from."""
+    """Return the plan for a frontend, from which users submit jobs."""
     bundle = Bundle.read(options.bundle)
     return Plan(
         "frontend",
@@ -80,7 +80,7 @@ def frontend_plan(options: Options) -> Plan:
 
 
 def node_plan(options: Options) -> Plan:
-    """Return what has to be true of a node."""
+    """Return the plan for a node."""
     bundle = Bundle.read(options.bundle)
     prepare = options.prepare or bundle.prepare
     return Plan(
@@ -92,7 +92,7 @@ def node_plan(options: Options) -> Plan:
             packages.installed(packages.NODE),
             _oar_conf(bundle, options, {}),
             *_keys(bundle),
-            # OAR makes it for everybody to read, and whoever may read a file may hold its lock.
+            # OAR would make it readable for all users, and a user who can read it can lock it.
             files.own_file("nobody but OAR holds its lock", OAR_LOCK, "", 0o600, "oar", "oar"),
             files.own_file(
                 "OAR's sshd has the cluster's host key", keys.HOST_KEY, bundle.host_private, 0o600
@@ -144,7 +144,7 @@ def _keys(bundle: Bundle) -> list[Step]:
 
 
 def _config(prepare: str) -> Step:
-    """Make the step about who prepares nodes; the rest of the administrator's file stays."""
+    """Make the step that sets the hook that prepares; the administrator's other settings stay."""
     if prepare not in PREPARE_BY:
         raise SetupError(f"nodes are prepared by {' or '.join(PREPARE_BY)}, not by {prepare!r}")
     title = f"nodes are prepared by the {prepare}"
@@ -158,23 +158,23 @@ def _config_text(prepare: str) -> str:
         content = b"# See the administrator's guide; every key has a default.\n"
     except OSError as error:
         raise SetupError(f"{CONFIG}: {error.strerror}: mend or remove it") from error
-    parse_config(content, CONFIG)  # what is wrong already is the administrator's to mend
+    parse_config(content, CONFIG)  # the administrator has to mend a wrong file
     return with_prepare(content.decode().replace("\r\n", "\n"), prepare)
 
 
 def with_prepare(text: str, prepare: str) -> str:
-    """Return a configuration with another ``hooks.prepare``, its other values and comments kept.
+    """Return a configuration with another ``hooks.prepare``; other values and comments stay.
 
-    A file that people write has its tables in any of TOML's forms. Each place where the value may
-    stand is tried, and what results is read: it has the old values but for this one, or is not
-    taken.
+    TOML has several forms of tables, and the file may use any. So this tries each place where the
+    value may stand, and parses the result. It takes the first result in which only this value
+    differs.
 
     Args:
         text: a valid configuration, with newlines alone at the ends of lines.
         prepare: the value.
 
     Raises:
-        SetupError: none of the places is right; the message says what to write by hand.
+        SetupError: no place is right; the message says what to write by hand.
     """
     import tomllib
 
@@ -196,10 +196,10 @@ def with_prepare(text: str, prepare: str) -> str:
 
 
 def _with_line(text: str, line: str) -> Iterator[str]:
-    """Yield texts that have a line of the table hooks in each place where it may be right."""
+    """Yield a text for each place where a line of the table hooks may stand."""
     lines = text.split("\n")
     if lines[-1]:
-        lines.append("")  # the last line has its end
+        lines.append("")  # the last line ends with a newline
     value = line.partition(" = ")[2]
     for number, old in enumerate(lines):
         for new in (
@@ -215,7 +215,7 @@ def _with_line(text: str, line: str) -> Iterator[str]:
 
 
 def _no_directory() -> Step:
-    """Make the step after which OAR can link where, with the cpuset off, a directory was made."""
+    """Make the step that removes a directory, left from a time without cpuset, for OAR's link."""
 
     def pending() -> str | None:
         in_the_way = not CPUSET.is_symlink() and CPUSET.is_dir() and not CPUSET.is_mount()
@@ -225,7 +225,7 @@ def _no_directory() -> Step:
 
 
 def _usernet_exists() -> Step:
-    """Make the step about the file that lists who may attach containers to bridges."""
+    """Make the step about the file that lists the users who may attach containers to bridges."""
 
     def pending() -> str | None:
         return None if USERNET.exists() else f"{USERNET}: make it, empty"
@@ -255,7 +255,7 @@ def _build(name: str) -> None:
 
 
 def _presents(host_public: str) -> bool:
-    """Tell whether OAR's sshd answers here with the cluster's host key."""
+    """Whether OAR's sshd answers here with the cluster's host key."""
     try:
         with socket.create_connection(("127.0.0.1", PORT), timeout=2):
             pass

@@ -1,4 +1,4 @@
-"""What a node does to packets of containers: forwarding, isolation of jobs, the way out."""
+"""Steps about a node's network: forward containers' packets, isolate jobs, and filter packets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNIT = "oar-lxc-network.service"
 PORTS = Path("/proc/sys/net/ipv4")
 RESOLVER = Path("/etc/resolv.conf")
 
-# Priorities of our routing rules: before those of the main table.
+# Priorities of oar-lxc's routing rules: before the rule of the main table.
 OWN = 30000
 OTHERS = 30001
 
@@ -30,14 +30,15 @@ OTHERS = 30001
 def unit_text(pool: IPv4Network) -> str:
     """Return the unit that loads the packet filter and keeps jobs' networks apart.
 
-    With the filter it makes room in the kernel's table of neighbours.
+    With the filter, it enlarges the kernel's table of neighbours.
 
-    It is started anew with the node's own packet filter, which flushes all rules, and where the
-    rules of this version are others: the unit has their digest.
+    The unit restarts with the node's own packet filter, which flushes all rules. It also restarts
+    if a new version has other rules, as its text contains their digest.
 
-    Containers of one job are bridged. What is routed from pool to pool, but for what the node
-    itself sends, is from job to job. Routing rules say so and not the packet filter, as that sees
-    bridged packets too where br_netfilter is loaded, and cannot tell them apart.
+    Packets between containers of one job are bridged. So a packet that is routed from pool to pool
+    goes from one job to another, unless the node itself sends it. Routing rules refuse it, not the
+    packet filter: if br_netfilter is loaded, the filter also sees bridged packets, and cannot tell
+    them from routed ones.
     """
     pair = f"from {pool} to {pool}"
     digest = hashlib.sha256(packetfilter.rules_text(pool).encode()).hexdigest()
@@ -70,7 +71,7 @@ WantedBy=multi-user.target
 
 
 def conflicts(pool: IPv4Network) -> list[str]:
-    """Return what on this machine lies in the pool although it belongs to no job."""
+    """Return the addresses, routes and name servers of this machine in the pool but of no job."""
     found = []
     for link in json.loads(run(["ip", "-json", "-4", "address", "show"]).stdout or "[]"):
         for info in link.get("addr_info", ()):
@@ -90,7 +91,7 @@ def conflicts(pool: IPv4Network) -> list[str]:
 
 
 def pool_is_free() -> Step:
-    """Make the step that wants nothing else in the network of jobs."""
+    """Make the step that requires that only jobs use the pool."""
 
     def problem() -> str | None:
         pool = read_config().pool
@@ -109,7 +110,7 @@ def pool_is_free() -> Step:
 def ports_are_free(
     given: Path = PORTS / "ip_local_port_range", reserved: Path = PORTS / "ip_local_reserved_ports"
 ) -> Step:
-    """Make the step that wants the kernel to give programs none of the containers' ports."""
+    """Make the step that requires that the kernel gives containers' ports to no program."""
 
     def problem() -> str | None:
         first, last = packetfilter.FIRST_PORT, packetfilter.LAST_PORT
@@ -133,7 +134,7 @@ def ports_are_free(
 
 
 def no_file(title: str, path: Path) -> Step:
-    """Make the step after which a file of an earlier version is gone."""
+    """Make the step that removes a file of an earlier version."""
 
     def pending() -> str | None:
         return f"{path}: remove it" if path.exists() else None
@@ -142,7 +143,7 @@ def no_file(title: str, path: Path) -> Step:
 
 
 def notes(limits: Path = neighbours.LIMITS) -> list[str]:
-    """Return what only the host of this node can do, where the node is a container."""
+    """Return notes on what only the host can do, if this node is a container."""
     if neighbours.shown(limits):
         return []
     values = " ".join(f"net.ipv4.neigh.default.{n}={v}" for n, v in neighbours.WANTED.items())
@@ -155,7 +156,7 @@ def notes(limits: Path = neighbours.LIMITS) -> list[str]:
 
 
 def steps() -> list[Step]:
-    """Make the steps after which containers of a job reach each other, and the world."""
+    """Make the steps after which containers of a job reach each other and the outside."""
     return [
         pool_is_free(),
         ports_are_free(),

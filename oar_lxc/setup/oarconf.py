@@ -1,7 +1,7 @@
-"""Editing ``oar.conf`` in place: by key, every other byte stays.
+"""Edit single keys of ``oar.conf``, without a change to any other byte.
 
-The file has the syntax of a shell's assignments: OAR's Perl reads it with a pattern, and ``oarsh``
-sources it. In both, the last assignment of a key counts.
+The file has the syntax of shell assignments: OAR's Perl reads it with a pattern, and ``oarsh``
+sources it. For both, the last assignment of a key counts.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ _ASSIGNMENT = re.compile(
 
 @dataclass(frozen=True)
 class OarConf:
-    """The text of an ``oar.conf``; changes make a new one."""
+    """The text of an ``oar.conf``; a change returns a new object."""
 
     text: str
 
     def get(self, key: str) -> str | None:
-        """Return the value of a key; None where it is not set (or only in a comment)."""
+        """Return the value of a key; None if it is not set, or only in a comment."""
         found = [m for _, m in self._matches(key) if not m["comment"]]
         return found[-1]["value"].strip("\"'") if found else None
 
     def set(self, key: str, value: str) -> OarConf:
-        """Set a key: where it is set, else where the same line is commented out, else below that.
+        """Set a key in the line that sets it.
 
-        A key of which the file says nothing goes to its end.
+        If no line does, use a commented-out line with the same value, else a new line below a
+        commented-out one, else a new line at the end.
         """
         if self.get(key) == value:
             return self
@@ -59,7 +60,7 @@ class OarConf:
         return OarConf("\n".join(lines))
 
     def unset(self, key: str) -> OarConf:
-        """Comment a key out, so that :meth:`restore` finds its value again."""
+        """Comment out a key, so that :meth:`restore` finds its value again."""
         lines = self.text.split("\n")
         for number, match in self._matches(key):
             if not match["comment"]:
@@ -67,7 +68,7 @@ class OarConf:
         return OarConf("\n".join(lines))
 
     def restore(self, key: str, default: str) -> OarConf:
-        """Set a key that is commented out to the value in the comment, else to a default."""
+        """Set a key that is not set: to the value in a comment, else to a default."""
         if self.get(key) is not None:
             return self
         matches = self._matches(key)
@@ -90,10 +91,10 @@ class OarConf:
 
 
 def check_value(value: str) -> str:
-    """Return a value that both of the file's readers take literally.
+    """Check that both readers of the file take a value literally, and return it.
 
     Raises:
-        UsageError: it has a character that a shell would act on.
+        UsageError: it has a character that is special to a shell.
     """
     if re.search(r'["`$\\\n]', value):
         raise UsageError(f'{value!r} cannot be a value in oar.conf: it has one of " ` $ \\')
@@ -104,7 +105,7 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
     """Read ``KEY=VALUE`` arguments.
 
     Raises:
-        UsageError: one has another form.
+        UsageError: an argument has another form.
     """
     settings = {}
     for pair in pairs:
@@ -116,7 +117,7 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
 
 
 def read(path: Path = PATH) -> OarConf:
-    """Read the file; one that does not exist reads as empty."""
+    """Read the file; a missing file reads as empty."""
     try:
         return OarConf(path.read_text("utf-8", "surrogateescape"))
     except FileNotFoundError:

@@ -42,8 +42,8 @@ NODE = (
     "mmdebstrap",
     "zstd",
 )
-# lxc recommends a DHCP server for a bridge of its own, and a PAM module that moves logins to
-# cgroups of their own: neither is wanted on a node whose cgroups OAR manages.
+# lxc recommends a DHCP server for its own bridge, and a PAM module that moves logins to cgroups of
+# their own. A node, whose cgroups OAR manages, must have neither.
 APT_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
 
 
@@ -56,7 +56,7 @@ def missing(packages: Sequence[str]) -> list[str]:
 
 
 def install(packages: Sequence[str]) -> None:
-    """Install packages with apt, without questions, keeping configuration files as they are.
+    """Install packages with apt, without questions, and keep changed configuration files.
 
     Raises:
         CommandError: apt failed.
@@ -64,7 +64,7 @@ def install(packages: Sequence[str]) -> None:
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "UCF_FORCE_CONFFOLD": "1"}
     argv = [*APT_INSTALL, "-o", "Dpkg::Options::=--force-confold", *packages]
     if run(argv, env=env, timeout=1800, check=False).status != 0:
-        # The lists may be old, or none: fetch them and try once more.
+        # The lists may be old or missing: fetch them and try once more.
         run(["apt-get", "update"], env=env, timeout=600)
         run(argv, env=env, timeout=1800)
 

@@ -1,4 +1,4 @@
-"""What only a person can put right about a machine: found before anything fails, and explained."""
+"""Steps that check what only a person can correct on a machine, and say what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oar_lxc.setup.steps import SetupError, Step
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpuset", "cpu", "cpuacct", "devices", "freezer")
 
-# File systems that an overlay's upper directory cannot lie on.
+# File systems that cannot hold an overlay's upper directory.
 NOT_REAL = ("overlay", "aufs", "nfs", "nfs4", "fuse", "tmpfs", "ramfs", "9p", "vboxsf")
 
 _BOOT_V1 = (
@@ -24,7 +24,7 @@ _BOOT_V1 = (
 
 
 def require_root() -> None:
-    """Refuse to go on for anybody else: even looking needs to read files of root alone.
+    """Refuse any caller but root, as even a dry run reads files that only root may read.
 
     Raises:
         SetupError: the caller is not root.
@@ -34,7 +34,7 @@ def require_root() -> None:
 
 
 def is_debian() -> Step:
-    """Make the step that wants apt and systemd."""
+    """Make the step that requires apt and systemd."""
 
     def problem() -> str | None:
         if shutil.which("apt-get") is None:
@@ -47,7 +47,7 @@ def is_debian() -> Step:
 
 
 def cgroups_are_usable(cgroups: Path = CGROUPS, mounts: Path = Path("/proc/self/mounts")) -> Step:
-    """Make the step that wants the cgroup file systems that OAR's job resource manager uses."""
+    """Make the step that requires the cgroup file systems of OAR's job resource manager."""
     return Step(
         "cgroup file systems are mounted, and the cpuset writable",
         lambda: _cgroup_problem(cgroups, mounts),
@@ -97,7 +97,7 @@ def _cpuset_problem(cpuset: Path) -> str | None:
 
 
 def storage_is_real(path: Path) -> Step:
-    """Make the step that wants a local file system which overlays can write to."""
+    """Make the step that requires a local file system to which overlays can write."""
 
     def problem() -> str | None:
         place = path

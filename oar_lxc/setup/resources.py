@@ -1,4 +1,4 @@
-"""OAR's resources: one per core, with the properties host, cpu and core."""
+"""Steps about OAR's resources: one per core, with the properties host, cpu and core."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def resources_exist(nodes: Sequence[Node]) -> Step:
 
 
 def _add(name: str, cpuset: int) -> None:
-    # One CPU (socket) per node: OAR needs the hierarchy, and cores are what jobs ask for.
+    # One CPU (socket) per node is enough: OAR needs the hierarchy, but jobs ask for cores.
     rows = database.connect().rows(
         """SELECT (SELECT coalesce(max(core), 0) + 1 FROM resources) AS core,
                   coalesce((SELECT max(cpu) FROM resources WHERE network_address = :'node'),

@@ -1,4 +1,4 @@
-"""The role of server: OAR's daemons, its database, and what it hands to the other machines."""
+"""The role server: OAR's daemons, its database, and the bundle for the other machines."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from oar_lxc.setup.steps import NotYetError, Plan, Step
 CPUSET_PATH = "/oar"
 PORT = 6666
 PING = "PINGCHECKER_TAKTUK_ARG_COMMAND"
-# OAR's pings of a node heed the node's checks, where it has any.
+# OAR's ping of a node also fails if the node's checks fail.
 PING_AND_CHECK = (
     "broadcast exec timeout 20 kill 9 [ 'test ! -d /var/lib/oar/checklogs || oarnodecheckquery' ]"
 )
-# What takes part in choosing how OAR pings, apart from what Debian's oar.conf comes with.
+# Keys that select how OAR pings, without the key that Debian's oar.conf sets.
 OTHER_PINGS = [f"PINGCHECKER_{kind}_COMMAND" for kind in ("FPING", "NMAP", "GENERIC")]
 SHARED_HOST_KEY = keys.ETC / "oar_ssh_host_rsa_key"
 HOOKS = {
@@ -42,16 +42,17 @@ HOOKS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the administrator chose for the server.
+    """The administrator's choices for the server.
 
     Attributes:
         nodes: nodes whose cores become resources.
-        networks: where the cluster's machines are; they may reach the database.
-        hostname: the name that nodes reach the server by; empty: as it is, or this machine's.
+        networks: networks of the cluster's machines, which may reach the database.
+        hostname: the name by which nodes reach the server; if empty, the configured name, or else
+            this machine's.
         cpuset: whether OAR confines jobs to their CPUs.
-        stanza: whether the job resource manager has our stanza.
+        stanza: whether the job resource manager has the stanza.
         settings: more keys of ``oar.conf``.
-        bundle: where to write what the other machines need.
+        bundle: the path of the bundle to write.
     """
 
     nodes: Sequence[resources.Node] = ()
@@ -64,12 +65,12 @@ class Options:
 
     @property
     def prepare(self) -> str:
-        """Who prepares nodes."""
+        """The hook that prepares nodes."""
         return "stanza" if self.stanza else "prologue"
 
 
 def make_plan(options: Options) -> Plan:
-    """Return what has to be true of an OAR server."""
+    """Return the plan for an OAR server."""
     plan = Plan("server", [])
     keep_passwords: dict[str, str] = {}
 
@@ -79,7 +80,7 @@ def make_plan(options: Options) -> Plan:
     plan.steps = [
         requirements.is_debian(),
         packages.installed(packages.SERVER),
-        # Before oar.conf names the combined file: after that only its first line tells the site's.
+        # Before oar.conf names the combined file, as it then no longer names the site's own file.
         *_job_resource_manager(options),
         files.edited_file("oar.conf says what OAR needs", oarconf.PATH, configure, "oar-common"),
         *database.reachable(options.networks),
@@ -100,8 +101,8 @@ def make_plan(options: Options) -> Plan:
 def _configured(
     conf: oarconf.OarConf, options: Options, passwords: dict[str, str], notes: list[str]
 ) -> oarconf.OarConf:
-    """Return the ``oar.conf`` of the server; keys that are not ours stay as they are."""
-    # Passwords are made once: what was shown and what is written must not differ.
+    """Return the ``oar.conf`` of the server; all other keys stay as they are."""
+    # Passwords are made only once, so that the text shown is the text written.
     for key, password in database.Settings.of(conf).with_passwords().items():
         passwords.setdefault(key, password)
         conf = conf.set(key, passwords[key])
@@ -121,7 +122,7 @@ def _configured(
 
 
 def _with_node_check(conf: oarconf.OarConf, notes: list[str]) -> oarconf.OarConf:
-    """Let OAR's pings fail on a node whose checks do; a site's own way to ping stays."""
+    """Let OAR's ping of a node fail if the node's checks fail; keep a site's own ping command."""
     site = next((key for key in (PING, *OTHER_PINGS) if conf.get(key)), None)
     if site is None:
         return conf.set(PING, PING_AND_CHECK)
@@ -134,17 +135,17 @@ def _with_node_check(conf: oarconf.OarConf, notes: list[str]) -> oarconf.OarConf
 
 
 def cpuset(conf: oarconf.OarConf, path: str) -> oarconf.OarConf:
-    """Turn OAR's cpuset on or off; every machine of a cluster has to agree.
+    """Turn OAR's cpuset on or off; all machines of a cluster must agree.
 
     Args:
         conf: the machine's ``oar.conf``.
-        path: ``CPUSET_PATH`` where none is set; empty turns the cpuset off.
+        path: ``CPUSET_PATH`` to set if none is set; empty turns the cpuset off.
     """
     if not path:
         return conf.unset("CPUSET_PATH").set("OARSUB_FORCE_JOB_KEY", "yes")
     if conf.get("CPUSET_PATH") is not None:
         return conf
-    # The cpuset was off: job keys go back to what they were before it was turned off.
+    # The cpuset was off: restore the setting of job keys from before.
     before = oarconf.read(files.backup_of(oarconf.PATH)).get("OARSUB_FORCE_JOB_KEY") or "no"
     return conf.restore("CPUSET_PATH", path).set("OARSUB_FORCE_JOB_KEY", before)
 

@@ -1,4 +1,4 @@
-"""Steps about systemd's services, those of init scripts too."""
+"""Steps about systemd's services, including those of init scripts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def running(
     """Make the step after which a service is enabled, runs, and has read its configuration.
 
     Args:
-        name: the unit, without a suffix where it is a service.
-        reads: tells which files it reads when it starts: one that is newer than the service
-            restarts it.
-        answers: whether the service does its work; an init script's unit is "active" even when
-            its daemon has died.
-        patience: seconds that it may take until it answers.
-        reader: tells the unit whose start counts for ``reads``, where that is another one.
+        name: the unit; for a service, without a suffix.
+        reads: returns the files that it reads when it starts. A file that is newer than the
+            service's start makes the step restart it.
+        answers: whether the service works. An init script's unit is "active" even after its daemon
+            has died.
+        patience: seconds to wait until it answers.
+        reader: returns the unit whose start counts for ``reads``, if it is another unit.
     """
 
     def reason() -> str | None:
@@ -62,12 +62,12 @@ def running(
 
 
 def reload_units() -> None:
-    """Let systemd read unit files again."""
+    """Make systemd read unit files again."""
     run(["systemctl", "daemon-reload"], timeout=120)
 
 
 def with_reload(step: Step) -> Step:
-    """Return the step of a unit file, after which systemd reads it."""
+    """Return the step of a unit file with a reload of systemd's units after it."""
     apply = step.apply
     if apply is None:
         return step
@@ -84,9 +84,10 @@ def _show(name: str, field: str) -> str:
 
 
 def _started(name: str) -> float:
-    """Return when a unit began to start, in seconds since the epoch; 0 where it never did.
+    """Return when a unit began to start, in seconds since the epoch; 0 if it never did.
 
-    What it reads, it reads some time after that: the safe side for :func:`running`.
+    It reads its files only after that time, so :func:`running` may restart it once too often, but
+    never misses a change.
     """
     digits = _show(name, "InactiveExitTimestampMonotonic")
     if not digits.isdigit() or digits == "0":

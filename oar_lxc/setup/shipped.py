@@ -1,4 +1,4 @@
-"""The files that come with the package: hooks and job scripts."""
+"""Find the files that come with the package: hooks and job scripts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def share_path(name: str) -> Path:
         name: its path as in a checkout, such as ``hooks/prologue``.
 
     Returns:
-        Its place: beside the package in a checkout, or in :data:`INSTALLED`.
+        Its path: in the checkout of this module, or in :data:`INSTALLED`.
 
     Raises:
         OarLxcError: it is in neither.

@@ -1,7 +1,7 @@
-"""OAR's job resource manager: our stanza in front of the site's own, unchanged file.
+"""Combine the stanza with the site's own job resource manager, which follows it unchanged.
 
-OAR pipes one Perl file to every node of a job. The combined file is made again from the site's
-file whenever set-up runs; its first line remembers where that is.
+OAR pipes one Perl file to each node of a job. Each set-up makes the combined file again from the
+site's file. The first line of the combined file has the path of the site's file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FIRST_LINE = "# Made by oar-lxc setup server, do not edit. The site's own file:
 
 
 def site_file(conf: OarConf, combined: Path = COMBINED) -> Path:
-    """Return the site's own job resource manager, also where the combined one is configured."""
+    """Return the path of the site's own file, even if oar.conf names the combined one."""
     configured = conf.get(KEY) or DEFAULT
     if configured != str(combined):
         return Path(configured)
@@ -40,7 +40,7 @@ def combine(site: Path) -> str:
     """Return the text of the combined file.
 
     Raises:
-        NotYetError: the site's file is not there.
+        NotYetError: the site's file does not exist yet.
         ConfigError: the configuration of this machine is wrong.
     """
     try:
@@ -48,7 +48,7 @@ def combine(site: Path) -> str:
     except FileNotFoundError:
         raise NotYetError(f"{site} comes with the package oar-server") from None
     stanza = share_path("hooks/job_resource_manager_stanza.pl").read_text("utf-8")
-    # The server's word goes to all nodes with each job: none can give somebody another's ids.
+    # Each job brings the server's list to all nodes, so no node can give a user another's ids.
     users = format_spans(read_config().users).replace(" ", "")
     stanza = stanza.replace("my $users = '';", f"my $users = '{users}';")
     return f"{_FIRST_LINE}{site}\n{stanza.rstrip()}\n{text}"

@@ -1,4 +1,4 @@
-"""What a set-up is made of: steps that know whether they are needed, so that all may run twice."""
+"""The steps and plans of a set-up; a step knows whether it is needed, so it may run twice."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class SetupError(OarLxcError):
 
 
 class NotYetError(OarLxcError):
-    """A step cannot tell what it has to do before an earlier one was applied."""
+    """A step cannot tell what to do before an earlier step is applied."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that has to be true of the machine.
+    """One condition that the machine must meet.
 
     Attributes:
-        title: what is true once it is applied, in a few words.
-        pending: what is left to do, for people (a diff where it is a file); None where it is
-            true already. May raise :class:`NotYetError`.
-        apply: make it true; None for what only a person can do, then what ``pending`` returns
-            says how.
+        title: the condition, in a few words.
+        pending: returns what is left to do, as text for people (a diff for a file); None if the
+            condition is met. May raise :class:`NotYetError`.
+        apply: makes the condition true. None if only a person can do that; the text of ``pending``
+            then says how.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Step:
 
 
 class Outcome(Enum):
-    """How a step went."""
+    """The outcome of a step."""
 
     TRUE = "ok"
     CHANGED = "changed"
@@ -46,7 +46,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Event:
-    """A step and how it went; ``detail`` is what changed, or the problem."""
+    """A step and its outcome; ``detail`` is what changed, or the problem."""
 
     step: Step
     outcome: Outcome
@@ -55,12 +55,12 @@ class Event:
 
 @dataclass
 class Plan:
-    """The steps that set a machine up in a role, in order.
+    """The steps that set up a machine in a role, in order.
 
     Attributes:
         role: the role's name.
-        steps: what has to be true.
-        notes: what the administrator should know or do, told at the end. Steps may add to it.
+        steps: the steps.
+        notes: notes for the administrator, shown at the end. Steps may add to them.
     """
 
     role: str
@@ -74,20 +74,20 @@ def execute(
     begin: Callable[[Step], None] = lambda step: None,
     dry_run: bool = False,
 ) -> list[Event]:
-    """Make a plan true, or find out what that would change.
+    """Apply a plan, or find out what it would change.
 
     Args:
-        plan: what has to be true.
-        tell: is told how each step went.
-        begin: is told of a step before it is applied.
+        plan: the plan.
+        tell: called with the outcome of each step.
+        begin: called with each step before it is applied.
         dry_run: change nothing.
 
     Returns:
-        How each step went.
+        The outcome of each step.
 
     Raises:
-        SetupError: a step only a person can do is not done, or one did not take effect. Not in a
-            dry run: there it is a :attr:`Outcome.PROBLEM`.
+        SetupError: a step that only a person can do is not done, or a step had no effect. In a dry
+            run, the outcome :attr:`Outcome.PROBLEM` takes its place.
     """
     events: list[Event] = []
     for step in plan.steps:

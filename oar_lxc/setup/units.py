@@ -1,4 +1,4 @@
-"""The units that run the reaper: on nodes, at boot and by a timer, and from the server."""
+"""Steps about the units that reap: on nodes at boot and by a timer, and on the server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WantedBy=timers.target
 
 
 def steps() -> list[Step]:
-    """Make the steps after which the reaper runs by itself on a node, and OAR hears of it."""
+    """Make the steps after which a node reaps by itself, and OAR's node check asks the reaper."""
     what = "Remove what is left of OAR jobs' containers"
     after = "local-fs.target oar-node.service"
     check = "#!/bin/sh\nexec /usr/share/oar-lxc/hooks/node_check\n"
