@@ -1,4 +1,4 @@
-"""The sandbox: an OAR server, a frontend and nodes, real ones, in containers on this machine."""
+"""Make and remove the sandbox: a real OAR server, a frontend and nodes, all in containers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from oar_lxc.setup import bundle, deb, packages
 IMAGE = "debian-12"
 HOST_PACKAGES = ("lxc", "mmdebstrap", "nftables", "iproute2", "util-linux", "mount")
 
-# A real cluster has its reasons to be slower; here people wait for each job.
+# Faster than OAR's defaults, as people wait for each job here.
 SERVER_SETTINGS = {
-    # Where the scheduler was called a moment ago, OAR would look again after 10 seconds.
+    # By default, OAR waits 10 seconds between two calls of the scheduler.
     "SCHEDULER_MIN_TIME_BETWEEN_2_CALLS": "0",
     "FINAUD_FREQUENCY": "30",
-    # TakTuk misses now and then that what it runs has ended; by default it looks again after 1 s.
+    # TakTuk sometimes misses the end of its command; by default it checks again after 1 s.
     "TAKTUK_CMD": "/usr/bin/taktuk -t 30 -s -g 0.1",
 }
 
@@ -42,8 +42,8 @@ class Sandbox:
     """A real OAR cluster on this machine.
 
     Args:
-        state: where it is kept.
-        say: is given progress, a line at a time.
+        state: the sandbox's state directory.
+        say: called with each line about the progress.
     """
 
     def __init__(
@@ -67,21 +67,21 @@ class Sandbox:
         return Machine(name, self.state)
 
     def names(self) -> list[str]:
-        """Return the names of the sandbox's machines; empty where there is no sandbox."""
+        """Return the names of the sandbox's machines; empty if there is no sandbox."""
         settings = self.state.settings()
         return _names(settings) if settings else []
 
     @property
     def nodes(self) -> list[str]:
-        """The names of the nodes; empty where there is no sandbox."""
+        """The names of the nodes; empty if there is no sandbox."""
         settings = self.state.settings()
         return settings.node_names if settings else []
 
     def up(self, settings: Settings | None = None) -> None:
-        """Make the sandbox what is asked: build it, start it, or bring it up to date.
+        """Build the sandbox, start it, or bring it up to date, whichever is needed.
 
         Raises:
-            SandboxError: it cannot be, or another checkout's runs on this machine.
+            SandboxError: that failed, or the sandbox of another checkout runs on this machine.
             UsageError: this machine cannot hold it.
         """
         kept = None if self.state.is_anothers else self.state.settings()
@@ -100,20 +100,20 @@ class Sandbox:
             self._up(settings)
 
     def add_image(self, name: str, packages: Sequence[str] = ()) -> None:
-        """Give the nodes another image, unless they have one of the name.
+        """Give the nodes another image, unless they have an image of this name.
 
         Args:
-            name: ``NAME`` or ``NAME:TAG``, by the ready recipe NAME.
-            packages: what is installed in it besides.
+            name: ``NAME`` or ``NAME:TAG``; NAME is a ready recipe.
+            packages: packages to install besides those of the recipe.
         """
         made = self.cache.container_image(name, packages)
         _share_tree(made, self.state.images / made.name)
 
     def down(self, purge: bool = False) -> None:
-        """Remove the sandbox from the host, and look that nothing of it is left.
+        """Remove the sandbox from the host, and check that nothing of it is left.
 
         Args:
-            purge: remove the caches too.
+            purge: remove the caches, too.
 
         Raises:
             SandboxError: something is left; the message says what.
@@ -127,7 +127,7 @@ class Sandbox:
                     self.cache.purge()
 
     def _check_owner(self) -> None:
-        """Refuse to touch what another checkout uses; one that was left behind is nobody's."""
+        """Refuse the sandbox of another checkout if one of its machines runs."""
         if any(machine.running for machine in self._existing()):
             self.state.check_owner()
 
@@ -149,7 +149,7 @@ class Sandbox:
             raise SandboxError(f"the sandbox is not gone, left are: {', '.join(left)}")
 
     def status(self) -> dict[str, object]:
-        """Return what there is to say about the sandbox, for people and for JSON."""
+        """Return the facts about the sandbox, for people and for JSON."""
         settings = self.state.settings()
         if settings is None:
             return {"state": "absent", "machines": []}
@@ -174,8 +174,8 @@ class Sandbox:
         names = _names(settings)
         where = network.addresses(self.state)
         machines = [Machine(name, self.state) for name in names]
-        self.state.images.mkdir(mode=0o755, exist_ok=True)  # a node's mount is of the directory
-        # What takes long goes on side by side: nothing waits for more than what it is made of.
+        self.state.images.mkdir(mode=0o755, exist_ok=True)  # nodes mount this directory
+        # Slow work runs in parallel; each part waits only for the parts that it needs.
         with ThreadPoolExecutor(max_workers=len(machines) + 1) as pool:
             image = pool.submit(self._share_image)
             base = self.cache.base()
@@ -185,7 +185,7 @@ class Sandbox:
 
             def bring(machine: Machine) -> None:
                 layers = [self.cache.layer(_role(machine), base), base]
-                # One that was never set up to its end may be anything: it is made again.
+                # The state of a machine that was not completely set up is unknown: make it again.
                 if not machine.ready:
                     machine.define(self._definition(machine, layers, where, names))
                 machine.start()
@@ -206,7 +206,7 @@ class Sandbox:
     def _set_up_server(
         self, server: Machine, settings: Settings, where: network.Addresses
     ) -> bytes:
-        """Set the server up; return what the others need of it."""
+        """Set up the server; return its bundle for the other machines."""
         with self.report.step("setting up the server"):
             self._set_up(server, _server_arguments(settings, where))
         return server.run(["cat", str(bundle.PATH)]).stdout.encode("utf-8", "surrogateescape")
@@ -225,7 +225,7 @@ class Sandbox:
             _parallel(join, machines)
 
     def _revive_nodes(self, server: Machine, frontend: Machine) -> None:
-        """Tell OAR that its nodes are there: it suspects those that were stopped with the host."""
+        """Tell OAR that its nodes are alive, as it suspects nodes that stopped with the host."""
         for name in not_alive(frontend.run(["oarnodes", "-s"]).stdout):
             server.run(["oarnodesetting", "-h", name, "-s", "Alive"])
             self.report.line(f"{name}: was not alive to OAR, is now")
@@ -264,7 +264,7 @@ class Sandbox:
             (storage / IMAGES).mkdir(parents=True)
             mounts.append(Mount(storage, "var/lib/oar-lxc"))
             mounts.append(Mount(self.state.images, f"var/lib/oar-lxc/{IMAGES}"))
-            # In a container the package lxc makes no bridge lxcbr0, and would wait 30 s for it.
+            # In a container, the package lxc makes no bridge lxcbr0, but would wait 30 s for it.
             files["etc/default/lxc-net"] = 'USE_LXC_BRIDGE="false"\n'
         return Definition(
             lowers=layers,
@@ -276,7 +276,7 @@ class Sandbox:
         )
 
     def _existing(self) -> list[Machine]:
-        """Return the machines that have a directory, whatever the settings say."""
+        """Return the machines that have a directory, independent of the settings."""
         prefix = Machine("", self.state).lxc_name
         paths = self.state.machines.glob(f"{prefix}*")
         return [Machine(path.name.removeprefix(prefix), self.state) for path in paths]
@@ -290,7 +290,7 @@ class Sandbox:
             )
 
     def _require_host(self, settings: Settings) -> None:
-        """Refuse a host that lacks what a sandbox needs; install the packages that it lacks."""
+        """Install the packages that the host lacks; refuse a host that lacks something else."""
         here = host.look((self.state.root, self.cache.root), settings.cpuset)
         new = self.state.settings() is None
         host.refuse(host.problems(here, settings.nodes, new))
@@ -306,7 +306,7 @@ def not_alive(listing: str) -> list[str]:
     names: dict[str, None] = {}
     node = ""
     for line in listing.splitlines():
-        # A node's name at the margin, and below it a line "ID : STATE" for each resource.
+        # A node's name starts its line; below it, each resource has an indented "ID : STATE".
         if line[:1].strip():
             node = line.strip()
         elif ":" in line and line.split(":")[1].strip() != "Alive":
@@ -336,7 +336,7 @@ def _server_arguments(settings: Settings, where: network.Addresses) -> list[str]
 
 
 def _install(machine: Machine, package: Path) -> None:
-    """Install the package as an administrator does, unless this very one is installed."""
+    """Install the package as an administrator does, unless the same file is installed."""
     data = package.read_bytes()
     wanted = hashlib.sha256(data).hexdigest()
     if machine.run(["cat", _DEB_DIGEST], check=False).stdout == wanted:
@@ -349,7 +349,7 @@ def _install(machine: Machine, package: Path) -> None:
 
 
 def _share_tree(source: Path, target: Path) -> None:
-    """Give the sandbox an image of its own: the files are the cache's, the directories are not."""
+    """Copy an image from the cache to the sandbox; files are hard links, directories copies."""
     if target.exists():
         return
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -367,7 +367,7 @@ def _share_tree(source: Path, target: Path) -> None:
 
 
 def _parallel(act: Callable[[Machine], object], machines: Iterable[Machine]) -> None:
-    """Do something with every machine at once; the first failure is raised when all have ended."""
+    """Call a function for all machines at once; raise the first error after all have ended."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         list(pool.map(act, machines))
 

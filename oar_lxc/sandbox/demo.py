@@ -1,4 +1,4 @@
-"""The main job, for real: submit, watch, connect, kill, and look that nothing is left."""
+"""The demonstration: submit, watch, reach and delete a job, and check that nothing is left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START_TIMEOUT = 120.0
 GONE_TIMEOUT = 60.0
 POLL = 0.5
 
-# What stands in the job's output when all containers are up (jobscripts/lxc_job.py).
+# jobscripts/lxc_job.py prints this when all containers are up.
 _UP = "connect from the frontend:"
 
 Say = Callable[[str], None]
@@ -36,7 +36,7 @@ class Demo:
     """The demonstration on a running sandbox.
 
     Args:
-        sandbox: the cluster, up.
+        sandbox: the running cluster.
         say: prints a line.
         table: prints a table: titles, rows.
     """
@@ -46,10 +46,10 @@ class Demo:
     table: ShowTable
 
     def run(self) -> None:
-        """Show the main job from submission to nothing left.
+        """Show a job from its submission to the check that nothing is left.
 
         Raises:
-            DemoError: a step did not do what it must; the job is deleted.
+            DemoError: a step failed; the job is deleted.
         """
         job = self._submit()
         try:
@@ -199,7 +199,7 @@ class Demo:
 
 
 def next_steps() -> list[str]:
-    """Return what a newcomer may want to type next."""
+    """Return commands that a new user may want to type next."""
     return [
         f"{COMMAND} sandbox shell --user alice frontend",
         'oarsub -S "./jobscripts/lxc_job.py --per-node 2 -- hostname"   (there)',

@@ -1,4 +1,4 @@
-"""The users of the sandbox, and /home, which frontend and nodes share as over NFS."""
+"""Make the users of the sandbox and their homes; frontend and nodes share /home, as over NFS."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def make(homes: Path, jobscripts: Path) -> None:
     """Make the home directories, each with the repository's job scripts.
 
     Args:
-        homes: what will be /home.
-        jobscripts: the repository's directory; what users have of an earlier state is replaced.
+        homes: the directory that will be /home.
+        jobscripts: the repository's job scripts; they replace the users' earlier copies.
     """
     for name, uid in USERS.items():
         home = homes / name
@@ -34,7 +34,7 @@ def make(homes: Path, jobscripts: Path) -> None:
 
 
 def add_users(machine: Machine) -> None:
-    """Make the users known on a machine, with the same ids everywhere."""
+    """Add the users to a machine, with the same ids on all machines."""
     for name, uid in USERS.items():
         if machine.run(["id", name], check=False).status != 0:
             machine.run(["groupadd", "-g", str(uid), name])

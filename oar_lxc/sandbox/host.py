@@ -1,7 +1,7 @@
-"""What the sandbox needs of its host, looked at before anything is made.
+"""Check that the host has what the sandbox needs, before anything is made.
 
-A machine that lacks one of these things would else be told so minutes later, by a program inside
-a node, in words that do not name the cause.
+Otherwise a program inside a node would fail minutes later, with a message that does not name the
+cause.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from oar_lxc.sandbox.state import SandboxError
 from oar_lxc.setup import requirements
 
 GIB = 1 << 30
-# Measured with the demonstration's job: what the caches and four machines keep on the disk, and
-# what a node, and the server with the frontend, have in memory.
+# Bytes, measured with the demonstration's job: the disk space of the caches and four machines, the
+# memory of a node, and the memory of server and frontend together.
 DISK = 3 * GIB
 MEMORY_OF_NODE = GIB // 4
 MEMORY_BESIDES = GIB // 2
@@ -33,16 +33,16 @@ _IN_A_CONTAINER = "in a container, its host has to"
 
 @dataclass(frozen=True)
 class Host:
-    """What a host has.
+    """The facts about a host.
 
     Attributes:
-        fuse: why /dev/fuse cannot be opened, in the system's words; empty where it can.
-        user_namespaces: how many there may be.
-        unprivileged: whether an ordinary user may make one.
-        memory: bytes that programs can still have.
-        disk: bytes that are free, by the directory on whose file system they are.
-        storage: why overlays cannot write there, a sentence; empty where they can.
-        cgroups: why OAR could not make a job's cgroups, a sentence; empty where it can.
+        fuse: why /dev/fuse cannot be opened, in the system's words; empty if it can.
+        user_namespaces: how many user namespaces may exist.
+        unprivileged: whether an ordinary user may make a user namespace.
+        memory: bytes that programs can still get.
+        disk: free bytes on the file system of each directory.
+        storage: why overlays cannot write to the state directory, a sentence; empty if they can.
+        cgroups: why OAR could not make a job's cgroups, a sentence; empty if it could.
     """
 
     fuse: str
@@ -56,14 +56,14 @@ class Host:
 
 @dataclass(frozen=True)
 class Probe:
-    """Something of the kernel that is tried, in namespaces of its own, as nothing else tells.
+    """A trial of a kernel feature, in own namespaces; only a trial tells if the kernel has it.
 
     Attributes:
-        what: what the kernel is asked for.
-        need: what the sandbox needs it for.
-        module: the module that has it.
+        what: the feature.
+        need: why the sandbox needs it.
+        module: the kernel module that has it.
         argv: the command that tries it.
-        input: what the command reads.
+        input: the command's standard input.
     """
 
     what: str
@@ -95,16 +95,16 @@ PROBES = (
 
 
 def look(directories: Sequence[Path], cpuset: bool) -> Host:
-    """Look at this host.
+    """Return the facts about this host.
 
     Args:
-        directories: where the sandbox will keep files; they need not exist.
+        directories: directories for the sandbox's files; they need not exist.
         cpuset: whether OAR shall confine jobs to their CPUs.
     """
     return Host(
         fuse=_refusal(_FUSE),
         user_namespaces=_number(Path("/proc/sys/user/max_user_namespaces"), 0),
-        # Debian's own switch; other kernels have none.
+        # Only Debian's kernel has this switch.
         unprivileged=_number(Path("/proc/sys/kernel/unprivileged_userns_clone"), 1) != 0,
         memory=_available_memory(Path("/proc/meminfo").read_text()),
         disk={path: shutil.disk_usage(_existing(path)).free for path in directories},
@@ -114,12 +114,12 @@ def look(directories: Sequence[Path], cpuset: bool) -> Host:
 
 
 def problems(host: Host, nodes: int, new: bool) -> list[str]:
-    """Return what is missing, each with what to do, a sentence each.
+    """Return a sentence for each thing that the host lacks, with what to do.
 
     Args:
-        host: what there is.
+        host: the facts about the host.
         nodes: how many nodes the sandbox shall have.
-        new: whether it has yet to be built; what it has already is not asked for again.
+        new: whether the sandbox must still be built; only then it needs free disk and memory.
     """
     found = []
     if host.fuse:
@@ -164,12 +164,12 @@ def _too_small(host: Host, nodes: int) -> list[str]:
 def kernel_problems(
     directory: Path, run: Callable[..., Result] = run, probes: Sequence[Probe] = PROBES
 ) -> list[str]:
-    """Return what the kernel does not do, each with what to do, a sentence each.
+    """Return a sentence for each feature that the kernel lacks, with what to do.
 
     Args:
-        directory: where the sandbox keeps files.
+        directory: the directory of the sandbox's files.
         run: runs a command, as :func:`oar_lxc.linux.run.run` does.
-        probes: what is tried, besides an overlay on the directory.
+        probes: the trials, besides an overlay on the directory.
     """
     with tempfile.TemporaryDirectory(prefix=".oar-lxc-probe.", dir=_existing(directory)) as name:
         overlay = _overlay(Path(name), directory)
@@ -183,7 +183,7 @@ def kernel_problems(
 
 
 def _overlay(place: Path, directory: Path) -> Probe:
-    """Return what tries an overlay in an empty directory, which gets what it is made of."""
+    """Return the probe of an overlay; its layers are made in the empty directory ``place``."""
     layers = []
     for name in ("lower", "upper", "work"):
         (place / name).mkdir()
@@ -198,7 +198,7 @@ def _overlay(place: Path, directory: Path) -> Probe:
 
 
 def _failure(probe: Probe, run: Callable[..., Result]) -> str:
-    """Return the first line of what a probe said, where it failed."""
+    """Run a probe; return the first line of its error, or an empty text if it succeeds."""
     try:
         run(probe.argv, input=probe.input, timeout=10)
     except CommandError as error:
@@ -208,17 +208,17 @@ def _failure(probe: Probe, run: Callable[..., Result]) -> str:
 
 
 def refuse(found: Sequence[str]) -> None:
-    """Raise what was found, one problem a line.
+    """Raise an error with all problems, one per line.
 
     Raises:
-        SandboxError: something was.
+        SandboxError: there is a problem.
     """
     if found:
         raise SandboxError("\n".join(("this machine cannot hold a sandbox:", *found)))
 
 
 def _existing(path: Path) -> Path:
-    """Return a directory, or the nearest above it that exists."""
+    """Return the nearest existing directory at or above a path."""
     while not path.exists():
         path = path.parent
     return path

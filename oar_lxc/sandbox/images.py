@@ -1,7 +1,8 @@
-"""The cached file systems of machines: one Debian image, and a layer of packages per role.
+"""The cache of the machines' file systems: one Debian image, and a layer of packages per role.
 
-A cache entry is named by a digest of all that went into it, is made under a name that begins with
-``.half-`` and renamed when whole; what a killed command left under such a name is removed later.
+The name of a cache entry has a digest of all its inputs. An entry is made under a name that begins
+with ``.half-`` and renamed when it is complete. A later command removes what a killed command left
+under such a name.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from oar_lxc.sandbox.state import CACHE, locked
 from oar_lxc.setup import deb, packages
 
 SUITE = "bookworm"
-# Raise it where a change of this module makes other file systems from the same packages.
+# Increase it if a change of this module makes other file systems from the same packages.
 FORMAT = 5
 
 BASE = (
@@ -47,7 +48,7 @@ ROLES = {
     "node": packages.NODE,
 }
 
-# Of the host's apt configuration, what decides whether a download works here at all.
+# Options of the host's apt without which downloads may not work here.
 _APT_OPTIONS = (
     "Acquire::http::Proxy",
     "Acquire::https::Proxy",
@@ -58,7 +59,7 @@ _APT_OPTIONS = (
 _PREFIX = ".half-"
 _UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 
-# Runs contained: nothing that it mounts is seen on the host.
+# Runs in a mount namespace of its own, so that the host does not see its mounts.
 _LAYER_SCRIPT = r"""
 set -e
 base=$1 half=$2; shift 2
@@ -81,8 +82,8 @@ class Cache:
     """File systems that outlive a sandbox, shared by all checkouts.
 
     Args:
-        report: is told what is made.
-        root: where they are.
+        report: gets the progress.
+        root: the cache's directory.
     """
 
     def __init__(self, report: Report, root: Path = CACHE) -> None:
@@ -96,11 +97,12 @@ class Cache:
         names = [*BASE, *(name.split()[0] for name in deb.DEPENDS)]
 
         def make(half: Path) -> None:
-            # A cache may be lost with the power: dpkg need not wait for the disk. As options of
-            # mmdebstrap, the exclusions would lead each package through a filter in Python.
+            # A cache may be lost at a power failure, so dpkg need not sync. The exclusions are in
+            # dpkg's configuration: as options of mmdebstrap, they would lead each package through
+            # a slow filter in Python.
             quick = "\n".join(["force-unsafe-io", *(f"path-exclude={path}" for path in _UNREAD)])
             hook = f'printf %s {shlex.quote(quick)} > "$1/etc/dpkg/dpkg.cfg.d/sandbox"'
-            # The package lists stay: roles' packages come without fetching them again.
+            # The package lists stay, so that the roles' layers need not fetch them again.
             more = (
                 f"--setup-hook={NO_SLOW_KEY}",
                 f"--essential-hook={hook}",
@@ -113,7 +115,7 @@ class Cache:
         return self.entry("base", key, "Debian image of the machines", make) / "rootfs"
 
     def layer(self, role: str, base: Path) -> Path:
-        """Return the directory with what a role's packages add to the image."""
+        """Return the directory of the layer that a role's packages add to the image."""
         names = ROLES[role]
 
         def make(half: Path) -> None:
@@ -129,11 +131,11 @@ class Cache:
         return self.entry(f"layer-{role}", key, f"packages of role {role}", make) / "rootfs"
 
     def container_image(self, name: str, packages: Sequence[str] = ()) -> Path:
-        """Return the directory of an image for containers, as nodes have it.
+        """Return the directory of an image for containers, in the form of a node's store.
 
         Args:
-            name: ``NAME`` or ``NAME:TAG``, by the ready recipe NAME.
-            packages: what is installed besides.
+            name: ``NAME`` or ``NAME:TAG``; NAME is a ready recipe.
+            packages: packages to install besides those of the recipe.
         """
         parsed = image.ImageName.parse(name)
         recipe = image.recipe_for(parsed.name).with_packages(tuple(packages))
@@ -146,13 +148,13 @@ class Cache:
         return self.entry(kind, key, what, make) / parsed.directory
 
     def entry(self, kind: str, key: str, what: str, make: Callable[[Path], None]) -> Path:
-        """Return a cache entry, made where there is none.
+        """Return a cache entry; make it if it does not exist.
 
         Args:
-            kind: what it is, in its name; one of a kind is made at a time.
-            key: a digest of all that goes into it.
-            what: what it is, for people.
-            make: makes it in the directory that it is given.
+            kind: the first part of its name; only one entry of a kind is made at a time.
+            key: a digest of all its inputs.
+            what: its name for people.
+            make: makes the entry in the directory of its argument.
         """
         final = self.root / f"{kind}-{key}"
         if final.is_dir():
@@ -181,7 +183,7 @@ class Cache:
 
 
 def digest(*parts: str) -> str:
-    """Return a short name for what goes into a cache entry."""
+    """Return a short digest of a cache entry's inputs."""
     text = json.dumps([FORMAT, *parts])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -198,10 +200,10 @@ def bootstrap(
 
     Args:
         half: a directory.
-        variant: mmdebstrap's word for what is in it besides the packages.
-        names: packages.
+        variant: mmdebstrap's word for the packages that are always in it.
+        names: more packages.
         sources: lines of ``sources.list``.
-        options: of apt, which the machine keeps.
+        options: options of apt, which the machine keeps.
         more: options of mmdebstrap.
     """
     listing = half / "sources.list"
@@ -226,7 +228,7 @@ def bootstrap(
 
 
 def apt_options() -> list[str]:
-    """Return what of this machine's apt configuration decides whether downloads work at all."""
+    """Return this machine's values of the apt options in :data:`_APT_OPTIONS`."""
     argv = ["apt-config", "shell"]
     for number, name in enumerate(_APT_OPTIONS):
         argv += [f"v{number}", name]
@@ -238,7 +240,7 @@ def apt_options() -> list[str]:
 
 
 def _quieten(rootfs: Path) -> None:
-    """Remove what a machine must have of its own, and timers that would disturb measurements."""
+    """Remove files that each machine has its own of, and mask units that disturb measurements."""
     for name in ("etc/hostname", "etc/resolv.conf", "etc/machine-id"):
         (rootfs / name).unlink(missing_ok=True)
     (rootfs / "etc/machine-id").touch()

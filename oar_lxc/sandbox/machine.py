@@ -1,4 +1,4 @@
-"""One machine of the sandbox: a privileged LXC container with systemd, through LXC's commands."""
+"""One machine of the sandbox: a privileged LXC container with systemd, run with LXC's commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READY = "ready"
 
-# A machine is as good as a real one: all capabilities, all devices, cgroups of its own to manage.
+# Like a real machine: all capabilities, all devices, and cgroups that it manages itself.
 _CONFIG = """\
 lxc.uts.name = {name}
 lxc.rootfs.path = {root}
@@ -51,16 +51,17 @@ class Mount:
 
 @dataclass(frozen=True)
 class Definition:
-    """What a machine is made of.
+    """The parts of a machine.
 
     Attributes:
-        lowers: root directories that it shares, the topmost first. Of a single one it gets a copy
-            where ``copy``: overlays can be mounted on all of it.
-        mounts: directories of the host.
-        address: its own.
+        lowers: root directories that it shares, the topmost first.
+        mounts: directories of the host that it sees.
+        address: its address.
         prefix: length of its network's prefix.
         gateway: the host's address on the bridge.
         files: text of files that it has from the start, by path without the leading slash.
+        copy: whether it gets a copy of the single directory in ``lowers``; then overlays can be
+            mounted on all of it.
     """
 
     lowers: Sequence[Path]
@@ -77,28 +78,28 @@ class Machine:
 
     Args:
         name: its host name.
-        state: the sandbox it is part of.
+        state: the state of its sandbox.
     """
 
     def __init__(self, name: str, state: State) -> None:
         self.name = name
-        self.lxc_name = f"{state.tag}-{name}"  # names cgroups, that others' containers keep theirs
+        self.lxc_name = f"{state.tag}-{name}"  # also names its cgroups, so it must be unique
         self.directory = state.machines / self.lxc_name
         self._bridge = state.tag
         self._which = ["-P", str(state.machines), "-n", self.lxc_name]
 
     @property
     def exists(self) -> bool:
-        """Whether it was defined as a whole."""
+        """Whether it is completely defined."""
         return (self.directory / "config").exists()
 
     @property
     def ready(self) -> bool:
-        """Whether it was set up in its role once, to the end."""
+        """Whether its set-up has once been completed."""
         return self.exists and (self.directory / READY).exists()
 
     def mark_ready(self) -> None:
-        """Note that it was set up."""
+        """Note that its set-up is complete."""
         (self.directory / READY).touch()
 
     @property
@@ -108,14 +109,14 @@ class Machine:
 
     @property
     def pid(self) -> int | None:
-        """The host's process id of its init; None where it does not run."""
+        """The host's process id of its init; None if it does not run."""
         if not self.exists:
             return None
         result = run(["lxc-info", *self._which, "-p", "-H"], check=False)
         return int(result.stdout) if result.stdout.strip().isdigit() else None
 
     def define(self, definition: Definition) -> None:
-        """Write what it is made of; it has nothing of an earlier machine of its name."""
+        """Write its configuration and files, after removing an earlier machine of its name."""
         self.remove()
         upper = self.directory / "upper"
         if definition.copy:
@@ -163,7 +164,7 @@ class Machine:
         raise SandboxError(f"machine {self.name}: systemd does not answer after {timeout:g} s")
 
     def stop(self) -> None:
-        """Stop it at once; one that does not run is fine.
+        """Stop it at once, if it runs.
 
         Raises:
             SandboxError: it still runs.
@@ -174,18 +175,18 @@ class Machine:
             raise SandboxError(f"machine {self.name} cannot be stopped:\n{self._log()}")
 
     def remove(self) -> None:
-        """Stop it, and remove all that is its own."""
+        """Stop it, and remove its directory and cgroups."""
         self.stop()
         deadline = time.monotonic() + 5
         while (left := self.cgroups()) and time.monotonic() < deadline:
-            # LXC's monitor removes them too, a moment after the machine has stopped.
+            # LXC's monitor removes them, too, a moment after the machine has stopped.
             for cgroup in left:
                 _remove_cgroup(cgroup)
-        # Of a whole machine's files rm needs a fraction of the time that shutil does.
+        # For the files of a whole machine, rm takes a fraction of the time of shutil.
         run(["rm", "-rf", "--one-file-system", str(self.directory)], timeout=900)
 
     def cgroups(self) -> list[Path]:
-        """Return the cgroups of it that exist on the host."""
+        """Return its cgroups that exist on the host."""
         return [
             path
             for kind in ("payload", "monitor")
@@ -194,13 +195,13 @@ class Machine:
         ]
 
     def command(self, argv: Sequence[str], user: str = "root", term: str = "") -> list[str]:
-        """Return the host's command that runs one here, with every argument as it is.
+        """Return the host's command that runs another here, with unchanged arguments.
 
-        The environment is that of a login: nothing of the caller's but the kind of terminal.
+        The environment is that of a login, with no variable of the caller except TERM.
 
         Args:
             argv: program and arguments.
-            user: who runs it, in their home directory.
+            user: the user that runs it, in the user's home directory.
             term: value of TERM.
         """
         command = ["lxc-attach", *self._which, "--clear-env", "-v", f"PATH={PATH}"]
@@ -223,13 +224,13 @@ class Machine:
         """Run a command here and wait for it.
 
         Raises:
-            CommandError: its status is not 0, where ``check``.
+            CommandError: its status is not 0, and ``check`` is true.
             CommandTimeoutError: it did not end in time.
         """
         return run(self.command(argv, user), timeout=timeout, input=input, check=check)
 
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Write a file here, as a whole."""
+        """Write a file here atomically."""
         script = 'umask 077; cat > "$1.new" && chmod "$2" "$1.new" && mv "$1.new" "$1"'
         self.run(["sh", "-c", script, "sh", path, f"{mode:o}"], input=data)
 
@@ -238,7 +239,7 @@ class Machine:
         return self.run(["cat", path]).stdout
 
     def describe(self) -> dict[str, object]:
-        """Return what there is to say about it."""
+        """Return the facts about it."""
         pid = self.pid
         return {
             "name": self.name,
@@ -256,13 +257,13 @@ class Machine:
 
 
 def remove_shared_cgroups() -> None:
-    """Remove the cgroups that LXC makes once for all its containers, where none uses them."""
+    """Remove the cgroups that LXC makes for all its containers together, if they are unused."""
     for path in (*CGROUPS.glob("lxc.pivot"), *CGROUPS.glob("*/lxc.pivot")):
         _remove_cgroup(path)
 
 
 def _remove_cgroup(path: Path) -> None:
-    """Remove an empty cgroup with those below it."""
+    """Remove a cgroup with those below it, unless one is in use."""
     below = sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True)
     for directory in (*below, path):
         try:

@@ -1,4 +1,4 @@
-"""The sandbox's network on the host: a bridge, a way out for apt, and all of it removed again."""
+"""Make and remove the sandbox's network on the host: a bridge, and a way out for apt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORWARDING = Path("/proc/sys/net/ipv4/conf")
 
 @dataclass(frozen=True)
 class Addresses:
-    """Who has which address."""
+    """The addresses of the sandbox's machines."""
 
     network: IPv4Network
 
@@ -43,10 +43,10 @@ class Addresses:
 
 
 def addresses(state: State) -> Addresses:
-    """Return the addresses of the sandbox; the first time, of a network that is free here.
+    """Return the addresses of the sandbox; the first call chooses a network that is free here.
 
     Raises:
-        SandboxError: none is free.
+        SandboxError: no network is free.
     """
     known = state.read("network")
     if isinstance(known, str):
@@ -60,10 +60,10 @@ def addresses(state: State) -> Addresses:
 
 
 def up(state: State, where: Addresses) -> None:
-    """Make the bridge and the way out."""
+    """Make the bridge and the way out: address translation and forwarding."""
     bridge = state.tag
     if run(["ip", "link", "show", bridge], check=False).status != 0:
-        # A new bridge: whatever was kept of an earlier one is from before a reboot.
+        # The bridge is new, so the saved settings are from before a reboot.
         state.write("forwarding", {})
         run(["ip", "link", "add", bridge, "type", "bridge"])
     address = f"{where.gateway}/{where.network.prefixlen}"
@@ -74,7 +74,7 @@ def up(state: State, where: Addresses) -> None:
 
 
 def down(state: State) -> None:
-    """Remove the bridge and the way out; forwarding is again as it was."""
+    """Remove the bridge and the way out, and restore the settings of forwarding."""
     run(["nft", "delete", "table", "ip", state.tag], check=False)
     run(["ip", "link", "delete", state.tag], check=False)
     before = state.read("forwarding")
@@ -85,7 +85,7 @@ def down(state: State) -> None:
 
 
 def leftovers(state: State) -> list[str]:
-    """Return what is left of the sandbox's network on the host."""
+    """Return the parts of the sandbox's network that are left on the host."""
     left = []
     if run(["ip", "link", "show", state.tag], check=False).status == 0:
         left.append(f"link {state.tag}")
@@ -108,7 +108,7 @@ table ip {tag} {{
 
 
 def _forward(state: State, interfaces: list[str]) -> None:
-    """Let packets pass on these interfaces alone, and remember what they did before."""
+    """Turn on forwarding on these interfaces, and save their settings from before."""
     known = state.read("forwarding")
     before: dict[str, str] = dict(known) if isinstance(known, dict) else {}
     for name in interfaces:

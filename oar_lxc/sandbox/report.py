@@ -1,4 +1,4 @@
-"""Progress: a line when a step begins to take time, one when it is done, with seconds."""
+"""Report progress: a line when a step begins, and a line with its seconds when it is done."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 
 class Report:
-    """Tells what is done, from several threads at once.
+    """Reports progress; several threads may use it at once.
 
     Args:
-        say: is given a line at a time.
+        say: called with each line.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -21,13 +21,13 @@ class Report:
         self._lock = threading.Lock()
 
     def line(self, text: str) -> None:
-        """Tell something, with the seconds since the beginning."""
+        """Report a line, with the seconds since the start."""
         with self._lock:
             self._say(f"{time.monotonic() - self._start:6.1f} s  {text}")
 
     @contextmanager
     def step(self, doing: str) -> Iterator[None]:
-        """Tell that something begins, and how long it took."""
+        """Report that the block begins, and then how long it took."""
         self.line(f"{doing} …")
         start = time.monotonic()
         yield

@@ -1,4 +1,4 @@
-"""What the sandbox keeps on the host: where, whose it is, one command at a time."""
+"""The sandbox's state directory on the host: its owner, its settings, and its lock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oar_lxc.errors import OarLxcError, UsageError
 STATE = Path("/var/lib/oar-lxc-sandbox")
 CACHE = Path("/var/cache/oar-lxc-sandbox")
 LOCKS = Path("/run/lock")
-COMMAND = "/usr/bin/python3 -m oar_lxc.cli"  # a checkout's own
+COMMAND = "/usr/bin/python3 -m oar_lxc.cli"  # runs the checkout in the working directory
 
 
 class SandboxError(OarLxcError):
@@ -25,13 +25,13 @@ class SandboxError(OarLxcError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``sandbox up`` was asked for.
+    """The settings of ``sandbox up``.
 
     Attributes:
         nodes: how many nodes.
-        cores: how many cores each declares to OAR.
+        cores: how many cores each node declares to OAR.
         cpuset: whether OAR confines jobs to their CPUs.
-        stanza: whether the job resource manager prepares nodes; else prologue and epilogue do.
+        stanza: whether the stanza prepares nodes; else prologue and epilogue do.
     """
 
     nodes: int = 2
@@ -40,7 +40,7 @@ class Settings:
     stanza: bool = True
 
     def check(self) -> None:
-        """Refuse what this machine cannot do.
+        """Refuse settings that this machine cannot have.
 
         Raises:
             UsageError: a number is out of range.
@@ -64,44 +64,44 @@ class State:
     """The state directory: its owner, and small facts that outlive a command.
 
     Args:
-        root: the directory; its name tells sandboxes on one machine apart.
-        checkout: the checkout that acts.
+        root: the directory; its name distinguishes sandboxes on one machine.
+        checkout: the checkout that runs the command; by default, that of this module.
     """
 
     def __init__(self, root: Path = STATE, checkout: Path | None = None) -> None:
         self.root = root
         self.checkout = checkout or Path(__file__).resolve().parents[2]
-        # Everything on the host that is not below the root has this in its name. A link's name
-        # has 15 bytes at most.
+        # All things of the sandbox on the host outside the root have this in their names. The name
+        # of a network device has at most 15 bytes.
         self.tag = "oarlxc" + hashlib.sha256(str(root).encode()).hexdigest()[:6]
 
     @property
     def exists(self) -> bool:
-        """Whether there is a sandbox, whole or half."""
+        """Whether there is a sandbox, complete or not."""
         return self.root.is_dir()
 
     @property
     def machines(self) -> Path:
-        """LXC's path: a directory per machine."""
+        """LXC's path, with a directory per machine."""
         return self.root / "machines"
 
     @property
     def homes(self) -> Path:
-        """What the frontend and the nodes have as /home."""
+        """The directory that frontend and nodes mount as /home."""
         return self.root / "home"
 
     @property
     def images(self) -> Path:
-        """What the nodes have as image directory."""
+        """The directory that nodes mount as their store."""
         return self.root / "images"
 
     @property
     def storage(self) -> Path:
-        """A directory per node, its /var/lib/oar-lxc."""
+        """The directory with each node's /var/lib/oar-lxc."""
         return self.root / "storage"
 
     def claim(self) -> None:
-        """Make the directory ours."""
+        """Make the directory, and make this checkout its owner."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o700)  # machines and images have programs that are set-user-id root
         self.write("owner", str(self.checkout))
@@ -110,7 +110,7 @@ class State:
         """Refuse to touch the sandbox of another checkout.
 
         Raises:
-            SandboxError: it is another's.
+            SandboxError: another checkout owns it.
         """
         if self.is_anothers and Path(self.owner).is_dir():
             raise SandboxError(
@@ -120,17 +120,17 @@ class State:
 
     @property
     def owner(self) -> str:
-        """The checkout whose sandbox it is; empty where there is none."""
+        """The checkout that owns the sandbox; empty if there is none."""
         owner = self.read("owner")
         return owner if isinstance(owner, str) else ""
 
     @property
     def is_anothers(self) -> bool:
-        """Whether the sandbox is that of another checkout."""
+        """Whether another checkout owns the sandbox."""
         return self.owner not in ("", str(self.checkout))
 
     def read(self, name: str) -> object:
-        """Return a fact; None where there is none."""
+        """Return a fact; None if it is not stored."""
         try:
             value: object = json.loads((self.root / f"{name}.json").read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -138,14 +138,14 @@ class State:
         return value
 
     def write(self, name: str, value: object) -> None:
-        """Keep a fact."""
+        """Store a fact."""
         path = self.root / f"{name}.json"
         scratch = path.with_suffix(".new")
         scratch.write_text(json.dumps(value) + "\n")
         scratch.rename(path)
 
     def settings(self) -> Settings | None:
-        """Return what the sandbox was last asked to be; None where there is none."""
+        """Return the sandbox's settings; None if there are none."""
         data = self.read("settings")
         try:
             return Settings(**data) if isinstance(data, dict) else None
@@ -153,7 +153,7 @@ class State:
             return None
 
     def keep(self, settings: Settings) -> None:
-        """Keep what the sandbox is asked to be."""
+        """Store the sandbox's settings."""
         self.write("settings", asdict(settings))
 
 
@@ -161,13 +161,13 @@ class State:
 def locked(
     name: str, wait: bool = True, locks: Path = LOCKS, changing: str = "the sandbox"
 ) -> Iterator[None]:
-    """Hold a lock that the kernel takes back when this process ends, however that happens.
+    """Hold a lock, which the kernel releases whenever this process ends.
 
     Args:
-        name: of the lock.
-        wait: for who holds it.
-        locks: where it is.
-        changing: what who holds it changes, for people.
+        name: the lock's name.
+        wait: whether to wait if another process holds it.
+        locks: the directory of locks.
+        changing: what the holder of the lock changes, for the error.
 
     Raises:
         SandboxError: another process holds it, and ``wait`` is false.
@@ -187,7 +187,7 @@ def _lock(path: Path, wait: bool, changing: str) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # Who held it before has removed the file: then this is the lock of nobody.
+            # The process that held it before removes the file; a lock on that file is worthless.
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
         except BlockingIOError:
