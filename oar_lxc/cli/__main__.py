@@ -1,4 +1,4 @@
-"""``python3 -m oar_lxc.cli``: the command of a checkout, on Debian's Python and its packages."""
+"""``python3 -m oar_lxc.cli``: run the command from a checkout, with Debian's Python packages."""
 
 from oar_lxc.cli.main import main
 

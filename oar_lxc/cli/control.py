@@ -1,4 +1,4 @@
-"""``oar-lxc start|stop|restart|freeze|unfreeze``: single containers while their job runs."""
+"""``oar-lxc start|stop|restart|freeze|unfreeze``: act on single containers of a running job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _timeout = click.option(
 @click.command()
 @_containers
 def start(containers: tuple[str, ...]) -> None:
-    """Start CONTAINERS that were stopped; they have their files as they were.
+    """Start CONTAINERS that were stopped; their files are unchanged.
 
     \b
     Examples:
@@ -46,7 +46,7 @@ def start(containers: tuple[str, ...]) -> None:
 @_timeout
 @_kill
 def stop(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
-    """Stop CONTAINERS: their init ends them in order; what is late is killed.
+    """Shut CONTAINERS down; kill those that are not stopped in time.
 
     Their files stay until the job ends.
 
@@ -65,7 +65,7 @@ def stop(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
 @_timeout
 @_kill
 def restart(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
-    """Stop CONTAINERS and start them again, with their files as they were.
+    """Stop CONTAINERS and start them again; their files are unchanged.
 
     \b
     Examples:
@@ -78,7 +78,7 @@ def restart(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
 @click.command()
 @_containers
 def freeze(containers: tuple[str, ...]) -> None:
-    """Stop all processes of CONTAINERS where they are; `unfreeze` lets them run on.
+    """Stop all processes of CONTAINERS where they are; `unfreeze` lets them go on.
 
     \b
     Examples:
@@ -90,7 +90,7 @@ def freeze(containers: tuple[str, ...]) -> None:
 @click.command()
 @_containers
 def unfreeze(containers: tuple[str, ...]) -> None:
-    """Let CONTAINERS that were frozen run on.
+    """Let frozen CONTAINERS go on.
 
     \b
     Examples:
@@ -104,7 +104,7 @@ def _control(
     targets: tuple[str, ...],
     timeout: float = TIMEOUT,
 ) -> None:
-    """Have the agents do it, tell what has become of each; raise the first failure at the end."""
+    """Ask the agents, and print the new state of each container; fail at the end if one failed."""
     remote, containers = find_several(targets)
     names = tuple(container.name for container in containers)
     nodes = [node for node in remote.nodes if node in {c.node for c in containers}]
@@ -125,7 +125,7 @@ def _control(
 
 
 def _words(changed: wire.Changed, timeout: float) -> str:
-    """Return what has become of a container, as the end of a sentence."""
+    """Return the new state of a container, as the end of a sentence."""
     done = WORDS.get(changed.state, f"is {changed.state}")
     if changed.was == changed.state:
         return f"{done} already"

@@ -35,10 +35,11 @@ Side = TypeVar("Side", ContainerSource, ContainerTarget)
 def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
     """Copy files and directories: JOB/CONTAINER:PATH, or CONTAINER:PATH in a job, on either side.
 
-    Into DESTINATION where it is a directory, else to that name. SOURCE/. is what is in a
-    directory. A SOURCE that is a symbolic link is followed; modes, times and the links in a
-    directory are kept. What comes into a container is root's, what comes out is yours. Paths in a
-    container are relative to root's home. A local name with a colon is written ./NAME.
+    If DESTINATION is a directory, files go into it; else the copy gets that name. SOURCE/. means
+    the content of a directory. A SOURCE that is a symbolic link is followed; modes, times and the
+    links in a directory are kept. Files copied into a container belong to root; files copied out
+    belong to you. Paths in a container are relative to root's home. A local name with a colon is
+    written ./NAME.
 
     \b
     Examples:
@@ -88,7 +89,7 @@ def _target(place: Place, several: bool, complain: Complain) -> Target:
 
 
 def _behind(place: Place, start: Callable[[OpenDoor], Side]) -> Side:
-    """Start a tar behind a container's door; return it."""
+    """Start a tar in a container, through the attach program; return it."""
 
     def act(remote: Remote, node: str, name: str) -> Side:
         def door(argv: Sequence[str]) -> Door:

@@ -1,4 +1,4 @@
-"""``oar-lxc exec|shell|console|ssh``: get into a container of a job."""
+"""``oar-lxc exec|shell|console|ssh``: run a command or a shell in a container of a job."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from oar_lxc.remote.agents import Remote
 @click.argument("container", shell_complete=complete_container)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(container: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND as root in CONTAINER; its exit status is the command's.
+    """Run COMMAND as root in CONTAINER; the exit status is that of COMMAND.
 
     CONTAINER is JOB/NAME, or NAME inside a job. The words of COMMAND and the standard streams are
-    passed on as they are. With a terminal at both ends the command has one too; otherwise a signal
-    that ends this command is passed on to it.
+    passed on unchanged. If standard input and output are a terminal, COMMAND has a terminal, too.
+    Otherwise, a signal that ends this command is passed on to COMMAND.
 
     \b
     Examples:
@@ -53,10 +53,10 @@ def shell(container: str) -> None:
 @click.command()
 @click.argument("container", shell_complete=complete_container)
 def console(container: str) -> None:
-    """Open the console of CONTAINER, as on its own screen and keyboard, with root logged in.
+    """Open the console of CONTAINER, like its own screen and keyboard, with root logged in.
 
-    Leave it with Ctrl-a q: what runs there runs on, and is there when the console is opened
-    again, from anywhere.
+    Leave it with Ctrl-a q. Programs on the console go on, and are still there when you open it
+    again, from any machine.
 
     \b
     Examples:
@@ -72,12 +72,12 @@ def console(container: str) -> None:
 @click.argument("container", shell_complete=complete_container)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(container: str, command: tuple[str, ...]) -> None:
-    """Open ssh to CONTAINER as root, with the key that was made for the job.
+    """Open ssh to CONTAINER as root, with the job's key.
 
-    The host key is checked against the one that the job gave to this container. COMMAND is run
-    instead of a shell where given, as with ssh: its words are put together with blanks, and the
-    shell in the container takes them apart again; `oar-lxc exec` hands words on as they are. For
-    ssh's own options, scp, rsync and others see `oar-lxc ssh-config`.
+    The host key must be the one that the job gave to this container. With COMMAND, run it instead
+    of a shell. As always with ssh, its words are joined by blanks, and the shell in the container
+    splits them again; `oar-lxc exec` passes words on unchanged. For ssh's own options, scp, rsync
+    and others, see `oar-lxc ssh-config`.
 
     \b
     Examples:
@@ -89,7 +89,7 @@ def ssh(container: str, command: tuple[str, ...]) -> None:
 
 
 def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
-    """Run ssh through a door that is open already, and has handed out the keys."""
+    """Run ssh through a running attach program, which first sends the keys."""
     door = doorway(remote, node, "ssh", name, marked=True)
     with opened(door.argv, door.token) as way:
         keys = json.loads(way.line())
@@ -97,10 +97,10 @@ def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
             "IdentityFile": keys["client"],
             "UserKnownHostsFile": f"{name} {keys['host_key']}\n",
         }
-        # In memory, not below a directory: nothing is left, however this ends.
+        # The files are in memory, so that none is left, however this process ends.
         options = {option: in_memory(option, text) for option, text in files.items()}
         options |= {
-            # cat, not what opened the door: it is open, and nothing is lost to a slow start.
+            # The attach program runs already: cat connects ssh to it without delay.
             "ProxyCommand": f"/bin/cat <{way.out} & exec /bin/cat >{way.into}",
             "IdentitiesOnly": "yes",
             "HostKeyAlias": name,
@@ -112,5 +112,5 @@ def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
             argv += ["-o", f"{option}={value}"]
         argv += [f"root@{name}", *command]
         doing("running ssh", command=shlex.join(argv))
-        # The shell of a proxy command is that of SHELL, which may be any.
+        # ssh runs a proxy command by the shell in SHELL, which may not know this syntax.
         return run_here(argv, {**os.environ, "SHELL": "/bin/sh"})

@@ -1,4 +1,4 @@
-"""``oar-lxc image``: public images of nodes, and those of each user."""
+"""``oar-lxc image``: list, make, verify and distribute public images and a user's own."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def image() -> None:
-    """Root file systems that containers share: list, make, verify, distribute.
+    """Images, the root file systems that containers share: list, make, verify, distribute.
 
-    Public images are the administrator's: commands that root runs on a node act on those. Every
-    user has images of their own, which only their jobs can use. An image never changes: another
-    version has another name or tag.
+    Public images belong to the administrator: root's commands on a node act on them. Users also
+    have images of their own, which only their own jobs can use. An image never changes: a new
+    version gets another name or tag.
 
     \b
     Examples:
@@ -75,9 +75,9 @@ def image() -> None:
 @_store
 @_json
 def list_(job: str | None, directory: Path | None, as_json: bool) -> None:
-    """List the images that jobs can use: public ones and the caller's own.
+    """List the images that jobs can use: public images and the caller's own.
 
-    Public images are on nodes: users see them from inside a job, or with --job from a frontend.
+    Public images are on nodes: users see them inside a job, or from a frontend with --job.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def list_(job: str | None, directory: Path | None, as_json: bool) -> None:
 
 
 def _hint(job: str | None, directory: Path | None, found: list[ImageOfJob]) -> str:
-    """Return where there are more images than were found; empty where the list has them all."""
+    """Return a hint where more images may be; empty if the list is complete."""
     if job or directory:
         return "" if found else f"no images {f'in {directory}' if directory else 'on its nodes'}"
     if os.geteuid() == 0:
@@ -138,7 +138,7 @@ def _row(one: ImageOfJob, job: str | None) -> list[str]:
 @_store
 @_json
 def show(name: str, directory: Path | None, as_json: bool) -> None:
-    """Tell what is known of the image NAME[:TAG].
+    """Show what is known of the image NAME[:TAG].
 
     \b
     Example:
@@ -159,15 +159,15 @@ def show(name: str, directory: Path | None, as_json: bool) -> None:
 @_archive
 @_store
 def import_(name: str, source: str, archive: bool, directory: Path | None) -> None:
-    """Make the image NAME[:TAG] of SOURCE.
+    """Make the image NAME[:TAG] from SOURCE.
 
-    SOURCE is a root file system as a tar archive (plain, gzip, xz, zstd), a directory or squashfs;
-    an image of LXD or Incus; or one of OCI or Docker, as a layout or as `docker save` and others
-    write it. Of several in one, skopeo's names choose: oci:DIRECTORY:TAG, oci-archive:FILE:TAG,
-    docker-archive:FILE:NAME:TAG. Nothing is fetched from registries. Root makes a public image of
-    this machine, everybody else one of their own. Owners, set-user-id bits, capabilities and hard
-    links stay as they are; devices below /dev are left out, other devices and what leads out of
-    the root are refused.
+    SOURCE is one of these: a root file system as a tar archive (plain, gzip, xz, zstd), a
+    directory or squashfs; an image of LXD or Incus; an image of OCI or Docker, as a layout or as
+    an archive of `docker save` and the like. If SOURCE has several images, choose one by a name in
+    skopeo's form: oci:DIRECTORY:TAG, oci-archive:FILE:TAG, docker-archive:FILE:NAME:TAG. Nothing
+    is fetched from registries. Root makes a public image of this machine; other users make images
+    of their own. Owners, set-user-id bits, capabilities and hard links are kept. Devices below
+    /dev are left out. Other devices, and names that lead out of the root, are refused.
 
     \b
     Examples:
@@ -204,8 +204,8 @@ def build(
 ) -> None:
     """Build the image NAME[:TAG] from Debian's or Ubuntu's packages.
 
-    Without --recipe, NAME is one of the ready recipes. Users build inside a job, where they have
-    the ids that it takes.
+    Without --recipe, NAME must be a ready recipe. Users build inside a job, because a build needs
+    the job's range of user ids.
 
     \b
     Examples:
@@ -231,9 +231,9 @@ def build(
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @_store
 def verify_(names: tuple[str, ...], directory: Path | None) -> None:
-    """Read images to their end and compare them with their digests; all of them by default.
+    """Read whole images and compare them with their digests; by default all images.
 
-    Root verifies public images, on a node; users their own.
+    On a node, root verifies public images; other users verify their own.
 
     \b
     Examples:
@@ -292,10 +292,10 @@ def rm(names: tuple[str, ...], force: bool, directory: Path | None) -> None:
 def push(name: str, nodes: str, job: str | None, directory: Path | None, as_json: bool) -> None:
     """Distribute the image NAME[:TAG] to nodes that share no store.
 
-    On the OAR server as root: a public image of this machine, to all nodes or to --nodes. With
-    --job: an image of your own, to where that job's containers find it, which only makes a
-    difference where the nodes have not your home. TakTuk sends it along a tree; each node checks
-    it chunk by chunk. A push that was interrupted goes on where it was.
+    On the OAR server, root pushes a public image of this machine to all nodes, or to --nodes. With
+    --job, users push an image of their own to the nodes of a job, for the job's containers; this
+    is needed only if the nodes do not have your home. TakTuk sends the image from node to node,
+    and each node checks every chunk. An interrupted push continues where it stopped.
 
     \b
     Examples:
@@ -326,7 +326,7 @@ def push(name: str, nodes: str, job: str | None, directory: Path | None, as_json
 @click.option("--offer", "only_offer", is_flag=True)
 @click.option("--job")
 def receive(only_offer: bool, job: str | None) -> None:
-    """Take an image from standard input, as `push` sends it; for `push` alone."""
+    """Receive an image on standard input; only `push` uses this command."""
     from oar_lxc.image.provide import pushed_store
     from oar_lxc.image.receive import offer, read_header, receive
 
@@ -340,7 +340,7 @@ def receive(only_offer: bool, job: str | None) -> None:
 
 
 def _workshop(name: str) -> Workshop | None:
-    """Return where a user builds: in a job, with its ids."""
+    """Return the place where a user builds: inside a job, with its ids; None for root."""
     if os.geteuid() == 0:
         return None
     job = job_around()
@@ -349,7 +349,7 @@ def _workshop(name: str) -> Workshop | None:
             "users build images inside a job of type lxc: oarsub -t lxc -l "
             f'nodes=1,walltime=0:30:00 "oar-lxc image build {name} …"'
         )
-    # They load much that no other command here needs.
+    # Slow to import, and no other command here needs them.
     from oar_lxc.agent.prepared import environ_here, open_job
     from oar_lxc.container.create import in_user_namespace_argv
 

@@ -1,4 +1,4 @@
-"""``oar-lxc inventory``: the containers of a job as Ansible knows hosts."""
+"""``oar-lxc inventory``: print an Ansible inventory of a job's containers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ RESERVED = {"all", "ungrouped", "localhost"}
 def inventory(job: str | None) -> None:
     """Print an Ansible inventory of the containers of JOB, by the groups of its spec.
 
-    Ansible reaches them through the files that `oar-lxc ssh-config` writes, which this command
-    writes too. Hosts are called CONTAINER.JOB.
+    Like `oar-lxc ssh-config`, this command writes the files for ssh, through which Ansible reaches
+    the containers. Hosts are called CONTAINER.JOB.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def render(
 ) -> str:
     """Return the text of the inventory, in YAML.
 
-    Every scalar is written as JSON has it, which YAML reads as the same.
+    Every scalar is written as JSON, which is also valid YAML.
     """
     by_group: dict[str, list[Container]] = {}
     for container in containers:
@@ -79,7 +79,7 @@ def render(
 
 
 def group_name(group: str) -> str:
-    """Return a group's name as Ansible takes it: letters, digits and ``_``, none of its own."""
+    """Return a name for a group that Ansible accepts: letters, digits, ``_``; not reserved."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", group)
     if not name or name in RESERVED or not name[0].isalpha():
         return f"group_{name}"

@@ -1,4 +1,4 @@
-"""``oar-lxc list|show|logs``: look at the containers of a job, inside it and from a frontend."""
+"""``oar-lxc list|show|logs``: look at the containers of a job, from inside it or a frontend."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from oar_lxc.remote.agents import Remote, raise_first
 @click.argument("job", required=False, shell_complete=complete_job)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 def list_(job: str | None, as_json: bool) -> None:
-    """List the containers of a job: of JOB, or of the job this is run in.
+    """List the containers of JOB; inside a job, by default of that job.
 
-    One is not READY while it is waited for or its provision script runs.
+    A container is not READY while the job waits for it or its provision script runs.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def list_(job: str | None, as_json: bool) -> None:
 @click.argument("container", shell_complete=complete_container)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object.")
 def show(container: str, as_json: bool) -> None:
-    """Show all that is known of CONTAINER: state, image, limits, what it uses of them.
+    """Show all that is known of CONTAINER: its state, image, limits, and what it uses of them.
 
     \b
     Examples:
@@ -85,20 +85,20 @@ def show(container: str, as_json: bool) -> None:
 
 
 def _shown(remote: Remote, node: str, name: str) -> tuple[int, Shown]:
-    """Return what a node knows of a container, and its job."""
+    """Return the job's id, and what the node knows of a container."""
     for _, shown in remote.collect(Show((name,)), Shown, [node]):
         return remote.job_id, shown
     raise ContainerError(name, node, "it is gone")
 
 
 def _facts(told: OfContainer) -> dict[str, object]:
-    """Return what is known of a container, for JSON."""
+    """Return the facts of a container, for JSON."""
     facts = {key: value for key, value in asdict(told).items() if value is not None}
     return {"name": facts.pop("container"), **facts}
 
 
 def describe(job_id: int, shown: Shown) -> list[tuple[str, str]]:
-    """Return what is known of a container, in words for people."""
+    """Return the facts of a container as lines for people: key and text."""
     unready = shown.state == RUNNING and not shown.ready
     lines = [
         ("container", f"{job_id}/{shown.name}"),
@@ -137,7 +137,7 @@ def _of(limit: int | None, write: Callable[[int], str]) -> str:
 
 
 def size(number: int) -> str:
-    """Return a number of bytes as people read it, in units of 1024."""
+    """Return a number of bytes as text for people, in units of powers of 1024."""
     value, units = float(number), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1024 and len(units) > 1:
         value /= 1024
@@ -167,7 +167,7 @@ def logs(container: str, follow: bool, lines: int | None, lxc: bool) -> None:
     options = ["--follow"] if follow else []
     options += ["--no-tail"] if follow and lines is None else []
     options += [] if lines is None else ["--lines", str(lines)]
-    # Without a terminal for it: a pager would read what is typed, and Ctrl-C is ours.
+    # The command gets no terminal: a pager would take the user's keys, and Ctrl-C must end us.
     script = (
         "command -v journalctl >/dev/null || "
         "{ echo 'oar-lxc: this image has no journal (no journalctl): see --lxc, or its own logs "

@@ -15,7 +15,7 @@ from oar_lxc.linux.ending import DEBUG, INTERRUPTED, one_sentence
 from oar_lxc.model.hints import nearest
 
 NEWLINE = "\n"
-# Command name → (module, attribute, one line of help). Modules load when their command is run.
+# Command name → (module, attribute, one line of help). A module is imported when its command runs.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": ("oar_lxc.cli.plan", "plan", "Show what a spec file would make, and where."),
     "list": ("oar_lxc.cli.look", "list_", "List the containers of a job."),
@@ -42,14 +42,14 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used, and listed without."""
+    """A group that imports a command only when it runs, and lists commands without imports."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands in the order of :data:`COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None where there is none of that name."""
+        """Import and return a command; None if there is no command of that name."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
@@ -61,7 +61,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command; of one that there is not, say which one may have been meant."""
+        """Find a command; for an unknown one, fail with a hint at a similar name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = nearest(args[0], COMMANDS)
             hint = f"; did you mean {near}?" if near else ""
@@ -69,7 +69,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands without importing any."""
+        """Write the list of commands without imports."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_) for name, (_, _, help_) in COMMANDS.items()])
 
@@ -88,13 +88,13 @@ def cli(verbose: bool) -> None:
       oar-lxc ssh 42/vm1                  open ssh to one
     """
     if verbose:
-        os.environ[DEBUG] = "1"  # for this process, and those that it starts
+        os.environ[DEBUG] = "1"  # for this process and its children
         log_to_stderr()
 
 
 def log_to_stderr() -> None:
-    """Send the log to standard error, and what is done as well."""
-    import structlog  # takes 0.1 s, which most calls need not pay
+    """Log to standard error, and log also each step that the package takes."""
+    import structlog  # takes 0.1 s, and most calls do not need it
 
     from oar_lxc.linux.verbose import listen
 
@@ -109,8 +109,8 @@ def log_to_stderr() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of the package become one message and their exit status."""
-    for fd in (0, 1, 2):  # what is opened next must not come where a closed one was
+    """Run the command line; turn an error of the package into one message and an exit status."""
+    for fd in (0, 1, 2):  # if one is closed, the next file that is opened would take its number
         try:
             os.fstat(fd)
         except OSError:

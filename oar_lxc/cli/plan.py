@@ -1,4 +1,4 @@
-"""``oar-lxc plan``: what a spec file would make, before anything is submitted."""
+"""``oar-lxc plan``: show which containers a spec file makes, before a job is submitted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plan(
 ) -> None:
     """Show which containers SPEC makes, and where. Nothing is started.
 
-    Without an option, in a job, it is laid out over the job's own nodes.
+    Inside a job, without an option, the plan is for the nodes of that job.
 
     \b
     Examples:
@@ -45,7 +45,7 @@ def plan(
 
 
 def _job(job_id: str | None, nodes: int | None, cores: int | None) -> Job:
-    """Return the job that the options ask for, real or supposed."""
+    """Return the job that the options name, or an invented one of --nodes and --cores."""
     if nodes is None and cores is None:
         return find_job(None if job_id is None else check_job_id(job_id))
     if job_id is not None:

@@ -34,10 +34,11 @@ OAR = "oar"
 def reap(dry_run: bool, as_json: bool, grace: float, everywhere: bool) -> None:
     """Destroy what is left of jobs that are provably dead.
 
-    On a node, as root: of jobs whose cgroup OAR has removed, of whose end a hook was told, or that
-    were prepared before the last boot. With --everywhere, on the OAR server as root or oar: on all
-    nodes, and also of jobs that have ended by OAR's own word. Each job is told with the proof that
-    it is dead; one without a proof is left alone, and what is missing is told.
+    Run it on a node as root. A job is dead if OAR has removed its cgroup, if a hook was told of
+    its end, or if it was prepared before the last boot. With --everywhere, run it on the OAR
+    server as root or oar: it acts on all nodes, and takes OAR's word that a job has ended as a
+    proof, too. The output names each job with the proof that it is dead. A job without a proof is
+    left alone, and the output says what is missing.
 
     \b
     Examples:
@@ -63,7 +64,7 @@ def reap(dry_run: bool, as_json: bool, grace: float, everywhere: bool) -> None:
 
 
 def _become_oar() -> None:
-    """Become user oar, whose key opens the nodes."""
+    """Become user oar, whose ssh key gives access to the nodes."""
     try:
         account = pwd.getpwnam(OAR)
     except KeyError:

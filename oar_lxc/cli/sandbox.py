@@ -37,7 +37,7 @@ def sandbox() -> None:
 @click.option("--no-cpuset", is_flag=True, help="With OAR's cpuset off.")
 @click.option("--no-stanza", is_flag=True, help="With prologue and epilogue alone.")
 def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -> None:
-    """Bring the cluster up, or up to date; running again is quick.
+    """Bring the cluster up, or up to date with the checkout; a second run is quick.
 
     \b
     Examples:
@@ -63,9 +63,9 @@ def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -
 
 @sandbox.command()
 def demo() -> None:
-    """Show the main job: submit it, watch it come up, connect, kill it, look what is left.
+    """Show a job with containers: submit it, watch it, connect, kill it, look what is left.
 
-    Brings the cluster up first, in the set-up that is advised, and leaves it up.
+    Brings the cluster up first, in the recommended set-up, and leaves it up.
     """
     from oar_lxc.sandbox.demo import Demo, next_steps
 
@@ -82,7 +82,7 @@ def demo() -> None:
 @sandbox.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
-    """Show what there is; the exit status is 0 where the cluster is up, else 1."""
+    """Show the machines of the cluster; the exit status is 0 if the cluster is up, else 1."""
     if os.geteuid() != 0:
         raise UsageError("the sandbox's machines are root's: run this as root")
     facts = Sandbox().status()
@@ -104,7 +104,7 @@ def _show(facts: dict[str, object]) -> None:
         click.echo(f"  {machine['name']:<10} {machine['address']:<12} {machine['state']}{ready}")
 
 
-# What follows the machine's name belongs to the command, options too.
+# Everything after the machine's name belongs to the command, including options.
 @sandbox.command("exec", context_settings={"ignore_unknown_options": True})
 @user_option
 @click.argument("machine")

@@ -48,11 +48,12 @@ bundle_option = click.option(
 def setup() -> None:
     """Configure a Debian machine as OAR server, frontend or node with LXC.
 
-    Every command may run again: it changes what is not as it should be, and nothing else. A file
-    that is edited is kept once as FILE.oar-lxc.bak. With --dry-run nothing is changed.
+    Every command can be run again: it changes only what is not yet as it should be. Before a file
+    is changed for the first time, it is saved as FILE.oar-lxc.bak. With --dry-run, nothing is
+    changed.
 
     \b
-    The order: the server first, then copy the bundle it makes to the others.
+    Set up the server first, then copy its bundle to the other machines.
       server#    oar-lxc setup server --network 10.0.0.0/24 --node node1=16 --node node2=16
       frontend#  oar-lxc setup frontend --bundle bundle.tar
       node1#     oar-lxc setup node --bundle bundle.tar --image debian-12
@@ -121,7 +122,7 @@ def server_command(
 @settings_option
 @dry_run_option
 def frontend_command(bundle_path: Path, settings: tuple[str, ...], dry_run: bool) -> None:
-    """Configure this machine as one that users submit jobs from.
+    """Configure this machine as a frontend, from which users submit jobs.
 
     \b
     Example:
@@ -170,7 +171,7 @@ def node_command(
 
 @setup.command("check")
 def check_command() -> None:
-    """On the server: see whether OAR can reach every node, and what to do where it cannot.
+    """On the server, check whether OAR can reach every node; tell what to do if it cannot.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``oar-lxc ssh-config``: let plain ssh, and all that uses it, reach the containers of a job."""
+"""``oar-lxc ssh-config``: let ssh, and programs that use it, reach the containers of a job."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from oar_lxc.remote.agents import Remote
 def ssh_config(job: str | None, install: bool, remove: bool) -> None:
     """Let ssh, scp, rsync, Ansible … reach the containers of JOB as CONTAINER.JOB.
 
-    Writes ~/.ssh/oar-lxc/JOB with the job's key, an entry and the known host key of each
-    container. Files of jobs that have ended are removed.
+    Writes the directory ~/.ssh/oar-lxc/JOB with the job's key, and with an entry and the host key
+    of each container. Removes the files of jobs that have ended.
 
     \b
     Examples:
@@ -80,7 +80,7 @@ def write_files(remote: Remote) -> tuple[SshFiles, list[Container]]:
     files = SshFiles(remote.job_id, ssh_home())
 
     def proxy(container: Container) -> str:
-        # From wherever the home is seen, not from here alone.
+        # The command must work on every machine that has the user's home.
         return shlex.join(far_doorway(remote, container.node, "connect", container.name))
 
     files.write(containers, keys, proxy)
@@ -88,11 +88,11 @@ def write_files(remote: Remote) -> tuple[SshFiles, list[Container]]:
 
 
 def prune(but: int) -> None:
-    """Remove the files of jobs that have ended, as far as OAR can be asked."""
+    """Remove the files of jobs that have ended, except of job ``but``, if OAR can be asked."""
     home = ssh_home()
     for job_id in known_jobs(home):
         try:
             if job_id != but and has_ended(job_id):
                 SshFiles(job_id, home).remove()
         except OarLxcError:
-            return  # no oarstat here, or no answer: another run removes them
+            return  # no oarstat here, or no answer: a later run removes the files

@@ -1,4 +1,4 @@
-"""``oar-lxc timeline``: where the time of a job's containers went."""
+"""``oar-lxc timeline``: show how long each phase of a job's containers took."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from oar_lxc.remote.agents import Remote
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
 @click.option("--steps", is_flag=True, help="Also what each step of the preparation took.")
 def timeline(job: str | None, as_json: bool, steps: bool) -> None:
-    """Tell how many seconds each phase took on each node of a job: of JOB, or of this job.
+    """Show how many seconds each phase took on each node of JOB; inside a job, of that job.
 
     \b
     prepare     root's work before the job script starts
     image       unpacking a user's own images; public ones are there already
-    create      directories, configurations and limits of containers
-    start       from the first start to the last RUNNING, while more are created
-    boot        until those with a provision script had booted
+    create      making directories, configurations and limits of containers
+    start       from the first start to the last RUNNING; overlaps with create
+    boot        until the containers with a provision script have booted
     provision   running those scripts
-    ready       from there until all are what `wait` asks for, such as ssh
-    destroy     killing and removing them
+    ready       from then until all are ready, as `wait` asks, such as ssh
+    destroy     killing and removing containers
 
     \b
     Examples:
@@ -56,13 +56,13 @@ def timeline(job: str | None, as_json: bool, steps: bool) -> None:
 
 
 def _facts(node: str, phase: Phase) -> dict[str, object]:
-    """Return what is told of a phase in JSON; the steps where it has any."""
+    """Return the facts of a phase for JSON; leave out its steps if it has none."""
     facts = {"node": node, **asdict(phase)}
     return facts if phase.steps else {k: v for k, v in facts.items() if k != "steps"}
 
 
 def find_phases(remote: Remote) -> list[tuple[str, Phase]]:
-    """Return what each phase took, node by node; see :func:`oar_lxc.agent.timeline.read_timeline`.
+    """Return the phases by node and time; see :func:`oar_lxc.agent.timeline.read_timeline`.
 
     Raises:
         NodeError: a node did not answer.

@@ -1,1 +1,1 @@
-"""What several commands share: tables, progress, completion, and the way into a container."""
+"""Code that several commands share: tables, progress, completion, and reaching a container."""

@@ -1,4 +1,4 @@
-"""How far long work is, on standard error: nothing for what is done in a moment."""
+"""Show the progress of long work on standard error; show nothing for short work."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from types import TracebackType
 
 from oar_lxc.errors import printable
 
-PATIENCE = 2.0  # seconds before anything is told
+PATIENCE = 2.0  # seconds before the first line
 TERMINAL, FILE = 0.2, 10.0  # seconds between two lines
-_WIDTH = 60  # of what a program says
+_WIDTH = 60  # characters of a program's line
 
 
 class Meter:
-    """A line that says what is done, for how long, and how much of it.
+    """A line that tells what work is done, for how long, and how much of it.
 
-    It is told whether or not whoever works says anything meanwhile.
+    A thread writes it, even if the work reports nothing in the meantime.
 
     Args:
-        what: what is done, as in ``importing mine``.
-        patience: seconds before anything is told.
-        files: whether it is told to a file as well, where nobody may look at it.
+        what: the work, as in ``importing mine``.
+        patience: seconds before the first line.
+        files: whether to write lines also if standard error is not a terminal.
     """
 
     def __init__(self, what: str, patience: float = PATIENCE, *, files: bool = True) -> None:
@@ -57,26 +57,26 @@ class Meter:
         self._clear()
 
     def update(self, done: int, total: int) -> None:
-        """Tell of some bytes of a total; 0 where that is unknown."""
+        """Report how many bytes of a total are done; total 0: unknown."""
         part = f" of {total / 1e6:.0f} MB" if total >= done else " MB"
         speed = done / 1e6 / max(time.monotonic() - self._start, 0.001)
         self._amount = f"{done / 1e6:.0f}{part}, {speed:.0f} MB/s"
 
     def add(self, number: int) -> None:
-        """Tell of more bytes, of a total that is unknown."""
+        """Report more bytes, of an unknown total."""
         self._done += number
         self.update(self._done, 0)
 
     def follow(self, last: Callable[[], str]) -> None:
-        """Tell the last line of a program, until there are bytes to tell of.
+        """Show the last line of a program's output, until there are bytes to report.
 
         Args:
-            last: returns all that it wrote so far; called in a thread of its own.
+            last: returns the output so far; called in another thread.
         """
         self._last = last
 
     def say(self, text: str) -> None:
-        """Tell a line of its own."""
+        """Write a line that stays."""
         with self._lock:
             self._clear()
             sys.stderr.write(f"oar-lxc: {text}\n")
@@ -96,10 +96,10 @@ class Meter:
         return f"{self._what}: {time.monotonic() - self._start:.0f} s"
 
     def _said(self) -> str:
-        """Return the last line that a program wrote, without what a terminal would obey."""
+        """Return the last line of a program's output, without control characters."""
         try:
             lines = self._last().splitlines()
-        except (OSError, ValueError):  # it has ended, and what it wrote went with it
+        except (OSError, ValueError):  # the program has ended, and its output is gone
             return ""
         line = next((line for line in reversed(lines) if line.strip()), "")
         line = line.removeprefix("I: ").strip()[:_WIDTH]

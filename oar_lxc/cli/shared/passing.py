@@ -1,7 +1,8 @@
-"""Run a door's program on a node, with our streams passed to it and from it.
+"""Run the attach program on a node, and pass our streams to it and from it.
 
-On another node, what the login shell there writes before the program begins is no part of its
-streams: it is dropped up to a mark, and nothing is sent before that.
+On another node, the login shell may write text before the program begins. That text is not the
+program's output: everything up to the program's mark is dropped, and no input is sent before the
+mark.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from oar_lxc.remote.agents import LOST, SHELL_SECONDS
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 CHUNK = 1 << 16
-MOST_NOISE = 1 << 20  # bytes of what a login shell writes that are kept
-CLOSE_SECONDS = 2.0  # for a door to close; it is oarsh's, and cannot be killed
+MOST_NOISE = 1 << 20  # bytes of a login shell's output that are kept
+CLOSE_SECONDS = 2.0  # for oarsh to end after its streams are closed; we cannot kill it
 
 
 class NotOpenedError(OarLxcError):
-    """A door did not open: nothing was done behind it, and nothing that it was to read is lost.
+    """The attach program did not begin: it did nothing, and no input for it is lost.
 
     Args:
-        status: the exit status of what was to open it.
-        said: what that wrote.
-        late: whether it was given up, as nothing came.
+        status: the exit status of the command that was to start it.
+        said: the output of that command.
+        late: whether we gave up because no mark came in time.
     """
 
     def __init__(self, status: int, said: str, late: bool = False) -> None:
@@ -48,23 +49,23 @@ class NotOpenedError(OarLxcError):
 
 
 def become(argv: Sequence[str]) -> NoReturn:
-    """Let a program have this process, its terminal and all signals."""
+    """Replace this process by a program, which so gets our terminal and all signals."""
     os.execvp(argv[0], list(argv))  # noqa: S606
 
 
 def run_here(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
-    """Run a program with our own streams; return its exit status, 128 + signal."""
+    """Run a program with our own streams; return its exit status, or 128 + signal."""
     with subprocess.Popen(list(argv), env=environ) as process, forwarded(process):
         return shell_status(process.wait())
 
 
 @dataclass
 class Way:
-    """An open door, as files that another program of the user's may open.
+    """The streams of a running attach program, as paths that another program can open.
 
     Attributes:
-        out: the path of what comes.
-        into: the path of what goes.
+        out: the path of its standard output.
+        into: the path of its standard input.
     """
 
     out: str
@@ -72,7 +73,7 @@ class Way:
     _fd: int
 
     def line(self) -> bytes:
-        """Read a line, and nothing after it."""
+        """Read one line of its output, and nothing after that."""
         line = b""
         while not line.endswith(b"\n") and (byte := os.read(self._fd, 1)):
             line += byte
@@ -81,11 +82,11 @@ class Way:
 
 @contextmanager
 def opened(argv: Sequence[str], token: str) -> Iterator[Way]:
-    """Have a door open beside the block; its end closes it.
+    """Run the attach program during the block.
 
     Args:
-        argv: the command.
-        token: of the mark that it writes first; empty where it writes none.
+        argv: the command that starts it.
+        token: the token of the mark that it writes first; empty: it writes none.
 
     Raises:
         NotOpenedError: no mark came.
@@ -113,7 +114,7 @@ def opened(argv: Sequence[str], token: str) -> Iterator[Way]:
 
 
 def _await_mark(process: subprocess.Popen[bytes], token: str, out: int) -> None:
-    """Read up to the mark and no further; from then on, standard error goes to ours."""
+    """Read output up to the mark and no further; pass on standard error after its mark."""
     end = time.monotonic() + SHELL_SECONDS
     heard = Marked(out, token, end, size=1)
     said = Marked(_fd(process.stderr), token, end)
@@ -128,18 +129,18 @@ def _await_mark(process: subprocess.Popen[bytes], token: str, out: int) -> None:
 
 
 class Marked:
-    """A stream that counts from a mark on.
+    """A stream whose data begins after a mark.
 
     Args:
-        fd: where it comes from.
-        token: of the mark.
-        end: when it is given up, as :func:`time.monotonic` has it.
-        size: how many bytes are read at a time before the mark.
+        fd: the file to read.
+        token: the token of the mark.
+        end: when to give up, as a time of :func:`time.monotonic`.
+        size: how many bytes to read at a time before the mark.
 
     Attributes:
-        fd: likewise.
-        noise: what came before the mark, as far as it is kept.
-        late: whether it was given up.
+        fd: the file to read.
+        noise: the last :data:`MOST_NOISE` bytes before the mark.
+        late: whether no mark came in time.
     """
 
     def __init__(self, fd: int, token: str, end: float, size: int = CHUNK) -> None:
@@ -150,8 +151,8 @@ class Marked:
         self._end, self._size = end, size
 
     def skip(self) -> bytes | None:
-        """Return what was read after the mark; None where there is none."""
-        part = bytearray()  # of a line
+        """Read up to the mark; return the bytes read after it, or None if no mark comes."""
+        part = bytearray()  # an unfinished line
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         while poll.poll(max(0.0, self._end - time.monotonic()) * 1000):
@@ -159,7 +160,7 @@ class Marked:
             part += data
             while b"\n" in data and b"\n" in part:
                 line, _, part = part.partition(b"\n")
-                if line.rstrip(b"\r") == self._mark:  # a terminal makes it two characters
+                if line.rstrip(b"\r") == self._mark:  # a terminal ends lines with \r\n
                     return bytes(part)
                 self.noise += line + b"\n"
             if not data:
@@ -172,13 +173,13 @@ class Marked:
         return None
 
     def text(self) -> str:
-        """Return what came before the mark."""
+        """Return the text before the mark."""
         return bytes(self.noise).decode("utf-8", "replace").replace("\r", "").strip("\n")
 
 
 def _copy(source: Marked, target: int) -> None:
-    """Pass on what comes after the mark."""
-    with suppress(OSError):  # nobody reads what we write: the other end is told when it writes
+    """Pass on the data after the mark."""
+    with suppress(OSError):  # our reader is gone: stop; the program notices when it writes
         rest = source.skip()
         while rest is not None:
             while rest:
@@ -192,7 +193,10 @@ def _not_opened(status: int | None, *streams: Marked) -> NotOpenedError:
 
 
 def in_memory(name: str, text: str) -> str:
-    """Return the path of a file that only the user may read, and that ends with this process."""
+    """Make a file in memory that only the user can read; return its path.
+
+    The file is gone when this process ends.
+    """
     fd = os.memfd_create(name)
     os.fchmod(fd, 0o600)
     with os.fdopen(os.dup(fd), "w") as file:
@@ -201,15 +205,15 @@ def in_memory(name: str, text: str) -> str:
 
 
 def run_far(argv: Sequence[str], token: str, *, terminal: bool = False) -> int:
-    """Run oarsh so that it ends when we do, however that happens; return its exit status.
+    """Run oarsh so that it ends when this process ends, for any reason; return its exit status.
 
-    It runs as OAR's user, whom we may not send signals to. But the kernel does, to whoever has a
-    terminal that is gone: so it gets one of its own, which ends with us.
+    oarsh runs as user oar, so we may not send signals to it. But the kernel sends SIGHUP to a
+    process whose terminal is gone. So oarsh gets a terminal of its own, which ends with us.
 
     Args:
         argv: the command.
-        token: of the mark that what it runs writes first.
-        terminal: whether that terminal stands for ours, or else three pipes for our streams.
+        token: the token of the mark that the program on the node writes first.
+        terminal: whether that terminal is also the program's; if not, it gets three pipes.
 
     Raises:
         NotOpenedError: no mark came.
@@ -221,7 +225,7 @@ def run_far(argv: Sequence[str], token: str, *, terminal: bool = False) -> int:
         copy_size(0, slave)
 
     def take_terminal() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup is for us: it goes on while we do
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, only we ignore SIGHUP
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
     process = subprocess.Popen(
@@ -247,21 +251,21 @@ def run_far(argv: Sequence[str], token: str, *, terminal: bool = False) -> int:
 
 
 def _fd(pipe: Any) -> int:
-    """Take over a pipe of a process, which is not closed with it."""
+    """Return a copy of a pipe's descriptor, and close the pipe."""
     fd = os.dup(pipe.fileno())
     pipe.close()
     return fd
 
 
 class _Streams:
-    """What is passed between our streams and those of a program on another node.
+    """Passes data between our streams and those of a program on another node.
 
     Args:
-        process: what leads to it.
-        token: of the mark.
-        out: where its output comes from.
-        into: where its input goes.
-        err: where its standard error comes from, where that is another.
+        process: oarsh, which runs the program.
+        token: the token of the mark.
+        out: the file with its output.
+        into: the file for its input.
+        err: the file with its standard error; None if that is part of the output.
     """
 
     def __init__(
@@ -279,17 +283,17 @@ class _Streams:
         self._into = into
 
     def run(self, master: int) -> int:
-        """Pass all; return the exit status.
+        """Pass all data through pipes; return the exit status.
 
         Args:
-            master: the other end of the terminal that oarsh has.
+            master: our end of oarsh's own terminal.
 
         Raises:
             NotOpenedError: no mark came.
         """
         errors = [_start(_copy, one, 2) for one in (self._err,) if one]
         rest = self._begin()
-        signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # in the background there is no input
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # in the background, a read just fails
         reader = _start(self._read, rest)
         _start(self._write)
         status = _wait(self._process, master)
@@ -298,7 +302,7 @@ class _Streams:
         return shell_status(status)
 
     def run_on_terminal(self) -> int:
-        """Pass all between our terminal and its; return the exit status.
+        """Pass all data between our terminal and the program's; return the exit status.
 
         Raises:
             NotOpenedError: no mark came.
@@ -319,20 +323,20 @@ class _Streams:
             signal.signal(signal.SIGWINCH, resized)
 
     def _begin(self) -> bytes:
-        """Return what was read after the mark.
+        """Wait for the mark; return the bytes read after it.
 
         Raises:
-            NotOpenedError: it did not come.
+            NotOpenedError: no mark came.
         """
         rest = self._out.skip()
         if rest is None:
             status = None if self._out.late else self._process.wait()
-            time.sleep(0.05)  # what it said last is on its way
+            time.sleep(0.05)  # its last words may not have arrived yet
             raise _not_opened(status, *filter(None, (self._out, self._err)))
         return rest
 
     def _read(self, rest: bytes) -> None:
-        """Pass on its output; where nobody reads that, it is told when it writes."""
+        """Pass on the program's output; if our reader is gone, the program gets a write error."""
         with suppress(OSError):
             while True:
                 while rest:
@@ -344,8 +348,8 @@ class _Streams:
             os.close(self._out.fd)
 
     def _write(self) -> None:
-        """Pass on what we are given, until its end."""
-        with suppress(OSError):  # it reads no more, or we are in the background of a terminal
+        """Pass on our standard input, until its end."""
+        with suppress(OSError):  # the program reads no more, or we are in the background
             while data := os.read(0, CHUNK):
                 while data:
                     data = data[os.write(self._into, data) :]
@@ -362,12 +366,12 @@ def _start(act: Callable[..., None], *arguments: object) -> threading.Thread:
 def _read(source: int, size: int = CHUNK) -> bytes:
     try:
         return os.read(source, size)
-    except OSError:  # a terminal that nobody has any more
+    except OSError:  # all processes of the terminal are gone
         return b""
 
 
 def _wait(process: subprocess.Popen[bytes], master: int) -> int:
-    """Wait for oarsh; give up where it asks something on its terminal, as nobody is there."""
+    """Wait for oarsh; give up if it asks a question on its terminal, where no user answers."""
     child = os.pidfd_open(process.pid)
     poll = select.poll()
     poll.register(child, select.POLLIN)
@@ -375,7 +379,7 @@ def _wait(process: subprocess.Popen[bytes], master: int) -> int:
     while child not in dict(poll.poll()):
         try:
             said = os.read(master, 4096)
-        except OSError:  # its end closed the terminal: nothing can be asked there
+        except OSError:  # oarsh has closed its terminal, and can ask nothing there
             poll.unregister(master)
             continue
         with suppress(OSError):
@@ -386,7 +390,7 @@ def _wait(process: subprocess.Popen[bytes], master: int) -> int:
 
 
 def _make_raw(attributes: list[Any]) -> None:
-    """Let what is typed pass as it is, and what comes be shown as it is; nothing typed is lost."""
+    """Make our terminal raw: keys and output pass unchanged; keys typed before are kept."""
     raw = [*attributes[:6], list(attributes[6])]
     raw[0] &= ~(
         termios.BRKINT
@@ -404,7 +408,7 @@ def _make_raw(attributes: list[Any]) -> None:
 
 
 def copy_size(source: int, target: int) -> None:
-    """Give a terminal the size of another."""
+    """Set the size of a terminal to that of another."""
     with suppress(OSError):
         size = fcntl.ioctl(source, termios.TIOCGWINSZ, b"\0" * 8)
         fcntl.ioctl(target, termios.TIOCSWINSZ, size)
@@ -412,7 +416,7 @@ def copy_size(source: int, target: int) -> None:
 
 @contextmanager
 def forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand signals on to a child; those of the terminal reach it without us."""
+    """Pass signals on to a child during the block; the terminal's signals reach it anyway."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)
@@ -428,7 +432,7 @@ def forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _handle(handlers: Mapping[int, Handler]) -> dict[int, Handler]:
-    """Set handlers, but none for what is ignored already; return those before."""
+    """Set handlers of signals that are not ignored; return the handlers before."""
     before: dict[int, Handler] = {}
     for number, handler in handlers.items():
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""What the commands that act on containers share: names, the way to them, running programs."""
+"""Find a command's containers by name, and run the attach program for them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from oar_lxc.remote.agents import OARSH, Remote, oarsh_environ, stuck_shell, why
 
 Result = TypeVar("Result")
 LONGEST_WORD = 1 << 17  # bytes of one word of a command line: MAX_ARG_STRLEN, linux/binfmts.h
-COMPLETION_TIMEOUT = 5.0  # seconds; somebody waits at a prompt
+COMPLETION_TIMEOUT = 5.0  # seconds; the user waits at a prompt
 
 
 def complete_container(
     context: click.Context, parameter: click.Parameter, begun: str
 ) -> list[CompletionItem]:
-    """Return what a begun ``JOB/CONTAINER`` may become: jobs, then the containers of one."""
+    """Complete ``JOB/CONTAINER``: first the job, then the container."""
     with suppress(OarLxcError, OSError):
         job, slash, _ = begun.rpartition("/")
         inside = bool(os.environ.get("OAR_JOB_ID"))
@@ -60,7 +60,7 @@ def complete_container(
 def complete_job(
     context: click.Context, parameter: click.Parameter, begun: str
 ) -> list[CompletionItem]:
-    """Return the caller's running jobs whose number begins so."""
+    """Complete the number of a running job of the caller's."""
     with suppress(OarLxcError, OSError):
         return [
             CompletionItem(job_id)
@@ -71,19 +71,21 @@ def complete_job(
 
 
 def remote_of(job_id: int | None) -> Remote:
-    """Return the way to the nodes of a job; see :func:`oar_lxc.client.lookup.find_remote`."""
+    """Return a job's ``Remote``; see :func:`oar_lxc.client.lookup.find_remote`."""
     return find_remote(job_id)
 
 
 def find_running(target: str) -> tuple[Remote, Container]:
-    """Return a container that runs, and the way to it.
+    """Return a running container, and its job's ``Remote``.
 
     Args:
         target: ``JOB/CONTAINER``, or ``CONTAINER`` inside a job.
 
     Raises:
-        UsageError: it is neither, or the job is not a running one of the caller's.
-        ContainerError: there is none, or it does not run; the message says what to do.
+        UsageError: the target has neither form.
+        JobError: the caller has no such running job.
+        ContainerError: there is no such container, or it does not run; the message says what to
+            do.
     """
     remote, found = find_target(target)
     if found.state != RUNNING:
@@ -92,20 +94,20 @@ def find_running(target: str) -> tuple[Remote, Container]:
 
 
 def find_target(target: str) -> tuple[Remote, Container]:
-    """Return a container, and the way to it; see :func:`find_running`."""
+    """Return a container in any state, and its job's ``Remote``; see :func:`find_running`."""
     job_id, name = parse_target(target)
     remote = find_remote(job_id)
     return remote, find_container(remote, name)
 
 
 def find_several(targets: Sequence[str]) -> tuple[Remote, list[Container]]:
-    """Return containers of one job, in the order of the job.
+    """Return several containers of one job, sorted, and the job's ``Remote``.
 
     Args:
-        targets: ``JOB/CONTAINER`` or ``CONTAINER`` each; ``JOB/`` for all of a job.
+        targets: ``JOB/CONTAINER`` or ``CONTAINER`` each, or ``JOB/`` for all of a job.
 
     Raises:
-        UsageError: one is none of these, or they are of several jobs.
+        UsageError: a target has none of these forms, or they are of several jobs.
         ContainerError: the job has no such container.
     """
     wanted: set[str] | None = set()
@@ -134,13 +136,13 @@ def find_several(targets: Sequence[str]) -> tuple[Remote, list[Container]]:
 
 @dataclass(frozen=True)
 class Door:
-    """The command that opens a container's door on its node; see :mod:`oar_lxc.agent.attach`.
+    """A command that runs the attach program on a node; see :mod:`oar_lxc.agent.attach`.
 
     Attributes:
         argv: the command.
         node: the node.
-        token: of the mark that the door writes first; empty where none is needed, on this node.
-        terminal: whether the command is to have a terminal.
+        token: the token of the mark that the program writes first; empty: it writes none.
+        terminal: whether the program gets a terminal.
     """
 
     argv: tuple[str, ...]
@@ -149,10 +151,10 @@ class Door:
     terminal: bool = False
 
     def run(self) -> int:
-        """Run it with our streams; return its exit status.
+        """Run the command with our streams; return its exit status.
 
         Raises:
-            NotOpenedError: it did not open, and nothing was done behind it.
+            NotOpenedError: the attach program did not begin, and did nothing.
         """
         doing("opening a door", node=self.node, command=shlex.join(self.argv))
         if self.token:
@@ -170,19 +172,19 @@ def doorway(
     terminal: bool = False,
     marked: bool = False,
 ) -> Door:
-    """Return a container's door.
+    """Return the command that runs the attach program for a container.
 
     Args:
-        remote: the way to the job's nodes.
-        node: the container's.
-        action: what is to be done behind it.
-        words: the container, and what belongs to the action.
-        terminal: whether it is to have a terminal.
-        marked: whether it is to write its mark on this node, too, where no shell stands before
-            it: for whoever has to know that it opened.
+        remote: the job's ``Remote``.
+        node: the container's node.
+        action: the program's action.
+        words: the container, and the action's arguments.
+        terminal: whether the program gets a terminal.
+        marked: whether the program writes its mark on this node, too. There, no login shell comes
+            before it; but a caller may have to know that it has begun.
 
     Raises:
-        UsageError: there is more than a command line holds.
+        UsageError: the words are too long for a command line.
     """
     token = os.urandom(8).hex()
     if node == remote.local:
@@ -201,10 +203,10 @@ def far_doorway(
     token: str = NO_MARK,
     terminal: bool = False,
 ) -> list[str]:
-    """Return the command that opens a door for whoever is not on the node, or may not be."""
+    """Return the command that runs the attach program from any machine, through oarsh."""
     variables = [f"{key}={value}" for key, value in oarsh_environ(remote.job_id).items()]
     arguments = [str(remote.job_id), token, pack((action, *words))]
-    # exec: nothing that a shell does at its end comes after what the program writes.
+    # exec: the login shell runs nothing after the program, and so adds nothing to its output.
     line = f"exec {shlex.join([*debug_words(), *isolated('oar_lxc.agent.attach', arguments)])}"
     if len(line) >= LONGEST_WORD:
         raise UsageError(
@@ -216,18 +218,20 @@ def far_doorway(
 
 
 def through(target: str, action: str, *words: str, terminal: bool = False) -> int:
-    """Open a container's door and pass our streams through; return the exit status.
+    """Run the attach program for a container with our streams; return its exit status.
 
     Args:
         target: ``JOB/CONTAINER``, or ``CONTAINER`` inside a job.
-        action: what is to be done behind the door.
-        words: what belongs to it.
-        terminal: whether it is to have a terminal.
+        action: the program's action.
+        words: the action's arguments.
+        terminal: whether the program gets a terminal.
 
     Raises:
-        UsageError: it is neither, or the job is not a running one of the caller's.
-        ContainerError: there is none, or it does not run; the message says what to do.
-        NodeError: there is no way to its node.
+        UsageError: the target has neither form.
+        JobError: the caller has no such running job.
+        ContainerError: there is no such container, or it does not run; the message says what to
+            do.
+        NodeError: the container's node cannot be reached.
     """
     return at_door(
         target,
@@ -241,19 +245,21 @@ def through(target: str, action: str, *words: str, terminal: bool = False) -> in
 def at_door(
     target: str, act: Callable[[Remote, str, str], Result], *, any_state: bool = False
 ) -> Result:
-    """Do something at a container's door: where it was last, and else where it is found.
+    """Call a function with a container's node: first the node where it was last, then look it up.
 
     Args:
         target: ``JOB/CONTAINER``, or ``CONTAINER`` inside a job.
-        act: is given the way to the job, the node and the container's name; it raises
-            NotOpenedError where the door does not open, or NodeError or ContainerError where
-            something else keeps it out.
-        any_state: whether the container need not run.
+        act: called with the job's ``Remote``, the node and the container's name. It must raise
+            NotOpenedError if the attach program does not begin, and NodeError or ContainerError
+            if it fails for another reason.
+        any_state: whether the container may be in any state; if not, it must run.
 
     Raises:
-        UsageError: it is neither, or the job is not a running one of the caller's.
-        ContainerError: there is none, or it does not run; the message says what to do.
-        NodeError: there is no way to its node.
+        UsageError: the target has neither form.
+        JobError: the caller has no such running job.
+        ContainerError: there is no such container, or it does not run; the message says what to
+            do.
+        NodeError: the container's node cannot be reached.
     """
     job_id, name = parse_target(target)
     if guess := guess_node(job_id, name):
@@ -274,7 +280,7 @@ def at_door(
 
 
 def not_opened(error: NotOpenedError, node: str) -> OarLxcError:
-    """Return why a door did not open, for the user."""
+    """Return an error for the user that tells why the attach program did not begin."""
     if error.late:
         return NodeError(node, stuck_shell())
     lines = error.said.strip().splitlines()
@@ -286,7 +292,7 @@ def not_opened(error: NotOpenedError, node: str) -> OarLxcError:
 
 
 def guess_node(job_id: int | None, name: str) -> tuple[Remote, str] | None:
-    """Return the way to the node that a container was seen on last, and its name."""
+    """Return the job's ``Remote`` and the node where a container was last; None if not known."""
     inside = os.environ.get("OAR_JOB_ID") or os.environ.get("OAR_JOBID") or ""
     if inside and job_id in (None, int(inside) if inside.isdecimal() else 0):
         remote = find_remote(job_id)
@@ -300,5 +306,5 @@ def guess_node(job_id: int | None, name: str) -> tuple[Remote, str] | None:
 
 
 def on_terminal() -> bool:
-    """Whether there is somebody at both ends: what is typed is read, what is written is seen."""
+    """Whether standard input and standard output are both a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()

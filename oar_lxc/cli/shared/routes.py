@@ -1,4 +1,4 @@
-"""The ways by which ``oar-lxc image push`` gets to nodes."""
+"""The routes by which ``oar-lxc image push`` reaches nodes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ OAR = "oar"
 
 
 def route_to_nodes(text: str) -> Route:
-    """Return the way of user oar to nodes of the cluster.
+    """Return the route by which user oar reaches nodes of the cluster.
 
     Args:
-        text: their names, by commas; all that OAR has where empty.
+        text: names of nodes, separated by commas; empty: all nodes that OAR has.
 
     Raises:
-        UsageError: this is not the OAR server, or not root.
+        UsageError: this is not the OAR server, or the caller is not root.
     """
     try:
         pwd.getpwnam(OAR)
@@ -51,7 +51,7 @@ def route_to_nodes(text: str) -> Route:
 
 
 def route_to_job(job: str) -> Route:
-    """Return the way of a job's user to its nodes.
+    """Return the route by which a job's user reaches the job's nodes.
 
     Raises:
         OarLxcError: there is no such job.
@@ -65,7 +65,7 @@ def route_to_job(job: str) -> Route:
 
 @contextmanager
 def scratch_for(route: Route) -> Iterator[Path]:
-    """Make a directory for what is sent, which who sends it may read."""
+    """Make a directory for the data to send, which the sending user can read."""
     with tempfile.TemporaryDirectory(prefix="oar-lxc-push-", dir="/var/tmp") as name:
         if route.before:
             shutil.chown(name, OAR)

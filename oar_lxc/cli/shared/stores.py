@@ -1,4 +1,4 @@
-"""The stores of images that the caller of ``oar-lxc image`` may look into, and write to."""
+"""The stores of images that the caller of ``oar-lxc image`` can read and write."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from oar_lxc.model.layout import JobLayout, check_job_id
 
 
 def job_around() -> JobLayout | None:
-    """Return the names of the job that this process is in; None outside of jobs."""
+    """Return the names of the job that this process runs in; None outside a job."""
     job = os.environ.get("OAR_JOB_ID", "")
     return JobLayout(check_job_id(job)) if job else None
 
 
 def configured() -> Store:
-    """Return the public images of this machine."""
+    """Return the store of this machine's public images."""
     return Store(read_config().store)
 
 
 def public() -> Store:
-    """Return the public images as this process can see them: inside a job, by the job's mount."""
+    """Return the store of public images; inside a job, as the job has it mounted."""
     job = job_around()
     return Store(job.images) if job else configured()
 
 
 def stores_of(directory: Path | None) -> list[Store]:
-    """Return the stores that the caller may look into; the last is the one to write to."""
+    """Return the stores that the caller can read; the caller can write to the last one."""
     if directory is not None:
         return [Store(directory, archives=os.geteuid() != 0)]
     if os.geteuid() == 0:
@@ -42,29 +42,29 @@ def stores_of(directory: Path | None) -> list[Store]:
 
 
 def every(directory: Path | None) -> Iterator[tuple[Record, Store]]:
-    """Yield all images that the caller can see."""
+    """Yield all images that the caller can see, each with its store."""
     for store in stores_of(directory):
         try:
             names = store.names()
         except ImageError:
             if os.geteuid() == 0 or directory is not None:
                 raise
-            continue  # a user outside a job, on a node
+            continue  # on a node, outside a job, a user cannot read the public images
         for name in names:
             yield store.record(name), store
 
 
 def find(text: str, directory: Path | None, *, writable: bool = False) -> tuple[Store, ImageName]:
-    """Return an image and where it is.
+    """Find an image; return its store and its name.
 
     Args:
-        text: its name.
-        directory: the store, where the caller named one.
-        writable: whether it has to be one of the caller's.
+        text: the image's name.
+        directory: the store that the caller named, if any.
+        writable: whether the image must be in the store that the caller can write to.
 
     Raises:
-        ImageError: there is none.
-        UsageError: it has to be the caller's and is not.
+        ImageError: there is no such image.
+        UsageError: the image must be the caller's, and is public.
     """
     parsed = ImageName.parse(text)
     *others, own = stores_of(directory)
@@ -81,7 +81,7 @@ def writable_store(directory: Path | None, name: ImageName, archive: bool) -> St
     """Return the store in which the caller makes images.
 
     Raises:
-        ImageError: jobs would get another image of this name instead.
+        ImageError: there is a public image of this name, which jobs would get instead.
     """
     *others, own = stores_of(directory)
     if any(store.shows(name) for store in others):
@@ -94,17 +94,18 @@ def writable_store(directory: Path | None, name: ImageName, archive: bool) -> St
 
 
 def whose(store: Store) -> str:
-    """Return whose images a store has."""
+    """Return the owner of a store's images: ``OWN`` or ``PUBLIC``."""
     return OWN if store.root == Store.private().root else PUBLIC
 
 
 def refuse_in_use(name: ImageName, digest: str) -> None:
-    """Refuse where a container on this machine is made of an image.
+    """Refuse to go on if a container on this machine uses an image.
 
-    Root sees the mounts of every container; in a job, users see what its containers are made of.
+    Root sees the mounts of all containers. Inside a job, the user sees which images the job's
+    containers use.
 
     Raises:
-        ImageError: one is; the message says of which job, or which.
+        ImageError: a container uses it; the message names the jobs or the containers.
     """
     job = job_around()
     users: list[str] = []

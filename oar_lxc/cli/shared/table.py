@@ -1,4 +1,4 @@
-"""Tables on standard output, for people: titles, and a line for each row, however wide."""
+"""Print tables for people on standard output; a row is one line, whatever its width."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def print_table(
     """Print a table.
 
     Args:
-        titles: of its columns.
-        rows: as many texts each.
-        right: titles of columns of numbers.
+        titles: the titles of the columns.
+        rows: a text for each column.
+        right: titles of columns that are aligned to the right, such as numbers.
     """
-    from rich.console import Console  # takes 0.1 s, which only a table is worth
+    from rich.console import Console  # takes 0.1 s: only if there is a table
     from rich.table import Table
     from rich.text import Text
 
@@ -25,6 +25,6 @@ def print_table(
     for title in titles:
         table.add_column(title, no_wrap=True, justify="right" if title in right else "left")
     for row in rows:
-        table.add_row(*map(Text, row))  # not markup, whatever is in it
-    # Of what is wider than a console, rich cuts cells and drops columns.
+        table.add_row(*map(Text, row))  # Text, so that rich interprets no markup in it
+    # If a table is wider than the console, rich cuts cells and drops columns.
     Console(width=_WIDEST, soft_wrap=True, highlight=False).print(table)

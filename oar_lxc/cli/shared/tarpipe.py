@@ -1,4 +1,4 @@
-"""A container's tar as one side of a copy: it sends members, or takes them."""
+"""One side of a copy in a container: the container's tar sends members, or takes them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from oar_lxc.remote.agents import LOST, SHELL_SECONDS
 
 OpenDoor = Callable[[Sequence[str]], Door]
 
-# Prints what it cannot read on standard error, as `PATH: REASON`. A link that is named is
-# followed, but not those below it, for which neither GNU tar nor busybox has an option. Files that
-# the kernel makes as they are read have no size before: tar gets copies of them.
+# The script that sends. It prints what it cannot read on standard error, as `PATH: REASON`. It
+# follows a link that the user names, but not the links below it; neither GNU tar nor busybox has
+# an option for that. Files of /proc and /sys have no size before they are read: tar gets copies.
 SEND = r"""
 path=$1
 [ -e "$path" ] || { echo "$path: No such file or directory" >&2; exit 3; }
@@ -42,9 +42,10 @@ follow=
 [ -L "$what" ] && if [ -d "$what" ]; then what=$what/.; else follow=-h; fi
 exec tar -cf - $sparse $follow -- "$what"
 """
-# Says first what becomes of it: "into" a directory, "as" something new, "over" a file; and whether
-# its tar knows files with holes. All of the copy is unpacked beside its place before anything of
-# it gets there; the file "end" tells that it came whole.
+# The script that receives. It first answers what it will do: copy "into" a directory, "as" a new
+# file or directory, or "over" a file; and whether its tar knows files with holes. It unpacks the
+# whole copy into a temporary directory, and then moves it to its place. A member "end" shows that
+# the copy is complete.
 RECEIVE = r"""
 path=$1
 command -v tar >/dev/null || { echo "there is no tar in this container" >&2; exit 3; }
@@ -96,15 +97,15 @@ merge "$new/copy" .
 exit $failed
 """
 TIDY = 10.0  # seconds that a tar gets to end by itself
-COPY = "copy"  # what all members' names begin with, and
-END = "end"  # the name of the last
+COPY = "copy"  # the first part of all members' names
+END = "end"  # the name of the last member
 
 
 class _Process:
-    """The tar of a container, at the other end of two pipes, and what it says.
+    """The tar of a container, with pipes to it and its standard error.
 
     Raises:
-        NotOpenedError: the container's door did not open.
+        NotOpenedError: the attach program did not begin.
     """
 
     inside = True
@@ -135,10 +136,10 @@ class _Process:
         return NotOpenedError(status, f"{heard.text()}\n{said}", heard.late)
 
     def wait(self, complain: Complain) -> None:
-        """Wait for its end, and tell what it said.
+        """Wait for tar's end, and pass its messages to ``complain``.
 
         Raises:
-            CopyError: it failed; the message is the last that it said.
+            CopyError: tar failed; the error has its last message.
         """
         self._close_pipes()
         status = self.process.wait()
@@ -153,13 +154,13 @@ class _Process:
         raise CopyError(self._label(why))
 
     def _label(self, line: str) -> str:
-        """Return what it said with where that was: ``42/vm1:/a: No such file or directory``."""
+        """Put the container before a message: ``42/vm1:/a: No such file or directory``."""
         return f"{self.place.container}:{'' if line.startswith('/') else ' '}{line}"
 
     def close(self) -> None:
-        """End a tar that is not at its end: what it has read is no whole archive.
+        """Stop a tar that is not at its end, by closing its pipes.
 
-        It gets time to remove what it has unpacked.
+        A receiving container sees an incomplete archive, and gets time to remove its files.
         """
         if self._said.closed:
             return
@@ -167,7 +168,7 @@ class _Process:
         try:
             self.process.wait(TIDY)
         except subprocess.TimeoutExpired:
-            with suppress(OSError):  # oarsh is not ours to kill
+            with suppress(OSError):  # we may not kill oarsh, which runs as user oar
                 self.process.kill()
         with suppress(CopyError):
             self.wait(_ignore)
@@ -179,10 +180,10 @@ class _Process:
                     pipe.close()
 
     def said(self) -> list[str]:
-        """Return the lines that it wrote to its standard error."""
+        """Return the lines of tar's standard error."""
         self._said.seek(0)
         text = self._said.read()
-        if self._token:  # what comes before is the login shell's
+        if self._token:  # the text before the mark comes from the login shell
             text = text.partition(mark_of(self._token))[2]
         lines = text.decode("utf-8", "replace").splitlines()
         self._said.close()
@@ -198,12 +199,12 @@ def _end(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 class ContainerSource(_Process):
-    """Members that a container's tar sends.
+    """A source whose members a container's tar sends.
 
     Args:
         place: what to copy.
-        door: returns the command that runs a command in the container.
-        complain: is given one sentence for each thing that is left out.
+        door: returns the attach command that runs a given command in the container.
+        complain: called with one sentence for each file that is left out.
     """
 
     def __init__(self, place: Place, door: OpenDoor, complain: Complain) -> None:
@@ -213,41 +214,42 @@ class ContainerSource(_Process):
         super().__init__(door(script), place, reads=False)
 
     def members(self) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
-        """Yield what comes.
+        """Yield the members that come.
 
         Raises:
-            CopyError: it is no archive, or ends before its end.
+            CopyError: the data is no archive, or is cut off.
         """
         pipe = _end(self.process.stdout)
         try:
-            # As large as a record of tar's: the first read must not wait for more than there is.
-            whole: Any = _Whole(pipe)  # tarfile's types want more than it uses
+            # The size of a record of tar: a larger first read would wait for data that may not
+            # come.
+            whole: Any = _Whole(pipe)  # Any: tarfile's types ask for methods that it does not use
             with tarfile.open(fileobj=whole, mode="r|", bufsize=10240) as archive:
                 for member in archive:
                     yield member, archive.extractfile(member) if member.isreg() else None
         except (tarfile.TarError, RecursionError, MemoryError, ValueError, OverflowError) as error:
-            self.finish()  # where tar said why, that is the reason
+            self.finish()  # if tar itself failed, its message is the reason
             why = "what it sends is no archive, or was cut off"
             raise CopyError(f"{self.place}: {why}") from error
         for _ in iter(lambda: pipe.read(CHUNK), b""):
-            pass  # what fills the last record
+            pass  # the padding of the last record
 
     def finish(self) -> None:
-        """Wait for tar.
+        """Wait for tar's end.
 
         Raises:
-            CopyError: it failed.
+            CopyError: tar failed.
         """
         if not self._said.closed:
             self.wait(self._complain)
 
 
 def _ignore(sentence: str, *, lost: bool = True) -> None:
-    """What a tar says that was ended halfway is of no interest."""
+    """Ignore a message of a tar that we have stopped."""
 
 
 class _Whole:
-    """A pipe whose reads are short only at its end, as tarfile takes a short one for it."""
+    """A pipe whose reads are short only at its end: tarfile takes any short read for the end."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
@@ -260,13 +262,13 @@ class _Whole:
 
 
 class ContainerTarget(_Process):
-    """A container's tar that takes members.
+    """A target whose members a container's tar takes.
 
     Args:
-        place: where they go.
-        door: returns the command that runs a command in the container.
-        several: whether it has to be a directory.
-        complain: is given one sentence for each thing that is left out.
+        place: where the members go.
+        door: returns the attach command that runs a given command in the container.
+        several: whether the place must be a directory, as there are several sources.
+        complain: called with one sentence for each file that is left out.
     """
 
     def __init__(
@@ -297,11 +299,11 @@ class ContainerTarget(_Process):
     def add(
         self, member: tarfile.TarInfo, content: Readable | None, below: str = f"{COPY}/"
     ) -> None:
-        """Send one.
+        """Send one member.
 
         Raises:
-            Refused: it is a device, which no container may make.
-            CopyError: the container's tar ended.
+            Refused: the member is a device, which a container may not make.
+            CopyError: the container's tar has ended.
         """
         if member.ischr() or member.isblk():
             raise Refused(f"{member.name}: not copied, as it is a device")
@@ -309,7 +311,7 @@ class ContainerTarget(_Process):
         if member.islnk():
             member.linkname = below + member.linkname
         try:
-            pieces: Any = member.sparse  # a list, whatever tarfile's types say
+            pieces: Any = member.sparse  # a list; tarfile's type stub is wrong
             if pieces is not None and self._sparse and content is not None:
                 self._send_sparse(member, content, pieces)
             else:
@@ -330,11 +332,11 @@ class ContainerTarget(_Process):
     def _send_sparse(
         self, member: tarfile.TarInfo, content: Readable, data: Sequence[tuple[int, int]]
     ) -> None:
-        """Send a file without its holes, in the form that is GNU tar's own (type S)."""
-        data = [(offset, length) for offset, length in data if length]  # tarfile has empty ones
+        """Send a file without its holes, in GNU tar's own format (type S)."""
+        data = [(offset, length) for offset, length in data if length]  # drop empty pieces
         size, member.size = member.size, sum(length for _, length in data)
         member.type = tarfile.GNUTYPE_SPARSE
-        # GNU tar takes the end of the last piece for the end of the file.
+        # The file ends where its last piece ends, for GNU tar: so add an empty piece at the end.
         self._write(_sparse_header(_header(member), size, [*data, (size, 0)]))
         position = 0
         for offset, length in data:
@@ -356,13 +358,13 @@ class ContainerTarget(_Process):
             left = left[self._pipe.write(left) :]
 
     def finish(self) -> None:
-        """Send the end and wait for tar.
+        """Send the last member and the archive's end, and wait for tar.
 
         Raises:
-            CopyError: it failed.
+            CopyError: tar failed.
         """
         self.add(tarfile.TarInfo(END), None, "")
-        with suppress(BrokenPipeError):  # it says why
+        with suppress(BrokenPipeError):  # wait() raises tar's own error
             self._write(bytes(tarfile.RECORDSIZE))
         self.wait(self._complain)
 
@@ -375,12 +377,12 @@ def _read(content: Readable, name: str, size: int) -> bytes:
 
 
 def _header(member: tarfile.TarInfo) -> bytes:
-    """Return what both GNU tar and busybox read, however long a name is."""
+    """Return a member's header in a format that GNU tar and busybox read, even for long names."""
     return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
 def _sparse_header(header: bytes, size: int, pieces: Sequence[tuple[int, int]]) -> bytes:
-    """Return a header with the pieces of a file that has holes (GNU tar's ``tar.h``)."""
+    """Add the pieces of a file with holes to a header (GNU tar's ``tar.h``)."""
     texts = [_number(offset) + _number(length) for offset, length in pieces]
     last = bytearray(header[-tarfile.BLOCKSIZE :])
     last[386:482] = b"".join(texts[:4]).ljust(96, b"\0")
@@ -397,5 +399,5 @@ def _sparse_header(header: bytes, size: int, pieces: Sequence[tuple[int, int]]) 
 
 
 def _number(value: int) -> bytes:
-    """Write a number as tar does: in octal, or where that is too short in base 256."""
+    """Encode a number as tar does: in octal, or in base 256 if it is too large for that."""
     return b"%011o\0" % value if value < 8**11 else b"\x80" + value.to_bytes(11, "big")
