@@ -10,7 +10,7 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # type checkers know the name; to import it takes a hook longer than this
+TYPE_CHECKING = False  # type checkers know this name; its import from typing would slow hooks down
 if TYPE_CHECKING:
     from typing import Any
 
@@ -52,7 +52,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used: the hooks import this package too, for less."""
+    """Import a public name when it is first used: hooks import this package, and need none."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
