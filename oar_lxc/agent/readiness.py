@@ -135,8 +135,8 @@ def provision(
     """Run each container's provision script inside it, in all containers at once.
 
     Returns:
-        The names of the containers whose script succeeded, or that have none. Each of the others
-        is told by a ``Failed``.
+        The names of the containers whose script succeeded, or that have none. For each of the
+        others, a ``Failed`` is emitted.
     """
     by_timeout: dict[float, list[PlannedContainer]] = {}
     for planned in share:

@@ -83,7 +83,7 @@ def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> wire.
 
 
 def tell_keys(node: OnNode, request: wire.TellKeys) -> None:
-    """Emit the job's key as a ``Keys``; only the nodes that have the key do."""
+    """Emit the job's key as a ``Keys``, if this node has it."""
     key = JobKey(node.layout.private)
     with suppress(FileNotFoundError):
         node.emit(wire.Keys(**key.to_client_data()))

@@ -63,7 +63,7 @@ def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -
 
 @sandbox.command()
 def demo() -> None:
-    """Show a job with containers: submit it, watch it, connect, kill it, look what is left.
+    """Show a job with containers: submit it, watch it, connect, kill it, check what is left.
 
     Brings the cluster up first, in the recommended set-up, and leaves it up.
     """

@@ -73,7 +73,7 @@ class Coming:
 
 
 class Remote:
-    """The agents of a job's nodes, which it calls.
+    """Calls the agents of a job's nodes.
 
     Args:
         job_id: OAR's job id.

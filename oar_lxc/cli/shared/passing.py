@@ -49,7 +49,7 @@ class NotOpenedError(OarLxcError):
 
 
 def become(argv: Sequence[str]) -> NoReturn:
-    """Replace this process by a program, which so gets our terminal and all signals."""
+    """Replace this process by a program; the program gets our terminal and all signals."""
     os.execvp(argv[0], list(argv))  # noqa: S606
 
 

@@ -245,7 +245,7 @@ def through(target: str, action: str, *words: str, terminal: bool = False) -> in
 def at_door(
     target: str, act: Callable[[Remote, str, str], Result], *, any_state: bool = False
 ) -> Result:
-    """Call a function with a container's node: first the node where it was last, then look it up.
+    """Call a function with a container's node: the last known node, or else the one looked up.
 
     Args:
         target: ``JOB/CONTAINER``, or ``CONTAINER`` inside a job.

@@ -336,7 +336,7 @@ class ContainerTarget(_Process):
         data = [(offset, length) for offset, length in data if length]  # drop empty pieces
         size, member.size = member.size, sum(length for _, length in data)
         member.type = tarfile.GNUTYPE_SPARSE
-        # The file ends where its last piece ends, for GNU tar: so add an empty piece at the end.
+        # For GNU tar, a file ends where its last piece ends: so add an empty piece at the end.
         self._write(_sparse_header(_header(member), size, [*data, (size, 0)]))
         position = 0
         for offset, length in data:
