@@ -1,4 +1,4 @@
-"""Who a user is, asked so that a user database that does not answer holds nothing up."""
+"""Look up users in the user database, with a time limit in case that it does not answer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.linux.bounded import bounded
 from oar_lxc.model.layout import JobLayout
 
-# Users may come from the network, and its server may be dead. The C library itself waits for a
-# name service cache that does not answer, twice 5 s, and then asks whom that would have asked.
+# Users may come from a server on the network, and it may be dead. The C library itself waits twice
+# 5 s for a name service cache that does not answer, and then asks the cache's sources.
 PATIENCE = 12.0  # seconds
-LEAST_PATIENCE = 0.5  # seconds, where it has not answered once
+LEAST_PATIENCE = 0.5  # seconds, after a lookup that was not answered
 UNKNOWN = -1
 _silent: list[str] = []  # the lookups of this process that were not answered
 
 
 @dataclass(frozen=True)
 class Account:
-    """Who a user is.
+    """A user's entry in the user database.
 
     Attributes:
         uid: the user's id.
@@ -38,7 +38,7 @@ class Account:
 
 
 def find_account(user: str) -> Account | None:
-    """Return who a user is; None where there is no such user.
+    """Return a user's account; None if there is no such user.
 
     Raises:
         TooLateError: the user database did not answer.
@@ -57,7 +57,7 @@ def find_account(user: str) -> Account | None:
 
 
 def find_uid(user: str) -> int:
-    """Return a user's id; :data:`UNKNOWN` where there is no such user.
+    """Return a user's id; :data:`UNKNOWN` if there is no such user.
 
     Raises:
         TooLateError: the user database did not answer.
@@ -67,7 +67,7 @@ def find_uid(user: str) -> int:
 
 
 def find_name(uid: int) -> str:
-    """Return a user's name; empty where nobody, or nothing in time, tells it."""
+    """Return a user's name; empty if the user database does not know it or answers too late."""
 
     def look() -> list[str]:
         try:
@@ -82,7 +82,7 @@ def find_name(uid: int) -> str:
 
 
 def _ask(look: Callable[[], list[str]], what: str) -> list[str]:
-    """Look something up; who reaps many jobs does not wait as long for each."""
+    """Look something up; after one lookup without an answer, wait less for the next ones."""
     try:
         return bounded(look, LEAST_PATIENCE if _silent else PATIENCE, what)
     except TooLateError:
@@ -93,11 +93,11 @@ def _ask(look: Callable[[], list[str]], what: str) -> list[str]:
 def job_uid(layout: JobLayout, user: str) -> int:
     """Return the id of a job's user.
 
-    The owner that root gave to the job's private directory is it, and nobody is asked. Only where
-    that is not there, the user database is.
+    It is the owner of the job's private directory, which root set. The user database is asked only
+    if there is no such directory.
 
     Returns:
-        The id; :data:`UNKNOWN` where nothing tells it.
+        The id; :data:`UNKNOWN` if neither tells it.
     """
     if owner := private_owner(layout):  # root has no jobs
         return owner
@@ -107,9 +107,9 @@ def job_uid(layout: JobLayout, user: str) -> int:
 
 
 def private_owner(layout: JobLayout) -> int:
-    """Return the owner that root gave to a job's private directory; 0 before, or where it is not.
+    """Return the owner that root gave to a job's private directory; 0 if none is set.
 
-    Its parent is root's own, so nobody else can have put something in its place.
+    Root owns the parent directory, so no user can have replaced the private directory.
     """
     with suppress(OSError):
         parent, private = os.lstat(layout.directory), os.lstat(layout.private)

@@ -1,8 +1,8 @@
-"""Which id range a job gets: one of its user's, that no other job has.
+"""Choose the id range of a job: one of its user's ranges that no other job has.
 
-Whose a range is follows from the user alone (:mod:`oar_lxc.root.ranges`). A node writes down who
-had which besides: where the configuration was changed so that ranges would become another's,
-nobody gets those; and the ranges of jobs that are long gone can be told.
+A range's user follows from the configuration (:mod:`oar_lxc.root.ranges`). A node also keeps a
+table of the user that had each range. If a change of the configuration would give a range to
+another user, no job gets that range. And the table still tells the ranges of jobs that are gone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from oar_lxc.root.record import Record, read_record
 
 TABLE = "ranges.json"  # below the state directory: first id → [uid, day when it was first given]
 DAY = 86400
-NSPAWN = Path("/run/systemd/nspawn-uid")  # a file for each range of 65536, by its first id
+NSPAWN = Path("/run/systemd/nspawn-uid")  # a file per used range of 65536, named by its first id
 
 
 class NoRangeError(OarLxcError):
@@ -38,7 +38,7 @@ class NoRangeError(OarLxcError):
 def allocate(layout: JobLayout, user: str, uid: int, spans: Sequence[Span] = Config.users) -> int:
     """Return the first id of a range for a user's job.
 
-    Hold the node's lock until the record with the answer is written.
+    The caller holds the node's lock until the record with the range is written.
 
     Args:
         layout: the job's names.
@@ -48,7 +48,7 @@ def allocate(layout: JobLayout, user: str, uid: int, spans: Sequence[Span] = Con
 
     Raises:
         NoRangeError: the user has no ranges, or all of them are in use.
-        OarLxcError: the table that tells who had which is damaged.
+        OarLxcError: the table of ranges is damaged.
     """
     mine = ranges_of(uid, spans)
     if not mine:
@@ -101,7 +101,7 @@ def _taken(state: Path) -> Iterator[tuple[int, int]]:
         yield start, count
     for first in first_ids(state):
         yield first, COUNT
-    # systemd-nspawn looks at the user database alone before it takes some, and tells of it here.
+    # systemd-nspawn takes ranges that the user database does not have, and lists them here.
     with suppress(FileNotFoundError, NotADirectoryError):
         for name in os.listdir(NSPAWN):
             if re.fullmatch(r"[0-9]{1,10}", name):
@@ -109,7 +109,7 @@ def _taken(state: Path) -> Iterator[tuple[int, int]]:
 
 
 def first_ids(state: Path) -> set[int]:
-    """Return the first ids that jobs have by their records or by their directories."""
+    """Return the first ids of all jobs, from their records and their directories."""
     records = map(read_record, (state / "records").glob("*.json"))
     found = {record.first_id for record in records if record}
     for directory in (state / "jobs").glob("*"):
@@ -119,15 +119,15 @@ def first_ids(state: Path) -> set[int]:
 
 
 def find_whose(layout: JobLayout, user: str, uid: int, first_id: int) -> Whose:
-    """Return the ids of a job, and all that the node has given to its user or gave once.
+    """Return the ids of a job, and all ranges that its user has or had on this node.
 
     Args:
         layout: names of any job of this node.
         user: the user's name.
-        uid: the user's id, -1 where it is not known.
-        first_id: first id of the job's range; 0 where it had none.
+        uid: the user's id; -1 if unknown.
+        first_id: first id of the job's range; 0 if it had none.
     """
-    names = {user, str(uid)}  # either is a user's to shadow
+    names = {user, str(uid)}  # shadow accepts both
     found: set[tuple[int, int]] = set()
     with suppress(OSError):  # a file that cannot be read tells nothing
         found |= {(start, count) for owner, start, count in granted_ranges() if owner in names}
@@ -138,15 +138,16 @@ def find_whose(layout: JobLayout, user: str, uid: int, first_id: int) -> Whose:
 
 
 def find_range(layout: JobLayout, user: str, uid: int, record: Record | None) -> int:
-    """Return the first id of a job; 0 where nothing tells it.
+    """Return the first id of a job's range; 0 if it cannot be found.
 
-    The job's root-owned directory tells it by its group, and the record does. Where both are lost
-    and the job's bridge is still its user's, the only range that is the user's and no job's is it.
+    The group of the job's root-owned directory tells it, and so does the record. If both are lost
+    but the user may still plug into the job's bridge, it is the range that the user has and no
+    other job has, if there is only one.
 
     Args:
         layout: the job's names.
         user: the job's user.
-        uid: the user's id, -1 where it is not known; a range of another user is not the job's.
+        uid: the user's id; -1 if unknown. A range of another user is not the job's.
         record: the job's record.
     """
     found = [record.first_id] if record else []
@@ -163,18 +164,18 @@ def find_range(layout: JobLayout, user: str, uid: int, record: Record | None) ->
 def possible_ranges(
     layout: JobLayout, user: str, uid: int, spans: Sequence[Span] = Config.users
 ) -> set[int]:
-    """Return the first ids that a job may have had of which this node knows nothing any more.
+    """Return the first ids that a job may have had, if this node has lost all facts about it.
 
-    Those are the user's, but for those that other jobs have now.
+    These are the user's ranges, except those that other jobs have now.
 
     Args:
         layout: the job's names.
         user: the job's user.
-        uid: the user's id; -1 where it is not known.
+        uid: the user's id; -1 if unknown.
         spans: the user ids that may have containers.
 
     Raises:
-        UsageError: nothing tells which the user's are.
+        UsageError: the user's ranges are not known.
     """
     if uid == -1:
         raise UsageError(
@@ -190,9 +191,9 @@ def possible_ranges(
 
 
 def is_of(first: int, uid: int, state: Path) -> bool:
-    """Whether a range may be a user's (-1: anybody's): nobody else had it on this node."""
+    """Whether a range may be a user's: no other user had it on this node (-1: any user's)."""
     table: dict[int, tuple[int, int]] = {}
-    with suppress(OarLxcError):  # without the table, it is not known whose a range was
+    with suppress(OarLxcError):  # without the table, a range's user is not known
         table = _read(state / TABLE)
     return is_first_id(first) and (uid == -1 or table.get(first, (uid, 0))[0] == uid)
 

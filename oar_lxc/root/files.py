@@ -1,4 +1,4 @@
-"""Files of the root side: written whole or not at all, locked, removed without following links."""
+"""Write the root side's files atomically, lock them, and remove them without following links."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ JOBS_LOCK = Path("/run/oar-lxc-jobs.lock")
 FILTER_LOCK = Path("/run/oar-lxc-filter.lock")
 SHADOW_LOCK = Path("/etc/.pwd.lock")
 SHADOW_WAIT = 2.0
-BLOCK = 512  # bytes; what stat(2) counts in
+BLOCK = 512  # bytes; the unit of st_blocks in stat(2)
 FORGET_SECONDS = 5.0
 
 
 def rest(deadline: float) -> float:
-    """Return the seconds until a monotonic time, and a moment where it has passed."""
+    """Return the seconds until a monotonic time; 0.1 if it has passed."""
     return max(0.1, deadline - time.monotonic())
 
 
@@ -37,21 +37,22 @@ def locked(
     *,
     anyway: bool = False,
 ) -> Iterator[None]:
-    """Hold the node's lock: one prepare, destroy or reap changes shared files at a time.
+    """Hold the node's lock: only one prepare, destroy or reap at a time changes shared files.
 
-    The lock of lckpwdf(3) is taken too, as useradd and its like edit /etc/subuid under that. They
-    hold it for a moment. A user can keep it, with a set-user-id program that is stopped in time:
-    then it is gone without.
+    This also takes the lock of lckpwdf(3), under which useradd and similar programs edit
+    /etc/subuid. They hold it only for a moment. But a user can keep it held, by stopping a
+    set-user-id program that has it. Then the block runs without it.
 
     Args:
-        timeout: seconds to wait for our own lock.
-        path: our own lock.
-        shadow: the lock of those who edit the system's user database.
-        anyway: go on where our lock is nothing that can be locked, to take something away.
+        timeout: seconds to wait for the node's lock.
+        path: the node's lock.
+        shadow: the lock of programs that edit the system's user database.
+        anyway: run the block also if the node's lock cannot be taken; for code that takes rights
+            away.
 
     Raises:
-        OarLxcError: another one held our lock for longer than ``timeout`` seconds.
-        OSError: our lock cannot be opened.
+        OarLxcError: another process held the node's lock for longer than ``timeout`` seconds.
+        OSError: the node's lock cannot be opened.
     """
 
     def own(fd: int) -> None:
@@ -70,13 +71,13 @@ def locked(
 
 @contextmanager
 def job_locked(job_id: int, timeout: float, path: Path = JOBS_LOCK) -> Iterator[None]:
-    """Hold the lock of one job: it is prepared, destroyed or reaped, one at a time.
+    """Hold the lock of one job: only one prepare, destroy or reap of it runs at a time.
 
-    It is the byte of the job's number in one file, so that nothing of it is left. A process must
-    not take it twice: the first to be released would release both.
+    The lock is on one byte of a file, at the job's number, so it leaves no file behind. A process
+    must not take it twice: releasing it once would release both.
 
     Raises:
-        OarLxcError: another one held it for longer than ``timeout`` seconds.
+        OarLxcError: another process held it for longer than ``timeout`` seconds.
     """
 
     def take(fd: int) -> None:
@@ -88,10 +89,10 @@ def job_locked(job_id: int, timeout: float, path: Path = JOBS_LOCK) -> Iterator[
 
 @contextmanager
 def filter_locked(timeout: float, path: Path = FILTER_LOCK) -> Iterator[None]:
-    """Hold the lock of the packet filter: it is loaded, or added to, by one at a time.
+    """Hold the lock of the packet filter: only one process at a time loads it or adds elements.
 
     Raises:
-        OarLxcError: another one held it for longer than ``timeout`` seconds.
+        OarLxcError: another process held it for longer than ``timeout`` seconds.
     """
 
     def take(fd: int) -> None:
@@ -111,7 +112,7 @@ def _held(path: Path, take: Callable[[int], None], timeout: float, whom: str) ->
             try:
                 take(fd)
                 break
-            except (BlockingIOError, PermissionError):  # either may tell of a lock: fcntl(2)
+            except (BlockingIOError, PermissionError):  # fcntl(2) may raise either
                 if time.monotonic() > end:
                     raise OarLxcError(f"{path} stayed locked{whom} for {timeout:g} s") from None
                 time.sleep(0.01)
@@ -121,10 +122,10 @@ def _held(path: Path, take: Callable[[int], None], timeout: float, whom: str) ->
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file so that it holds, at any moment and after a crash, the old text or the new.
+    """Write a file so that it always holds the old text or the new, also after a crash.
 
-    The owner of an existing file is kept; its directory must be writable by root alone. Files that
-    several jobs share are written under :func:`locked`.
+    An existing file keeps its owner. Only root may be able to write to its directory. For files
+    that several jobs share, the caller holds :func:`locked`.
     """
     temporary = half_written(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -154,13 +155,13 @@ def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 def write_anyway(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file as :func:`write_atomic` does; where no new one can be made, over the old one.
+    """Write a file as :func:`write_atomic` does; if the disk is full, overwrite the old file.
 
-    A user can use up a disk and its inodes, and what is destroyed must be noted all the same. What
-    a file has of the disk already is enough for what is written over it, if that is no longer.
+    A user can fill a disk or use up its inodes, but a destroy must still be recorded. The disk
+    blocks of the old file suffice for a new text that is not longer.
 
     Raises:
-        OSError: it cannot be written at all.
+        OSError: neither way works.
     """
     try:
         write_atomic(path, text, mode)
@@ -181,7 +182,7 @@ def _overwrite(path: Path, data: bytes, full: OSError) -> None:
             status.st_size, status.st_blocks * BLOCK
         ):
             raise full
-        # Whoever reads meanwhile, or after a crash, finds empty lines behind it, no parts of old.
+        # A reader, also after a crash, finds empty lines after the new text, no old text.
         view = memoryview(data.ljust(status.st_size, b"\n"))
         while view:
             view = view[os.write(fd, view) :]
@@ -192,7 +193,7 @@ def _overwrite(path: Path, data: bytes, full: OSError) -> None:
 
 
 def forget(path: Path) -> None:
-    """Remove a file of ours, and whatever else is in its place; "already gone" is success."""
+    """Remove a file, or a directory in its place; "already gone" is success."""
     try:
         path.unlink(missing_ok=True)
     except IsADirectoryError:
@@ -200,23 +201,23 @@ def forget(path: Path) -> None:
 
 
 def half_written(path: Path) -> Path:
-    """Return the name that a file has while it is written, and keeps where a writer is killed."""
+    """Return the name of a file while it is written; a killed writer leaves it behind."""
     return path.with_name(f".{path.name}.oar-lxc")
 
 
 def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int = 0o644) -> bool:
-    """Change the lines of a small configuration file; hold :func:`locked` around it.
+    """Change the lines of a small configuration file; the caller holds :func:`locked`.
 
     Args:
         path: the file; a missing one counts as empty.
-        change: gets the lines without their ends and returns the new ones.
+        change: gets the lines without newlines and returns the new ones.
         mode: mode of a file that did not exist.
 
     Returns:
         Whether the file changed.
 
     Raises:
-        OSError: it cannot be read or written, or is no regular file.
+        OSError: it cannot be read or written, or is not a regular file.
     """
     try:
         before = read_lines(path)
@@ -238,12 +239,12 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines of a small configuration file.
 
     Raises:
-        OSError: it is missing, cannot be read, or is no regular file.
+        OSError: it is missing, cannot be read, or is not a regular file.
     """
     return split_lines(read_regular(path, follow=True).decode("utf-8", "surrogateescape"))
 
 
 def split_lines(text: str) -> list[str]:
-    """Split at newlines and nowhere else, as the programs do that read such files."""
+    """Split a text only at newlines, like the programs that read such files."""
     lines = text.split("\n")
     return lines if lines[-1] else lines[:-1]

@@ -1,4 +1,4 @@
-"""The lines by which shadow and LXC let a user have a job's ids and plug into its bridge."""
+"""Edit the lines in /etc that let a user use a job's ids and plug links into its bridge."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USERNET = Path("/etc/lxc/lxc-usernet")
 
 
 def granted_ranges() -> Iterator[tuple[str, int, int]]:
-    """Yield owner, first id and count of each range that shadow grants to anyone."""
+    """Yield owner, first id and count of each range that shadow grants to any user."""
     for path in (SUBUID, SUBGID):
         for line in _lines(path):
             owner, _, numbers = line.partition(":")
@@ -28,7 +28,7 @@ def granted_ranges() -> Iterator[tuple[str, int, int]]:
 
 
 def grant(layout: JobLayout, user: str, first_id: int, links: int) -> None:
-    """Let a user use the job's ids and plug that many links into the job's bridge."""
+    """Let a user use the job's ids and plug up to ``links`` links into the job's bridge."""
     ids = f"{user}:{first_id}:{COUNT}"
     net = f"{user} veth {layout.bridge} {links}"
     for path, line in ((SUBUID, ids), (SUBGID, ids), (USERNET, net)):
@@ -36,14 +36,14 @@ def grant(layout: JobLayout, user: str, first_id: int, links: int) -> None:
 
 
 def revoke(layout: JobLayout, first_id: int) -> None:
-    """Take back what :func:`grant` gave, whoever it was given to; hold the node's lock."""
+    """Remove the lines of :func:`grant` for any user; the caller holds the node's lock."""
     failed: list[OSError] = []
     for path in (SUBUID, SUBGID, USERNET):
         try:
             forget(half_written(path))
             edit_lines(path, lambda now: [x for x in now if not _is_of(layout, first_id, x)])
         except OSError as error:
-            failed.append(error)  # the others are taken back all the same
+            failed.append(error)  # first remove the lines in the other files
     if failed:
         raise failed[0]
 
@@ -51,7 +51,7 @@ def revoke(layout: JobLayout, first_id: int) -> None:
 def leftover_lines(layout: JobLayout, first_id: int) -> dict[Path, list[str]]:
     """Return the lines that name the job's id range or bridge, by file.
 
-    Of a file that cannot be read, it is not known: that is told in the place of a line.
+    For a file that cannot be read, the error takes the place of the lines.
     """
     found: dict[Path, list[str]] = {}
     for path in (SUBUID, SUBGID, USERNET):
@@ -69,7 +69,7 @@ def _is_of(layout: JobLayout, first_id: int, line: str) -> bool:
 
 
 def may_plug(user: str) -> bool:
-    """Whether a user may plug anything in on this node, as far as that can be told."""
+    """Whether a user may plug a link into any bridge of this node; True if it is not known."""
     try:
         return any(line.startswith((f"{user} ", f"{user}\t", "@")) for line in _lines(USERNET))
     except OSError:
@@ -77,7 +77,7 @@ def may_plug(user: str) -> bool:
 
 
 def jobs_of_lines() -> Iterator[tuple[int, str]]:
-    """Yield job and user of each line that lets a user plug into a job's bridge."""
+    """Yield job and user of each line that lets a user plug links into a job's bridge."""
     for line in _lines(USERNET):
         words = line.split()
         match = re.fullmatch(r"olb([0-9]{1,10})", words[2]) if len(words) == 4 else None

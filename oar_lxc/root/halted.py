@@ -1,8 +1,8 @@
-"""What is stopped or frozen for a moment, written down before, for whoever lets it go on.
+"""Note which processes and cgroups are stopped or frozen, so that another hook can resume them.
 
-A hook may be killed (SIGKILL) while it holds a user's processes still, and nothing else would ever
-let them go on. So it writes down first what it is about to stop, in a file that it keeps locked:
-one that nobody has locked is of somebody who was killed.
+A hook may be killed (SIGKILL) while it has stopped a user's processes. Then nothing would ever
+resume them. So the hook first notes what it will stop, in a file that it keeps locked. A file
+without a lock is from a killed hook.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PLACE = Path("/run/oar-lxc-halted")  # as processes do, it lasts until the next boot
+PLACE = Path("/run/oar-lxc-halted")  # on /run: like processes, it lasts until the next boot
 FROZEN = "frozen"
 STOPPED = "stopped"
 _TRIES = 5
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
-Note = Callable[[str, object], None]  # is told the kind, and what it is
+Note = Callable[[str, object], None]  # arguments: kind, and process or cgroup
 
 
 @contextmanager
 def noted(place: Path = PLACE) -> Iterator[Note]:
-    """Give what writes down that something is about to be stopped or frozen.
+    """Yield a function that notes what the caller will stop or freeze.
 
-    By the end of the block it goes on. Where nothing can be written, it is stopped all the same:
-    that the job ends is worth more.
+    The caller resumes all of it before the block ends. If the note cannot be written, the caller
+    goes on without it, as the end of the job is more important.
 
     Args:
         place: the directory of the files.
@@ -49,32 +49,32 @@ def noted(place: Path = PLACE) -> Iterator[Note]:
 
 
 def _create(place: Path) -> tuple[Path, int]:
-    """Return a new file and its descriptor, locked; -1 where there can be none."""
+    """Return a new file and its descriptor, locked; -1 if no file can be made."""
     for _ in range(_TRIES):
         path = place / f"{os.getpid()}-{time.monotonic_ns()}"
         with suppress(OSError):
             place.mkdir(mode=0o700, exist_ok=True)
             fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-            if _lock(fd):  # else somebody else took it for one of a dead process, and removes it
+            if _lock(fd):  # else another hook took it for a killed hook's file, and removes it
                 return path, fd
             os.close(fd)
     return place, -1
 
 
 def _lock(fd: int) -> bool:
-    """Lock an open file; return whether it is locked, and still has its name."""
+    """Lock an open file; return whether that succeeded and the file still has a name."""
     with suppress(OSError):
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process, and of no child of it
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # children do not inherit this lock
         return os.fstat(fd).st_nlink > 0
     return False
 
 
 @contextmanager
 def of_the_killed(place: Path = PLACE) -> Iterator[list[tuple[str, str]]]:
-    """Give kind and name of all that was stopped by somebody who was killed meanwhile.
+    """Yield kind and name of all that killed hooks have stopped.
 
-    By the end of the block it goes on, and is forgotten. The caller has nothing stopped itself: to
-    close a file that it had locked would unlock that.
+    The caller resumes all of it in the block; then the files are removed. The caller must not be
+    inside :func:`noted`, as closing its file here would release its lock.
 
     Args:
         place: the directory of the files.
@@ -83,7 +83,7 @@ def of_the_killed(place: Path = PLACE) -> Iterator[list[tuple[str, str]]]:
     held: list[tuple[Path, int]] = []
     try:
         for path in _files(place):
-            with suppress(OSError):  # another removes it
+            with suppress(OSError):  # another process has removed it
                 fd = os.open(path, _FLAGS)
                 held.append((path, fd))
                 if not _lock(fd):
@@ -91,8 +91,8 @@ def of_the_killed(place: Path = PLACE) -> Iterator[list[tuple[str, str]]]:
                     continue
                 with open(fd, "rb", closefd=False) as file:
                     lines = file.read().decode("utf-8", "surrogateescape").split("\n")
-                # Behind the last newline is nothing, or what was not written to its end: whoever
-                # wrote that did not come to stop it.
+                # After the last newline there is nothing or an incomplete note; its hook was
+                # killed before it stopped the process.
                 found += [(kind, what) for kind, _, what in (x.partition(" ") for x in lines[:-1])]
         yield found
         for path, _ in held:

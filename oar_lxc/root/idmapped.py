@@ -1,7 +1,7 @@
-"""Mounts of the root side: idmapped views of the images and of homes, and their removal.
+"""Make and remove the root side's mounts: idmapped views of the images and of the trees.
 
-The calls are newer than what Python wraps, so they go through libc's ``syscall``. Numbers above
-423 are the same on all of Linux's architectures but alpha.
+Python does not wrap these new system calls, so they go through libc's ``syscall``. Numbers above
+423 are the same on all architectures of Linux except alpha.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MNT_DETACH = 2
 _MS_PRIVATE = 1 << 18
 _CLONE_NEWUSER = 0x10000000
 _READY = b"\0"
-_ROUNDS = 10  # in which what users move about meanwhile is looked for
+_ROUNDS = 10  # tries to unmount while users move directories
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -64,20 +64,20 @@ class _OpenHow(ctypes.Structure):
 def mount_idmapped(
     source: Path | int, target: Path | int, ids: IdMap | None, *, writable: bool = False
 ) -> None:
-    """Bind a directory on another, with other ids, without what is mounted below it.
+    """Bind-mount a directory on another with mapped ids, without the mounts below it.
 
     Args:
-        source: a directory, or one that is open (:func:`open_point`).
-        target: an existing directory in a root-owned place, or one that is open.
-        ids: who owners of files become; files of others belong to nobody, and nobody else can
-            own a new file. None: as they are.
-        writable: whether files can be written through it.
+        source: a directory, or the descriptor of one (:func:`open_point`).
+        target: an existing directory in a root-owned place, or the descriptor of one.
+        ids: the map of file owners. Owners outside the map appear as "nobody", and cannot own a
+            new file. None: no mapping.
+        writable: whether files can be written through the mount.
 
     Raises:
-        OSError: the kernel refused; file systems that support it and since when are listed in
-            mount_setattr(2).
+        OSError: the kernel refused. mount_setattr(2) lists the file systems that support it, and
+            since which version.
     """
-    # No set-user-id here: what runs in a container runs from the overlay above.
+    # No set-user-id here: programs of a container run from the overlay above this mount.
     limits = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
     limits |= 0 if writable else _MOUNT_ATTR_RDONLY
     namespace = _user_namespace(ids) if ids else -1
@@ -89,7 +89,7 @@ def mount_idmapped(
 
 
 def mount_on_itself(directory: Path) -> None:
-    """Make a directory a mount of its own: all that is mounted below it goes with that one."""
+    """Bind-mount a directory on itself, so that all mounts below it disappear with this one."""
     _bind(directory, directory, 0)
 
 
@@ -97,7 +97,7 @@ def _bind(source: Path | int, target: Path | int, limits: int, namespace: int = 
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
     tree = _call("open_tree", source, _SYS_OPEN_TREE, *_place(source), flags)
     try:
-        # Private: to unmount what is below would else unmount it at the source as well.
+        # Private: otherwise an unmount below it would also unmount at the source.
         attributes = _MountAttr(limits, 0, _MS_PRIVATE, namespace)
         size = ctypes.sizeof(attributes)
         what = (tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
@@ -114,13 +114,13 @@ def _place(where: Path | int) -> tuple[int, bytes]:
 
 @contextmanager
 def open_point(path: Path) -> Iterator[int]:
-    """Open a directory without following any link on the way, and without using it.
+    """Open a directory without following any link on its path, and without accessing it (O_PATH).
 
     Yields:
-        A descriptor that is good for naming it to other calls.
+        A descriptor, with which other calls can refer to the directory.
 
     Raises:
-        OSError: there is none, or one of its path's directories is a link by now.
+        OSError: it does not exist, or its path has a link.
     """
     how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
     size = ctypes.sizeof(how)
@@ -132,7 +132,7 @@ def open_point(path: Path) -> Iterator[int]:
 
 
 def mount_of(fd: int) -> int:
-    """Return the kernel's number of the mount that something open is on."""
+    """Return the kernel's number of the mount that an open file is on."""
     (line,) = (
         line
         for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
@@ -188,21 +188,21 @@ def mounts_under(directory: Path, process: str = "self") -> list[Path]:
 
     Args:
         directory: absolute, without links.
-        process: whose mount namespace.
+        process: the process whose mount namespace is read.
     """
     table = Path(f"/proc/{process}/mountinfo")
     return [mount.point for mount in read_mounts(table, below=directory)]
 
 
 def unmount_under(directory: Path) -> None:
-    """Unmount all at or below a directory.
+    """Unmount all mounts at or below a directory.
 
-    The topmost go first, and what is below goes with them. Users may rename directories that they
-    have mounts in: no link is followed, nothing but what was there is unmounted, and where one is
-    somewhere else by now, the others go, and it is looked for again.
+    The topmost mounts go first, and take those below with them. A user may rename directories with
+    mounts in them. So this follows no link, and unmounts only mounts that it has found. If a mount
+    has moved, this unmounts the others, and searches again.
 
     Raises:
-        OSError: some could not be unmounted.
+        OSError: a mount could not be unmounted.
     """
     for last in (*[False] * (_ROUNDS - 1), True):
         found = list(read_mounts(below=directory))
@@ -218,7 +218,7 @@ def unmount_under(directory: Path) -> None:
 
 
 def _detach(point: Path, numbers: Collection[int]) -> None:
-    """Unmount what is mounted at a path, if it is one of some mounts."""
+    """Unmount the mount at a path, if its number is among ``numbers``."""
     with open_point(point) as fd:
         if mount_of(fd) not in numbers:
             raise OSError(errno.ESTALE, "what was mounted there is elsewhere by now", str(point))

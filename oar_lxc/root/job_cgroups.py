@@ -1,9 +1,9 @@
-"""Cgroups of a job: delegated to its user, and removed with all that is in them.
+"""Delegate cgroups of a job to its user, find and freeze their processes, and remove them.
 
-Where OAR made a cgroup for the job (``/oar/alice_42``, cpuset on), the delegated one lies inside
-it as ``lxc``. In hierarchies that OAR does not use, and in all of them where the cpuset is off, it
-is ``/oar-lxc/alice_42``. Version 1 hierarchies are delegated; the unified one cannot be entered by
-a user without root's help and, in OAR 2.5's hybrid set-up, carries no controllers.
+If OAR made a cgroup for the job (``/oar/alice_42``, cpuset on), the delegated cgroup is ``lxc``
+inside it. In hierarchies that OAR does not use, and in all of them if the cpuset is off, it is
+``/oar-lxc/alice_42``. Only version 1 hierarchies are delegated. A user cannot enter the unified
+one without root's help, and in OAR 2.5's hybrid set-up it has no controllers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONTROLLERS = frozenset(
 )
 OWN = "oar-lxc"
 INNER = "lxc"
-NO_DIRECTORY_BELOW = 2  # links of a directory: its name and its "."
+NO_DIRECTORY_BELOW = 2  # link count of a directory without subdirectories: its name and its "."
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Hierarchy:
         path: where it is mounted.
         names: its controllers, or ``name=…``; empty for the unified hierarchy.
         unified: whether it is of version 2.
-        root: which of its cgroups is mounted there.
+        root: the cgroup that is mounted there.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Hierarchy:
 
 
 def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarchy]:
-    """Return the hierarchies mounted here, each once; where none is, a job has nothing in any."""
+    """Return the hierarchies mounted here, each once."""
     found: dict[str, Hierarchy] = {}
     for mount in read_mounts(mountinfo, kinds=(b"cgroup", b"cgroup2")):
         names = tuple(x for x in mount.options if x.startswith("name=") or x in CONTROLLERS)
@@ -60,9 +60,10 @@ def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarch
 
 
 def leave_freezers() -> None:
-    """Leave the cgroups of a job, in which OAR runs hooks, as far as they could be frozen.
+    """Leave the job's freezer cgroup, in which OAR starts hooks.
 
-    Who destroys a job freezes it, and the user's other jobs: two at once would freeze each other.
+    A destroy freezes the job and the user's other jobs. Two destroys at once would otherwise
+    freeze each other.
     """
     for hierarchy in hierarchies():
         if "freezer" in hierarchy.names:
@@ -71,7 +72,7 @@ def leave_freezers() -> None:
 
 
 def check_oar_cgroup(text: str, job_id: int, user: str) -> str:
-    """Return the path of OAR's cgroup of a job, checked to be no other's.
+    """Check that a path is OAR's cgroup of a job, and return it.
 
     Raises:
         UsageError: it is not an absolute path that ends in ``USER_JOB``.
@@ -90,10 +91,9 @@ class JobCgroups:
     Args:
         job_id: OAR's job id.
         user: the job's user.
-        oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off or it is not known.
-        whole: OAR's cgroup of the job counts as ours: OAR itself will not remove it any more.
-        deadline: monotonic time at which looking at the cgroups ends; a user makes as many as
-            memory allows.
+        oar_cgroup: OAR's cgroup of the job; empty if the cpuset is off or it is not known.
+        whole: whether OAR's cgroup of the job is removed, too, as OAR itself will not do it.
+        deadline: monotonic time at which visits of the cgroups end, as a user can make very many.
     """
 
     job_id: int
@@ -104,16 +104,16 @@ class JobCgroups:
 
     @cached_property
     def _hierarchies(self) -> list[Hierarchy]:
-        # Looked up once: a node's own mounts stay, and to tell all takes the kernel long.
+        # Looked up only once: a node's own mounts do not change, and the lookup is slow.
         return hierarchies()
 
     @property
     def name(self) -> str:
-        """What OAR calls the job's cgroup: user and id."""
+        """OAR's name of the job's cgroup: user and id."""
         return f"{self.user}_{self.job_id}"
 
     def delegated(self, hierarchy: Hierarchy) -> Path:
-        """Return where the user's part of a hierarchy is."""
+        """Return the path of the user's cgroup in a hierarchy."""
         if self.oar_cgroup:
             outer = hierarchy.path / self.oar_cgroup.lstrip("/")
             if outer.is_dir():
@@ -121,17 +121,17 @@ class JobCgroups:
         return hierarchy.path / OWN / self.name
 
     def delegate(self, uid: int, root_gid: int) -> list[Path]:
-        """Make the delegated cgroups, usable by the user and by the containers' root.
+        """Make the delegated cgroups, which the user and the containers' root may use.
 
-        The group matters: ``lxc-attach`` from inside the user namespace writes with the mapped
-        root's credentials, and the kernel checks the opener's.
+        The group is needed: ``lxc-attach`` opens the files from inside the user namespace, as the
+        containers' root, and the kernel checks the credentials of the process that opens them.
 
         Args:
             uid: the user.
             root_gid: host id of the containers' group 0.
 
         Returns:
-            The directories, one a hierarchy.
+            The directories, one per hierarchy.
 
         Raises:
             OarLxcError: no hierarchy is mounted.
@@ -164,7 +164,7 @@ class JobCgroups:
         return made
 
     def roots(self) -> list[Path]:
-        """Return the topmost cgroups that are ours to remove, those that exist, any version."""
+        """Return the topmost cgroups to remove that exist, of both versions."""
         return [path for h in self._hierarchies for path in self._roots(h) if path.is_dir()]
 
     def _roots(self, hierarchy: Hierarchy) -> list[Path]:
@@ -172,15 +172,15 @@ class JobCgroups:
         return [hierarchy.path / OWN / self.name, oar if self.whole else oar / INNER]
 
     def _oar(self, hierarchy: Hierarchy) -> Path:
-        """Return where OAR's cgroup of the job is in a hierarchy, or would be."""
+        """Return the path of OAR's cgroup of the job in a hierarchy; it need not exist."""
         return hierarchy.path / (self.oar_cgroup.lstrip("/") or f"oar/{self.name}")
 
     def processes(self) -> set[int]:
-        """Return the processes inside our cgroups of the job, by looking into each cgroup."""
+        """Return the processes in the cgroups at and below :meth:`roots`."""
         return {pid for root in self.roots() for pid in _processes_below(root, self.deadline)}
 
     def freezable(self) -> set[int]:
-        """Return the processes that :meth:`frozen` freezes, hooks of OAR among them."""
+        """Return the processes that :meth:`frozen` freezes; OAR's hooks may be among them."""
         roots = [path for h in self._hierarchies for path in self._freezers(h)]
         return {pid for root in roots for pid in _processes_below(root, self.deadline)}
 
@@ -191,15 +191,15 @@ class JobCgroups:
         return [path for path in paths if path.is_dir()]
 
     def ours(self) -> tuple[str, ...]:
-        """Return what a process inside our cgroups of the job has in its ``/proc/PID/cgroup``."""
+        """Return the cgroups to remove, as paths in ``/proc/PID/cgroup``."""
         return self._seen(self._roots)
 
     def oars(self) -> tuple[str, ...]:
-        """Return the same of OAR's own cgroup of the job, in which hooks of OAR run too."""
+        """Return OAR's cgroups of the job, as :meth:`ours`; OAR's hooks run in them, too."""
         return self._seen(lambda hierarchy: [self._oar(hierarchy)])
 
     def _seen(self, paths: Callable[[Hierarchy], list[Path]]) -> tuple[str, ...]:
-        # Processes are in cgroups whether these are mounted here or not.
+        # Processes are in cgroups even if no hierarchy is mounted here.
         found = {
             f"{h.root.rstrip('/')}/{path.relative_to(h.path)}"
             for h in self._hierarchies or [Hierarchy(Path("/"), (), False)]
@@ -208,16 +208,17 @@ class JobCgroups:
         return tuple(sorted(found))
 
     def take_back(self) -> None:
-        """Let nobody but root into the job's cgroups, and nothing in them start a process.
+        """Let only root enter the job's cgroups, and no process in them start another.
 
-        Whoever has a file of them open can go on writing to it: the kernel looks at who opened it.
+        A process that already has a file of them open can still write to it, as the kernel checks
+        the rights only at the opening.
         """
         for hierarchy in self._hierarchies:
             for root in self._roots(hierarchy):
                 walk(root, _take_back, depth=1)
 
     def thaw(self) -> None:
-        """Thaw what is frozen, as that does not die; also OAR's cgroup of a suspended job."""
+        """Thaw the cgroups, also OAR's of a suspended job, as frozen processes do not die."""
         for hierarchy in self._hierarchies:
             if "freezer" in hierarchy.names or hierarchy.unified:
                 walk(self._oar(hierarchy), _thaw, depth=1)
@@ -226,9 +227,9 @@ class JobCgroups:
 
     @contextmanager
     def frozen(self, wait: float = 1.0) -> Iterator[None]:
-        """Freeze the job's cgroups, OAR's too, for a moment.
+        """Freeze the job's cgroups, also OAR's, during the block.
 
-        Processes that fork and end without a rest are nowhere when they are looked at.
+        Otherwise processes that fork and end quickly would escape each search.
 
         Args:
             wait: seconds that the kernel may take until all are frozen.
@@ -241,7 +242,7 @@ class JobCgroups:
 
     @contextmanager
     def neighbours_frozen(self, wait: float = 1.0) -> Iterator[None]:
-        """Freeze the cgroups of the user's other jobs for a moment, those that are not yet."""
+        """Freeze the cgroups of the user's other jobs during the block, unless they are frozen."""
         found: list[Path] = []
         for hierarchy in self._hierarchies:
             if "freezer" in hierarchy.names:
@@ -252,17 +253,17 @@ class JobCgroups:
             yield
 
     def kill_unified(self) -> None:
-        """Kill what is in a version 2 cgroup, and all below, with the kernel's own switch."""
+        """Kill all processes in and below the version 2 cgroups, with the kernel's switch."""
         for hierarchy in self._hierarchies:
             if hierarchy.unified:
                 for root in self._roots(hierarchy):
                     walk(root, _kill, depth=1)
 
     def remove(self) -> bool:
-        """Remove our cgroups of the job, deepest first.
+        """Remove the cgroups at and below :meth:`roots`, the deepest first.
 
         Returns:
-            Whether none is left; one in which a process has only just died is busy for a moment.
+            Whether none is left. A cgroup stays busy for a moment after its last process died.
         """
         done = True
 
@@ -270,8 +271,8 @@ class JobCgroups:
             nonlocal done
             done = _remove(parent, name) and done
 
-        # The kernel goes on with a removed one while it is looked for the next, and what it then
-        # has to do for these holds up the removal of all others.
+        # The kernel finishes a removal later, in the background. For these controllers that work
+        # delays the removal of all other cgroups, so they come last.
         last = {"cpuset", "memory"}
         for hierarchy in sorted(self._hierarchies, key=lambda h: not last.isdisjoint(h.names)):
             for root in self._roots(hierarchy):
@@ -287,18 +288,18 @@ def walk(
     depth: float = float("inf"),
     deadline: float = float("inf"),
 ) -> None:
-    """Visit a cgroup and all below it, parents first; what vanishes meanwhile is passed over.
+    """Visit a cgroup and all below it, parents first; skip those that vanish meanwhile.
 
-    Users nest cgroups as deep as they like, beyond what fits into a path or into a process's open
-    files: every step is relative to the one directory that is open, also the way back up. A cgroup
-    cannot be moved to another parent, so ``..`` is where we came from.
+    Users can nest cgroups deeper than a path can be long or a process can have open files. So only
+    one directory is open, and each step is relative to it, also the way back up. A cgroup cannot
+    be moved to another parent, so ``..`` leads back.
 
     Args:
-        root: the cgroup; one that does not exist has nothing below it.
-        enter: is given the open directory of each cgroup's parent and the cgroup's name, before
-            those below it; where it returns True, the cgroup is gone.
-        leave: is given the same after those below it.
-        depth: how many levels are visited; 1 is the cgroup alone.
+        root: the cgroup; it need not exist.
+        enter: called for each cgroup before those below it, with the descriptor of the parent's
+            directory and the cgroup's name; returns True if the cgroup is gone.
+        leave: called likewise after those below it.
+        depth: how many levels to visit; 1 for the cgroup alone.
         deadline: monotonic time.
 
     Raises:
@@ -309,7 +310,7 @@ def walk(
         here = os.open(root.parent, flags)
     except FileNotFoundError:
         return
-    above: list[tuple[str, list[str]]] = []  # the way down: a name, and what is yet to be seen
+    above: list[tuple[str, list[str]]] = []  # the way down: names, and siblings left to visit
     name, pending = "", [root.name]
     try:
         while pending or above:
@@ -332,8 +333,8 @@ def walk(
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 continue
-            # A directory's links tell how many are in it. Most cgroups have none below, and dozens
-            # of files: they are not opened.
+            # The link count tells whether there are cgroups below. Most cgroups have none but
+            # dozens of files, so they are not opened.
             if len(above) + 1 >= depth or status.st_nlink == NO_DIRECTORY_BELOW:
                 leave(here, child)
                 continue
@@ -355,7 +356,7 @@ def _processes_below(root: Path, deadline: float) -> set[int]:
     found: set[int] = set()
 
     def read(parent: int, name: str) -> None:
-        with suppress(OSError):  # a cgroup that is being removed
+        with suppress(OSError):  # the cgroup is being removed
             procs = os.open(f"{name}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=parent)
             with os.fdopen(procs) as file:
                 found.update(int(word) for word in file.read().split() if word != "0")
@@ -365,7 +366,7 @@ def _processes_below(root: Path, deadline: float) -> set[int]:
 
 
 def _remove(parent: int, name: str) -> bool:
-    """Remove a cgroup; return whether it is gone, which no other is that has one below."""
+    """Remove a cgroup; return whether it is gone. One with cgroups below stays."""
     try:
         os.rmdir(name, dir_fd=parent)
     except FileNotFoundError:
@@ -384,7 +385,7 @@ def _frozen(paths: list[Path], wait: float) -> Iterator[None]:
         try:
             for path, state in zip(paths, states, strict=True):
                 note(halted.FROZEN, path)
-                with suppress(OSError):  # that job has ended
+                with suppress(OSError):  # the job has ended
                     state.write_text("FROZEN")
             end = time.monotonic() + wait
             while any(_read(state) == "FREEZING" for state in states) and time.monotonic() < end:
@@ -396,15 +397,15 @@ def _frozen(paths: list[Path], wait: float) -> Iterator[None]:
 
 
 def thaw_frozen(path: Path) -> bool:
-    """Thaw a cgroup of the freezer; return whether it is there."""
-    with suppress(OSError):  # that job has ended
+    """Thaw a freezer cgroup; return whether it exists."""
+    with suppress(OSError):  # the job has ended
         (path / "freezer.state").write_text("THAWED")
         return True
     return False
 
 
 def _jobs_below(parent: Path, user: str) -> Iterator[Path]:
-    """Yield the cgroups of a user's jobs, by their names."""
+    """Yield the cgroups of a user's jobs, found by their names."""
     wanted = re.compile(rf"{re.escape(user)}_[0-9]+")
     with suppress(FileNotFoundError), os.scandir(parent) as entries:
         for entry in entries:
@@ -413,7 +414,7 @@ def _jobs_below(parent: Path, user: str) -> Iterator[Path]:
 
 
 def _read(file: Path) -> str:
-    """Return what a cgroup's file says; nothing where the cgroup is gone."""
+    """Return the text of a cgroup's file; empty if the cgroup is gone."""
     try:
         return file.read_text().strip()
     except OSError:
@@ -445,7 +446,7 @@ def _thaw(parent: int, name: str) -> None:
 
 
 def _fill_cpuset(path: Path) -> None:
-    """Give a cpuset its parent's CPUs and memory nodes, without which nothing may enter it."""
+    """Give a cpuset its parent's CPUs and memory nodes; without them no process may enter it."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         file = path / name
         if not file.read_text().strip():
@@ -453,7 +454,7 @@ def _fill_cpuset(path: Path) -> None:
 
 
 def _write(directory: int, name: str, text: str) -> None:
-    """Write to a cgroup's file, where it has one of that name and the kernel takes it."""
+    """Write to a cgroup's file; ignore a missing file and a refusal of the kernel."""
     with suppress(OSError):
         fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
         try:

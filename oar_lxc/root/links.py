@@ -1,7 +1,7 @@
-"""Network devices of a job: its bridge, and the VXLAN that joins the bridges of its nodes.
+"""Make and remove the network devices of a job: its bridge, and the VXLAN between its nodes.
 
-``ip -batch`` makes them in one process of 2 ms; a netlink library would take longer to import
-than the whole of prepare may last.
+``ip -batch`` makes them in one process of 2 ms. The import of a netlink library would take longer
+than a whole prepare may take.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from oar_lxc.root.refusal import Refusal
 
 NET = Path("/sys/class/net")
 IPV6 = Path("/proc/sys/net/ipv6/conf")
-ALL = "00:00:00:00:00:00"  # where a VXLAN sends what is for all, or for it does not know whom
-GOING = 0x6F6C7863  # the group of devices ("olxc") in which they are removed
+ALL = "00:00:00:00:00:00"  # the VXLAN's entry for broadcasts and unknown addresses
+GOING = 0x6F6C7863  # a group of devices ("olxc"), to remove them together
 
 
 def holder_of_subnet(network: JobNetwork, timeout: float) -> str:
-    """Return the name of another device that has an address in the job's subnet, or nothing."""
+    """Return the name of a device that has an address in the job's subnet; empty if none has."""
     subnet = network.subnet
     shown = run(["ip", "-json", "-4", "address", "show"], timeout=timeout).stdout
     listing = json.loads(shown or "[]")
@@ -48,7 +48,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         layout: the job's names.
         network: the job's network.
         node: this node's name.
-        timeout: seconds for each thing that may block, the names of the other nodes among them.
+        timeout: seconds for each step that may block, such as looking up the other nodes' names.
 
     Returns:
         The addresses of the job's other nodes.
@@ -56,7 +56,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
     Raises:
         Refusal: another program holds the VXLAN's port.
         TooLateError: the names of other nodes were not resolved in time.
-        CommandError: the kernel refused one.
+        CommandError: the kernel refused a device.
         OarLxcError: the address of another node is not known.
     """
     bridge, vxlan = layout.bridge, layout.vxlan
@@ -76,7 +76,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         devices.append(vxlan)
     run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", timeout=timeout)
     for name in devices:
-        # Before it is up: it would take routes and addresses from what containers advertise.
+        # Before it is up, or the node would take routes and addresses that containers advertise.
         with suppress(FileNotFoundError):  # a node without IPv6
             (IPV6 / name / "disable_ipv6").write_text("1")
     lines = [
@@ -101,7 +101,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
 
 
 def flooded(layout: JobLayout, timeout: float) -> list[str]:
-    """Return the addresses of the other nodes that a job's VXLAN joins; none without one."""
+    """Return the addresses of the other nodes that a job's VXLAN joins; empty without a VXLAN."""
     if not (NET / layout.vxlan).exists():
         return []
     argv = ["bridge", "-json", "fdb", "show", "dev", layout.vxlan]
@@ -110,7 +110,7 @@ def flooded(layout: JobLayout, timeout: float) -> list[str]:
 
 
 def _own_address(node: str) -> str:
-    """Return the address that the other nodes know this one by, where its own name tells it."""
+    """Return the address to which this node's name resolves; empty if it is not usable."""
     import socket
 
     with suppress(OSError, OarLxcError):
@@ -135,7 +135,7 @@ def _resolve(node: str) -> str:
 
 
 def job_links(layout: JobLayout) -> list[str]:
-    """Return the job's devices that exist: what is plugged into its bridge, then its own."""
+    """Return the job's existing devices: first those plugged into its bridge, then its own."""
     names = []
     ports = NET / layout.bridge / "brif"
     with suppress(FileNotFoundError):
@@ -145,15 +145,15 @@ def job_links(layout: JobLayout) -> list[str]:
 
 
 def stray_links(user: str, uid: int) -> list[str]:
-    """Return the devices that nobody plugs in any more, which a user's lxc-user-nic made.
+    """Return the unplugged devices that a user's lxc-user-nic left behind.
 
-    Killed between making one and plugging it in, it leaves it with no bridge, and nothing tells
-    for which job it was. Where the user may plug nothing in on this node any more, it is certainly
-    of none that lives; else it stays until that is so.
+    If it is killed before it plugs a new device into a bridge, the device has no bridge, and its
+    job is not known. Once the user may not plug in devices on this node any more, the device
+    belongs to no living job. Until then it stays.
 
     Args:
         user: the user.
-        uid: the user's id; -1 where it is not known.
+        uid: the user's id; -1 if unknown.
     """
     made = re.compile(rf"veth{uid}_\w+")  # as lxc-user-nic(1) names them
     names = [
@@ -161,15 +161,15 @@ def stray_links(user: str, uid: int) -> list[str]:
         for name in os.listdir(NET)
         if made.fullmatch(name) and not os.path.lexists(NET / name / "master")
     ]
-    # After that: what was there before is of a job that could plug in then.
+    # Ask this after the listing: a device of a living job then still has its job's line.
     return [] if names and grants.may_plug(user) else names
 
 
 def remove(layout: JobLayout, timeout: float, strays: Collection[str] = ()) -> None:
-    """Remove the job's devices, and others; those that go by themselves meanwhile are fine."""
+    """Remove the job's devices and ``strays``; devices that vanish meanwhile are no error."""
     names = [*job_links(layout), *strays]
     if names:
-        # All in one go: each by itself makes the kernel wait for as long as all of them do.
+        # All at once: removing one device makes the kernel wait as long as removing all.
         lines = [f"link set dev {name} group {GOING}\n" for name in names]
         lines.append(f"link del group {GOING}\n")
         run(["ip", "-force", "-batch", "-"], input="".join(lines), check=False, timeout=timeout)

@@ -1,9 +1,9 @@
-"""What ids of a job leave where everybody may: memory and queues that no process has, and files.
+"""Find and remove what a job's ids leave in places that all users share: IPC objects and files.
 
-SysV IPC and POSIX queues of the node, and files in the directories that all users share, stay when
-their makers are dead. OAR removes what has the user's own id; the user has no right to remove what
-has an id of their containers. Whatever else is there is not touched, and no file system that
-somebody mounted there is asked anything.
+SysV IPC, POSIX queues, and files in shared directories outlive the processes that made them. OAR
+removes those with the user's own id. The user has no right to remove those with an id of the
+containers, so this module does. It touches nothing else, and no file system that a user has
+mounted in these directories.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from oar_lxc.root.ownership import Whose
 SYSVIPC = Path("/proc/sysvipc")
 PLACES = tuple(map(Path, ("/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp")))  # noqa: S108
 NOBODY = 65534
-# The part of a destroy's time for a look, as other users' files may be millions; and where nobody
-# waits for the destroy.
+# The part of a destroy's time for a search, as there may be millions of files; and the part for
+# the reaper, for which no job waits.
 SHARE, PATIENT_SHARE = 0.3, 0.8
-KEPT_OPEN = 4096  # directories, on the way down
-ROUNDS = 5  # in which what somebody moves about meanwhile is looked at
+KEPT_OPEN = 4096  # directories that stay open on the way down
+ROUNDS = 5  # searches of a directory while users move directories in it
 
 _IPC_RMID = 0
-_SHM_DEST = 0o1000  # removed already; it goes with the last process that has it
+_SHM_DEST = 0o1000  # removed already, but a process still has it
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_XDEV = 1
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_NO_AUTOMOUNT = 0x800
 _AT_EMPTY_PATH = 0x1000
-_AT_STATX_DONT_SYNC = 0x4000  # a file system in user space is not asked
+_AT_STATX_DONT_SYNC = 0x4000  # do not ask a file system in user space
 _STATX = struct.Struct("=20xIIH2xQ104xQ")  # stx_uid, stx_gid, stx_mode, stx_ino, stx_mnt_id
-_STATX_MASK = 0x7FF | 0x1000  # the basic ones and the mount's number
+_STATX_MASK = 0x7FF | 0x1000  # the basic fields and the mount's number
 _STATX_SIZE = 256
 
 _OF_NAME = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
@@ -52,7 +52,7 @@ _statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, c
 
 
 class _Buffers(threading.local):
-    """What the kernel writes its answers into, one for each thread: there are many."""
+    """A buffer per thread for the kernel's answers, used again for each of many calls."""
 
     def __init__(self) -> None:
         self.statx = ctypes.create_string_buffer(_STATX_SIZE)
@@ -62,11 +62,11 @@ _buffers = _Buffers()
 
 
 class _MovedError(OarLxcError):
-    """Somebody moved a directory that was looked at: something may not have been seen."""
+    """A directory was moved during the search, so the search may be incomplete."""
 
 
 class _Facts(NamedTuple):
-    """What the kernel knows of a file without asking anybody."""
+    """What the kernel itself knows of a file, without asking its file system."""
 
     uid: int
     gid: int
@@ -75,23 +75,23 @@ class _Facts(NamedTuple):
     mount: int
 
 
-_Visit = Callable[[int, str, _Facts, str], None]  # an open directory, a name, facts and path
+_Visit = Callable[[int, str, _Facts, str], None]  # open directory, name, facts, path
 
 
 @dataclass
 class Litter:
-    """What a job's ids have left outside of the job's directory.
+    """Files and IPC objects with a job's ids outside the job's directory.
 
     Args:
         whose: the job's ids, and its user's.
-        end: monotonic time at which looking ends where nothing was found until then.
-        last: monotonic time at which removing what was found, and looking again, ends.
+        end: monotonic time at which the search ends if nothing was found until then.
+        last: monotonic time at which the removal, and the search after it, end.
         places: the directories that all users share.
 
     Attributes:
-        ipc: kind and number of each.
+        ipc: kind and number of each IPC object.
         files: paths.
-        unknown: why there may be more; empty once all was looked at.
+        unknown: why there may be more; empty after a complete search.
     """
 
     whose: Whose
@@ -103,12 +103,12 @@ class Litter:
     unknown: str = "what its ids left in directories of all users: nothing was looked at"
 
     def look(self) -> None:
-        """Look for it, as far as the time allows.
+        """Search for files and IPC objects of the job's ids.
 
         Raises:
-            TooLateError: there are more files than there is time to look at.
-            OarLxcError: somebody moves directories about.
-            OSError: something cannot be looked at.
+            TooLateError: there are more files than the time allows to look at.
+            OarLxcError: a user moves directories during the search.
+            OSError: a directory cannot be searched.
         """
         found: dict[str, None] = {}
         try:
@@ -123,13 +123,14 @@ class Litter:
             self.files = list(found)
 
     def remove(self) -> None:
-        """Remove it, and look again what is left of it.
+        """Search, remove what is found, and search again.
 
-        A directory in which others have something is given to the user instead.
+        A directory that is not empty after that, as another user has files in it, is given to the
+        job's user instead.
 
         Raises:
-            OarLxcError: as above.
-            OSError: likewise.
+            OarLxcError: see :meth:`look`.
+            OSError: see :meth:`look`.
         """
         try:
             self.look()
@@ -146,7 +147,7 @@ class Litter:
             try:
                 self.look()
             except (OSError, OarLxcError):
-                self.files = before  # as far as is known
+                self.files = before  # the best that is known
                 raise
 
     def __bool__(self) -> bool:
@@ -163,9 +164,10 @@ class Litter:
                 self._give(directory, name)
 
     def _give(self, directory: int, name: str) -> None:
-        """Give a directory to the user, without the bit by which its group would go to new files.
+        """Give a directory to the user, and clear its set-group-id bit.
 
-        By now, the name may be that of another's directory, which is not the user's to have.
+        With that bit, new files would inherit its group. The name may mean another user's
+        directory by now; that one stays as it is.
         """
         fd = _open(directory, name)
         try:
@@ -177,7 +179,10 @@ class Litter:
             os.close(fd)
 
     def _is_jobs(self, uid: int, gid: int) -> bool:
-        """Whether a file is the job's; what others make in its directories may have its group."""
+        """Whether a file is the job's; a group of the job's range alone is no proof.
+
+        Files that other users make in the job's directories may inherit the group.
+        """
         return self.whose.is_jobs(uid) or (self.whose.is_jobs(gid) and self.whose.is_users(uid))
 
     def _visit(self, act: _Visit) -> None:
@@ -192,7 +197,7 @@ class Litter:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except (OSError, OarLxcError) as error:
-                errors.append(error)  # the others are looked at all the same
+                errors.append(error)  # first search the other directories
         if errors:
             raise errors[0]
 
@@ -208,7 +213,7 @@ def _ipc_of(whose: Whose) -> Iterator[tuple[str, int]]:
     for kind in ("shm", "sem", "msg") if whose.first_id else ():
         try:
             head, *lines = (SYSVIPC / kind).read_text().splitlines()
-        except (FileNotFoundError, ValueError):  # the kernel has none
+        except (FileNotFoundError, ValueError):  # the kernel lacks this kind
             continue
         names = head.split()
         for line in lines:
@@ -216,7 +221,7 @@ def _ipc_of(whose: Whose) -> Iterator[tuple[str, int]]:
             if kind == "shm" and int(row["perms"], 8) & _SHM_DEST:
                 continue
             if any(whose.is_jobs(int(row[name])) for name in ("uid", "gid", "cuid", "cgid")):
-                yield kind, int(line.split()[1])  # after the key
+                yield kind, int(line.split()[1])  # the number follows the key
 
 
 def _remove_ipc(kind: str, number: int) -> bool:
@@ -226,17 +231,17 @@ def _remove_ipc(kind: str, number: int) -> bool:
 
 
 def _visit_all(place: Path, visit: _Visit, end: float) -> None:
-    """Visit all below a directory, on its mount alone, what is inside a directory before it.
+    """Visit all files below a directory on the same mount; a directory comes after its content.
 
-    Users nest directories deeper than there are open files, and move them. Those near the top stay
-    open meanwhile; below these, the way back is ``..``, and where that leads elsewhere, the next
-    one that is open.
+    Users can nest directories deeper than a process can have open files, and can move them. The
+    directories near the top stay open. Below these, ``..`` leads back. If a directory was moved,
+    so that its ``..`` is another, the visit goes on in the nearest directory that is still open.
     """
     moved = ""
     here = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     path = [str(place)]
-    # The way down: what is a directory, in which open one or in which inode, and what else is yet
-    # to be seen in that.
+    # The way down. Each entry: the directory's facts, its parent's descriptor (or -1 and the
+    # parent's inode), and the directories left to visit in the parent.
     above: list[tuple[_Facts, int, int, list[tuple[str, _Facts]]]] = []
     try:
         mount = _facts(here, "").mount
@@ -246,7 +251,7 @@ def _visit_all(place: Path, visit: _Visit, end: float) -> None:
                 name, facts = below.pop()
                 try:
                     fd = _open(here, name)
-                except OSError:  # it is another file by now, or a mount
+                except OSError:  # the name is another file by now, or a mount
                     visit(here, name, facts, "/".join([*path, name]))
                     continue
                 if len(above) < KEPT_OPEN:
@@ -279,7 +284,7 @@ def _visit_all(place: Path, visit: _Visit, end: float) -> None:
 
 
 def _parent(directory: int, inode: int) -> int:
-    """Open the directory that an open one is in; -1 where that is another one by now."""
+    """Open the parent of an open directory; -1 if its parent has not the inode ``inode``."""
     with suppress(OSError):
         fd = _open(directory, "..")
         if _facts(fd, "").inode == inode:
@@ -309,7 +314,7 @@ def _list(here: int, mount: int, visit: _Visit, path: str, end: float) -> list[t
 
 
 def _facts(directory: int, name: str) -> _Facts:
-    """Ask the kernel, and no file system, about a file in an open directory, or about that."""
+    """Ask the kernel, and no file system, about a file in an open directory, or the directory."""
     buffer = _buffers.statx
     flags = _OF_NAME if name else _OF_NAME | _AT_EMPTY_PATH
     if _statx(directory, os.fsencode(name), flags, _STATX_MASK, buffer) != 0:
@@ -318,7 +323,7 @@ def _facts(directory: int, name: str) -> _Facts:
 
 
 def _open(directory: int, name: str) -> int:
-    """Open a directory in an open one, on the same mount; a link is none."""
+    """Open a directory in an open one, if it is on the same mount and not a link."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     how = struct.pack("=QQQ", flags, 0, _RESOLVE_NO_XDEV)
     fd = int(

@@ -1,4 +1,4 @@
-"""Find jobs that are dead but not gone: what proves it, and what is missing for a proof."""
+"""Find jobs that are dead but not gone, with the proof, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from oar_lxc.root.record import GRACE, Record, read_record, this_boot
 
 @dataclass(frozen=True)
 class Finding:
-    """What the reaper thinks of one job.
+    """The reaper's verdict on one job.
 
     Attributes:
         job_id: the job.
-        user: its user, empty where nothing tells.
-        dead: whether that is certain.
-        why: the proof, or what is missing for one.
+        user: its user; empty if unknown.
+        dead: whether the job is certainly dead.
+        why: the proof, or the reason why there is none.
     """
 
     job_id: int
@@ -38,12 +38,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges jobs; what is not certainly dead lives.
+    """Judges jobs; a job that is not certainly dead counts as living.
 
     Args:
         state: the node's state directory.
-        grace: seconds that OAR and its hooks get before the reaper steps in.
-        ended: jobs of which OAR says that they have ended.
+        grace: seconds that OAR and its hooks get before the reaper acts.
+        ended: jobs that have ended, as OAR says.
 
     Attributes:
         unknown: why there may be jobs on this node that were not found.
@@ -55,9 +55,9 @@ class Judge:
     unknown: list[str] = field(default_factory=list)
 
     def find_jobs(self) -> list[Finding]:
-        """Judge each job that has anything on this node, by record or by what exists."""
+        """Judge each job that has a record or anything else on this node."""
         users = dict.fromkeys(_job_ids(self.state), "")
-        # Where one cannot be read, what the others tell is looked at all the same.
+        # If one source cannot be read, the others still count.
         try:
             users.update(dict.fromkeys(packetfilter.jobs(NFT_TIMEOUT), ""))
         except OarLxcError as error:
@@ -126,17 +126,17 @@ def _oar_uses_cpusets() -> bool:
 
 
 def _owner(layout: JobLayout) -> str:
-    """Return whose the job is: the owner that root gave to the job's private directory."""
+    """Return the job's user: the owner that root gave to the job's private directory."""
     return find_name(private_owner(layout)) if os.path.lexists(layout.private) else ""
 
 
 def _since(then: float) -> float:
-    """Return the seconds since a time; a clock that was set back since then holds nobody up."""
+    """Return the seconds since a time, or until it if the clock was set back."""
     return abs(time.time() - then)
 
 
 def _age(layout: JobLayout) -> float:
-    """Return the seconds since anything was last made or removed in the job's directory."""
+    """Return the seconds since an entry of the job's directory was last made or removed."""
     try:
         return _since(layout.directory.lstat().st_mtime)
     except OSError:

@@ -1,7 +1,7 @@
-"""Programs that would ask a user database without need, run where there is none.
+"""Hide the user database from programs that would ask it without need.
 
-To nft, the number of a user may be a name. Whoever it asks, a directory server, a name service
-cache, may not answer. So it gets a mount namespace of its own, in which all of that is empty.
+nft looks up each user id as if it were a name. The database, a directory server or a name service
+cache, may not answer. So nft runs in a mount namespace of its own, in which its files are empty.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 1 << 18
 _NOTHING = b"/dev/null"
-# Without the second file, the first alone would be asked; the others are sockets of daemons.
+# nsswitch.conf is hidden so that only passwd is asked. The others are sockets of cache daemons.
 _PLACES = (
     *(b"/etc/passwd", b"/etc/nsswitch.conf"),
     *(b"/run/nscd/socket", b"/var/run/nscd/socket", b"/run/.nscd_socket"),
@@ -20,10 +20,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def hide_users() -> None:
-    """Hide the user database from this process alone, as far as it may; system calls only."""
+    """Hide the user database from this process alone, if it may; makes only system calls."""
     if _libc.unshare(_CLONE_NEWNS) != 0:
         return
     if _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
-        return  # what is mounted would be mounted for all
+        return  # else these mounts would appear in all namespaces
     for place in _PLACES:
         _libc.mount(_NOTHING, place, None, _MS_BIND, None)

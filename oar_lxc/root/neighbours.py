@@ -1,11 +1,12 @@
-"""Room in the kernel's table of neighbours: the hardware addresses that every machine here knows.
+"""Enlarge the kernel's table of neighbours, which holds the hardware addresses that machines know.
 
 The kernel has one table for all network namespaces. Containers that all talk to each other need an
-entry for each pair, and 33 of them have more pairs than the 1,024 entries that it allows by
-default: what needs one more then fails, the node's own connections too. Permanent entries, which
-most containers are given (:mod:`oar_lxc.container.lxc_config`), do not count.
+entry for each pair, and 33 containers have more pairs than the default of 1,024 entries. Further
+connections then fail, also the node's own. Permanent entries do not count; most containers get
+them (:mod:`oar_lxc.container.lxc_config`).
 
-Only the initial network namespace shows the limits. A node that is a container has its host's.
+Only the initial network namespace shows the limits. For a node that is a container, its host's
+limits count.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 
 LIMITS = Path("/proc/sys/net/ipv4/neigh/default")
-# Entries that are never removed, that are removed once unused, and that there may be at most: all
-# pairs of 362 containers. An entry takes half a KiB, while it is there.
+# Below the first number of entries, none is removed; above the second, unused ones are removed
+# soon; the third is the most: all pairs of 362 containers. An entry takes half a KiB.
 WANTED = {"gc_thresh1": 16384, "gc_thresh2": 65536, "gc_thresh3": 131072}
 
 
 def too_low(place: Path = LIMITS) -> dict[str, int]:
-    """Return the limits that this machine can raise and has lower, and what they should be."""
+    """Return the too low limits that this machine can raise, with the wanted values."""
     return {
         name: wanted
         for name, wanted in WANTED.items()
@@ -30,15 +31,16 @@ def too_low(place: Path = LIMITS) -> dict[str, int]:
 
 
 def make_room(place: Path = LIMITS) -> None:
-    """Raise the limits that are too low; those that are higher stay.
+    """Raise the limits that are too low.
 
-    What the kernel refuses stays too low, which set-up tells: jobs' walls do not depend on it.
+    A limit that the kernel refuses to raise stays too low, and set-up reports it. The isolation of
+    jobs does not depend on it.
     """
-    for name, wanted in sorted(too_low(place).items(), reverse=True):  # never above the next
+    for name, wanted in sorted(too_low(place).items(), reverse=True):  # the highest first
         with suppress(OSError):
             (place / name).write_text(f"{wanted}\n")
 
 
 def shown(place: Path = LIMITS) -> bool:
-    """Tell whether the limits of this machine's kernel are seen here."""
+    """Whether this network namespace shows the kernel's limits."""
     return (place / "gc_thresh3").exists()

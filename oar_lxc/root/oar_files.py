@@ -1,4 +1,4 @@
-"""Files that OAR itself keeps of a job on a node, and removes with it unless it cannot get there.
+"""Remove OAR's own files of a job from a node, if OAR cannot reach the node to do it.
 
 The names are those of OAR's job resource manager (job_resource_manager_cgroups.pl of 2.5).
 """
@@ -24,28 +24,29 @@ _MAGIC = b"openssh-key-v1\0"
 
 
 def oar_files(job_id: int, user: str, directory: Path = OAR) -> list[Path]:
-    """Return OAR's files of a job that exist: key, environment, nodefile, resources, pid."""
+    """Return OAR's existing files of a job: key, environment, nodefile, resources, pid."""
     names = [f"{user}_{job_id}{suffix}" for suffix in (KEY, ".env")]
     names += [str(job_id), f"{job_id}_resources", f"pid_of_oarexec_for_jobId_{job_id}"]
     return [path for path in map(directory.joinpath, names) if os.path.lexists(path)]
 
 
 def remove_oar_files(job_id: int, user: str, timeout: float, directory: Path = OAR) -> None:
-    """Remove OAR's files of a job, and its key from those that let users in.
+    """Remove OAR's files of a job, and the job's key from OAR's authorized_keys.
 
     Args:
         job_id: the job.
         user: its user.
-        timeout: seconds to wait for the lock of the latter, which OAR takes too.
-        directory: where OAR has them.
+        timeout: seconds to wait for the lock of authorized_keys, which OAR takes, too.
+        directory: OAR's directory.
 
     Raises:
-        OarLxcError: the lock was held for longer; the job's key stays, which tells its line.
+        OarLxcError: another process held the lock for longer. The job's key file stays, as a later
+            try needs it to find the line.
     """
     name = f"{user}_{job_id}"
     key = directory / f"{name}{KEY}"
     marks = [f'environment="OAR_CPUSET=/oar/{name}"'.encode()]
-    if key.is_file():  # with the cpuset off, only the key itself tells
+    if key.is_file():  # with the cpuset off, only the key itself marks its line
         marks += _public_keys(key)
     for path in oar_files(job_id, user, directory):
         if path != key:
@@ -55,15 +56,15 @@ def remove_oar_files(job_id: int, user: str, timeout: float, directory: Path = O
 
 
 def _public_keys(path: Path) -> list[bytes]:
-    """Return the public key of a private one, as it is in authorized_keys; none of a damaged one.
+    """Return the public key of a private key, as in authorized_keys; empty if it is damaged.
 
-    OpenSSH writes it in the open into its own form of a key (PROTOCOL.key). Of another form
-    ssh-keygen tells it, which asks the user database first.
+    A private key in OpenSSH's own form has the public key in plain text (PROTOCOL.key). For other
+    forms, this runs ssh-keygen, which first asks the user database.
 
     Raises:
         CommandTimeoutError: ssh-keygen took too long.
     """
-    from base64 import b64decode, b64encode  # few destroys come here
+    from base64 import b64decode, b64encode  # few destroys need it
 
     try:
         text = read_regular(path).partition(_BEGIN)[2].partition(_END)[0]
@@ -83,16 +84,17 @@ def _public_keys(path: Path) -> list[bytes]:
 
 
 def keep_keys(cpuset: Path = CPUSET) -> None:
-    """Let OAR keep the keys of all jobs on this node where its cpuset is off.
+    """Make OAR keep the keys of all jobs on this node if its cpuset is off.
 
-    Whenever a job starts, OAR 2.5 forgets the keys of jobs whose cpuset is not there. With the
-    cpuset off that of every job is called ``undef``, and oarsh lets only the youngest job in.
+    Whenever a job starts, OAR 2.5 removes the keys of jobs whose cpuset does not exist. With the
+    cpuset off, each job's cpuset is called ``undef``. Without this directory, oarsh would admit
+    only the newest job.
     """
     (cpuset / "undef").mkdir(parents=True, exist_ok=True)
 
 
 def _forbid_keys(marks: list[bytes], path: Path, timeout: float) -> None:
-    # In place and under flock, as OAR does it: what it writes meanwhile must not be lost.
+    # In place and under flock, as OAR does it, so that no concurrent change of OAR is lost.
     flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(path, flags)

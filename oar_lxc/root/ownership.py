@@ -1,8 +1,8 @@
-"""Whose ids and processes are: a job's, its user's, or somebody else's.
+"""Tell whether an id belongs to a job, to its user, or to another user.
 
-A user has more than one id on a node: the own one, and the ranges of all their jobs. What one job
-is held by may run under any of them. A range stays with its user, so it tells whose a process is
-also after its job.
+A user has several ids on a node: the own id, and the ranges of all the user's jobs. A process that
+holds up one job may run under any of them. A range always belongs to the same user, so it tells
+the user of a process even after its job.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from oar_lxc.root.ranges import COUNT
 
 @dataclass(frozen=True)
 class Whose:
-    """The ids of a job, and all of its user.
+    """The ids of a job, and all other ids of its user.
 
     Args:
-        uid: the user; -1 where the user is not known on this node any more.
-        first_id: first id of the job's range; 0 where it had none.
+        uid: the user; -1 if this node does not know the user any more.
+        first_id: first id of the job's range; 0 if it had none.
         others: first id and count of the ranges that the user's other jobs have or had.
     """
 
@@ -28,17 +28,17 @@ class Whose:
     others: tuple[tuple[int, int], ...] = ()
 
     def is_jobs(self, number: int) -> bool:
-        """Whether an id is of the job's range."""
+        """Whether an id is in the job's range."""
         return self.first_id > 0 and self.first_id <= number < self.first_id + COUNT
 
     def overlaps(self, start: int, count: int) -> bool:
-        """Whether one of some ids is of the job's range."""
+        """Whether one of ``count`` ids from ``start`` on is in the job's range."""
         return (
             self.first_id > 0 and start < self.first_id + COUNT and start + count > self.first_id
         )
 
     def is_users(self, number: int) -> bool:
-        """Whether an id is the user's: the own one, or of a range that the user has or had."""
+        """Whether an id is the user's own id, or in a range that the user has or had."""
         return (
             (self.uid > 0 and number == self.uid)
             or self.is_jobs(number)
@@ -46,5 +46,5 @@ class Whose:
         )
 
     def has_jobs(self, numbers: Iterable[bytes]) -> bool:
-        """Whether one of some ids, as the kernel writes them, is of the job's range."""
+        """Whether one of some ids, in the kernel's text form, is in the job's range."""
         return any(self.is_jobs(int(one)) for one in numbers)

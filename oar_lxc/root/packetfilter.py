@@ -1,8 +1,8 @@
-"""The packet filter of the containers: one nft table of the node, with elements for each job.
+"""The packet filter for containers: one nft table of the node, with elements for each job.
 
-The rules are the same for all jobs. What differs between jobs are elements of sets, which carry
-the name of the job's bridge or its VXLAN identifier: they are found again without any record. A
-rule that finds no element drops: a job without elements is reached by nobody.
+The rules are the same for all jobs. Each job adds elements to the table's sets. An element has the
+name of the job's bridge or its VXLAN identifier, so it can be found without a record. If a rule
+finds no element, it drops the packet, so no packet reaches a job without elements.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from oar_lxc.root.nameless import hide_users
 from oar_lxc.root.record import read_record
 
 TABLE = "oar_lxc"
-OLD_VXLAN_PORT = 4789  # of jobs that were prepared before the port was VXLAN_PORT
+OLD_VXLAN_PORT = 4789  # for jobs that an older version prepared
 
-# Containers' connections leave the node from these ports. The kernel gives them to no program of
-# the node by itself, so that what comes in for one of them is an answer to a container.
+# Containers' connections leave the node from these ports. The kernel never chooses them for the
+# node's programs, so a packet to one of them is an answer to a container.
 FIRST_PORT, LAST_PORT = 61000, 65535
 ANSWERS = "echo-reply, destination-unreachable, time-exceeded, parameter-problem"
-# Of a job's containers at once with others. The node's table has 262,144 by default; and to count
-# them takes the kernel longer for each new one, the more there are.
+# Most connections of a job's containers to the outside at once. The node's table has 262,144 by
+# default, and counting the connections at each new one takes longer, the more there are.
 CONNECTIONS = 4096
-USERS = 1000  # ids below are the system's daemons
+USERS = 1000  # lower ids are the system's daemons
 
 IP_TABLES = (Path("/proc/net/ip_tables_names"), Path("/proc/net/ip6_tables_names"))
 _BRIDGE = re.compile(r"olb([1-9][0-9]{0,9})")
@@ -44,10 +44,10 @@ _TRACKS = re.compile(r"\b(ct|masquerade|[sd]nat|redirect|notrack|synproxy|xt)\b"
 
 
 def rules_text(pool: IPv4Network) -> str:
-    """Return the rules; nft applies them as one transaction, which leaves elements as they are.
+    """Return the rules; nft applies them in one transaction, which keeps the elements.
 
     Args:
-        pool: the network that jobs get theirs from.
+        pool: the network that holds the jobs' subnets.
     """
     vxlan = f"udp dport {{ {VXLAN_PORT}, {OLD_VXLAN_PORT} }}"
     leaving = 'iifname "olb*" oifname != "olb*"'
@@ -132,8 +132,8 @@ def load(pool: IPv4Network, timeout: float) -> None:
     """Load the rules with the elements of all jobs that have devices here, in one transaction.
 
     Args:
-        pool: the network that jobs get theirs from.
-        timeout: seconds for each thing that may block.
+        pool: the network that holds the jobs' subnets.
+        timeout: seconds for each step that may block.
 
     Raises:
         OarLxcError: nft failed, or the filter stayed locked.
@@ -153,14 +153,14 @@ def admit(
 ) -> None:
     """Let a job's user reach its containers, and its other nodes reach its VXLAN.
 
-    Its devices exist already: whoever loads the rules meanwhile takes account of it.
+    The job's devices exist already, so a process that loads the rules meanwhile adds its elements.
 
     Args:
         layout: the job's names.
         uid: its user.
         peers: addresses of its other nodes.
-        pool: the network that jobs get theirs from.
-        timeout: seconds for each thing that may block.
+        pool: the network that holds the jobs' subnets.
+        timeout: seconds for each step that may block.
 
     Raises:
         OarLxcError: nft failed, or the filter stayed locked.
@@ -168,7 +168,7 @@ def admit(
     text = "\n".join(_elements(layout, uid, peers)) + "\n"
     with filter_locked(timeout):
         done = _nft(["-f", "-"], text, timeout, check=False)
-    if done.status != 0:  # somebody has flushed the node's rules, or nobody has loaded ours yet
+    if done.status != 0:  # the node's rules were flushed, or these were never loaded
         load(pool, timeout)
         _nft(["-f", "-"], text, timeout)
 
@@ -178,12 +178,12 @@ def forget(layout: JobLayout, timeout: float, uid: int = 0) -> bool:
 
     Args:
         layout: the job's names.
-        timeout: seconds for each thing that may block.
-        uid: its user, whose element is the one that every job has, and is removed without a look;
-            0 or less where the job most likely has none.
+        timeout: seconds for each step that may block.
+        uid: its user. Each job has an element for its user, which is removed without a search
+            first. 0 or less if the job most likely has none.
 
     Returns:
-        Whether it has been read back that none is there; else, :func:`elements` tells.
+        Whether a search found no element; otherwise :func:`elements` tells what is left.
 
     Raises:
         CommandError: nft failed.
@@ -197,13 +197,13 @@ def forget(layout: JobLayout, timeout: float, uid: int = 0) -> bool:
 
 
 def _delete(set_name: str, element: str, timeout: float) -> None:
-    # It may be gone already, and one of connections go by itself meanwhile.
+    # No check: it may be gone already, and elements of the set "connections" expire.
     line = f"delete element inet {TABLE} {set_name} {{ {element} }}"
     _nft([line], "", timeout, check=False)
 
 
 def elements(layout: JobLayout, timeout: float) -> list[str]:
-    """Return a job's elements that exist, each with the name of its set.
+    """Return a job's existing elements, each with the name of its set.
 
     Raises:
         CommandError: nft failed.
@@ -222,10 +222,10 @@ def jobs(timeout: float) -> set[int]:
 
 
 def others_tracking(listing: str) -> bool:
-    """Return whether rules other than ours want connections tracked.
+    """Return whether other tables of the node need connection tracking.
 
     Args:
-        listing: what ``nft list ruleset`` prints.
+        listing: the output of ``nft list ruleset``.
     """
     tables = re.split(r"^(?=table )", listing, flags=re.MULTILINE)
     ours = f"table inet {TABLE} "
@@ -249,7 +249,7 @@ def _elements(layout: JobLayout, uid: int | None, peers: Sequence[str]) -> list[
 
 
 def _vni(layout: JobLayout) -> int:
-    """Return a job's VXLAN identifier as the four bytes of packets that have it, the last 0."""
+    """Return a job's VXLAN identifier as the four bytes in a packet, of which the last is 0."""
     return JobNetwork(layout.job_id, ()).vni << 8
 
 
@@ -280,7 +280,7 @@ def _listed(layout: JobLayout, timeout: float) -> Iterator[tuple[str, str]]:
 
 
 def _nft(arguments: Sequence[str], text: str, timeout: float, *, check: bool = True) -> Result:
-    # Where nothing is changed, nft has no word to look up, and is started in a faster way.
+    # A listing has no words to look up, and without a preexec function nft starts faster.
     first = None if "list" in arguments else hide_users
     return run(["nft", *arguments], input=text, timeout=timeout, check=check, first=first)
 
@@ -291,7 +291,7 @@ def _all(timeout: float) -> Iterator[tuple[str, list[Any]]]:
         done = _nft(["-n", "-j", "list", "table", "inet", TABLE], "", timeout)
     except CommandError as error:
         if "No such file or directory" in error.stderr:
-            return  # there is no table, or nothing by which it could have been made
+            return  # there is no table, or no nft that could have made one
         raise
     for item in json.loads(done.stdout)["nftables"]:
         for element in item.get("set", {}).get("elem", ()):

@@ -1,11 +1,12 @@
-"""The list in which lxc-user-nic(1) counts what users have plugged into bridges.
+"""Clean the list in which lxc-user-nic(1) counts the devices that users plugged into bridges.
 
-It adds a line for each device, and looks for those that are gone only where the same user plugs
-another one into the same bridge. So lines of ended jobs would stay, and be read by every start.
+lxc-user-nic adds a line for each device. It removes lines of vanished devices only when the same
+user plugs another device into the same bridge. So the lines of ended jobs would stay, and each
+start of a container would read them.
 
-It locks the list while it works, and a user may stop it meanwhile, who would keep everybody else
-waiting. The list says nothing that matters for a job that has ended: who finds it locked lets it
-be, and whoever destroys the next job removes the lines of all.
+It locks the list while it works, and a user may stop it then. For an ended job the list does not
+matter. So a destroy that finds the list locked leaves it alone, and the next destroy removes the
+lines of all ended jobs.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.links import NET
 
 NICS = Path("/run/lxc/nics")
-PATIENCE = 0.1  # seconds; it is locked for a moment
+PATIENCE = 0.1  # seconds to wait for the lock, which is normally held for a moment
 _BRIDGE = re.compile(rb"olb[1-9][0-9]{0,9}")
 
 
 def forget_gone(path: Path = NICS) -> None:
-    """Remove the lines of jobs' bridges that are not there any more, unless the list is locked.
+    """Remove the lines of jobs' bridges that do not exist any more, unless the list is locked.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the list cannot be read or written.
     """
     with _locked(path) as fd:
         if fd is None:
@@ -40,14 +41,14 @@ def forget_gone(path: Path = NICS) -> None:
         lines = before.splitlines(keepends=True)
         after = b"".join(line for line in lines if not _is_gone(_bridge(line)))
         if after != before:
-            # In place, as others wait for the lock of this file. Behind the new text come empty
-            # lines first, never parts of old ones.
+            # In place, as other processes wait for this file's lock. Until it is truncated, empty
+            # lines follow the new text, never old ones.
             os.pwrite(fd, after.ljust(len(before), b"\n"), 0)
             os.ftruncate(fd, len(after))
 
 
 def left_of(layout: JobLayout, path: Path = NICS) -> list[str]:
-    """Return the lines of a job's bridge; none where the list is locked."""
+    """Return the lines of a job's bridge; empty if the list is locked."""
     with _locked(path) as fd:
         lines = [] if fd is None else _read(fd).splitlines()
     mine = layout.bridge.encode()

@@ -1,4 +1,4 @@
-"""Prepare one node for one job: all that needs root, before the user's script starts."""
+"""Prepare one node for one job: do all that needs root, before the user's script starts."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from oar_lxc.root.record import Record, read_record, this_boot
 from oar_lxc.root.refusal import Refusal
 from oar_lxc.root.trees import mount_trees
 
-UNDO = 0.3  # the part of the time that is kept for taking everything back
+UNDO = 0.3  # the part of the time that is kept for an undo
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a node is prepared for.
+    """The prepare of a node for a job.
 
     Args:
         layout: the job's names.
         user: the job's user.
         node: this node's name.
         nodes: names of all nodes of the job.
-        oar_cgroup: OAR's cgroup of the job, empty where the cpuset is off.
-        job_key: OAR's private key of the job (oarsub -k), None where it has none.
+        oar_cgroup: OAR's cgroup of the job; empty if the cpuset is off.
+        job_key: OAR's private key of the job (oarsub -k); None if it has none.
         pool: the network that this cluster gives to jobs.
-        trees: directories that containers may have parts of.
+        trees: the administrator's trees.
         store: the directory of the public images.
         users: the user ids that may have containers.
-        account: who the user is; looked up where None.
+        account: the user's account; looked up if None.
     """
 
     layout: JobLayout
@@ -70,16 +70,15 @@ class Preparation:
     def run(self, log: NodeLog, deadline: float) -> PublishedJob:
         """Prepare the node, or undo all of it and raise.
 
-        A refusal is published for the job to read and is no failure of the node.
+        A refusal is published for the job, and is no failure of the node.
 
         Args:
-            log: where the steps are logged.
-            deadline: monotonic time by which it must be over, an undo included.
+            log: the log for the steps.
+            deadline: monotonic time by which all must be over, including an undo.
 
         Raises:
             UsageError: there is no such user.
-            OarLxcError: the node is not as it should be.
-            OSError: likewise.
+            OarLxcError, OSError: the node is not as it should be.
         """
         network = JobNetwork.of(self.layout.job_id, self.nodes, self.pool)
         with job_locked(self.layout.job_id, rest(deadline)):
@@ -110,14 +109,14 @@ class Preparation:
         except Refusal as refusal:
             return self._refuse(account.uid, str(refusal), log, deadline)
         except BaseException as error:
-            # What users can use up must not take the node out of service.
+            # A shortage that users can cause must not take the node out of service.
             if why := shortage_of(error):
                 return self._refuse(account.uid, self._sentence(error, why), log, deadline)
             self._undo(account.uid, log, deadline)
             raise
 
     def _sentence(self, error: BaseException, why: str) -> str:
-        """Return what a job is told where there was no more of something."""
+        """Return the sentence that tells a job of a shortage."""
         if isinstance(error, OSError) and error.errno in FULL:
             return f"the disk of {self.layout.state} is full ({error.strerror})"
         return (
@@ -126,7 +125,7 @@ class Preparation:
         )
 
     def _refuse(self, uid: int, reason: str, log: NodeLog, deadline: float) -> PublishedJob:
-        with suppress(OSError, OarLxcError):  # its record stays, and the job's end comes
+        with suppress(OSError, OarLxcError):  # the destroy at the job's end does it
             self._undo(uid, log, deadline)
         log.write("refused", "warning", reason=reason)
         refused = PublishedJob(
@@ -137,12 +136,12 @@ class Preparation:
             REFUSED,
             reason,
         )
-        with suppress(OSError):  # on a full disk the job is told less: that nothing is prepared
+        with suppress(OSError):  # on a full disk, the job only sees that nothing is prepared
             self._publish_refusal(refused)
         return refused
 
     def _record(self, account: Account, network: JobNetwork, end: float) -> Record:
-        """Choose the id range and write down what may exist, before any of it does."""
+        """Choose the id range, and write the record before anything is made."""
         with locked(rest(end)):
             before = read_record(self.layout.record)
             if before and before.ended:
@@ -153,7 +152,7 @@ class Preparation:
                 raise Refusal(
                     f"the user's name {self.user} is all digits, which /etc/subuid takes for an id"
                 )
-            self.layout.published.unlink(missing_ok=True)  # of a refusal, or of another boot
+            self.layout.published.unlink(missing_ok=True)  # it is from a refusal or another boot
             try:
                 first_id = allocate(self.layout, self.user, account.uid, self.users)
             except NoRangeError as error:
@@ -201,7 +200,7 @@ class Preparation:
             delegated = cgroups.delegate(account.uid, first_id)
         with log.step("links"):
             if not layout.published.exists():
-                # Publishing comes last: before it, what is there is half made or another's.
+                # Publishing comes last, so links without it are half made or of another job.
                 links.remove(layout, rest(end))
                 peers = links.create(layout, network, self.node, rest(end))
                 packetfilter.admit(layout, account.uid, peers, self.pool, rest(end))
@@ -231,22 +230,22 @@ class Preparation:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # A file system that cannot shift ids, such as NFS: there, images are archives, which
-            # the job's user unpacks.
+            # The file system cannot shift ids, as NFS. Images there are archives, which the job's
+            # user unpacks.
             idmapped.mount_idmapped(self.store, self.layout.images, None)
 
     def _make_directories(self, account: Account, first_id: int) -> None:
         layout = self.layout
         _make_directory(layout.directory, 0o711)
         if not idmapped.mounts_under(layout.directory):
-            # What anybody mounts below goes with this one, wherever users move it.
+            # Mounts below disappear with this one, wherever users move them.
             idmapped.mount_on_itself(layout.directory)
-        # The group of the root-owned directory tells the id range even where the record is lost.
+        # The group of the root-owned directory tells the id range even if the record is lost.
         os.chown(layout.directory, 0, first_id, follow_symlinks=False)
         _make_directory(layout.images, 0o755)
         _make_directory(layout.trees, 0o711)
         if _make_directory(layout.private, 0o700) and self.job_key:
-            # Before the directory is the user's: root writes nothing where a user may.
+            # Before the user owns the directory: root does not write where a user can.
             write_atomic(layout.job_key, _read_key(self.job_key))
             os.chown(layout.job_key, account.uid, account.gid, follow_symlinks=False)
         # Containers' root may enter by the group; new directories inherit it.
@@ -259,7 +258,7 @@ class Preparation:
             os.chmod(path, mode)
 
     def _publish_refusal(self, refused: PublishedJob) -> None:
-        # What could not be destroyed keeps its record, which tells of the id range.
+        # If the undo left something, its record stays, as it tells the id range.
         record = read_record(self.layout.record) or Record(
             self.layout.job_id, self.user, this_boot(), time.time(), 0, self.oar_cgroup
         )
@@ -274,7 +273,7 @@ class Preparation:
 
 
 def _read_key(path: Path) -> str:
-    """Return OAR's key of a job; the user gets a copy, so it must be a file of OAR or root."""
+    """Return OAR's key of a job; oar or root must own the file, as the user gets a copy."""
     owners = {os.geteuid()}
     with suppress(OarLxcError):
         owners.add(find_uid("oar"))
@@ -288,7 +287,7 @@ def _make_directory(path: Path, mode: int) -> bool:
     """Make a directory; return whether it is new.
 
     Raises:
-        OarLxcError: there is something else of that name, a link to a directory included.
+        OarLxcError: the name exists and is not a directory; a link to one is not.
     """
     try:
         path.mkdir(mode=mode)

@@ -17,7 +17,7 @@ from oar_lxc.root.processes import start_time
 from oar_lxc.root.ranges import is_first_id
 
 LONGEST = 1 << 16  # bytes of a record
-GRACE = 120.0  # seconds in which OAR and its hooks do the work, at a job's start and at its end
+GRACE = 120.0  # seconds that OAR and its hooks get at a job's start and at its end
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -30,13 +30,13 @@ class Record:
         user: the job's user.
         boot: the boot in which it was prepared; after another boot the job is dead.
         created: seconds since the epoch.
-        first_id: host id of the containers' id 0; 0 where no range was given.
-        oar_cgroup: OAR's cgroup of the job in its hierarchies, e.g. ``/oar/alice_42``; empty where
+        first_id: host id of the containers' id 0; 0 if the job has no range.
+        oar_cgroup: OAR's cgroup of the job in its hierarchies, e.g. ``/oar/alice_42``; empty if
             OAR's cpuset is off.
-        ended: when the first hook was told that the job has ended, in seconds since the epoch;
+        ended: when the first hook learned that the job has ended, in seconds since the epoch;
             0 before.
-        waits: whether OAR's own clean was kept from running, or is not to run yet: whoever
-            destroys the job then destroys OAR's own cgroup and files of it too.
+        waits: whether OAR's own clean could not run, or must not run yet. Then the next destroy
+            also destroys OAR's own cgroup and files of the job.
     """
 
     job_id: int
@@ -49,16 +49,16 @@ class Record:
     waits: bool = False
 
     def write(self, layout: JobLayout) -> None:
-        """Store the record, whole and on disk before this returns."""
+        """Write the record atomically; it is on disk when this returns."""
         write_atomic(layout.record, self._text())
 
     def end(self, layout: JobLayout, now: float, waits: bool = False) -> None:
-        """Note that the job has ended: whatever happens to the hook, the reaper will know.
+        """Note that the job has ended, so that the reaper knows it even if the hook is killed.
 
         Args:
             layout: the job's names.
             now: seconds since the epoch.
-            waits: as the attribute.
+            waits: see the attribute.
         """
         write_anyway(layout.record, replace(self, ended=now, waits=waits)._text())
 
@@ -67,9 +67,9 @@ class Record:
 
 
 def read_record(path: Path) -> Record | None:
-    """Read a record; None where it is missing, damaged, or not of the job that its name says.
+    """Read a record; None if it is missing, damaged, or of another job than its name says.
 
-    A damaged record is no error: whatever it held is found again from the job's names.
+    A damaged record is no error, as the job's names tell its facts, too.
     """
     try:
         content = read_regular(path, owners={os.geteuid()}, most=LONGEST)
@@ -103,9 +103,9 @@ def _is_time(value: object) -> bool:
 
 
 def this_boot() -> str:
-    """Return a name of this boot that no other has.
+    """Return a unique name of this boot.
 
-    A node that is a container shares the kernel, and its name of the boot, with its host: when the
-    node's first process started tells its own boots apart.
+    A node that is a container shares the kernel's name of the boot with its host. So the start
+    time of the node's first process is added, which differs between its own boots.
     """
     return f"{BOOT_ID.read_text().strip()}.{start_time(1)}"

@@ -1,4 +1,4 @@
-"""What a job is told where it cannot have containers on a node that is as it should be."""
+"""The error for a job that cannot have containers on a node that is as it should be."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Directories of ended jobs: out of everybody's reach at once, removed as time allows.
+"""Move directories of ended jobs out of all users' reach, and remove them as time allows.
 
 A user may leave more files than can be removed before a hook's deadline. Renaming the job's
-directory takes no time; what cannot be removed in time is the reaper's.
+directory takes no time. The reaper removes later what is not removed in time.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ REAPER = "oar-lxc-reap.service"
 
 
 def discard(layout: JobLayout, log: NodeLog, deadline: float) -> None:
-    """Remove a job's directory; hand over to the reaper what is not removed in time.
+    """Remove a job's directory; leave to the reaper what is not removed in time.
 
     Args:
         layout: the job's names.
-        log: is told where something was handed over.
+        log: gets a line if something is left to the reaper.
         deadline: monotonic time.
 
     Raises:
-        OarLxcError: something could not be removed.
+        OarLxcError: a file could not be removed.
     """
     target = layout.trash / f"{layout.job_id}-{time.time_ns()}"
     with suppress(OSError):
@@ -41,8 +41,8 @@ def discard(layout: JobLayout, log: NodeLog, deadline: float) -> None:
     except FileNotFoundError:
         pass
     except OSError:
-        # Something is mounted on it or on the directory above, the disk is full, or what is there
-        # is no directory: it is removed where it is.
+        # It or its parent is a mount point, the disk is full, or it is not a directory: remove it
+        # where it is.
         remove_tree(layout.directory, rest(deadline))
     for path in trash_of(layout):
         try:
@@ -54,18 +54,18 @@ def discard(layout: JobLayout, log: NodeLog, deadline: float) -> None:
 
 
 def trash_of(layout: JobLayout) -> list[Path]:
-    """Return what is yet to be removed of a job's directory."""
+    """Return the directories of a job in the trash."""
     return [path for path in list_trash(layout.trash) if job_of(path) == layout.job_id]
 
 
 def list_trash(directory: Path) -> list[Path]:
-    """Return what is in the trash."""
+    """Return all paths in the trash."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return [directory / name for name in sorted(os.listdir(directory))]
     return []
 
 
 def job_of(path: Path) -> int:
-    """Return whose a directory in the trash is; 0 where its name does not tell."""
+    """Return the job of a directory in the trash; 0 if its name does not tell."""
     match = re.fullmatch(r"([0-9]{1,10})-[0-9]+", path.name)
     return int(match[1]) if match else 0

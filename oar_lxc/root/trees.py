@@ -1,13 +1,13 @@
-"""Directories of the administrator's, such as /home, as a job's containers may see them.
+"""Mount the administrator's trees, such as /home, for a job's containers.
 
-Each is mounted once for a job, through ids of which only those of the job's user and the user's
-group exist: the user's files stay the user's, and nothing that containers write there can be
-anybody else's. A container's root would otherwise leave files that belong to one of the job's ids,
-which the user cannot remove and which outlive the job.
+Each tree is mounted once per job, through a map that has only the ids of the job's user and the
+user's group. So the user's files keep their owner, and containers cannot write files of any other
+owner. Otherwise a container's root would leave files with one of the job's ids, which the user
+cannot remove and which outlive the job.
 
-What is mounted below a tree, such as each home by itself, is mounted one by one: where one cannot
-be, or not through other ids, the others are as they should be. What users mount there, by FUSE, is
-theirs and not the tree's: it is left out, as whoever else had it would depend on them.
+File systems that are mounted below a tree, such as each home by itself, are mounted one by one. So
+if one of them cannot be mounted or idmapped, the others still are. File systems that users mount
+there, by FUSE, are left out, as the job would depend on the user that serves them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import idmapped
 
-PATIENCE = 3.0  # seconds for one tree: the file server of one that takes longer does not answer
+PATIENCE = 3.0  # seconds for one tree; after that, its file server counts as dead
 PLAIN = "plain"
 IDMAPPED = "idmapped"
-# What kernels say of file systems that know no such mounts; NFS is one.
+# Errors of kernels for file systems without idmapped mounts, such as NFS.
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 
 
@@ -46,20 +46,20 @@ def mount_trees(
 ) -> dict[str, str]:
     """Mount the trees for a job.
 
-    No tree is worth a node: one that is not there, or whose file server does not answer, is left
-    out, and the log says so.
+    A tree that does not exist, or whose file server does not answer, is left out and logged. It is
+    no failure of the node.
 
     Args:
         layout: the job's names; its directory of trees exists.
         trees: absolute paths.
         uid: the job's user.
-        gid: the user's group; where it is root's, no group exists in the trees.
-        log: is told of each tree that is left out or has to be mounted as it is.
-        deadline: monotonic time; trees get a third of what is left.
-        home: the user's home: what is mounted for it below a tree comes first.
+        gid: the user's group; if it is root's group, the map has no group.
+        log: gets a line for each tree that is left out or cannot be idmapped.
+        deadline: monotonic time; the trees get a third of the time left.
+        home: the user's home; mounts on its path come first.
 
     Returns:
-        Where each tree is that was mounted.
+        The mount point of each mounted tree.
     """
     done: dict[str, str] = {}
     present = set(idmapped.mounts_under(layout.trees))
@@ -80,12 +80,12 @@ def mount_trees(
 def _attempt(
     tree: str, source: str, target: Path, uid: int, gid: int, log: NodeLog, end: float
 ) -> Path | None:
-    """Mount a tree, or what is mounted below it; return what it is by its real name."""
+    """Mount a tree, or a file system below it; return its real path, or None if that failed."""
     patience = max(0.1, min(PATIENCE, end - time.monotonic()))
     try:
         if source == tree:
             target.mkdir(mode=0o711, exist_ok=True)
-        # In a child: whatever touches a directory of a dead file server waits for it.
+        # In a child, as each access to a directory of a dead file server blocks.
         act = partial(_mount, source, target, uid, gid, follow=source == tree)
         how, real = bounded(act, patience, f"to mount {source}")
     except (OSError, OarLxcError) as error:
@@ -97,7 +97,7 @@ def _attempt(
 
 
 def _points_below(source: Path, home: Path) -> list[Path]:
-    """Return what is mounted below a tree, but by users: what the job's user needs first."""
+    """Return the mount points below a tree, except those of users; the home's come first."""
     found = [mount for mount in read_mounts(below=source) if mount.point != source]
     theirs = {mount.id for mount in found if _is_of_a_user(mount)}
     while more := {m.id for m in found if m.parent in theirs} - theirs:
@@ -107,13 +107,13 @@ def _points_below(source: Path, home: Path) -> list[Path]:
 
 
 def _is_of_a_user(mount: Mount) -> bool:
-    """Whether somebody but root mounted a file system in user space, as fusermount writes it."""
+    """Whether a user other than root made a FUSE mount, by the options that fusermount sets."""
     owners = {x.removeprefix("user_id=") for x in mount.options if x.startswith("user_id=")}
     return mount.kind.startswith("fuse") and bool(owners - {"0"})
 
 
 def _mount(tree: str, target: Path, uid: int, gid: int, *, follow: bool) -> list[str]:
-    # The administrator's own word may be a link. What is below is where users may put some.
+    # The administrator's own path may be a link. Below it users may make links: follow none.
     source = Path(os.path.realpath(tree)) if follow else Path(tree)
     try:
         with idmapped.open_point(source) as fd, idmapped.open_point(target) as onto:
