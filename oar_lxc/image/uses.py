@@ -10,6 +10,7 @@ from pathlib import Path
 
 from oar_lxc.image.provide import UNPACKED
 from oar_lxc.image.store import ROOTFS
+from oar_lxc.linux.looking import look_at
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.image_name import ImageName
@@ -49,17 +50,22 @@ def uses_of(
         proc: the directory of processes.
     """
     lower: set[str] = set()
-    seen: set[int] = set()  # mount namespaces; one process of each is enough
-    for process in proc.iterdir():
-        if not process.name.isdigit():
-            continue
-        with suppress(OSError):  # the process ended meanwhile
-            namespace = (process / "ns/mnt").stat().st_ino
-            if namespace not in seen:
-                lower |= _lower_directories(process / "mountinfo")
-                seen.add(namespace)
+    seen: set[str] = set()  # mount namespaces; one process of each is enough
+    pids = [int(process.name) for process in proc.iterdir() if process.name.isdigit()]
+    for pid, namespace in look_at(pids, lambda pid: _mount_namespace(proc / str(pid))):
+        # Where that cannot be looked at, the mounts can be.
+        if namespace is None or namespace not in seen:
+            with suppress(OSError):  # the process ended meanwhile
+                lower |= _lower_directories(proc / str(pid) / "mountinfo")
+                seen.add(namespace or "")
     jobs = {job for path in lower if (job := _job_of(path, name, digest, state))}
     return sorted(Use(job, _user_of(JobLayout(job, state))) for job in jobs)
+
+
+def _mount_namespace(process: Path) -> str:
+    with suppress(OSError):
+        return str((process / "ns/mnt").stat().st_ino)
+    return ""
 
 
 def _job_of(lower: str, name: ImageName, digest: str, state: Path) -> int:

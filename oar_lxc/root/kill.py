@@ -18,6 +18,7 @@ LXCFS_PATIENCE = 4.0  # seconds that lxcfs has for an answer, which takes it mil
 LOOKS = 4  # that mostly find all there is; who is found after that is put there from outside
 HOLDERS = 0.5  # the part of the time for a look at what else the user's processes have open
 MOMENT = 0.01  # seconds
+MOST_SHOWN = 5  # processes in a sentence
 BUSY = 0.1  # seconds in which who was killed has left the cgroups
 
 
@@ -41,6 +42,7 @@ class Killing:
     killed: set[int] = field(default_factory=set)
     unknown: str = "whether the user's other processes hold its ids: they were not looked at"
     _others: set[int] = field(default_factory=set)
+    _unseen: set[int] = field(default_factory=set)
     _thawed: bool = False
     _late: float = float("inf")
 
@@ -58,7 +60,7 @@ class Killing:
             last = revoked.is_set()
             if not self._look():
                 if last and not self._kill_holders():
-                    self.unknown = ""
+                    self.unknown = keep_waiting(self._unseen)
                     break
                 revoked.wait(rest(self.end))
             else:
@@ -96,7 +98,7 @@ class Killing:
     def _find_holders(self, handles: Handles) -> set[int]:
         # Somebody may have a great deal open: all else that is the job's goes all the same.
         end = time.monotonic() + rest(self.end) * HOLDERS
-        return find_holders(self._others, self.whose, handles, end)
+        return find_holders(self._others, self.whose, handles, end, self._unseen)
 
     def _kill_still(self) -> None:
         """Kill while nobody can put in more, and remove what they could be put into."""
@@ -118,7 +120,8 @@ class Killing:
 
     def _find(self, handles: Handles) -> set[int]:
         self._others.clear()
-        found = job_processes(self.cgroups, self.whose, handles, self._others)
+        self._unseen.clear()
+        found = job_processes(self.cgroups, self.whose, handles, self._others, self._unseen)
         if stuck := found & self.killed:
             for pid in (holding := self._holders(stuck)):
                 handles.hold(pid)
@@ -127,6 +130,16 @@ class Killing:
 
     def _holders(self, stuck: set[int]) -> set[int]:
         found = tracers(stuck, self.whose)
-        if not abort_waits(stuck, self.whose) and time.monotonic() > self._late:
+        late = time.monotonic() > self._late
+        if not abort_waits(stuck, self.whose, late=late) and late:
             found |= dead_lxcfs(stuck, self.whose, min(LXCFS_PATIENCE, rest(self.end) / 2))
         return found
+
+
+def keep_waiting(unseen: set[int]) -> str:
+    """Return why it is not known whose some processes are; empty where there are none."""
+    if not unseen:
+        return ""
+    shown = ", ".join(map(str, sorted(unseen)[:MOST_SHOWN]))
+    more = ", …" if len(unseen) > MOST_SHOWN else ""
+    return f"whether the user's other processes hold its ids: {shown}{more} cannot be looked at"

@@ -12,6 +12,7 @@ from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants, idmapped, job_cgroups, links, packetfilter, plugs
 from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.kill import keep_waiting
 from oar_lxc.root.litter import Litter
 from oar_lxc.root.oar_files import oar_files
 from oar_lxc.root.ownership import Whose
@@ -39,7 +40,9 @@ class Running:
     def of(cls, cgroups: JobCgroups, whose: Whose) -> Running:
         """Look for the processes of a job; arguments as of :func:`find_leftovers`."""
         try:
-            return cls(job_processes(cgroups, whose))
+            unseen: set[int] = set()
+            found = job_processes(cgroups, whose, unseen=unseen)
+            return cls(found, keep_waiting(unseen))
         except (OSError, TooLateError) as error:
             return cls((), f"its processes: {error}")
 
@@ -135,7 +138,7 @@ def find_leftovers(
         ipc=litter.ipc,
         lines=_lines(layout, whose.first_id),
         rules=_rules(layout) if rules is None else rules,
-        unknown=[why for why in (running.unknown, litter.unknown, *unknown) if why],
+        unknown=list({why: 0 for why in (running.unknown, litter.unknown, *unknown) if why}),
     )
 
 

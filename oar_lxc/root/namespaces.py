@@ -49,6 +49,22 @@ class UserNamespaces:
         self._whose = whose
         self._own = os.readlink("/proc/self/ns/user")
         self._known: dict[str, bool] = {}
+        self._own_map = _text("/proc/self/uid_map")
+        self._known_maps: dict[bytes, bool | None] = {self._own_map: False}
+
+    def by_map(self, pid: int) -> bool | None:
+        """Whether a process can take ids of the job, as its map tells, which keeps nobody waiting.
+
+        It is None where the namespaces around it have to be looked at (:meth:`is_jobs`). The
+        map that we have is of our own namespace, or of one that root made.
+
+        Raises:
+            OSError: the process is gone.
+        """
+        text = _text(f"/proc/{pid}/uid_map")
+        if text not in self._known_maps:
+            self._known_maps[text] = self._is_within(_extents(text)) or None
+        return self._known_maps[text]
 
     def is_jobs(self, pid: int) -> bool:
         """Whether a process can take ids of the job by its user namespace.
@@ -155,12 +171,18 @@ class UserNamespaces:
 
 def _maps(pid: int) -> list[tuple[int, int]]:
     """Return first id outside, and count, of each extent of a process's two maps."""
-    found = []
-    for name in ("uid_map", "gid_map"):
-        with _opened(f"/proc/{pid}/{name}") as file:
-            lines = os.read(file, _LONGEST).splitlines()
-        found += [(int(start), int(count)) for _, start, count in map(bytes.split, lines)]
-    return found
+    names = ("uid_map", "gid_map")
+    return [extent for name in names for extent in _extents(_text(f"/proc/{pid}/{name}"))]
+
+
+def _extents(text: bytes) -> list[tuple[int, int]]:
+    lines = map(bytes.split, text.splitlines())
+    return [(int(start), int(count)) for _, start, count in lines]
+
+
+def _text(path: str) -> bytes:
+    with _opened(path) as file:
+        return os.read(file, _LONGEST)
 
 
 def _maps_of(handle: int) -> list[tuple[int, int]] | None:

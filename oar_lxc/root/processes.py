@@ -9,16 +9,18 @@ import signal
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
 from oar_lxc.errors import TooLateError
+from oar_lxc.linux.looking import look_at
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 
 CHUNK = 1 << 16
+AT_ONCE = 1000  # processes that a child looks at, and whose handles are open meanwhile
 # Fields of /proc/PID/stat, counted from the state (proc(5)).
-_STATE, _PARENT, _FLAGS, _THREADS, _START = 0, 1, 6, 17, 19
+_FLAGS, _START = 6, 19
 _PF_KTHREAD = 0x00200000  # linux/sched.h: a flag of the kernel's own
 
 
@@ -79,6 +81,7 @@ def job_processes(
     whose: Whose,
     handles: Handles | None = None,
     others: set[int] | None = None,
+    unseen: set[int] | None = None,
 ) -> set[int]:
     """Return the processes that belong to a job and must die with it.
 
@@ -88,12 +91,16 @@ def job_processes(
     the kernel runs for itself is nobody's.
 
     Each process is asked where it is: a user can make more cgroups than there is time to look in.
+    What is read here keeps nobody waiting (:mod:`oar_lxc.linux.looking`): a child looks at what
+    does, and that only at the user's processes and root's, as nobody else gets into a namespace of
+    the user's.
 
     Args:
         cgroups: the job's cgroups.
         whose: the job's ids, and its user's.
         handles: holds those that are found, since before they were looked at.
         others: is given what else runs as the user, or under other ranges of the user's.
+        unseen: is given those that keep from being looked at, which may be the job's.
 
     Raises:
         TooLateError: the deadline of the cgroups has passed.
@@ -103,6 +110,25 @@ def job_processes(
     unknown: set[int] = set()
     hooks = ancestry()
     namespaces = UserNamespaces(whose)
+    waiting: dict[int, bool] = {}  # those that a child looks at, and whether they are the user's
+
+    def pass_over(pid: int, own: bool) -> None:
+        if own and others is not None:
+            others.add(pid)
+        if handles and pid not in unknown:
+            handles.drop(pid)
+
+    def look_at_waiting() -> None:
+        look = partial(_can_take, namespaces=namespaces)
+        for pid, can in look_at(list(waiting), look, cgroups.deadline):
+            if can:
+                found.add(pid)
+                continue
+            if can is None and unseen is not None:
+                unseen.add(pid)
+            pass_over(pid, waiting[pid])
+        waiting.clear()
+
     for pid in pids():
         if time.monotonic() > cgroups.deadline:
             raise TooLateError("the time was over before all processes of this node were seen")
@@ -120,28 +146,37 @@ def job_processes(
         ids = ids_of(f"/proc/{pid}/status")
         who = int(ids[0]) if ids else -1
         own = whose.is_users(who)
+        can = _by_map(pid, namespaces)
         if (
             _is_below(where, ours)
             or ((own or 0 <= who == whose.uid) and _is_below(where, oars))
             or whose.has_jobs(ids)
-            or _can_take(pid, namespaces)
+            or can
             or (own and threads > 1 and _has_thread(pid, whose))
         ):
             found.add(pid)
-            continue
-        if own and others is not None:
-            others.add(pid)
-        if handles and pid not in unknown:
-            handles.drop(pid)
+        elif can is None and (who == 0 or any(whose.is_users(int(x)) for x in ids[:4])):
+            waiting[pid] = own
+            if len(waiting) == AT_ONCE:
+                look_at_waiting()
+        else:
+            pass_over(pid, own)
+    look_at_waiting()
     if unknown:
         found |= (cgroups.processes() & unknown) - hooks
     return found
 
 
-def _can_take(pid: int, namespaces: UserNamespaces) -> bool:
+def _by_map(pid: int, namespaces: UserNamespaces) -> bool | None:
     with suppress(OSError):
-        return namespaces.is_jobs(pid)
+        return namespaces.by_map(pid)
     return False
+
+
+def _can_take(pid: int, namespaces: UserNamespaces) -> str:
+    with suppress(OSError):
+        return "1" if namespaces.is_jobs(pid) else ""
+    return ""
 
 
 def _has_thread(pid: int, whose: Whose) -> bool:
@@ -154,10 +189,20 @@ def _has_thread(pid: int, whose: Whose) -> bool:
 
 def _threads(pid: int) -> int:
     """Return how many threads a process has; 0 where it is dead, or the kernel's own."""
-    fields = _stat(pid)
-    if not fields or int(fields[_FLAGS]) & _PF_KTHREAD or _is_dead(fields):
+    status = _status(pid)
+    if not status or _is_dead(status) or _is_kernels(pid, status):
         return 0
-    return int(fields[_THREADS])
+    return int(_value(status, b"Threads"))
+
+
+def _is_kernels(pid: int, status: bytes) -> bool:
+    """Whether a process is the kernel's own, which Linux tells here from 6.8 on."""
+    if told := _value(status, b"Kthread"):
+        return told == b"1"
+    if _value(status, b"VmSize"):
+        return False
+    fields = _stat(pid)  # who has no memory is not in execve(2): it waits for nothing
+    return bool(fields) and int(fields[_FLAGS]) & _PF_KTHREAD != 0
 
 
 def _cgroups_of(pid: int, threads: int) -> str:
@@ -242,45 +287,41 @@ def is_zombie(pid: int) -> bool:
 
     One whose first thread has ended looks the same but for its other threads, which live.
     """
-    fields = _stat(pid)
-    return not fields or _is_dead(fields)
+    status = _status(pid)
+    return not status or _is_dead(status)
 
 
-def _is_dead(fields: list[bytes]) -> bool:
-    return fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
+def _is_dead(status: bytes) -> bool:
+    return _value(status, b"State") in (b"Z", b"X") and int(_value(status, b"Threads")) <= 1
 
 
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped by a signal or a tracer, or gone."""
-    fields = _stat(pid)
-    return not fields or fields[_STATE] in b"TtZX"
+    return _value(_status(pid), b"State") in b"TtZX"
 
 
 def is_still(pid: int) -> bool:
     """Whether a process is stopped, waits where no signal reaches it, or is gone."""
-    fields = _stat(pid)
-    return not fields or fields[_STATE] in b"TtDZX"
+    return _value(_status(pid), b"State") in b"TtDZX"
 
 
-def is_waiting(stat: Path) -> bool:
-    """Whether a thread, by its ``stat``, waits for the kernel and does not hear of signals."""
-    try:
-        text = stat.read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return text[text.rfind(b")") + 2 :].split()[:1] == [b"D"]
+def is_waiting(pid: int, task: str) -> bool:
+    """Whether a thread waits for the kernel and does not hear of signals."""
+    return _value(_text(f"/proc/{pid}/task/{task}/status"), b"State") == b"D"
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since the kernel did; 0 where it is gone."""
+    """Return when a process started, in clock ticks since the kernel did; 0 where it is gone.
+
+    A process of a user's can keep who asks waiting (:mod:`oar_lxc.linux.looking`).
+    """
     fields = _stat(pid)
     return int(fields[_START]) if fields else 0
 
 
 def parent(pid: int) -> int:
     """Return a process's parent; 0 where it is gone."""
-    fields = _stat(pid)
-    return int(fields[_PARENT]) if fields else 0
+    return int(_value(_status(pid), b"PPid") or b"0")
 
 
 def ancestry() -> set[int]:
@@ -295,8 +336,22 @@ def ancestry() -> set[int]:
 
 def _stat(pid: int) -> list[bytes]:
     """Return the fields of a process from its state on, none where it is gone."""
-    try:
-        stat = _read_record(f"/proc/{pid}/stat")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    stat = _text(f"/proc/{pid}/stat")
     return stat[stat.rfind(b")") + 2 :].split()
+
+
+def _status(pid: int) -> bytes:
+    """Return what the kernel tells of a process, nothing where it is gone."""
+    return _text(f"/proc/{pid}/status")
+
+
+def _text(path: str) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return _read_record(path)
+    return b""
+
+
+def _value(status: bytes, key: bytes) -> bytes:
+    """Return the first word of a line of a process's status; nothing without such a line."""
+    words = status.partition(b"\n" + key + b":")[2].partition(b"\n")[0].split(None, 1)
+    return words[0] if words else b""

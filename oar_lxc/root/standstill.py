@@ -14,11 +14,12 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.looking import look_at
 from oar_lxc.root import halted
 from oar_lxc.root.job_cgroups import JobCgroups, thaw_frozen
 from oar_lxc.root.ownership import Whose
@@ -51,9 +52,13 @@ def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
                     break
                 for pid in new:
                     handles.hold(pid)
-                    note(halted.STOPPED, f"{pid} {start_time(pid)}")
-                handles.signal(new, signal.SIGSTOP)
                 stopped |= new
+                for pid, start in _start_times(new):
+                    if start is None:  # it is in execve(2), and does nothing meanwhile
+                        new.remove(pid)
+                    else:
+                        note(halted.STOPPED, f"{pid} {start}")
+                handles.signal(new, signal.SIGSTOP)
                 while not all(map(is_still, new)) and time.monotonic() < end:
                     time.sleep(MOMENT)
             yield
@@ -71,16 +76,20 @@ def let_go(log: NodeLog) -> None:
     """
     done = 0
     with halted.of_the_killed() as found, Handles() as handles:
+        stopped: set[tuple[int, str | None]] = set()
         for kind, what in found:
             if kind == halted.FROZEN:
                 done += thaw_frozen(Path(what))
             elif match := re.fullmatch(r"([0-9]{1,10}) ([0-9]{1,20})", what):
-                pid, start = int(match[1]), int(match[2])
-                handles.hold(pid)
-                if start_time(pid) == start:
-                    # Whether it is stopped yet or not: what is frozen besides stops only later.
-                    handles.signal([pid], signal.SIGCONT)
-                    done += 1
-                handles.drop(pid)
+                handles.hold(int(match[1]))
+                stopped.add((int(match[1]), match[2]))
+        for same in stopped.intersection(_start_times({pid for pid, _ in stopped})):
+            # Whether it is stopped yet or not: what is frozen besides stops only later.
+            handles.signal([same[0]], signal.SIGCONT)
+            done += 1
     if done:
         log.write("let go on", "warning", number=done, why="a destroy was killed")
+
+
+def _start_times(pids: Collection[int]) -> Iterator[tuple[int, str | None]]:
+    return look_at(sorted(pids), lambda pid: str(start_time(pid)))

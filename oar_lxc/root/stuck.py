@@ -18,12 +18,15 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from oar_lxc.errors import TooLateError
+from oar_lxc.linux.looking import look_at
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import ancestry, is_waiting, owner, pids, status_of
 
 LXCFS = "fuse.lxcfs"  # the type of its file system
+STACK_PATIENCE = 3.0  # seconds for all that do not die
 PROBE = "proc/uptime"  # what it answers without looking at anything else
 CONNECTIONS = Path("/sys/fs/fuse/connections")  # fuse(4): one directory for each, by device
 
@@ -40,7 +43,10 @@ def tracers(stuck: Collection[int], whose: Whose) -> set[int]:
     traced = set(stuck)
     while traced:
         new = {tracer for pid in traced for tracer in _tracers_of(pid)} - found - {0}
-        traced = {x for x in new if x > 0 and (whose.is_users(owner(x)) or namespaces.is_users(x))}
+        traced = {x for x in new if x > 0 and whose.is_users(owner(x))}
+        rest = sorted(x for x in new - traced if x > 0)
+        looks = look_at(rest, lambda pid: "1" if namespaces.is_users(pid) else "")
+        traced |= {pid for pid, users in looks if users}
         found |= traced
     return found - ancestry()
 
@@ -51,7 +57,7 @@ def _tracers_of(pid: int) -> Iterator[int]:
             yield status_of(f"/proc/{pid}/task/{task}/status", b"TracerPid:")
 
 
-def abort_waits(stuck: Collection[int], whose: Whose) -> list[str]:
+def abort_waits(stuck: Collection[int], whose: Whose, *, late: bool) -> list[str]:
     """Abort the user's own file systems in user space that somebody waits for.
 
     Whoever mounted one is its connection's owner: nobody takes that of another user.
@@ -59,11 +65,13 @@ def abort_waits(stuck: Collection[int], whose: Whose) -> list[str]:
     Args:
         stuck: the processes that do not die; nothing is done where none waits for a file system.
         whose: the user's ids.
+        late: they had time to die: what they wait for, such as a lock, may be kept by somebody who
+            waits for a file system.
 
     Returns:
         The device numbers of those that were aborted.
     """
-    if not any(_waits_for_fuse(pid) for pid in stuck):
+    if not (any(map(_waiting_threads, stuck)) if late else _wait_for_fuse(stuck)):
         return []
     aborted = []
     for connection in _connections():
@@ -86,7 +94,7 @@ def dead_lxcfs(stuck: Collection[int], whose: Whose, patience: float) -> set[int
         whose: the user's ids.
         patience: seconds that lxcfs has for an answer.
     """
-    if not any(_waits_for_fuse(pid) for pid in stuck):
+    if not _wait_for_fuse(stuck):
         return set()
     found = read_mounts(kinds=[LXCFS.encode()])
     points = {mount.device.partition(":")[2]: mount.point for mount in found}
@@ -113,22 +121,37 @@ def _has_waiting(connection: Path) -> bool:
     return False
 
 
-def _waits_for_fuse(pid: int) -> bool:
-    """Whether a thread of a process waits where no signal reaches it, for a file system of these.
+def _wait_for_fuse(stuck: Collection[int]) -> bool:
+    """Whether one of some processes waits for a file system of these.
 
-    A kernel that does not show where threads wait leaves that open.
+    A kernel that does not show where threads wait leaves that open, as does a process that keeps
+    from being looked at.
     """
+    waiting = [pid for pid in stuck if _waiting_threads(pid)]
+    looks = look_at(waiting, _waits_for_fuse, time.monotonic() + STACK_PATIENCE)
+    try:
+        return any(waits != "" for _, waits in looks)
+    except TooLateError:
+        return True
+
+
+def _waits_for_fuse(pid: int) -> str:
+    waits = any(_is_in_fuse(Path(f"/proc/{pid}/task/{x}/stack")) for x in _waiting_threads(pid))
+    return "1" if waits else ""
+
+
+def _waiting_threads(pid: int) -> list[str]:
+    """Return the threads of a process that wait where no signal reaches them."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            thread = Path(f"/proc/{pid}/task/{task}")
-            if is_waiting(thread / "stat") and _is_in_fuse(thread / "stack"):
-                return True
-    return False
+        return [task for task in os.listdir(f"/proc/{pid}/task") if is_waiting(pid, task)]
+    return []
 
 
 def _is_in_fuse(stack: Path) -> bool:
     try:
         return b"fuse" in stack.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
     except PermissionError:
         return True
 

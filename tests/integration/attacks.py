@@ -201,3 +201,9 @@ while True:
         if error.errno == 19: os._exit(0)
     if os.fork() != 0: os._exit(0)
 """
+
+
+def put(job: PretendJob, pid: int) -> None:
+    """Have the user put a process into a job's cgroup."""
+    done = job.run(["sh", "-c", f"echo {pid} > {freezer(job)}/cgroup.procs"])
+    assert (done.status, done.stderr) == (0, "")

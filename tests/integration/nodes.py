@@ -1,4 +1,4 @@
-"""What tests share about a node: OAR's cgroups, and a root side that is killed at a step."""
+"""What tests share about a node: OAR's cgroups, its reaper, a root side killed at a step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from oar_lxc.linux.run import run
+from tests.integration.conftest import left
 from tests.pretend import CGROUPS, CONTROLLERS, PYTHON, PretendJob, checkout
 
 
@@ -104,3 +106,11 @@ def _make(path: Path, kind: str) -> None:
         os.chown(path, 65534, 65534)
     else:
         assert kind == "missing"
+
+
+def assert_reaped(job: PretendJob, first_id: int) -> None:
+    """The reaper tries again, and knows."""
+    argv = [PYTHON, "-IS", str(checkout() / "oar-lxc-node"), "reap", "--grace", "0"]
+    done = run([*argv, "--ended", str(job.id)], check=False)
+    assert f"destroyed: job {job.id} " in done.stdout
+    assert left(job, first_id) == {}

@@ -28,6 +28,7 @@ from tests.integration.attacks import (
     freezer,
     ids_options,
     lives,
+    put,
 )
 from tests.integration.conftest import containers_of, published
 from tests.integration.lxcfs import running_lxcfs
@@ -147,12 +148,6 @@ if os.fork() == 0:  # who traces the tracer holds both
     tell(os.getpid())
 signal.pause()
 """
-
-
-def put(job: PretendJob, pid: int) -> None:
-    """Have the user put a process into a job's cgroup."""
-    done = job.run(["sh", "-c", f"echo {pid} > {freezer(job)}/cgroup.procs"])
-    assert (done.status, done.stderr) == (0, "")
 
 
 def test_a_tracer_under_the_ids_of_another_job_keeps_no_process_from_dying(

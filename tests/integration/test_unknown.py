@@ -6,12 +6,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from oar_lxc.linux.run import run
 from oar_lxc.model.layout import JobLayout
 from tests.integration.attacks import attack
 from tests.integration.conftest import left, published
-from tests.integration.nodes import oar_cgroups
-from tests.pretend import PYTHON, PretendJob, checkout
+from tests.integration.nodes import assert_reaped, oar_cgroups
+from tests.pretend import PYTHON, PretendJob
 
 # Open files, so many that a second is not enough to look at each.
 MANY_OPEN = """
@@ -40,14 +39,6 @@ def assert_unknown_at_first(job: PretendJob, why: str) -> None:
     assert done.status == 1
     assert f"not known: {why}" in done.stderr
     assert JobLayout(job.id).record.exists()
-
-
-def assert_reaped(job: PretendJob, first_id: int) -> None:
-    """The reaper tries again, and knows."""
-    argv = [PYTHON, "-IS", str(checkout() / "oar-lxc-node"), "reap", "--grace", "0"]
-    done = run([*argv, "--ended", str(job.id)], check=False)
-    assert f"destroyed: job {job.id} " in done.stdout
-    assert left(job, first_id) == {}
 
 
 def test_who_has_too_much_open_to_be_looked_at_is_not_called_harmless(

@@ -18,10 +18,12 @@ from oar_lxc.root.processes import Handles
 
 def test_a_look_at_what_processes_hold_ends_in_time() -> None:
     with Handles() as handles, pytest.raises(TooLateError, match="the time was over"):
-        find_holders({os.getpid()}, Whose(1, LOWEST), handles, time.monotonic())
+        find_holders({os.getpid()}, Whose(1, LOWEST), handles, time.monotonic(), set())
 
 
-def test_who_keeps_a_look_waiting_is_given_up_and_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_keeps_a_look_waiting_is_given_up_and_not_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What a process has open may be a pipe by the time it is opened; the others are looked at."""
     with subprocess.Popen(["sleep", "60"]) as first, subprocess.Popen(["sleep", "60"]) as second:
         try:
@@ -34,9 +36,10 @@ def test_who_keeps_a_look_waiting_is_given_up_and_found(monkeypatch: pytest.Monk
             monkeypatch.setattr(holders, "_maps_ids", look)
             others = {os.getpid(), first.pid, second.pid}
             begin = time.monotonic()
+            unseen: set[int] = set()
             with Handles() as handles:
-                found = find_holders(others, Whose(1, LOWEST), handles, begin + 30)
-            assert found == {first.pid}
+                found = find_holders(others, Whose(1, LOWEST), handles, begin + 30, unseen)
+            assert (found, unseen) == (set(), {first.pid})
             assert time.monotonic() - begin < 20
         finally:
             first.kill()
