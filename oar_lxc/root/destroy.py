@@ -129,7 +129,7 @@ class Destruction:
             step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits=False))
         log.write(
             "destroyed",
-            "error" if left else "info",
+            "error" if left.fails else "warning" if left else "info",
             layer=self.layer,
             killed=len(killing.killed),
             left=str(left),

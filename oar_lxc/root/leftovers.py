@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError
@@ -19,6 +19,7 @@ from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import job_processes
 from oar_lxc.root.trash import trash_of
 
+NOT_KNOWN = ("unknown", "litter")  # what of the leftovers are reasons, not names
 UNSEEN = "unknown, as no cgroup file system is mounted"
 
 NFT_TIMEOUT = 5.0  # seconds; it takes milliseconds
@@ -63,6 +64,8 @@ class Leftovers:
         lines: lines in /etc/subuid, /etc/subgid, /etc/lxc/lxc-usernet and /run/lxc/nics.
         rules: elements of the packet filter.
         unknown: why something could not be looked at to its end: it is not known to be gone.
+        litter: the same of the directories that all users share. That alone is no failure: any
+            user can put more there than a hook has time for.
     """
 
     processes: list[int] = field(default_factory=list)
@@ -74,6 +77,12 @@ class Leftovers:
     lines: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    litter: list[str] = field(default_factory=list)
+
+    @property
+    def fails(self) -> bool:
+        """Whether a hook fails by it, and the node is not for other jobs."""
+        return bool(replace(self, litter=[]))
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
@@ -91,9 +100,9 @@ class Leftovers:
         parts = [
             f"{len(found)} {kind} ({', '.join(map(str, found[:5]))}{', …' if found[5:] else ''})"
             for kind, found in asdict(self).items()
-            if found and kind != "unknown"
+            if found and kind not in NOT_KNOWN
         ]
-        parts += [f"not known: {why}" for why in self.unknown]
+        parts += [f"not known: {why}" for why in (*self.unknown, *self.litter)]
         return "; ".join(parts) or "nothing"
 
 
@@ -134,12 +143,22 @@ def find_leftovers(
         cgroups=[str(path) for path in cgroups.roots()] if job_cgroups.hierarchies() else [UNSEEN],
         mounts=[str(point) for point in idmapped.mounts_under(layout.directory)],
         links=[*links.job_links(layout), *links.stray_links(cgroups.user, whose.uid)],
-        files=[*(str(path) for path in paths if os.path.lexists(path)), *litter.files],
+        files=[
+            *(str(path) for path in paths if os.path.lexists(path)),
+            *([] if litter.unknown else litter.files),
+        ],
         ipc=litter.ipc,
         lines=_lines(layout, whose.first_id),
         rules=_rules(layout) if rules is None else rules,
-        unknown=list({why: 0 for why in (running.unknown, litter.unknown, *unknown) if why}),
+        unknown=list({why: 0 for why in (running.unknown, *unknown) if why}),
+        litter=[_seen(litter)] if litter.unknown else [],
     )
+
+
+def _seen(litter: Litter) -> str:
+    if not litter.files:
+        return litter.unknown
+    return f"{litter.unknown}; {len(litter.files)} of them were seen, such as {litter.files[0]}"
 
 
 def _lines(layout: JobLayout, first_id: int) -> list[str]:

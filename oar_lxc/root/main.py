@@ -36,7 +36,9 @@ FILTER_TIMEOUT = 30.0  # seconds
 CGROUPS_LEFT = 3  # OAR's own clean-up would wait for them without end
 
 EPILOG = """exit status:
-  0  done; also where a job was refused, which only the job is told
+  0  done; also where a job was refused, which only the job is told, and where
+     files of users in directories that all share took too long to look at,
+     which the reaper does again
   1  the node is not as it should be (a wrong oar-lxc.toml, for prepare), or
      something is left of the job
   2  a wrong argument; nothing was done
@@ -236,12 +238,14 @@ def _destroy(arguments: argparse.Namespace) -> int:
     if not left:
         return DONE
     say(f"job {layout.job_id} left on this node: {left}")
-    return CGROUPS_LEFT if left.cgroups else FAILED
+    if left.cgroups:
+        return CGROUPS_LEFT
+    return FAILED if left.fails else DONE
 
 
 def _leftovers(arguments: argparse.Namespace) -> int:
     from oar_lxc.root.allocation import find_whose
-    from oar_lxc.root.leftovers import Leftovers, find_leftovers
+    from oar_lxc.root.leftovers import NOT_KNOWN, Leftovers, find_leftovers
     from oar_lxc.root.record import read_record
 
     layout, user, cgroup = _job(arguments)
@@ -256,7 +260,9 @@ def _leftovers(arguments: argparse.Namespace) -> int:
     )
     if arguments.json:
         # A list of each kind; what is not known is no kind, and mostly nothing.
-        found = {kind: names for kind, names in asdict(left).items() if names or kind != "unknown"}
+        found = {
+            kind: names for kind, names in asdict(left).items() if names or kind not in NOT_KNOWN
+        }
         tell(json.dumps(found, indent=1))
     else:
         tell(f"left of job {layout.job_id}: {left}")

@@ -48,8 +48,8 @@ def reap(judge: Judge, log: NodeLog, time_each: float) -> Iterator[Reaped]:
         if not found.dead:
             yield Reaped(found.job_id, found.user, LEFT_ALONE, found.why)
             continue
-        done = _destroy(judge, found, log.bind(job=found.job_id), time_each)
-        if done.action == FAILED:
+        done, fails = _destroy(judge, found, log.bind(job=found.job_id), time_each)
+        if fails:
             stuck.append(done)
         yield done
     rest: tuple[tuple[str, Callable[[], None]], ...] = (
@@ -62,17 +62,18 @@ def reap(judge: Judge, log: NodeLog, time_each: float) -> Iterator[Reaped]:
             act()
 
 
-def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> Reaped:
+def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> tuple[Reaped, bool]:
+    """Destroy a job; return what was done, and whether the node is not for other jobs."""
     log.write("reap", why=found.why)
     layout = JobLayout(found.job_id, judge.state)
     uid = job_uid(layout, found.user)
     destruction = Destruction(layout, found.user, uid, layer=REAPER, whole=True)
     done = Reaped(found.job_id, found.user, DESTROYED, found.why)
     try:
-        left: object = destruction.run(log, time.monotonic() + seconds)
-    except (OarLxcError, OSError) as error:
-        left = error  # the other jobs get their turn all the same
-    return replace(done, action=FAILED, left=str(left)) if left else done
+        left = destruction.run(log, time.monotonic() + seconds)
+    except (OarLxcError, OSError) as error:  # the other jobs get their turn all the same
+        return replace(done, action=FAILED, left=str(error)), True
+    return replace(done, action=FAILED, left=str(left)) if left else done, left.fails
 
 
 def _empty_trash(judge: Judge, log: NodeLog) -> None:

@@ -33,10 +33,10 @@ for number in range(200000):
 """
 
 
-def assert_unknown_at_first(job: PretendJob, why: str) -> None:
-    """A destroy with little time does not know; its status and the record tell the reaper."""
+def assert_unknown_at_first(job: PretendJob, why: str, status: int) -> None:
+    """A destroy with little time does not know, and says so; the record tells the reaper."""
     done = job.node_side("destroy", "--deadline", "1", check=False)
-    assert done.status == 1
+    assert done.status == status
     assert f"not known: {why}" in done.stderr
     assert JobLayout(job.id).record.exists()
 
@@ -47,7 +47,7 @@ def test_who_has_too_much_open_to_be_looked_at_is_not_called_harmless(
     job, other = make_job(), make_job()
     first_id = published(job).first_id
     with attack(other, MANY_OPEN):
-        assert_unknown_at_first(job, "whether the user's other processes hold its ids")
+        assert_unknown_at_first(job, "whether the user's other processes hold its ids", 1)
         assert left(job, first_id).keys() <= {"files", "cgroups"}
     assert_reaped(job, first_id)
 
@@ -55,12 +55,13 @@ def test_who_has_too_much_open_to_be_looked_at_is_not_called_harmless(
 def test_where_there_are_too_many_files_to_be_looked_at_none_is_called_gone(
     job: PretendJob,
 ) -> None:
+    """The hook does not fail by that: any user could, and OAR would take the node for broken."""
     first_id = published(job).first_id
     place = Path(f"/dev/shm/oar-lxc-test-many-{job.id}")
     place.mkdir()
     try:
         subprocess.run([PYTHON, "-c", MANY_FILES, place], check=True)
-        assert_unknown_at_first(job, "what its ids left in directories of all users")
+        assert_unknown_at_first(job, "what its ids left in directories of all users", 0)
     finally:
         subprocess.run(["rm", "-rf", place], check=True)
     assert job.destroy().status == 0

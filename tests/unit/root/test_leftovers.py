@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 
@@ -85,7 +86,8 @@ def test_what_was_never_looked_at_is_not_called_gone(node: Path) -> None:
         litter=Litter(whose, time.monotonic(), places=()),
         unknown=[killing.unknown],
     )
-    assert len(left.unknown) == 2
+    assert (len(left.unknown), len(left.litter)) == (1, 1)
+    assert left.fails
     assert "they were not looked at" in str(left)
     assert "nothing was looked at" in str(left)
 
@@ -184,3 +186,11 @@ def test_links_are_found_by_the_bridge_they_are_plugged_into(node: Path) -> None
     assert links.job_links(layout) == ["olv42", "olb42"]
     (node / "net/olb42/brif/veth9").mkdir()
     assert links.job_links(layout) == ["veth9", "olv42", "olb42"]
+
+
+def test_litter_that_takes_too_long_is_left_and_no_failure() -> None:
+    left = Leftovers(litter=["what its ids left in /tmp: the time was over"])
+    assert left
+    assert not left.fails
+    assert str(left) == "not known: what its ids left in /tmp: the time was over"
+    assert replace(left, links=["olb42"]).fails

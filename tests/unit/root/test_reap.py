@@ -94,6 +94,14 @@ def test_what_cannot_be_destroyed_is_told_to_the_node_check_until_it_is_gone(
     assert recorded(judge.state / "checks") == [[], []]
 
 
+def test_litter_that_takes_too_long_is_not_told_to_the_node_check(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_result(monkeypatch, Leftovers(litter=["the time was over"]))
+    assert [one.action for one in run(judge)] == ["failed", "left alone", "failed"]
+    assert not (judge.state / "stuck").exists()
+
+
 def test_the_trash_is_emptied(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     with_result(monkeypatch, Leftovers())
     (judge.state / "trash/42-1/deep").mkdir(parents=True)
