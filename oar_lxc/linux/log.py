@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from oar_lxc.errors import printable
+
 LOG = Path("/var/log/oar-lxc.log")
 
 
@@ -83,8 +85,9 @@ def _print(text: str, stream: TextIO | None, number: int) -> None:
         return
     encoding = stream.encoding or "utf-8"
     try:
-        # Names that users choose may hold characters that the encoding lacks.
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        # Users choose names that are no text, or that act on a terminal.
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        print(printable(text, keep="\n"), file=stream, flush=True)
     except (OSError, ValueError):
         # Python would flush again at exit, and the process would end with an error.
         with suppress(OSError):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from oar_lxc.errors import OarLxcError, TooLateError
+from oar_lxc.errors import OarLxcError, TooLateError, printable
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants, idmapped, job_cgroups, links, packetfilter, plugs
 from oar_lxc.root.job_cgroups import JobCgroups
@@ -103,7 +103,7 @@ class Leftovers:
             if found and kind not in NOT_KNOWN
         ]
         parts += [f"not known: {why}" for why in (*self.unknown, *self.litter)]
-        return "; ".join(parts) or "nothing"
+        return printable("; ".join(parts)) or "nothing"
 
 
 def find_leftovers(

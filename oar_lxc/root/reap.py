@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from oar_lxc.errors import OarLxcError
+from oar_lxc.errors import OarLxcError, printable
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
@@ -72,7 +72,7 @@ def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> tupl
     try:
         left = destruction.run(log, time.monotonic() + seconds)
     except (OarLxcError, OSError) as error:  # the other jobs get their turn all the same
-        return replace(done, action=FAILED, left=str(error)), True
+        return replace(done, action=FAILED, left=printable(str(error))), True
     return replace(done, action=FAILED, left=str(left)) if left else done, left.fails
 
 

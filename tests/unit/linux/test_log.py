@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.linux.log import NodeLog, say
+from oar_lxc.linux.log import NodeLog, say, tell
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -95,3 +95,11 @@ def test_a_step_that_fails_is_logged_and_the_error_goes_on(tmp_path: Path) -> No
 def test_what_is_said_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     say("job 42 left")
     assert capsys.readouterr() == ("", "oar-lxc-node: job 42 left\n")
+
+
+def test_what_is_said_does_not_act_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("left: /tmp/\x1b[2J\r\udcff\nit is kept")
+    tell('{\n "files": []\n}')
+    told = capsys.readouterr()
+    assert told.err == "oar-lxc-node: left: /tmp/?[2J?\\udcff\nit is kept\n"
+    assert told.out == '{\n "files": []\n}\n'

@@ -194,3 +194,8 @@ def test_litter_that_takes_too_long_is_left_and_no_failure() -> None:
     assert not left.fails
     assert str(left) == "not known: what its ids left in /tmp: the time was over"
     assert replace(left, links=["olb42"]).fails
+
+
+def test_a_name_of_a_file_looks_like_no_line_of_ours() -> None:
+    left = Leftovers(files=["/tmp/x\nfailed: job 1 of bob: \x1b[2J"])
+    assert str(left) == "1 files (/tmp/x?failed: job 1 of bob: ?[2J)"
