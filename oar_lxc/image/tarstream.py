@@ -152,7 +152,7 @@ class Reader:
         """Skip the next bytes; in a file, without reading them.
 
         Raises:
-            TruncatedError: there are fewer; not noticed where they are not read.
+            TruncatedError: there are fewer; in a file, this may go unnoticed.
         """
         far = size - (len(self._chunk) - self._at)
         if far > CHUNK and self._heard is None and self._left is None:

@@ -53,7 +53,7 @@ def uses_of(
     seen: set[str] = set()  # mount namespaces; one process of each is enough
     pids = [int(process.name) for process in proc.iterdir() if process.name.isdigit()]
     for pid, namespace in look_at(pids, lambda pid: _mount_namespace(proc / str(pid))):
-        # Where that cannot be looked at, the mounts can be.
+        # If the namespace cannot be read, the mounts still can.
         if namespace is None or namespace not in seen:
             with suppress(OSError):  # the process ended meanwhile
                 lower |= _lower_directories(proc / str(pid) / "mountinfo")

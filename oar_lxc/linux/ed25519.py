@@ -5,8 +5,8 @@ Each container gets a key while its job waits. A key takes 0.5 ms of processor t
 has no ed25519. Debian's python3-cryptography would be one more package on each node, and takes
 110 ms to load, as long as 200 keys take here.
 
-This module makes keys; it does not sign or verify. The time to make a key depends on the key, and
-could tell it to an observer. But each key is made only once, by a process of the user who gets it.
+This module makes keys; it does not sign or verify. The time to make a key depends on the key, so
+measurements of it could reveal the key. But each key is made once, by a process of its own user.
 
 Source: RFC 8032; OpenSSH's PROTOCOL.key; signkey.c of dropbear.
 """

@@ -35,7 +35,7 @@ def become(
     """
     status = 1
     try:
-        gc.disable()  # the first process closes and removes what is garbage
+        gc.disable()  # only the parent may finalize garbage: that closes and removes files
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):

@@ -85,7 +85,8 @@ def _print(text: str, stream: TextIO | None, number: int) -> None:
         return
     encoding = stream.encoding or "utf-8"
     try:
-        # Users choose names that are no text, or that act on a terminal.
+        # Names that users choose may hold characters that the encoding lacks or that control a
+        # terminal.
         text = text.encode(encoding, "backslashreplace").decode(encoding)
         print(printable(text, keep="\n"), file=stream, flush=True)
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""Look at processes so that none of them keeps the one who looks waiting.
+"""Examine processes in a child, so that no process can block the caller.
 
-Whoever reads much of ``/proc/PID`` waits for a process in execve(2) until its files are closed,
-which its user makes last for good. No signal but SIGKILL ends that: a child looks, one for all of
-them, and is given up.
+A read of many files in ``/proc/PID`` blocks while the process is in execve(2) and its files are
+being closed, and a user can make that last for ever. Only SIGKILL ends such a read. So one child
+examines all processes, and is killed if it blocks.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.bounded import bury
 
-PATIENCE = 1.0  # seconds without a word of the child that looks
-LEAST_PATIENCE = 0.05  # where others have kept one waiting already
-MOST_KEPT = 5  # that keep one waiting, after which no others are looked at
+PATIENCE = 1.0  # seconds without a sign of life of the child
+LEAST_PATIENCE = 0.05  # the same, after other processes have blocked a child
+MOST_KEPT = 5  # blocking processes, after which no others are examined
 _GOES_ON, _END = b".", b"\n"
 _MOST = 1 << 20  # descriptors
 _ANSWER = 3  # the descriptor that the child keeps
@@ -29,15 +29,15 @@ _ANSWER = 3  # the descriptor that the child keeps
 def look_at(
     waiting: Sequence[int], look: Callable[[int], str], deadline: float = float("inf")
 ) -> Iterator[tuple[int, str | None]]:
-    """Yield what a look tells of each of some processes.
+    """Yield each process with the answer of a function about it.
 
-    That is None where a process keeps from being looked at, and for all that come after some of
-    these, as a user can make as many as there is time for; also where there can be no child.
+    The answer is None for a process that blocks the child. It is also None for all processes after
+    :data:`MOST_KEPT` such ones, as a user can make very many, and if there can be no child.
 
     Args:
         waiting: the processes.
-        look: looks at one, in a child; it answers with a line without dots, and calls
-            :func:`goes_on` where it takes long.
+        look: examines a process, in the child. It returns a line without dots, and calls
+            :func:`goes_on` now and then if it takes long.
         deadline: monotonic time.
 
     Raises:
@@ -61,14 +61,14 @@ def look_at(
 
 
 def goes_on() -> None:
-    """Tell, in the child, that it is kept busy and not waiting."""
+    """Give a sign of life, in the child: it is busy, not blocked."""
     os.write(_ANSWER, _GOES_ON)
 
 
 def _answers(
     processes: Sequence[int], look: Callable[[int], str], patience: float, deadline: float
 ) -> Iterator[str]:
-    """Yield what is told of each process, up to one that keeps us waiting.
+    """Yield the answer about each process, up to the first that blocks the child.
 
     Raises:
         OSError: there can be no child.
@@ -83,7 +83,7 @@ def _answers(
     if child == 0:
         try:
             os.setpgid(0, 0)
-            # It may stay for long, and would keep others' locks.
+            # The child may live long, and must not keep inherited locks.
             os.dup2(writer, _ANSWER)
             os.closerange(_ANSWER + 1, _MOST)
             for pid in processes:
@@ -91,7 +91,7 @@ def _answers(
         finally:
             os._exit(0)
     os.close(writer)
-    with suppress(OSError):  # it has done so itself, or is gone
+    with suppress(OSError):  # the child has done it, or is gone
         os.setpgid(child, child)
     text = b""
     try:
@@ -106,15 +106,15 @@ def _answers(
                 yield from (line.decode() for line in lines)
     finally:
         os.close(reader)
-        # With its own child, which somebody may have stopped in a namespace of theirs: that has
-        # our streams, and whoever reads these would wait for it.
+        # Kill its own child, too. A user may have stopped that in the user's namespace, and it
+        # holds this process's standard streams open, so that their reader would wait for it.
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         bury(child)
 
 
 def _is_busy(child: int) -> bool:
-    """Whether a child of ours runs, or would, on a node whose CPUs have too much to do."""
+    """Whether a child runs, or waits for a busy CPU."""
     with suppress(OSError):
         return b"\nState:\tR" in Path(f"/proc/{child}/status").read_bytes()
     return False

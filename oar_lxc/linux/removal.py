@@ -19,7 +19,7 @@ def remove_tree(path: Path, timeout: float = LONG) -> None:
 
     rm(1) opens each directory relative to its parent and without following links, and descends to
     any depth. With ``--one-file-system`` it leaves alone what is mounted below. If a caller other
-    than root may not enter a directory that it owns, it first gets the permission.
+    than root may not enter a directory that it owns, this first gives it the permission.
 
     Args:
         path: the file or directory.

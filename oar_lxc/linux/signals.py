@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 def shell_status(code: int) -> int:
-    """Return an exit status as shells have it: 128 + the signal where one ended the process.
+    """Return an exit status in the form of shells: 128 + the signal if one ended the process.
 
     Args:
         code: of :func:`os.waitstatus_to_exitcode`, less than 0 for a signal.

@@ -1,4 +1,4 @@
-"""Guess the word that a user meant who wrote an unknown one."""
+"""Guess which known word a user meant by an unknown one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Destroy what one job has on one node, by kernel facts, and read back that nothing is left."""
+"""Destroy all that a job has on a node, by facts of the kernel, and check that nothing is left."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from oar_lxc.root.record import Record, read_record, this_boot
 from oar_lxc.root.standstill import let_go
 from oar_lxc.root.trash import discard
 
-REAPER = "reaper"  # the layer that nobody waits for
-STANZA = "stanza"  # the layer after which OAR's own clean comes
-VERIFY = 0.1  # the part of the time that is kept for reading back what is left
+REAPER = "reaper"  # the layer for which no job waits
+STANZA = "stanza"  # the layer after which OAR's own clean runs
+VERIFY = 0.1  # the part of the time that is kept for the check of what is left
 
 
 @dataclass(frozen=True)
 class Destruction:
-    """What is to be destroyed.
+    """The destroy of a job on a node.
 
     Args:
         layout: the job's names.
         user: the job's user.
-        uid: the user's id, -1 where the user is not known on this node any more.
-        oar_cgroup: OAR's cgroup of the job where the caller knows it, else the record tells.
-        layer: who asks for it: ``stanza``, ``epilogue``, ``prologue``, ``undo`` of a
-            prepare, ``reaper`` or ``admin``.
-        whole: destroy OAR's own cgroup and files of the job too, as OAR did not.
+        uid: the user's id; -1 if this node does not know the user any more.
+        oar_cgroup: OAR's cgroup of the job if the caller knows it; else the record's counts.
+        layer: the caller: ``stanza``, ``epilogue``, ``prologue``, ``undo`` of a prepare,
+            ``reaper`` or ``admin``.
+        whole: also destroy OAR's own cgroup and files of the job, as OAR did not do it.
     """
 
     layout: JobLayout
@@ -54,28 +54,28 @@ class Destruction:
     def run(self, log: NodeLog, deadline: float) -> Leftovers:
         """Destroy everything, as far as the deadline allows.
 
-        Every step runs even where one before it failed, and may run again: "already gone" is
-        success. What counts is what is found at the end.
+        Each step runs even if an earlier step failed, and may run again: "already gone" is
+        success. Only the check at the end counts.
 
         Args:
-            log: where the steps are logged.
+            log: the log for the steps.
             deadline: monotonic time by which this must be over.
 
         Returns:
-            What is left; the record is removed only where that is nothing.
+            What is left; the record is removed only if nothing is left.
 
         Raises:
-            OarLxcError: another process had the job locked until the deadline.
+            OarLxcError: another process held the job's lock until the deadline.
         """
         with ExitStack() as held:
             try:
                 held.enter_context(job_locked(self.layout.job_id, rest(deadline)))
-            except OSError as error:  # nobody else can lock what is in the lock's place
+            except OSError as error:  # no other process can take the lock, either
                 log.write("not locked", "error", error=str(error))
             return self.run_locked(log, deadline)
 
     def run_locked(self, log: NodeLog, deadline: float) -> Leftovers:
-        """Do what :meth:`run` does for a caller that has the job locked."""
+        """Do what :meth:`run` does, for a caller that holds the job's lock."""
         start = time.monotonic()
         end = deadline - (deadline - start) * VERIFY
         layout = self.layout
@@ -88,13 +88,13 @@ class Destruction:
         cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
         step = self._step
         killing = Killing(cgroups, whose, end)
-        # The stanza keeps OAR's own clean waiting, and for good where cgroups are left.
+        # OAR's own clean waits for the stanza; if cgroups are left, it does not run at all.
         waits = self.layer == STANZA
         with suppress(OSError):
             let_go(log)
         step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits))
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
-        # A lock that somebody keeps must not keep the processes alive, that somebody perhaps.
+        # The node's lock may be held by one of these processes: kill them while this waits for it.
         with beside(
             lambda: step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
         ) as done:
@@ -102,7 +102,7 @@ class Destruction:
         share = PATIENT_SHARE if self.layer == REAPER else SHARE
         litter = Litter(whose, time.monotonic() + rest(end) * share, end)
         unfiltered = threading.Event()
-        # Nothing of the job runs any more. Links take most of their time in waiting.
+        # No process of the job runs any more. Removing links is mostly waiting for the kernel.
         with (
             beside(lambda: self._remove_network(log, end, unfiltered)),
             beside(lambda: self._remove_tree(log, end)),
@@ -138,7 +138,7 @@ class Destruction:
         return left
 
     def _step(self, log: NodeLog, name: str, act: Callable[[], object]) -> None:
-        # What a failed step leaves is found, and said, when all is read back.
+        # The check at the end finds and reports what a failed step leaves.
         with suppress(OSError, OarLxcError), log.step(name):
             act()
 
@@ -147,7 +147,7 @@ class Destruction:
     ) -> None:
         layout = self.layout
         if record is None and not layout.directory.exists():
-            return  # most likely there is nothing; if there is, the reaper finds it by its names
+            return  # most likely nothing exists; otherwise the reaper finds it by its names
         now = time.time()
         record = record or Record(layout.job_id, self.user, this_boot(), now, first_id, oar_cgroup)
         if not record.ended or self.layer == STANZA:
@@ -166,7 +166,7 @@ class Destruction:
         self._step(log, "links", remove)
         self._step(log, "plugs", plugs.forget_gone)
 
-        # A packet of a device that still is there would bring an element of the filter back.
+        # After the links: a packet of an existing device would add an element to the filter again.
         def forget() -> None:
             if packetfilter.forget(self.layout, rest(end), uid):
                 unfiltered.set()

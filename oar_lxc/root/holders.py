@@ -1,11 +1,12 @@
-"""Who of a user's other processes has a way back to the ids of a job that has ended.
+"""Find a user's other processes that can still take the ids of a job that has ended.
 
-A user namespace with the job's ids lives as long as anything knows of it: an open file of it, or
-of another namespace or a socket that was made inside; a dead process that nobody waited for. Its
-owner enters it by that, when nobody looks any more. And a newuidmap(1) that was stopped when it
-had read that the ids are the user's maps them when it goes on.
+A user namespace with the job's ids lives as long as something refers to it: an open file of it, of
+a namespace or of a socket that was made inside, or a zombie. Through that, the namespace's owner
+could enter it after the destroy. And a newuidmap(1) that the user stopped right after its check of
+/etc/subuid maps the ids when it continues.
 
-Of one that keeps waiting whoever looks (:mod:`oar_lxc.linux.looking`), it is not known.
+A process may block its examination (:mod:`oar_lxc.linux.looking`); for such a one the answer is
+not known.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import Handles, is_zombie, parent, pids
 
 MAPPERS = ("newuidmap", "newgidmap")
-FILES = 1000  # between two words of the child
+FILES = 1000  # open files to examine between two signs of life of the child
 
 
 def find_holders(
     others: Collection[int], whose: Whose, handles: Handles, deadline: float, unseen: set[int]
 ) -> set[int]:
-    """Return those of a user's processes that hold a job's ids, without having any.
+    """Return the processes of a user that can still take a job's ids, without having any.
 
     Args:
         others: the user's processes that are not the job's.
         whose: the job's ids.
-        handles: holds those that are found, since before they were looked at.
+        handles: gets handles of the processes found, opened before they are examined.
         deadline: monotonic time.
-        unseen: those that keep from being looked at, which are not looked at again; it is given
-            those that do so now.
+        unseen: the processes that blocked an earlier examination, and are not examined again; gets
+            those that block this one.
 
     Raises:
         TooLateError: the deadline has passed.
@@ -82,7 +83,7 @@ def _is_jobs(pid: int, namespaces: UserNamespaces) -> bool:
 
 
 def _maps_ids(pid: int, whose: Whose) -> bool:
-    """Whether a process is a program of the system's that is about to map ids of the job."""
+    """Whether a process is newuidmap or newgidmap and is about to map ids of the job."""
     with suppress(OSError, ValueError):
         process = Path(f"/proc/{pid}")
         if (process / "exe").readlink().name in MAPPERS:

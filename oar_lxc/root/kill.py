@@ -1,4 +1,4 @@
-"""Kill all that belongs to a job until the kernel has none, whoever adds more or holds them."""
+"""Kill a job's processes until none is left, also if other processes add more or hold them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from oar_lxc.root.processes import Handles, is_restless, job_processes
 from oar_lxc.root.standstill import standstill
 from oar_lxc.root.stuck import abort_waits, dead_lxcfs, tracers
 
-LXCFS_PATIENCE = 4.0  # seconds that lxcfs has for an answer, which takes it milliseconds
-LOOKS = 4  # that mostly find all there is; who is found after that is put there from outside
-HOLDERS = 0.5  # the part of the time for a look at what else the user's processes have open
+LXCFS_PATIENCE = 4.0  # seconds for an answer of lxcfs, which normally takes milliseconds
+LOOKS = 4  # searches that find all of a job; after that, processes outside must be adding more
+HOLDERS = 0.5  # the part of the time for the search among the user's other processes
 MOMENT = 0.01  # seconds
-MOST_SHOWN = 5  # processes in a sentence
-BUSY = 0.1  # seconds in which who was killed has left the cgroups
+MOST_SHOWN = 5  # processes to name in a sentence
+BUSY = 0.1  # seconds after which killed processes have left the cgroups
 
 
 @dataclass
 class Killing:
-    """The end of a job's processes and cgroups.
+    """Kills a job's processes and removes its cgroups.
 
     Args:
         cgroups: the job's cgroups.
@@ -33,7 +33,7 @@ class Killing:
 
     Attributes:
         killed: the processes that were killed.
-        unknown: why there may be a way back to the job's ids; empty where there is none.
+        unknown: why a process may still be able to take the job's ids; empty if none can.
     """
 
     cgroups: JobCgroups
@@ -47,14 +47,14 @@ class Killing:
     _late: float = float("inf")
 
     def kill(self, revoked: threading.Event) -> None:
-        """Kill until none is found once nobody can take the job's ids any more.
+        """Kill until a search finds none after the user's right to the ids is taken back.
 
         Args:
-            revoked: tells when the ids are taken back.
+            revoked: is set when the right is taken back.
         """
         self._late = time.monotonic() + min(LXCFS_PATIENCE, (self.end - time.monotonic()) / 2)
         self.cgroups.take_back()
-        revoked.wait(MOMENT)  # mostly it takes no longer, and one look less is needed
+        revoked.wait(MOMENT)  # mostly this suffices, and saves one search
         looks = 0
         while time.monotonic() < self.end:
             last = revoked.is_set()
@@ -69,7 +69,7 @@ class Killing:
                 self._kill_still()
 
     def remove_cgroups(self) -> None:
-        """Remove the cgroups; one that is filled again meanwhile is emptied for good."""
+        """Remove the cgroups; if a process enters one meanwhile, kill during a standstill."""
         busy = time.monotonic() + BUSY
         while not self.cgroups.remove() and time.monotonic() < self.end:
             if time.monotonic() > busy and self.cgroups.processes():
@@ -77,7 +77,7 @@ class Killing:
             time.sleep(0.002)
 
     def _look(self) -> set[int]:
-        """Kill all that are found at one look, and return them."""
+        """Search once, kill all processes found, and return them."""
         self.cgroups.kill_unified()
         with Handles() as handles:
             found = self._find(handles)
@@ -89,31 +89,31 @@ class Killing:
         return found
 
     def _kill_holders(self) -> set[int]:
-        """Kill who could come back to the job's ids later, and return them."""
+        """Kill the processes that could take the job's ids later, and return them."""
         with Handles() as handles:
             found = self._find_holders(handles)
             self._kill(handles, found)
         return found
 
     def _find_holders(self, handles: Handles) -> set[int]:
-        # Somebody may have a great deal open: all else that is the job's goes all the same.
+        # A process may have very many open files, so keep time for the other steps.
         end = time.monotonic() + rest(self.end) * HOLDERS
         return find_holders(self._others, self.whose, handles, end, self._unseen)
 
     def _kill_still(self) -> None:
-        """Kill while nobody can put in more, and remove what they could be put into."""
+        """During a standstill, in which no process can add more, kill and remove the cgroups."""
         with Handles() as handles:
             with standstill(self.cgroups, self.whose):
                 self._kill(handles, self._find(handles))
                 self.cgroups.remove()
                 holders = self._find_holders(handles)
                 handles.kill(holders)
-            self._kill(handles, holders)  # what was frozen dies only now
+            self._kill(handles, holders)  # frozen ones die only now
 
     def _kill(self, handles: Handles, found: set[int]) -> None:
         handles.kill(found)
         if found or not self._thawed:
-            self.cgroups.thaw()  # what is frozen dies only now
+            self.cgroups.thaw()  # frozen processes die only now
             self._thawed = True
         handles.wait(min(1.0, self.end - time.monotonic()))
         self.killed |= found
@@ -137,7 +137,7 @@ class Killing:
 
 
 def keep_waiting(unseen: set[int]) -> str:
-    """Return why it is not known whose some processes are; empty where there are none."""
+    """Return the sentence about processes that could not be examined; empty if there are none."""
     if not unseen:
         return ""
     shown = ", ".join(map(str, sorted(unseen)[:MOST_SHOWN]))

@@ -1,4 +1,4 @@
-"""What is left of a job on this node: read from the kernel and the disk, never from a record."""
+"""Find what is left of a job on this node, from the kernel and the disk, never from a record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import job_processes
 from oar_lxc.root.trash import trash_of
 
-NOT_KNOWN = ("unknown", "litter")  # what of the leftovers are reasons, not names
+NOT_KNOWN = ("unknown", "litter")  # fields that have reasons, not names
 UNSEEN = "unknown, as no cgroup file system is mounted"
 
 NFT_TIMEOUT = 5.0  # seconds; it takes milliseconds
@@ -27,11 +27,11 @@ NFT_TIMEOUT = 5.0  # seconds; it takes milliseconds
 
 @dataclass(frozen=True)
 class Running:
-    """What was found of a job's processes, for which one has to look longest.
+    """The result of the search for a job's processes, which takes longest.
 
     Attributes:
         processes: ids of processes.
-        unknown: why there may be more; empty where there are not.
+        unknown: why there may be more; empty if there are no more.
     """
 
     processes: Collection[int]
@@ -39,7 +39,7 @@ class Running:
 
     @classmethod
     def of(cls, cgroups: JobCgroups, whose: Whose) -> Running:
-        """Look for the processes of a job; arguments as of :func:`find_leftovers`."""
+        """Search for the processes of a job; arguments as for :func:`find_leftovers`."""
         try:
             unseen: set[int] = set()
             found = job_processes(cgroups, whose, unseen=unseen)
@@ -50,22 +50,22 @@ class Running:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What still exists of a job; empty lists mean that nothing does.
+    """All that still exists of a job; empty lists mean that nothing does.
 
     Attributes:
         processes: ids of processes in its cgroups, or that have or could take ids of its range.
         cgroups: paths of cgroups.
-        mounts: mount points in the node's own mount namespace. Users make others as they like,
-            with any names; copies of ours there are detached when the directory is removed.
-        links: names of network devices, with those of no job that the user's jobs left.
-        files: paths of files and directories, OAR's own of the job where it left them, and those
-            of its ids in the directories that all users share.
+        mounts: mount points in the node's own mount namespace. Users may have other mount
+            namespaces; copies of these mounts there are detached when the directory is removed.
+        links: names of network devices, including unplugged ones of the user's jobs.
+        files: paths of files and directories. They include OAR's own files of the job if OAR left
+            them, and files of the job's ids in the directories that all users share.
         ipc: SysV IPC of its ids, kind and number.
         lines: lines in /etc/subuid, /etc/subgid, /etc/lxc/lxc-usernet and /run/lxc/nics.
         rules: elements of the packet filter.
-        unknown: why something could not be looked at to its end: it is not known to be gone.
-        litter: the same of the directories that all users share. That alone is no failure: any
-            user can put more there than a hook has time for.
+        unknown: why a search was incomplete, so that more may be left.
+        litter: why the search in the directories that all users share was incomplete. That alone
+            is no failure, as any user can put more files there than a hook has time for.
     """
 
     processes: list[int] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Leftovers:
 
     @property
     def fails(self) -> bool:
-        """Whether a hook fails by it, and the node is not for other jobs."""
+        """Whether it makes a hook fail, so that OAR gives the node to no other job."""
         return bool(replace(self, litter=[]))
 
     def __bool__(self) -> bool:
@@ -89,7 +89,7 @@ class Leftovers:
 
     @classmethod
     def union(cls, parts: Iterable[Leftovers]) -> Leftovers:
-        """Return what any of some has."""
+        """Return all that any of several leftovers has."""
         found: dict[str, set[Any]] = {}
         for part in parts:
             for kind, names in asdict(part).items():
@@ -117,17 +117,17 @@ def find_leftovers(
     rules: list[str] | None = None,
     unknown: Collection[str] = (),
 ) -> Leftovers:
-    """Look for everything that a job may have on this node.
+    """Search for everything that a job may have on this node.
 
     Args:
         layout: the job's names.
         cgroups: the job's cgroups.
         whose: its ids, and its user's.
-        inert: whether the record counts, and what is in the trash.
-        running: what was found of its processes, where that was looked for already.
-        litter: what was found of its ids elsewhere, likewise.
-        rules: what was found of it in the packet filter, likewise.
-        unknown: why something else is not known to be gone.
+        inert: whether the record and the trash count, too.
+        running: the result of an earlier search for its processes, if any.
+        litter: the result of an earlier search in the shared directories, if any.
+        rules: the result of an earlier search in the packet filter, if any.
+        unknown: why other searches were incomplete.
     """
     paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
     if cgroups.whole:
@@ -136,7 +136,7 @@ def find_leftovers(
         running = Running.of(cgroups, whose)
     if litter is None:
         litter = Litter(whose, cgroups.deadline)
-        with suppress(OSError, OarLxcError):  # it tells itself
+        with suppress(OSError, OarLxcError):  # litter.unknown tells the error
             litter.look()
     return Leftovers(
         processes=sorted(running.processes),

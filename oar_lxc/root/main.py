@@ -1,4 +1,4 @@
-"""``oar-lxc-node``: the root side's command, called by hooks, the reaper and administrators."""
+"""``oar-lxc-node``, the command of the root side, for hooks, the reaper and administrators."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 DONE = 0
 FAILED = 1
 USAGE = 2
-MOST_FILES = 1 << 16  # that may be open at once, at least
+MOST_FILES = 1 << 16  # open files that the process may have at least
 FILTER_TIMEOUT = 30.0  # seconds
-CGROUPS_LEFT = 3  # OAR's own clean-up would wait for them without end
+CGROUPS_LEFT = 3  # a status of its own, as OAR's own clean would wait for cgroups for ever
 
 EPILOG = """exit status:
   0  done; also where a job was refused, which only the job is told, and where
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # Else, the name would be made by what formats help, which takes long to import.
+    # Without prog, argparse would format help to get the name, and importing that code takes long.
     name = top.prog
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=name)
     for name, text in (
@@ -125,7 +125,7 @@ def _seconds(text: str) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit status."""
+    """Run the command line and exit with its status."""
     arguments = parser().parse_args(argv)
     with one_sentence(lambda text: say(f"{arguments.command}: {text}"), os.uname().nodename):
         sys.exit(_carry_out(arguments))
@@ -149,43 +149,43 @@ def _carry_out(arguments: argparse.Namespace) -> int:
 
 
 def _forget_caller() -> None:
-    """Take nothing of the caller's that could keep us from our work.
+    """Reset all that the caller may have set and that could disturb the work.
 
-    Who calls is OAR, a user's shell or systemd, and each has limits, signals and files of its own.
+    The caller is OAR, a user's shell or systemd; each has its own limits, signals and open files.
     """
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # what is opened next would be taken for it
-            os.open(os.devnull, os.O_RDWR)  # and is not closed when a program starts
+        except OSError:  # it is closed, and the next opened file would get its number
+            os.open(os.devnull, os.O_RDWR)  # programs that start inherit it
             os.set_inheritable(number, True)
     os.umask(0o022)
-    os.chdir("/")  # it may have been removed, or its file server have died
-    os.environ["PATH"] = PATH  # oardodo's lacks /usr/sbin, and may be the caller's
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else no program's failure would be seen
+    os.chdir("/")  # the caller's directory may be gone, or its file server dead
+    os.environ["PATH"] = PATH  # oardodo's PATH lacks /usr/sbin, or is the caller's
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else failures of programs go unnoticed
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _end)  # what is stopped or frozen goes on
+            signal.signal(number, _end)  # resumes what is stopped or frozen
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     leave_freezers()
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_DATA):
         _raise_limit(limit, resource.RLIM_INFINITY)
-    # One open file for each process that is killed at once.
+    # Each process that is killed needs an open file.
     _raise_limit(resource.RLIMIT_NOFILE, MOST_FILES)
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    """Leave as a shell tells that a signal ended a command, but by the end of each block."""
+    """Exit with 128 + the signal, as in a shell, and run the ends of all blocks."""
     sys.exit(128 + number)
 
 
 def _raise_limit(limit: int, least: int) -> None:
-    """Let a limit be what it may be at most, and that be no less than ``least``."""
+    """Raise a soft limit to its hard limit, and the hard limit to at least ``least``."""
     hard = resource.getrlimit(limit)[1]
     unlimited = resource.RLIM_INFINITY
     most = unlimited if unlimited in (hard, least) else max(hard, least)
     for value in (most, hard):
-        with suppress(OSError, ValueError):  # not even root may, without CAP_SYS_RESOURCE
+        with suppress(OSError, ValueError):  # root without CAP_SYS_RESOURCE may not
             resource.setrlimit(limit, (value, value))
             return
 
@@ -195,7 +195,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     layout, user, cgroup = _job(arguments)
     account = None
-    with suppress(OSError):  # the preparation meets it again, and knows what to do
+    with suppress(OSError):  # the prepare meets the error again, and handles it
         if not (account := find_account(user)):
             raise UsageError(f"user {user} does not exist on this node")
     config = read_config()
@@ -259,7 +259,7 @@ def _leftovers(arguments: argparse.Namespace) -> int:
         for first in first_ids
     )
     if arguments.json:
-        # A list of each kind; what is not known is no kind, and mostly nothing.
+        # All kinds with their lists, also empty ones; what is not known only if there is any.
         found = {
             kind: names for kind, names in asdict(left).items() if names or kind not in NOT_KNOWN
         }
@@ -272,7 +272,7 @@ def _leftovers(arguments: argparse.Namespace) -> int:
 def _first_ids(
     given: str | None, layout: JobLayout, user: str, uid: int, record: Record | None
 ) -> set[int]:
-    """Return the first ids of the ranges to look at: the job's, or all that may have been."""
+    """Return the first ids of the ranges to search for: the job's, or all that it may have had."""
     from oar_lxc.root.allocation import find_range, is_of, possible_ranges
 
     if given is None:
@@ -327,11 +327,11 @@ COMMANDS = {
 
 
 def _job(arguments: argparse.Namespace, lenient: bool = False) -> tuple[JobLayout, str, str]:
-    """Return what job is meant, its user and its cgroup.
+    """Return the job's names, its user and its cgroup.
 
     Args:
         arguments: the command line.
-        lenient: a wrong cgroup is said and not believed, as a hook cannot be asked for another.
+        lenient: report and ignore a wrong cgroup, as a hook cannot correct it.
     """
     job_id = check_job_id(arguments.job)
     user = check_user(arguments.user)
@@ -346,7 +346,7 @@ def _job(arguments: argparse.Namespace, lenient: bool = False) -> tuple[JobLayou
 
 
 def _most(log: NodeLog) -> float:
-    """Return the seconds that a hook may take; nothing in the configuration stops its work."""
+    """Return the seconds that a hook may take; the default if the configuration is wrong."""
     config, wrong = lenient_config()
     if wrong:
         log.write("wrong configuration", "error", error=wrong, instead="the defaults")

@@ -1,9 +1,9 @@
-"""User namespaces of this node, and whether who is in one can take a job's ids.
+"""Tell whether a process can take a job's ids through its user namespace.
 
-A user namespace can take the ids that its map has, and those of each namespace that it lies in:
-its owner gets from any handle to the parent (ioctl_nsfs(2)). A handle of another namespace that
-was made inside is as good. The kernel tells a namespace's map by a process in it, so one that is
-only held is entered for a moment.
+A process in a user namespace can take the ids in the namespace's map, and those in the maps of the
+namespaces around it: from a handle, the owner gets a handle of the parent (ioctl_nsfs(2)). A
+handle of another namespace that was made inside serves as well. The kernel shows a namespace's map
+only through a process in it. So a child enters a namespace that has no process.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _NS_GET_NSTYPE = 0xB703
 _NS_GET_OWNER_UID = 0xB704
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_DUMPABLE = 4
-# What a link in /proc/PID/fd begins with; paths begin with a slash.
+# The first words of links in /proc/PID/fd; other links are paths and begin with a slash.
 _KINDS = {"cgroup", "ipc", "mnt", "net", "pid", "socket", "time", "user", "uts"}
-_SIOCGSKNS = 0x894C  # linux/sockios.h: the network namespace that a socket was made in
+_SIOCGSKNS = 0x894C  # linux/sockios.h: the network namespace of a socket
 _SYS_PIDFD_GETFD = 438
-_LONGEST = 1 << 16  # bytes of a map: the kernel takes a page
-_PATIENCE = 1.0  # seconds in which a child of ours has entered a namespace
+_LONGEST = 1 << 16  # bytes of a map; the kernel's limit is a page
+_PATIENCE = 1.0  # seconds for a child to enter a namespace
 _MOMENT = 0.005  # seconds
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class UserNamespaces:
-    """What user namespaces have of a job, each looked at once: keep it for one look at all.
+    """The user namespaces of the node; each is examined once, so use it for one search only.
 
     Args:
         whose: the job's ids, and its user's.
@@ -53,10 +53,10 @@ class UserNamespaces:
         self._known_maps: dict[bytes, bool | None] = {self._own_map: False}
 
     def by_map(self, pid: int) -> bool | None:
-        """Whether a process can take ids of the job, as its map tells, which keeps nobody waiting.
+        """Whether a process can take ids of the job, by its map alone; reading that never blocks.
 
-        It is None where the namespaces around it have to be looked at (:meth:`is_jobs`). The
-        map that we have is of our own namespace, or of one that root made.
+        The result is None if the namespaces around it must be examined (:meth:`is_jobs`). A
+        process with the same map as this one is in this one's namespace, or in one that root made.
 
         Raises:
             OSError: the process is gone.
@@ -67,7 +67,7 @@ class UserNamespaces:
         return self._known_maps[text]
 
     def is_jobs(self, pid: int) -> bool:
-        """Whether a process can take ids of the job by its user namespace.
+        """Whether a process can take ids of the job through its user namespace.
 
         Raises:
             OSError: the process is gone.
@@ -79,7 +79,7 @@ class UserNamespaces:
         if name not in self._known:
             maps = _maps(pid)
             if os.readlink(path) != name:
-                return self.is_jobs(pid)  # it has gone deeper, and never comes back
+                return self.is_jobs(pid)  # it entered a deeper one, and cannot return
             if self._is_within(maps):
                 self._known[name] = True
             else:
@@ -88,7 +88,7 @@ class UserNamespaces:
         return self._known[name]
 
     def is_handle(self, pid: int, fd: str) -> bool:
-        """Whether an open file of a process is a way to the ids of the job."""
+        """Whether a process can take ids of the job through one of its open files."""
         with suppress(OSError):
             path = f"/proc/{pid}/fd/{fd}"
             kind, colon, _ = os.readlink(path).partition(":[")
@@ -102,7 +102,7 @@ class UserNamespaces:
         return False
 
     def is_users(self, pid: int) -> bool:
-        """Whether a process is in a user namespace of the user's, whatever became of its ids."""
+        """Whether a process is in a user namespace that the user made, with any ids."""
         with suppress(OSError):
             path = f"/proc/{pid}/ns/user"
             if os.readlink(path) != self._own:
@@ -119,9 +119,9 @@ class UserNamespaces:
         return self._known[name]
 
     def _judge(self, handle: int, maps: list[tuple[int, int]] | None) -> bool:
-        """Whether a user namespace, with its map where that is known, or one around it counts."""
+        """Whether a user namespace or one around it has ids of the job; ``maps`` may be known."""
         with self._line(handle) as line:
-            # A namespace that root made may have all ids there are.
+            # A namespace that root made may have all ids, and does not count.
             if not self._is_users(line[-1]):
                 return False
             for depth, one in enumerate(line):
@@ -137,7 +137,7 @@ class UserNamespaces:
         return False
 
     def _is_within(self, maps: list[tuple[int, int]]) -> bool:
-        """Whether a map has a part that is the job's alone, as nobody else's can be."""
+        """Whether an extent is inside the job's range; only the job's namespaces have such."""
         return any(
             self._whose.is_jobs(start) and self._whose.is_jobs(start + count - 1)
             for start, count in maps
@@ -151,13 +151,13 @@ class UserNamespaces:
 
     @contextmanager
     def _line(self, handle: int) -> Iterator[list[int]]:
-        """Give a user namespace and those around it, up to the one that lies in ours."""
+        """Yield a user namespace and those around it, up to but without this process's own."""
         line = [handle]
         try:
             while True:
                 try:
                     parent = fcntl.ioctl(line[-1], _NS_GET_PARENT)
-                except PermissionError:  # it is ours, or beside ours
+                except PermissionError:  # it is this process's, or not inside that one
                     break
                 if f"user:[{os.fstat(parent).st_ino}]" == self._own:
                     os.close(parent)
@@ -170,7 +170,7 @@ class UserNamespaces:
 
 
 def _maps(pid: int) -> list[tuple[int, int]]:
-    """Return first id outside, and count, of each extent of a process's two maps."""
+    """Return first id outside and count of each extent in a process's two maps."""
     names = ("uid_map", "gid_map")
     return [extent for name in names for extent in _extents(_text(f"/proc/{pid}/{name}"))]
 
@@ -186,13 +186,13 @@ def _text(path: str) -> bytes:
 
 
 def _maps_of(handle: int) -> list[tuple[int, int]] | None:
-    """Return the same of an open user namespace; None where a process in it hinders that."""
+    """Return the extents of an open user namespace; None if a process in it prevents that."""
     ready_r, ready_w = os.pipe()
     over_r, over_w = os.pipe()
     child = os.fork()
     if child == 0:
-        # Only system calls here. What is in the namespace may kill or stop this process, not look
-        # into it.
+        # Only system calls here. Processes in the namespace may kill or stop this process, but not
+        # read its memory.
         try:
             os.close(over_w)
             _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -215,7 +215,7 @@ def _maps_of(handle: int) -> list[tuple[int, int]] | None:
 
 
 def _has_entered(child: int, handle: int, ready: int) -> bool:
-    """Whether a child is in a namespace; one that was stopped there cannot tell it, but is."""
+    """Whether a child is in a namespace; also if it was stopped there before it could tell."""
     name = f"user:[{os.fstat(handle).st_ino}]"
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:

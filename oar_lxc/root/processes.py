@@ -1,4 +1,4 @@
-"""Processes of a job, found by facts of the kernel and killed by identity, not by number."""
+"""Find a job's processes by facts of the kernel, and kill them by handle, not by number."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 
 CHUNK = 1 << 16
-AT_ONCE = 1000  # processes that a child looks at, and whose handles are open meanwhile
+AT_ONCE = 1000  # processes that one child examines while their handles are open
 # Fields of /proc/PID/stat, counted from the state (proc(5)).
 _FLAGS, _START = 6, 19
 _PF_KTHREAD = 0x00200000  # linux/sched.h: a flag of the kernel's own
 
 
 class Handles:
-    """Handles of processes, by which they are killed (pidfd_open(2)).
+    """Handles of processes, with which they are killed (pidfd_open(2)).
 
-    A number may belong to another process by the time it is used. A handle does not: what is
-    seen of a process while its handle is open is true of the process that the handle is of.
+    A number may belong to another process by the time it is used; a handle always means the same
+    process. So open the handle first, then read facts of the number: they hold for the handle.
     """
 
     def __init__(self) -> None:
@@ -46,29 +46,29 @@ class Handles:
     def hold(self, pid: int) -> None:
         """Open a process's handle; it is closed at the end of the block."""
         if pid not in self._open:
-            with suppress(OSError):  # it is gone, or there are too many: it is the next round's
+            with suppress(OSError):  # it is gone, or too many files are open: the next round's
                 self._open[pid] = os.pidfd_open(pid)
 
     def drop(self, pid: int) -> None:
-        """Close a process's handle, where it is open."""
+        """Close a process's handle, if it is open."""
         if (handle := self._open.pop(pid, None)) is not None:
             os.close(handle)
 
     def kill(self, pids: Collection[int]) -> None:
-        """Send SIGKILL to those of some processes whose handles are open."""
+        """Send SIGKILL to the processes that have open handles."""
         self.signal(pids, signal.SIGKILL)
         for handle in [self._open[pid] for pid in pids if pid in self._open]:
             self._poll.register(handle, select.POLLIN)  # once is enough, twice no error
             self._dying.add(handle)
 
     def signal(self, pids: Collection[int], number: signal.Signals) -> None:
-        """Send a signal to those of some processes whose handles are open."""
+        """Send a signal to the processes that have open handles."""
         for handle in [self._open[pid] for pid in pids if pid in self._open]:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, number)
 
     def wait(self, seconds: float) -> None:
-        """Wait up to some seconds until all that were killed are dead: also if still zombies."""
+        """Wait up to ``seconds`` until all killed processes are dead; zombies are dead."""
         end = time.monotonic() + seconds
         while self._dying and (rest := end - time.monotonic()) > 0:
             for handle, _ in self._poll.poll(rest * 1000):
@@ -85,22 +85,26 @@ def job_processes(
 ) -> set[int]:
     """Return the processes that belong to a job and must die with it.
 
-    Those are: all in our cgroups of the job; of those in OAR's cgroup of the job, the user's (the
-    hooks that OAR runs there are not); and all, wherever, that have an id of the job's range, as
-    user or group, or could take one by their user namespace. Zombies are dead already, and what
-    the kernel runs for itself is nobody's.
+    These are:
 
-    Each process is asked where it is: a user can make more cgroups than there is time to look in.
-    What is read here keeps nobody waiting (:mod:`oar_lxc.linux.looking`): a child looks at what
-    does, and that only at the user's processes and root's, as nobody else gets into a namespace of
-    the user's.
+    - all processes in the cgroups to remove;
+    - the user's processes in OAR's cgroup of the job (OAR's hooks there belong to other users);
+    - all processes anywhere that have a user id or group id of the job's range, or could take one
+      through their user namespace.
+
+    Zombies and the kernel's own processes do not count. This reads the cgroup of each process, and
+    not the processes of each cgroup, as a user can make very many cgroups.
+
+    The reads here never block. A child does the reads that may block
+    (:mod:`oar_lxc.linux.looking`), and only for processes of the user and of root, as other users
+    cannot enter a namespace of the user.
 
     Args:
         cgroups: the job's cgroups.
         whose: the job's ids, and its user's.
-        handles: holds those that are found, since before they were looked at.
-        others: is given what else runs as the user, or under other ranges of the user's.
-        unseen: is given those that keep from being looked at, which may be the job's.
+        handles: gets handles of the processes found, opened before they are examined.
+        others: gets the other processes of the user, also under the user's other ranges.
+        unseen: gets the processes that could not be examined and may be the job's.
 
     Raises:
         TooLateError: the deadline of the cgroups has passed.
@@ -110,7 +114,7 @@ def job_processes(
     unknown: set[int] = set()
     hooks = ancestry()
     namespaces = UserNamespaces(whose)
-    waiting: dict[int, bool] = {}  # those that a child looks at, and whether they are the user's
+    waiting: dict[int, bool] = {}  # processes for the child; whether they are the user's
 
     def pass_over(pid: int, own: bool) -> None:
         if own and others is not None:
@@ -132,7 +136,7 @@ def job_processes(
     for pid in pids():
         if time.monotonic() > cgroups.deadline:
             raise TooLateError("the time was over before all processes of this node were seen")
-        threads = _threads(pid)  # most are the kernel's own, and are not looked at further
+        threads = _threads(pid)  # 0 for most processes, as they are the kernel's own
         if not threads or pid in hooks:
             continue
         if handles:
@@ -180,7 +184,7 @@ def _can_take(pid: int, namespaces: UserNamespaces) -> str:
 
 
 def _has_thread(pid: int, whose: Whose) -> bool:
-    """Whether one thread of a process has ids of a job: each has its own, for the kernel."""
+    """Whether a thread of a process has ids of a job; to the kernel, each thread has its own."""
     with suppress(OSError):
         tasks = os.listdir(f"/proc/{pid}/task")
         return any(whose.has_jobs(ids_of(f"/proc/{pid}/task/{task}/status")) for task in tasks)
@@ -188,7 +192,7 @@ def _has_thread(pid: int, whose: Whose) -> bool:
 
 
 def _threads(pid: int) -> int:
-    """Return how many threads a process has; 0 where it is dead, or the kernel's own."""
+    """Return how many threads a process has; 0 if it is dead, or the kernel's own."""
     status = _status(pid)
     if not status or _is_dead(status) or _is_kernels(pid, status):
         return 0
@@ -196,17 +200,17 @@ def _threads(pid: int) -> int:
 
 
 def _is_kernels(pid: int, status: bytes) -> bool:
-    """Whether a process is the kernel's own, which Linux tells here from 6.8 on."""
+    """Whether a process is the kernel's own; its status says so from Linux 6.8 on."""
     if told := _value(status, b"Kthread"):
         return told == b"1"
     if _value(status, b"VmSize"):
         return False
-    fields = _stat(pid)  # who has no memory is not in execve(2): it waits for nothing
+    fields = _stat(pid)  # never blocks: without memory, it is not in execve(2)
     return bool(fields) and int(fields[_FLAGS]) & _PF_KTHREAD != 0
 
 
 def _cgroups_of(pid: int, threads: int) -> str:
-    """Return what /proc tells of the cgroups of a process: those of its threads may differ."""
+    """Return the text of /proc about a process's cgroups; its threads may be in different ones."""
     if threads == 1:
         return os.fsdecode(_read_record(f"/proc/{pid}/cgroup"))
     texts = []
@@ -217,8 +221,8 @@ def _cgroups_of(pid: int, threads: int) -> str:
 
 
 def _is_below(text: str, roots: Collection[str]) -> bool:
-    """Whether one of the cgroups in a text of /proc is one of some roots, or below one."""
-    near = [root for root in roots if root in text]  # for most texts there is none
+    """Whether a cgroup in a text of /proc is at or below one of several roots."""
+    near = [root for root in roots if root in text]  # empty for most texts
     if not near:
         return False
     paths = [line.split(":", 2)[2] for line in text.split("\n") if line.count(":") > 1]
@@ -226,12 +230,12 @@ def _is_below(text: str, roots: Collection[str]) -> bool:
 
 
 def is_restless(cgroups: JobCgroups, uid: int) -> bool:
-    """Whether the job has processes that come and go faster than one can look at each."""
+    """Whether the job may have processes that fork and end too fast for a search."""
     return any(owner(pid) in (-1, uid) for pid in cgroups.freezable())
 
 
 def pids() -> Iterator[int]:
-    """Yield the ids of all processes that this node's root sees."""
+    """Yield the ids of all processes of this node."""
     with os.scandir("/proc") as entries:
         for entry in entries:
             if entry.name.isdigit():
@@ -239,15 +243,15 @@ def pids() -> Iterator[int]:
 
 
 def owner(pid: int) -> int:
-    """Return the user id a process runs under, -1 where it is gone."""
+    """Return the user id under which a process runs; -1 if it is gone."""
     return status_of(f"/proc/{pid}/status", b"Uid:")
 
 
 def ids_of(path: str) -> list[bytes]:
-    """Return the ids in a process's or thread's status; the first is who started it.
+    """Return the ids in a process's or thread's status; the first is the real user id.
 
-    Those are the user ids and group ids, real, effective, saved and for files, and the
-    supplementary groups; none where it is gone.
+    These are the user ids and group ids, each real, effective, saved and of the file system, and
+    the supplementary groups. Empty if it is gone.
     """
     found = []
     with suppress(FileNotFoundError, ProcessLookupError):
@@ -258,7 +262,7 @@ def ids_of(path: str) -> list[bytes]:
 
 
 def status_of(path: str, key: bytes) -> int:
-    """Return the first number of a line of a process's or thread's status; -1 where it is gone."""
+    """Return the first number in a line of a process's or thread's status; -1 if it is gone."""
     fields = _fields(path, key)
     return int(fields[0]) if fields else -1
 
@@ -271,7 +275,7 @@ def _fields(path: str, key: bytes) -> list[bytes]:
 
 
 def _read_record(path: str) -> bytes:
-    """Read a file of /proc; the kernel makes most that are of one process in one piece."""
+    """Read a file of /proc; for one process, one read mostly returns all of it."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = os.read(fd, CHUNK)
@@ -283,9 +287,9 @@ def _read_record(path: str) -> bytes:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether a process is dead but not yet waited for, or gone.
+    """Whether a process is a zombie or gone.
 
-    One whose first thread has ended looks the same but for its other threads, which live.
+    A process whose first thread has ended also looks like a zombie, but has other threads.
     """
     status = _status(pid)
     return not status or _is_dead(status)
@@ -301,31 +305,31 @@ def is_stopped(pid: int) -> bool:
 
 
 def is_still(pid: int) -> bool:
-    """Whether a process is stopped, waits where no signal reaches it, or is gone."""
+    """Whether a process is stopped, in an uninterruptible wait, or gone."""
     return _value(_status(pid), b"State") in b"TtDZX"
 
 
 def is_waiting(pid: int, task: str) -> bool:
-    """Whether a thread waits for the kernel and does not hear of signals."""
+    """Whether a thread is in an uninterruptible wait."""
     return _value(_text(f"/proc/{pid}/task/{task}/status"), b"State") == b"D"
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since the kernel did; 0 where it is gone.
+    """Return a process's start time in clock ticks since the boot; 0 if it is gone.
 
-    A process of a user's can keep who asks waiting (:mod:`oar_lxc.linux.looking`).
+    A user's process can make this block (:mod:`oar_lxc.linux.looking`).
     """
     fields = _stat(pid)
     return int(fields[_START]) if fields else 0
 
 
 def parent(pid: int) -> int:
-    """Return a process's parent; 0 where it is gone."""
+    """Return the number of a process's parent; 0 if it is gone."""
     return int(_value(_status(pid), b"PPid") or b"0")
 
 
 def ancestry() -> set[int]:
-    """Return this process and those that started it: a hook must not kill itself."""
+    """Return this process and its ancestors, as a hook must not kill itself."""
     found = set()
     pid = os.getpid()
     while pid > 1 and pid not in found:
@@ -335,13 +339,13 @@ def ancestry() -> set[int]:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """Return the fields of a process from its state on, none where it is gone."""
+    """Return the fields of a process's stat from its state on; empty if it is gone."""
     stat = _text(f"/proc/{pid}/stat")
     return stat[stat.rfind(b")") + 2 :].split()
 
 
 def _status(pid: int) -> bytes:
-    """Return what the kernel tells of a process, nothing where it is gone."""
+    """Return the text of a process's status; empty if it is gone."""
     return _text(f"/proc/{pid}/status")
 
 
@@ -352,6 +356,6 @@ def _text(path: str) -> bytes:
 
 
 def _value(status: bytes, key: bytes) -> bytes:
-    """Return the first word of a line of a process's status; nothing without such a line."""
+    """Return the first word in a line of a process's status; empty without such a line."""
     words = status.partition(b"\n" + key + b":")[2].partition(b"\n")[0].split(None, 1)
     return words[0] if words else b""

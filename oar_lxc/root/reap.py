@@ -1,4 +1,4 @@
-"""Destroy what dead jobs left on this node, and keep note of what cannot be destroyed."""
+"""Destroy what dead jobs left on this node, and note what cannot be destroyed."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from oar_lxc.root.liveness import Finding, Judge
 from oar_lxc.root.standstill import let_go
 from oar_lxc.root.trash import list_trash
 
-STUCK = "stuck"  # below the state directory: what could not be destroyed, for the node check
+STUCK = "stuck"  # file below the state directory for the node check: what is not destroyed
 CHECK = Path("/etc/oar/check.d/oar-lxc")
-TRASH_TIMEOUT = 1800.0  # seconds for one directory; the next run goes on
+TRASH_TIMEOUT = 1800.0  # seconds for one directory; the next run continues
 
 
 def preview(judge: Judge) -> Iterator[Reaped]:
-    """Tell what :func:`reap` would do; change nothing."""
+    """Yield what :func:`reap` would do; change nothing."""
     for found in judge.find_jobs():
         action = WOULD_DESTROY if found.dead else LEFT_ALONE
         yield Reaped(found.job_id, found.user, action, found.why)
 
 
 def reap(judge: Judge, log: NodeLog, time_each: float) -> Iterator[Reaped]:
-    """Destroy the jobs that are dead, one after the other, and tell of each when it is done.
+    """Destroy the dead jobs one after the other, and yield each result when it is there.
 
     Args:
-        judge: tells which are.
+        judge: tells which jobs are dead.
         log: the node's log.
         time_each: seconds for one job.
     """
@@ -63,7 +63,7 @@ def reap(judge: Judge, log: NodeLog, time_each: float) -> Iterator[Reaped]:
 
 
 def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> tuple[Reaped, bool]:
-    """Destroy a job; return what was done, and whether the node is not for other jobs."""
+    """Destroy a job; return the result, and whether the node must get no other jobs."""
     log.write("reap", why=found.why)
     layout = JobLayout(found.job_id, judge.state)
     uid = job_uid(layout, found.user)
@@ -71,7 +71,7 @@ def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> tupl
     done = Reaped(found.job_id, found.user, DESTROYED, found.why)
     try:
         left = destruction.run(log, time.monotonic() + seconds)
-    except (OarLxcError, OSError) as error:  # the other jobs get their turn all the same
+    except (OarLxcError, OSError) as error:  # go on with the other jobs
         return replace(done, action=FAILED, left=printable(str(error))), True
     return replace(done, action=FAILED, left=str(left)) if left else done, left.fails
 
@@ -83,7 +83,7 @@ def _empty_trash(judge: Judge, log: NodeLog) -> None:
 
 
 def _forget_half_written(judge: Judge) -> None:
-    """Remove what records were when whoever wrote them was killed."""
+    """Remove half-written records, which killed writers left behind."""
     for path in (judge.state / "records").glob(".*.json.oar-lxc"):
         with suppress(FileNotFoundError):
             if abs(time.time() - path.lstat().st_mtime) >= judge.grace:
@@ -91,7 +91,7 @@ def _forget_half_written(judge: Judge) -> None:
 
 
 def _report(path: Path, stuck: list[Reaped]) -> None:
-    """Write down what could not be destroyed, for OAR's node check, and let that tell of it."""
+    """Write the file of what could not be destroyed, and run OAR's node check, which reads it."""
     if stuck:
         write_anyway(path, "".join(f"{one}\n" for one in stuck), 0o644)
     else:

@@ -1,12 +1,12 @@
-"""Hold what else a user runs on a node still, while root removes what that could write to.
+"""The standstill: stop a user's processes while root removes what they could write to.
 
-A process of the user's own, in another of their jobs or in none, can keep an open file of the
-job's cgroups and go on putting processes into them. It may keep it anywhere: in a socket's queue,
-a ring, a mount. So nobody is looked for: all of the user's stop for a moment, until the cgroups
-are gone, and with them what any such file is good for.
+A process of the user, in another job or in none, can keep a file of the job's cgroups open and put
+processes into them. The open file may be hidden in a socket's queue, a ring, or a mount, so there
+is no way to find its process. So all of the user's processes stop for a moment, until the cgroups
+are gone and the open file is useless.
 
-Who does that may be killed meanwhile. What was to be stopped is written down before, and whoever
-destroys or reaps next lets it go on.
+The hook may be killed during a standstill. So it first notes what it will stop, and the next
+destroy or reap resumes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from oar_lxc.root.job_cgroups import JobCgroups, thaw_frozen
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import Handles, is_still, is_stopped, job_processes, start_time
 
-LONGEST = 1.0  # seconds until all have stopped; what does not by then goes on
+LONGEST = 1.0  # seconds to wait until all have stopped
 MOMENT = 0.002  # seconds
 
 
@@ -33,8 +33,8 @@ MOMENT = 0.002  # seconds
 def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
     """Stop the user's processes that are not the job's until the end of the block.
 
-    Those of other jobs are frozen besides, as processes that fork without a rest are faster than
-    a look. What was stopped or frozen before stays so.
+    The user's other jobs are also frozen, as processes that fork quickly would escape the search.
+    Processes that were stopped or frozen before stay so.
 
     Args:
         cgroups: the job's cgroups.
@@ -54,7 +54,7 @@ def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
                     handles.hold(pid)
                 stopped |= new
                 for pid, start in _start_times(new):
-                    if start is None:  # it is in execve(2), and does nothing meanwhile
+                    if start is None:  # it blocks in execve(2), and runs nothing meanwhile
                         new.remove(pid)
                     else:
                         note(halted.STOPPED, f"{pid} {start}")
@@ -67,12 +67,12 @@ def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
 
 
 def let_go(log: NodeLog) -> None:
-    """Let go on what was stopped or frozen by somebody who was killed meanwhile.
+    """Resume processes and cgroups that a killed hook has stopped or frozen.
 
-    That is what they wrote down, where it is the same process still.
+    The hook's notes name them. A process is resumed only if it still is the same process.
 
     Args:
-        log: is told how many processes and cgroups that were.
+        log: gets a line with the number of processes and cgroups.
     """
     done = 0
     with halted.of_the_killed() as found, Handles() as handles:
@@ -84,7 +84,7 @@ def let_go(log: NodeLog) -> None:
                 handles.hold(int(match[1]))
                 stopped.add((int(match[1]), match[2]))
         for same in stopped.intersection(_start_times({pid for pid, _ in stopped})):
-            # Whether it is stopped yet or not: what is frozen besides stops only later.
+            # Also if it is not stopped yet: a frozen process stops only after it is thawed.
             handles.signal([same[0]], signal.SIGCONT)
             done += 1
     if done:

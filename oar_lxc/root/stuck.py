@@ -1,11 +1,12 @@
-"""Why a process that was killed does not die: something holds it, elsewhere.
+"""Find what holds a killed process that does not die, and end it.
 
-SIGKILL stops a process once more whose tracer asked for that (PTRACE_O_TRACEEXIT), and does not
-end a wait for a file system in user space that has a request. Both may be the user's own, in
-another of their jobs on the node and under other ids: the tracer is theirs to lose, and the kernel
-ends the wait when the file system's connection is aborted, whoever serves it. Or it is the node's
-own lxcfs, which all containers read from: one that does not answer is of use to none, and systemd
-starts it anew.
+A tracer can ask that a killed process stops once more (PTRACE_O_TRACEEXIT). And SIGKILL does not
+end a wait for a file system in user space that works on a request. The tracer or the file system
+may belong to the same user, in another job and under other ids. Then the tracer is killed, or the
+file system's connection is aborted, on which the kernel ends the wait.
+
+The file system may also be the node's own lxcfs, from which all containers read. If it does not
+answer, it is useless to all; it is killed, and systemd starts it again.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import ancestry, is_waiting, owner, pids, status_of
 
-LXCFS = "fuse.lxcfs"  # the type of its file system
-STACK_PATIENCE = 3.0  # seconds for all that do not die
-PROBE = "proc/uptime"  # what it answers without looking at anything else
-CONNECTIONS = Path("/sys/fs/fuse/connections")  # fuse(4): one directory for each, by device
+LXCFS = "fuse.lxcfs"  # the type of lxcfs's file system
+STACK_PATIENCE = 3.0  # seconds to examine all stuck processes
+PROBE = "proc/uptime"  # a file of lxcfs that depends on nothing else
+CONNECTIONS = Path("/sys/fs/fuse/connections")  # fuse(4): a directory per connection, by device
 
 
 def tracers(stuck: Collection[int], whose: Whose) -> set[int]:
-    """Return the user's own processes that trace others, and those that trace these.
+    """Return the user's processes that trace stuck ones, and those that trace these tracers.
 
     Args:
         stuck: the processes that do not die.
@@ -58,24 +59,25 @@ def _tracers_of(pid: int) -> Iterator[int]:
 
 
 def abort_waits(stuck: Collection[int], whose: Whose, *, late: bool) -> list[str]:
-    """Abort the user's own file systems in user space that somebody waits for.
+    """Abort the user's own file systems in user space that have a process waiting.
 
-    Whoever mounted one is its connection's owner: nobody takes that of another user.
+    The owner of a connection is the user that mounted the file system, so this never aborts one of
+    another user.
 
     Args:
-        stuck: the processes that do not die; nothing is done where none waits for a file system.
+        stuck: the processes that do not die; if none waits for a file system, nothing is aborted.
         whose: the user's ids.
-        late: they had time to die: what they wait for, such as a lock, may be kept by somebody who
-            waits for a file system.
+        late: whether they have had time to die. If so, any wait counts, as they may wait for a
+            lock of a process that waits for a file system.
 
     Returns:
-        The device numbers of those that were aborted.
+        The device numbers of the aborted file systems.
     """
     if not (any(map(_waiting_threads, stuck)) if late else _wait_for_fuse(stuck)):
         return []
     aborted = []
     for connection in _connections():
-        with suppress(OSError):  # it ends
+        with suppress(OSError):  # the connection has ended
             if whose.is_users(connection.stat().st_uid) and _has_waiting(connection):
                 (connection / "abort").write_text("1")
                 aborted.append(connection.name)
@@ -83,16 +85,16 @@ def abort_waits(stuck: Collection[int], whose: Whose, *, late: bool) -> list[str
 
 
 def dead_lxcfs(stuck: Collection[int], whose: Whose, patience: float) -> set[int]:
-    """Return the node's own lxcfs, where a process that does not die waits for it.
+    """Return the processes of the node's lxcfs, if it is dead and a stuck process waits for it.
 
-    Every process sees its mount, and a user can have others to wait for: it is lxcfs that holds
-    this one only where the kernel tells that lxcfs is waited for, and no file system of the
-    user's, and where lxcfs answers nobody.
+    A stuck process may also wait for another file system. So lxcfs counts as dead only if the
+    kernel shows waiting requests for lxcfs and none for a file system of the user, and if lxcfs
+    does not answer.
 
     Args:
         stuck: processes that do not die although lxcfs had time for many answers.
         whose: the user's ids.
-        patience: seconds that lxcfs has for an answer.
+        patience: seconds for an answer of lxcfs.
     """
     if not _wait_for_fuse(stuck):
         return set()
@@ -122,10 +124,10 @@ def _has_waiting(connection: Path) -> bool:
 
 
 def _wait_for_fuse(stuck: Collection[int]) -> bool:
-    """Whether one of some processes waits for a file system of these.
+    """Whether one of several processes waits for a file system in user space.
 
-    A kernel that does not show where threads wait leaves that open, as does a process that keeps
-    from being looked at.
+    The answer is True if the kernel does not show where threads wait, or if a process cannot be
+    examined.
     """
     waiting = [pid for pid in stuck if _waiting_threads(pid)]
     looks = look_at(waiting, _waits_for_fuse, time.monotonic() + STACK_PATIENCE)
@@ -141,7 +143,7 @@ def _waits_for_fuse(pid: int) -> str:
 
 
 def _waiting_threads(pid: int) -> list[str]:
-    """Return the threads of a process that wait where no signal reaches them."""
+    """Return the threads of a process that are in an uninterruptible wait."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return [task for task in os.listdir(f"/proc/{pid}/task") if is_waiting(pid, task)]
     return []
@@ -157,12 +159,12 @@ def _is_in_fuse(stack: Path) -> bool:
 
 
 def _answers(point: Path, patience: float) -> bool:
-    """Whether lxcfs answers a process of ours in time; if not, that one waits until lxcfs ends."""
+    """Whether lxcfs answers a child in time; otherwise the child waits until lxcfs ends."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            with suppress(OSError):  # where it is gone, nobody waits for it
+            with suppress(OSError):  # if the mount is gone, no process waits for lxcfs
                 os.read(os.open(point / PROBE, os.O_RDONLY), 1)
             os.write(writer, b"1")
         finally:
@@ -179,7 +181,7 @@ def _answers(point: Path, patience: float) -> bool:
 
 
 def _is_lxcfs(pid: int, namespace: str) -> bool:
-    """Whether a process is lxcfs of this node, and not of a machine that runs on it."""
+    """Whether a process is the node's own lxcfs, not that of a machine that runs on the node."""
     with suppress(OSError):
         return (
             owner(pid) == 0
