@@ -68,7 +68,7 @@ class Opened:
 
 @dataclass(slots=True)
 class _Node:
-    """A path of the merged tree, with the member that made it; hard links share the member.
+    """A path of the merged image, with the member that made it; hard links share the member.
 
     Attributes:
         kind: as in a tar archive.
@@ -101,7 +101,7 @@ class Layers:
         return self._before + (self._reader.done if self._reader else 0)
 
     def members(self) -> Iterator[Member]:
-        """Yield the members of the merged tree.
+        """Yield the members of the merged image.
 
         Raises:
             ImageError: a layer has another digest, or a member that no image may have.
@@ -170,7 +170,7 @@ def _inside(path: bytes) -> bytes:
 
 
 def _put(root: _Node, layer: int, found: Sequence[Member]) -> None:
-    """Put a layer on top of the tree.
+    """Put a layer on top of the layers before it.
 
     Its whiteouts, wherever they are in the archive, remove only paths of the layers below.
     """
@@ -233,7 +233,7 @@ def _add(root: _Node, layer: int, origin: tuple[int, int], path: bytes, member: 
 
 
 def _names(root: _Node) -> dict[tuple[int, int], list[bytes]]:
-    """Return the paths that each member has in the merged tree."""
+    """Return the paths that each member has in the merged image."""
     names: dict[tuple[int, int], list[bytes]] = {}
     waiting = [(ROOT, root)]
     while waiting:

@@ -1,8 +1,8 @@
 """Examine processes in a child, so that no process can block the caller.
 
-A read of many files in ``/proc/PID`` blocks while the process is in execve(2) and its files are
-being closed, and a user can make that last for ever. Only SIGKILL ends such a read. So one child
-examines all processes, and is killed if it blocks.
+Many files in ``/proc/PID`` cannot be read while the process is in execve(2), until the kernel has
+closed its files, and a user can make that last for ever. The read blocks, and only SIGKILL ends
+it. So one child examines all processes, and is killed if it blocks.
 """
 
 from __future__ import annotations

@@ -55,8 +55,9 @@ class Leftovers:
     Attributes:
         processes: ids of processes in its cgroups, or that have or could take ids of its range.
         cgroups: paths of cgroups.
-        mounts: mount points in the node's own mount namespace. Users may have other mount
-            namespaces; copies of these mounts there are detached when the directory is removed.
+        mounts: mount points in the node's own mount namespace. Those in other namespaces do not
+            count, as users can mount anything there. The kernel detaches the copies of the job's
+            mounts there when the directory is removed.
         links: names of network devices, including unplugged ones of the user's jobs.
         files: paths of files and directories. They include OAR's own files of the job if OAR left
             them, and files of the job's ids in the directories that all users share.
