@@ -1,4 +1,4 @@
 """Code that deals with OAR: its commands, its ssh, its hooks, and the server's sweep.
 
-User ``oar`` runs this code. It imports :mod:`oar_lxc.linux` and :mod:`oar_lxc.model`.
+User ``oar`` runs it. It imports :mod:`oar_lxc.linux` and :mod:`oar_lxc.model`.
 """
