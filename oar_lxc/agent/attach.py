@@ -146,9 +146,17 @@ def _main(arguments: list[str]) -> int:
 def tell_open(token: str) -> None:
     """Write the mark to both output streams, if the caller asks for one; ignore a closed one."""
     if token != NO_MARK:
-        for fd in (1, 2):
+        for fd in _outputs():
             with suppress(OSError):
                 os.write(fd, mark_of(token))
+
+
+def _outputs() -> tuple[int, ...]:
+    """Return our output streams; on a terminal both are one, which gets one mark."""
+    with suppress(OSError):  # one is closed
+        if os.path.sameopenfile(1, 2):
+            return (1,)
+    return 1, 2
 
 
 def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:

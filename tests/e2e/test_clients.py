@@ -118,6 +118,13 @@ def test_a_terminal_has_the_size_of_ours_also_when_it_changes(job: SubmittedJob,
     assert "\n44 77\r\n/dev/pts/" in done.stdout
 
 
+def test_a_terminal_shows_what_the_command_writes_and_no_more(job: SubmittedJob) -> None:
+    """But for ssh's own word when a terminal is closed."""
+    done = shell(job, 'script -qec "oar-lxc exec $JOB/vm1 -- hostname" /dev/null </dev/null')
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("Connection to")]
+    assert "".join(lines).strip("\r\n\0") == "vm1"
+
+
 def test_ctrl_c_reaches_the_command(job: SubmittedJob) -> None:
     script = 'trap "echo interrupted; exit 4" INT; echo up; sleep 30 & wait'
     done = typed(
