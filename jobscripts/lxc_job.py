@@ -30,13 +30,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
         usage="oarsub -S './jobscripts/lxc_job.py [options] [-- COMMAND ...]'",
     )
     parser.add_argument("--spec", type=Path, metavar="FILE", help="take all from a spec file")
-    parser.add_argument("--image", default="debian-12", help="image of the containers (debian-12)")
+    parser.add_argument("--image", help="image of the containers (debian-12)")
     number = parser.add_mutually_exclusive_group()
     number.add_argument("--per-node", type=int, metavar="N", help="N on each node (1)")
     number.add_argument("--per-core", action="store_true", help="one for each reserved core")
     parser.add_argument("--wait", metavar="running|boot|ssh|COMMAND", help="when they are ready")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="run it in every container")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for name in ("image", "per_node", "per_core") if options.spec else ():
+        if getattr(options, name):
+            option = name.replace("_", "-")
+            parser.error(f"--spec takes all from {options.spec}: leave out --{option}")
+    return options
 
 
 def make_spec(options: argparse.Namespace) -> Spec:
@@ -44,7 +49,8 @@ def make_spec(options: argparse.Namespace) -> Spec:
     if options.spec:
         spec = read_spec(options.spec)
     else:
-        group = Group(options.image, per_node=options.per_node, per_core=options.per_core)
+        image = options.image or "debian-12"
+        group = Group(image, per_node=options.per_node, per_core=options.per_core)
         spec = Spec((group,), wait="ssh")
     return replace(spec, wait=options.wait) if options.wait else spec
 

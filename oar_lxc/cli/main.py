@@ -127,7 +127,24 @@ def main() -> None:
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
+        finally:
+            _flush()
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _flush() -> None:
+    """Write what standard output still holds; Python would only complain when it exits.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _tell(text: str) -> None:

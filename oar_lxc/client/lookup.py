@@ -45,7 +45,8 @@ def parse_target(text: str) -> tuple[int | None, str]:
         )
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
         raise UsageError(
-            f"{text!r} names no container: write JOB/CONTAINER, or CONTAINER in a job"
+            f"{text!r} names no container: write JOB/CONTAINER, or CONTAINER in a job, whose name "
+            "is of small letters, digits and '-'"
         )
     return (check_job_id(job) if slash else None), name
 

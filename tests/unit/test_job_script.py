@@ -174,6 +174,15 @@ def test_a_wrong_option_is_told_with_how_it_is_meant(
     assert "usage: oarsub -S" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--per-core", "--per-node=2", "--image=x"])
+def test_a_spec_file_takes_no_other_option_for_containers(
+    environ: dict[str, str], option: str
+) -> None:
+    done = run(environ, "--spec", "web.toml", option)
+    told = f"--spec takes all from web.toml: leave out {option.partition('=')[0]}"
+    assert (done.returncode, done.stderr.splitlines()[-1].partition("error: ")[2]) == (2, told)
+
+
 def test_where_oar_lxc_is_not_installed_it_is_one_sentence(environ: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(SCRIPT)],

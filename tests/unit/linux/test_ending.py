@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +99,21 @@ def test_the_words_are_the_systems_or_our_own(error: Exception, said: str) -> No
     assert sentence(error, "node1").startswith(
         said if isinstance(error, JobError) else "node node1"
     )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["image", "list", "--json"]])
+def test_an_output_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "oar_lxc.cli.main", *arguments],
+        env={**os.environ, "HOME": str(tmp_path)},
+        stdout=os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if "no images" not in line]
+    assert (done.returncode, len(lines)) == (1, 1)
+    assert lines[0].startswith("oar-lxc: ")
+    assert lines[0].endswith("No space left on device")
