@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import TooLateError
-from oar_lxc.linux.bounded import bury
+from oar_lxc.linux.bounded import ANSWER, in_child
 
 PATIENCE = 1.0  # seconds without a sign of life of the child
 LEAST_PATIENCE = 0.05  # the same, after other processes have blocked a child
 MOST_KEPT = 5  # blocking processes, after which no others are examined
 _GOES_ON, _END = b".", b"\n"
-_MOST = 1 << 20  # descriptors
-_ANSWER = 3  # the descriptor that the child keeps
 
 
 def look_at(
@@ -62,7 +59,7 @@ def look_at(
 
 def goes_on() -> None:
     """Give a sign of life, in the child: it is busy, not blocked."""
-    os.write(_ANSWER, _GOES_ON)
+    os.write(ANSWER, _GOES_ON)
 
 
 def _answers(
@@ -73,28 +70,13 @@ def _answers(
     Raises:
         OSError: there can be no child.
     """
-    reader, writer = os.pipe()
-    try:
-        child = os.fork()
-    except OSError:
-        os.close(reader)
-        os.close(writer)
-        raise
-    if child == 0:
-        try:
-            os.setpgid(0, 0)
-            # The child may live long, and must not keep inherited locks.
-            os.dup2(writer, _ANSWER)
-            os.closerange(_ANSWER + 1, _MOST)
-            for pid in processes:
-                os.write(_ANSWER, look(pid).encode() + _END)
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with suppress(OSError):  # the child has done it, or is gone
-        os.setpgid(child, child)
+
+    def look_at_all() -> None:
+        for pid in processes:
+            os.write(ANSWER, look(pid).encode() + _END)
+
     text = b""
-    try:
+    with in_child(look_at_all) as (child, reader):
         while (told := select.select([reader], [], [], patience)[0]) or _is_busy(child):
             if time.monotonic() > deadline:
                 raise TooLateError("the time was over before all processes were looked at")
@@ -104,13 +86,6 @@ def _answers(
                     return
                 *lines, text = (text + words.replace(_GOES_ON, b"")).split(_END)
                 yield from (line.decode() for line in lines)
-    finally:
-        os.close(reader)
-        # Kill its own child, too. A user may have stopped that in the user's namespace, and it
-        # holds this process's standard streams open, so that their reader would wait for it.
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        bury(child)
 
 
 def _is_busy(child: int) -> bool:

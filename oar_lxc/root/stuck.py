@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import TooLateError
+from oar_lxc.linux.bounded import ANSWER, in_child
 from oar_lxc.linux.looking import look_at
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root.namespaces import UserNamespaces
@@ -160,24 +160,14 @@ def _is_in_fuse(stack: Path) -> bool:
 
 def _answers(point: Path, patience: float) -> bool:
     """Whether lxcfs answers a child in time; otherwise the child waits until lxcfs ends."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with suppress(OSError):  # if the mount is gone, no process waits for lxcfs
-                os.read(os.open(point / PROBE, os.O_RDONLY), 1)
-            os.write(writer, b"1")
-        finally:
-            os._exit(0)
-    os.close(writer)
-    try:
+
+    def ask() -> None:
+        with suppress(OSError):  # if the mount is gone, no process waits for lxcfs
+            os.read(os.open(point / PROBE, os.O_RDONLY), 1)
+        os.write(ANSWER, b"1")
+
+    with in_child(ask, 0.1) as (_, reader):
         return bool(select.select([reader], [], [], patience)[0])
-    finally:
-        os.close(reader)
-        os.kill(child, signal.SIGKILL)
-        end = time.monotonic() + 0.1
-        while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:
-            time.sleep(0.005)
 
 
 def _is_lxcfs(pid: int, namespace: str) -> bool:
