@@ -49,7 +49,7 @@ from oar_lxc.container.runtime import (
 )
 from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
 from oar_lxc.linux.cgroups import enter_cgroups
-from oar_lxc.linux.ending import one_sentence, tell_on_stderr
+from oar_lxc.linux.error_exit import exit_on_error, tell_on_stderr
 from oar_lxc.linux.login_shell import NO_MARK, mark_of, unpack
 from oar_lxc.linux.signals import shell_status
 from oar_lxc.model.description import configured_address, read_description
@@ -100,7 +100,7 @@ systemctl is-active --quiet oar-lxc-console.service ||
 
 def main() -> None:
     """Carry out the action, or exit with an error of one sentence."""
-    with one_sentence(tell_on_stderr, os.uname().nodename):
+    with exit_on_error(tell_on_stderr, os.uname().nodename):
         os.umask(0o022)  # whatever the user's shell has set
         sys.exit(_main(sys.argv[1:]))
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from oar_lxc.errors import OarLxcError, UsageError
-from oar_lxc.linux.ending import one_sentence
+from oar_lxc.linux.error_exit import exit_on_error
 
 CHUNK = 65536
 
@@ -91,7 +91,7 @@ def _tell(text: str) -> None:
 
 def main() -> None:
     """Forward until killed; write ``listening`` when all ports are open."""
-    with one_sentence(_tell):
+    with exit_on_error(_tell):
         asyncio.run(_run([Forward.parse(text) for text in sys.argv[1:]]))
 
 

@@ -18,7 +18,7 @@ from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.prepared import environ_here, open_job
 from oar_lxc.container.runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, UsageError
-from oar_lxc.linux.ending import one_sentence
+from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.model.layout import check_job_id
 from oar_lxc.model.wire import (
     REQUESTS,
@@ -117,7 +117,7 @@ def read_request(operation: str, line: str) -> Request:
 
 def main() -> None:
     """Carry out one operation; tell a failure by an event and by the exit status."""
-    with one_sentence(lambda text: _emit_line(Error(text))):
+    with exit_on_error(lambda text: _emit_line(Error(text))):
         os.umask(0o022)  # whatever the user's shell has set
         # Begin a new line: the login shell may have written text without a newline.
         sys.stdout.write(f"\n{UP.decode()}\n")

@@ -11,7 +11,7 @@ import click
 
 from oar_lxc import __version__
 from oar_lxc.errors import printable
-from oar_lxc.linux.ending import DEBUG, INTERRUPTED, one_sentence
+from oar_lxc.linux.error_exit import DEBUG, INTERRUPTED, exit_on_error
 from oar_lxc.model.hints import nearest
 
 NEWLINE = "\n"
@@ -119,7 +119,7 @@ def main() -> None:
         from oar_lxc.setup.completion import know_tcsh
 
         know_tcsh()
-    with one_sentence(_tell):
+    with exit_on_error(_tell):
         try:
             status = cli.main(prog_name="oar-lxc", standalone_mode=False)
         except click.Abort:

@@ -35,7 +35,7 @@ from oar_lxc.container.lxc_config import (
 )
 from oar_lxc.errors import CommandError, ConfigError
 from oar_lxc.image.provide import halt_signal
-from oar_lxc.linux.concurrent import beside
+from oar_lxc.linux.background import in_background
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
 from oar_lxc.model.config import read_config
@@ -184,7 +184,7 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
     used = {session_of(path) for path in layout.containers.iterdir() if path not in going}
     layers = [layout.containers / layers_of(session) for session in sessions - used - {""}]
     paths = [path / part for path in going for part in (UPPER, WORK)] + layers
-    with beside(lambda: _remove_cgroups(published, names)):
+    with in_background(lambda: _remove_cgroups(published, names)):
         if paths:
             with suppress(CommandError):  # if a file is left, the next command reports it
                 in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])

@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from oar_lxc.image.apt import host_sources, lists_script
-from oar_lxc.image.make import one_sentence, publish_stream
+from oar_lxc.image.make import as_image_error, publish_stream
 from oar_lxc.image.recipes import DEBIAN, HERE, Recipe, recipe_for
 from oar_lxc.image.record import Record
 from oar_lxc.image.sources import open_program
 from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
 from oar_lxc.image.words import meaning_of_build, need
-from oar_lxc.linux.contain import contained, mortal
+from oar_lxc.linux.unshare import dies_with_caller, in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.model.image_name import ImageName
 
@@ -98,7 +98,7 @@ def build_image(
     say(f"building image {name} from packages of {recipe.suite}")
     start = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(one_sentence(f"image {name}", store, meaning_of_build))
+        stack.enter_context(as_image_error(f"image {name}", store, meaning_of_build))
         half = stack.enter_context(store.half())
         scratch = half / "scratch"
         scratch.mkdir()
@@ -109,9 +109,9 @@ def build_image(
         command = mmdebstrap(recipe, sources)
         if workshop is None:
             # Without syncs: mmdebstrap's directory is needed only during the build.
-            command = contained(unsynced(command))
+            command = in_own_namespaces(unsynced(command))
         else:
-            command = mortal(workshop.inside(contained(command)))
+            command = dies_with_caller(workshop.inside(in_own_namespaces(command)))
             made = TemporaryDirectory(
                 prefix=".build-", dir=workshop.directory, ignore_cleanup_errors=True
             )

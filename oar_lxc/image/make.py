@@ -62,7 +62,7 @@ def import_image(
         ImageError: the import failed; nothing of it is left.
     """
     store.refuse_existing(name)
-    with one_sentence(source, store), store.half() as half:
+    with as_image_error(source, store), store.half() as half:
         scratch = half / "scratch"
         scratch.mkdir()
         with open_source(source, scratch) as stream:
@@ -239,7 +239,7 @@ def read_manifest(store: Store, name: ImageName, progress: Progress = _quiet) ->
         done += size
         progress(done, total)
 
-    with one_sentence(str(directory), store):
+    with as_image_error(str(directory), store):
         if (directory / ROOTFS).is_dir():
             return read_tree(directory / ROOTFS, count)
         with open_archive(directory / ARCHIVE) as stream:
@@ -247,7 +247,7 @@ def read_manifest(store: Store, name: ImageName, progress: Progress = _quiet) ->
 
 
 @contextmanager
-def one_sentence(
+def as_image_error(
     source: str, store: Store, means: Callable[[CommandError], str] = meaning
 ) -> Iterator[None]:
     """Turn each failure of the block into one sentence with the source and the reason.

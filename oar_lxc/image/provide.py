@@ -115,7 +115,7 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
 
 def _unpack_into(half: Path, store: Store, record: Record, inside: Inside) -> None:
     # Slow to import, so not for launches of public images.
-    from oar_lxc.image.make import UNPACK, one_sentence, pump
+    from oar_lxc.image.make import UNPACK, as_image_error, pump
     from oar_lxc.image.sources import open_archive
 
     _make_directory(half)
@@ -123,7 +123,7 @@ def _unpack_into(half: Path, store: Store, record: Record, inside: Inside) -> No
     archive = store.directory(name) / ARCHIVE
     rootfs = str(half / ROOTFS)
     make = ["sh", "-c", 'mkdir -m 755 "$0" && exec "$@"', rootfs]
-    with one_sentence(f"image {name}", store), open_archive(archive) as stream:
+    with as_image_error(f"image {name}", store), open_archive(archive) as stream:
         manifest = pump(stream, inside([*make, *UNPACK, "-C", rootfs]), lambda size: None)
     store.refuse_changed(record, manifest.digest())
     shutil.copyfile(store.directory(name) / RECORD, half / RECORD)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.make import one_sentence
+from oar_lxc.image.make import as_image_error
 from oar_lxc.image.receive import CHUNK, PRESENT, Header, header_of
 from oar_lxc.image.sources import TAR
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
@@ -115,7 +115,7 @@ def _packed(store: Store, name: ImageName, scratch: Path) -> Path:
         shutil.copyfile(directory / ARCHIVE, archive)
         return archive
     tar = [*TAR, "--format=pax", "--pax-option=delete=atime,delete=ctime"]
-    with one_sentence(f"image {name}", store), archive.open("xb") as file:
+    with as_image_error(f"image {name}", store), archive.open("xb") as file:
         source = [*tar, "-C", str(directory / ROOTFS), "-cf", "-", "."]
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:

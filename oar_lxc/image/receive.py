@@ -21,7 +21,7 @@ from oar_lxc.errors import ImageError
 from oar_lxc.image.make import import_image
 from oar_lxc.image.record import DIGEST
 from oar_lxc.image.store import Store
-from oar_lxc.linux.closed import keep_from_jobs
+from oar_lxc.linux.store_access import keep_from_containers
 from oar_lxc.model.image_name import ImageName
 
 CHUNK = 4 << 20  # bytes
@@ -162,7 +162,7 @@ def _part(store: Store, header: Header, stream: BinaryIO) -> Iterator[BinaryIO]:
     path = store.root / header.part
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "r+b") as file:
-        keep_from_jobs(fd)
+        keep_from_containers(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

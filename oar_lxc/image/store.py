@@ -17,9 +17,9 @@ from pathlib import Path
 
 from oar_lxc.errors import ImageError, OarLxcError
 from oar_lxc.image.record import RECORD, Record
-from oar_lxc.linux.closed import keep_from_jobs, why_open
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import NONE, run
+from oar_lxc.linux.store_access import keep_from_containers, why_open
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import IMAGES, STATE
 from oar_lxc.model.wire import Image
@@ -294,7 +294,7 @@ def _lock(path: Path) -> int:
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        keep_from_jobs(fd)
+        keep_from_containers(fd)
         end = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -350,5 +350,5 @@ def _make_directory(parent: Path) -> Path:
     import tempfile  # slow to import, so not for launches, which never call this
 
     made = Path(tempfile.mkdtemp(prefix=_HALF, dir=parent))
-    keep_from_jobs(made)
+    keep_from_containers(made)
     return made

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oar_lxc.image.provide import UNPACKED
 from oar_lxc.image.store import ROOTFS
-from oar_lxc.linux.looking import look_at
+from oar_lxc.linux.examination import examine
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.image_name import ImageName
@@ -52,7 +52,7 @@ def uses_of(
     lower: set[str] = set()
     seen: set[str] = set()  # mount namespaces; one process of each is enough
     pids = [int(process.name) for process in proc.iterdir() if process.name.isdigit()]
-    for pid, namespace in look_at(pids, lambda pid: _mount_namespace(proc / str(pid))):
+    for pid, namespace in examine(pids, lambda pid: _mount_namespace(proc / str(pid))):
         # If the namespace cannot be read, the mounts still can.
         if namespace is None or namespace not in seen:
             with suppress(OSError):  # the process ended meanwhile

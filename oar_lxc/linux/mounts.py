@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from oar_lxc.linux.run import run
+
 MOUNTINFO = Path("/proc/self/mountinfo")
 
 
@@ -75,3 +77,20 @@ def _text(field: bytes) -> str:
     if b"\\" not in field:
         return os.fsdecode(field)
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field))
+
+
+def mounts_below(path: Path, table: Path = MOUNTINFO) -> list[Path]:
+    """Return the mount points at and below a directory, the deepest first.
+
+    Args:
+        path: the directory.
+        table: the table of mounts.
+    """
+    points = [mount.point for mount in read_mounts(table, below=path)]
+    return sorted(points, key=lambda point: len(point.parts), reverse=True)
+
+
+def unmount_below(path: Path) -> None:
+    """Unmount all at and below a directory; its removal then deletes no mounted files."""
+    for point in mounts_below(path):
+        run(["umount", "--lazy", str(point)])

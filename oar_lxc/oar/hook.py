@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from oar_lxc.errors import ConfigError, JobEnvironmentError, OarLxcError, UsageError
-from oar_lxc.linux.ending import one_sentence
+from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.linux.log import say
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.run import Result, run
@@ -36,7 +36,7 @@ def main() -> None:
         say("usage: hook prologue|epilogue JOB USER NODEFILE")
         sys.exit(2)
     hook, job, user, nodefile = sys.argv[1:5]
-    with one_sentence(say, os.uname().nodename):
+    with exit_on_error(say, os.uname().nodename):
         try:
             sys.exit(run_hook(hook, check_job_id(job), check_user(user), Path(nodefile)))
         except OarLxcError as error:

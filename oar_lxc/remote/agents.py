@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from oar_lxc.errors import CommandError, NodeError, OarLxcError
-from oar_lxc.linux.ending import debugging
+from oar_lxc.linux.error_exit import debugging
 from oar_lxc.linux.fork import become, may_fork
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.run import Program, read_lines, running

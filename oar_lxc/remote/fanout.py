@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from oar_lxc.errors import CommandError
-from oar_lxc.linux.ending import debug_words, one_sentence, tell_on_stderr
+from oar_lxc.linux.error_exit import debug_words, exit_on_error, tell_on_stderr
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.run import Program
 from oar_lxc.model.wire import UP
@@ -364,7 +364,7 @@ def _allow_files(count: int) -> None:
 
 def main() -> None:
     """Carry out the order on standard input."""
-    with one_sentence(tell_on_stderr):
+    with exit_on_error(tell_on_stderr):
         try:
             _write(b"\n" + UP + b"\n")  # the shell's text before may lack a newline
             line = sys.stdin.buffer.readline()

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.linux.concurrent import beside
+from oar_lxc.linux.background import in_background
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import grants, idmapped, links, packetfilter, plugs
+from oar_lxc.root import grants, idmapped, links, packetfilter, user_nics
 from oar_lxc.root.allocation import find_range, find_whose
 from oar_lxc.root.files import forget, half_written, job_locked, locked, rest
 from oar_lxc.root.job_cgroups import JobCgroups
@@ -22,7 +22,7 @@ from oar_lxc.root.leftovers import Leftovers, Running, find_leftovers
 from oar_lxc.root.litter import PATIENT_SHARE, SHARE, Litter
 from oar_lxc.root.oar_files import remove_oar_files
 from oar_lxc.root.record import Record, read_record, this_boot
-from oar_lxc.root.standstill import let_go
+from oar_lxc.root.standstill import resume_stopped
 from oar_lxc.root.trash import discard
 
 REAPER = "reaper"  # the layer for which no job waits
@@ -91,11 +91,11 @@ class Destruction:
         # OAR's own clean waits for the stanza; if cgroups are left, it does not run at all.
         waits = self.layer == STANZA
         with suppress(OSError):
-            let_go(log)
+            resume_stopped(log)
         step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits))
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
         # The node's lock may be held by one of these processes: kill them while this waits for it.
-        with beside(
+        with in_background(
             lambda: step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
         ) as done:
             step(log, "processes", partial(killing.kill, done))
@@ -104,9 +104,9 @@ class Destruction:
         unfiltered = threading.Event()
         # No process of the job runs any more. Removing links is mostly waiting for the kernel.
         with (
-            beside(lambda: self._remove_network(log, end, unfiltered)),
-            beside(lambda: self._remove_tree(log, end)),
-            beside(lambda: step(log, "litter", litter.remove)),
+            in_background(lambda: self._remove_network(log, end, unfiltered)),
+            in_background(lambda: self._remove_tree(log, end)),
+            in_background(lambda: step(log, "litter", litter.remove)),
         ):
             step(log, "cgroups", killing.remove_cgroups)
             within = replace(cgroups, deadline=deadline)
@@ -164,7 +164,7 @@ class Destruction:
             links.remove(self.layout, rest(end), links.stray_links(self.user, self.uid))
 
         self._step(log, "links", remove)
-        self._step(log, "plugs", plugs.forget_gone)
+        self._step(log, "plugs", user_nics.forget_gone)
 
         # After the links: a packet of an existing device would add an element to the filter again.
         def forget() -> None:

@@ -5,8 +5,8 @@ a namespace or of a socket that was made inside, or a zombie. Through that, the 
 could enter it after the destroy. And a newuidmap(1) that the user stopped right after its check of
 /etc/subuid maps the ids when it continues.
 
-A process may block its examination (:mod:`oar_lxc.linux.looking`); for such a one the answer is
-not known.
+A process may block its examination (:mod:`oar_lxc.linux.examination`); for such a one the answer
+is not known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from oar_lxc.errors import TooLateError
-from oar_lxc.linux.looking import goes_on, look_at
+from oar_lxc.linux.examination import examine, sign_of_life
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import Handles, is_zombie, parent, pids
@@ -56,7 +56,7 @@ def find_holders(
         handles.hold(pid)
     found = parents.intersection(others)
     look = partial(_holds, whose=whose, namespaces=namespaces)
-    for pid, holds in look_at(sorted(set(others) - found - unseen), look, deadline):
+    for pid, holds in examine(sorted(set(others) - found - unseen), look, deadline):
         if holds is None:
             unseen.add(pid)
         elif holds:
@@ -100,5 +100,5 @@ def _has_handle(pid: int, namespaces: UserNamespaces) -> bool:
             if namespaces.is_handle(pid, fd):
                 return True
             if number % FILES == FILES - 1:
-                goes_on()
+                sign_of_life()
     return False

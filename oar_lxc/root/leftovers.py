@@ -10,7 +10,7 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError, printable
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import grants, idmapped, job_cgroups, links, packetfilter, plugs
+from oar_lxc.root import grants, idmapped, job_cgroups, links, packetfilter, user_nics
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.kill import keep_waiting
 from oar_lxc.root.litter import Litter
@@ -165,9 +165,9 @@ def _seen(litter: Litter) -> str:
 def _lines(layout: JobLayout, first_id: int) -> list[str]:
     found = grants.leftover_lines(layout, first_id)
     try:
-        found[plugs.NICS] = plugs.left_of(layout)
+        found[user_nics.NICS] = user_nics.left_of(layout)
     except OSError as error:
-        found[plugs.NICS] = [f"it cannot be read: {error.strerror}"]
+        found[user_nics.NICS] = [f"it cannot be read: {error.strerror}"]
     return [f"{path}: {line}" for path, lines in found.items() for line in lines]
 
 

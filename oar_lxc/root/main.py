@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
-from oar_lxc.linux.ending import one_sentence
+from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.linux.log import NodeLog, say, tell
 from oar_lxc.model.config import lenient_config, read_config
 from oar_lxc.model.idspans import Span, parse_spans
@@ -127,7 +127,7 @@ def _seconds(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     arguments = parser().parse_args(argv)
-    with one_sentence(lambda text: say(f"{arguments.command}: {text}"), os.uname().nodename):
+    with exit_on_error(lambda text: say(f"{arguments.command}: {text}"), os.uname().nodename):
         sys.exit(_carry_out(arguments))
 
 

@@ -23,8 +23,8 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.account import UNKNOWN, find_uid
 from oar_lxc.root.files import filter_locked
 from oar_lxc.root.links import NET, flooded
-from oar_lxc.root.nameless import hide_users
 from oar_lxc.root.record import read_record
+from oar_lxc.root.user_database import hide_users
 
 TABLE = "oar_lxc"
 OLD_VXLAN_PORT = 4789  # for jobs that an older version prepared

@@ -13,10 +13,10 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
-from oar_lxc.linux.closed import why_open
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.shortage import FULL, shortage_of
+from oar_lxc.linux.store_access import why_open
 from oar_lxc.model.addresses import POOL, JobNetwork
 from oar_lxc.model.config import Config
 from oar_lxc.model.idmap import IdMap

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from oar_lxc.errors import TooLateError
-from oar_lxc.linux.looking import look_at
+from oar_lxc.linux.examination import examine
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
@@ -96,8 +96,8 @@ def job_processes(
     not the processes of each cgroup, as a user can make very many cgroups.
 
     The reads here never block. A child does the reads that may block
-    (:mod:`oar_lxc.linux.looking`), and only for processes of the user and of root, as other users
-    cannot enter a namespace of the user.
+    (:mod:`oar_lxc.linux.examination`), and only for processes of the user and of root, as other
+    users cannot enter a namespace of the user.
 
     Args:
         cgroups: the job's cgroups.
@@ -124,7 +124,7 @@ def job_processes(
 
     def look_at_waiting() -> None:
         look = partial(_can_take, namespaces=namespaces)
-        for pid, can in look_at(list(waiting), look, cgroups.deadline):
+        for pid, can in examine(list(waiting), look, cgroups.deadline):
             if can:
                 found.add(pid)
                 continue
@@ -317,7 +317,7 @@ def is_waiting(pid: int, task: str) -> bool:
 def start_time(pid: int) -> int:
     """Return a process's start time in clock ticks since the boot; 0 if it is gone.
 
-    A user's process can make this block (:mod:`oar_lxc.linux.looking`).
+    A user's process can make this block (:mod:`oar_lxc.linux.examination`).
     """
     fields = _stat(pid)
     return int(fields[_START]) if fields else 0

@@ -18,7 +18,7 @@ from oar_lxc.root.account import job_uid
 from oar_lxc.root.destroy import REAPER, Destruction
 from oar_lxc.root.files import forget, write_anyway
 from oar_lxc.root.liveness import Finding, Judge
-from oar_lxc.root.standstill import let_go
+from oar_lxc.root.standstill import resume_stopped
 from oar_lxc.root.trash import list_trash
 
 STUCK = "stuck"  # file below the state directory for the node check: what is not destroyed
@@ -42,7 +42,7 @@ def reap(judge: Judge, log: NodeLog, time_each: float) -> Iterator[Reaped]:
         time_each: seconds for one job.
     """
     with suppress(OSError):
-        let_go(log)
+        resume_stopped(log)
     stuck = []
     for found in judge.find_jobs():
         if not found.dead:

@@ -18,8 +18,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from oar_lxc.linux.examination import examine
 from oar_lxc.linux.log import NodeLog
-from oar_lxc.linux.looking import look_at
 from oar_lxc.root import halted
 from oar_lxc.root.job_cgroups import JobCgroups, thaw_frozen
 from oar_lxc.root.ownership import Whose
@@ -66,7 +66,7 @@ def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
             handles.signal(stopped, signal.SIGCONT)
 
 
-def let_go(log: NodeLog) -> None:
+def resume_stopped(log: NodeLog) -> None:
     """Resume processes and cgroups that a killed hook has stopped or frozen.
 
     The hook's notes name them. A process is resumed only if it still is the same process.
@@ -92,4 +92,4 @@ def let_go(log: NodeLog) -> None:
 
 
 def _start_times(pids: Collection[int]) -> Iterator[tuple[int, str | None]]:
-    return look_at(sorted(pids), lambda pid: str(start_time(pid)))
+    return examine(sorted(pids), lambda pid: str(start_time(pid)))

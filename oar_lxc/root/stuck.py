@@ -20,7 +20,7 @@ from pathlib import Path
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.bounded import ANSWER, in_child
-from oar_lxc.linux.looking import look_at
+from oar_lxc.linux.examination import examine
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
@@ -46,7 +46,7 @@ def tracers(stuck: Collection[int], whose: Whose) -> set[int]:
         new = {tracer for pid in traced for tracer in _tracers_of(pid)} - found - {0}
         traced = {x for x in new if x > 0 and whose.is_users(owner(x))}
         rest = sorted(x for x in new - traced if x > 0)
-        looks = look_at(rest, lambda pid: "1" if namespaces.is_users(pid) else "")
+        looks = examine(rest, lambda pid: "1" if namespaces.is_users(pid) else "")
         traced |= {pid for pid, users in looks if users}
         found |= traced
     return found - ancestry()
@@ -130,7 +130,7 @@ def _wait_for_fuse(stuck: Collection[int]) -> bool:
     examined.
     """
     waiting = [pid for pid in stuck if _waiting_threads(pid)]
-    looks = look_at(waiting, _waits_for_fuse, time.monotonic() + STACK_PATIENCE)
+    looks = examine(waiting, _waits_for_fuse, time.monotonic() + STACK_PATIENCE)
     try:
         return any(waits != "" for _, waits in looks)
     except TooLateError:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from oar_lxc.linux.contain import unmount_below
+from oar_lxc.linux.mounts import unmount_below
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
 from oar_lxc.model.layout import IMAGES

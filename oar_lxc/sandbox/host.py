@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.errors import CommandError
-from oar_lxc.linux.contain import contained
 from oar_lxc.linux.run import Result, run
+from oar_lxc.linux.unshare import in_own_namespaces
 from oar_lxc.model.addresses import VXLAN_PORT
 from oar_lxc.sandbox.state import SandboxError
 from oar_lxc.setup import requirements
@@ -193,7 +193,7 @@ def _overlay(place: Path, directory: Path) -> Probe:
         f"an overlay below {directory}",
         "machines share files through it",
         "overlay",
-        tuple(contained(mount)),
+        tuple(in_own_namespaces(mount)),
     )
 
 

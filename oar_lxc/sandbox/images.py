@@ -18,8 +18,9 @@ from pathlib import Path
 from oar_lxc import image
 from oar_lxc.image.apt import host_sources, lists_script
 from oar_lxc.image.building import NO_SLOW_KEY
-from oar_lxc.linux.contain import contained, unmount_below
+from oar_lxc.linux.mounts import unmount_below
 from oar_lxc.linux.run import run
+from oar_lxc.linux.unshare import in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import CACHE, locked
@@ -123,7 +124,7 @@ class Cache:
                 (half / name).mkdir()
             script = [_LAYER_SCRIPT, "layer", str(base), str(half)]
             install = [*packages.APT_INSTALL, *names]
-            run(contained(unsynced(["sh", "-c", *script, *install])), timeout=1200)
+            run(in_own_namespaces(unsynced(["sh", "-c", *script, *install])), timeout=1200)
             shutil.rmtree(half / "work")
             (half / "merged").rmdir()
 
@@ -222,7 +223,7 @@ def bootstrap(
         str(half / "rootfs"),
         str(listing),
     ]
-    run(contained(unsynced(argv)), env=os.environ | {"TMPDIR": str(scratch)}, timeout=1200)
+    run(in_own_namespaces(unsynced(argv)), env=os.environ | {"TMPDIR": str(scratch)}, timeout=1200)
     shutil.rmtree(scratch)
     _quieten(half / "rootfs")
 

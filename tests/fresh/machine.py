@@ -12,9 +12,10 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.image.apt import host_sources
-from oar_lxc.linux.contain import mortal, unmount_below
+from oar_lxc.linux.mounts import unmount_below
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
+from oar_lxc.linux.unshare import dies_with_caller
 from oar_lxc.sandbox import host as sandbox_host
 from oar_lxc.sandbox import network
 from oar_lxc.sandbox.images import SUITE, Cache, apt_options, bootstrap, digest
@@ -92,7 +93,7 @@ class FreshMachine:
         ]
         argv = ["env", *(f"{name}={os.environ[name]}" for name in names), *shell]
         process = subprocess.Popen(
-            mortal(self._machine.command(argv)),
+            dies_with_caller(self._machine.command(argv)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

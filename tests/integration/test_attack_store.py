@@ -15,9 +15,9 @@ import pytest
 from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.make import import_image
 from oar_lxc.image.store import DIRECTORY, Store
-from oar_lxc.linux.closed import NOBODYS
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
+from oar_lxc.linux.store_access import NOBODYS
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.prepare import Preparation

@@ -144,7 +144,7 @@ argv = ["one", "-x"]
 more = [*argv, "y"]
 run(more)
 subprocess.Popen(["two"] + rest, stdin=None)
-run(contained(("/usr/sbin/three", name)))
+run(in_own_namespaces(("/usr/sbin/three", name)))
 shutil.which("four")
 CODE = '''
 import subprocess

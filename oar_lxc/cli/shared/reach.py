@@ -24,7 +24,7 @@ from oar_lxc.client.lookup import (
 from oar_lxc.client.whereabouts import forget, recall
 from oar_lxc.container.runtime import RUNNING, not_running
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
-from oar_lxc.linux.ending import debug_words
+from oar_lxc.linux.error_exit import debug_words
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.login_shell import NO_MARK, pack
 from oar_lxc.linux.verbose import doing

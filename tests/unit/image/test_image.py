@@ -53,7 +53,7 @@ def mmdebstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     log = tmp_path / "calls"
     (tmp_path / "built.tar").write_bytes(system())
     add_program(tmp_path / "bin", "mmdebstrap", recorder(log, f"cat {tmp_path}/built.tar"))
-    monkeypatch.setattr(build_module, "contained", list)
+    monkeypatch.setattr(build_module, "in_own_namespaces", list)
     # What the machine's apt is asked takes long.
     monkeypatch.setattr(build_module, "host_sources", lambda suite: [f"deb http://x {suite} main"])
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import plugs
+from oar_lxc.root import user_nics
 
 LINES = (
     "alice veth olb42 veth1000_a\n"
@@ -23,7 +23,7 @@ LINES = (
 
 @pytest.fixture
 def nics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(plugs, "NET", tmp_path / "net")
+    monkeypatch.setattr(user_nics, "NET", tmp_path / "net")
     (tmp_path / "net/olb43").mkdir(parents=True)
     path = tmp_path / "nics"
     path.write_text(LINES)
@@ -31,14 +31,14 @@ def nics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_lines_of_bridges_that_are_gone_are_forgotten(nics: Path) -> None:
-    assert plugs.left_of(JobLayout(42), nics) == ["alice veth olb42 veth1000_a"]
-    assert plugs.left_of(JobLayout(4), nics) == []
+    assert user_nics.left_of(JobLayout(42), nics) == ["alice veth olb42 veth1000_a"]
+    assert user_nics.left_of(JobLayout(4), nics) == []
     inode = nics.stat().st_ino
     for _ in range(2):
-        plugs.forget_gone(nics)
+        user_nics.forget_gone(nics)
         assert nics.read_text() == LINES.partition("\n")[2]
     assert nics.stat().st_ino == inode  # others wait for the lock of that one
-    assert plugs.left_of(JobLayout(42), nics) == []
+    assert user_nics.left_of(JobLayout(42), nics) == []
 
 
 def test_a_list_that_somebody_keeps_locked_holds_nobody_up(nics: Path) -> None:
@@ -50,12 +50,12 @@ def test_a_list_that_somebody_keeps_locked_holds_nobody_up(nics: Path) -> None:
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        plugs.forget_gone(nics)
+        user_nics.forget_gone(nics)
         assert nics.read_text() == LINES
-        assert plugs.left_of(JobLayout(42), nics) == []
+        assert user_nics.left_of(JobLayout(42), nics) == []
         assert holder.stdin is not None
         holder.stdin.close()
-    plugs.forget_gone(nics)
+    user_nics.forget_gone(nics)
     assert "olb42" not in nics.read_text()
 
 
@@ -64,5 +64,5 @@ def test_where_there_is_no_list_there_is_nothing_to_forget(nics: Path, kind: str
     nics.unlink()
     if kind == "fifo":
         os.mkfifo(nics)
-    plugs.forget_gone(nics)
-    assert plugs.left_of(JobLayout(42), nics) == []
+    user_nics.forget_gone(nics)
+    assert user_nics.left_of(JobLayout(42), nics) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oar_lxc.linux.contain import mounts_below
+from oar_lxc.linux.mounts import mounts_below
 
 POINTS = ["/", "/a", "/a/b\\040c", "/a/b\\040c/d", "/ab", "/a/\x0bx\u2028", "/a/\udcff"]
 

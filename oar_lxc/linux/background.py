@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def beside(act: Callable[[], object]) -> Iterator[threading.Event]:
+def in_background(act: Callable[[], object]) -> Iterator[threading.Event]:
     """Call a function in a thread beside the block, and wait for it at the end of the block.
 
     If the node allows no more threads, the function runs before the block.

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from oar_lxc.errors import TooLateError
-from oar_lxc.linux import looking
-from oar_lxc.linux.looking import look_at
+from oar_lxc.linux import examination
+from oar_lxc.linux.examination import examine
 
 
 def test_each_gets_its_answer_of_one_child() -> None:
-    answers = list(look_at([1, 2, 3], lambda pid: f"{pid} {os.getpid()}"))
+    answers = list(examine([1, 2, 3], lambda pid: f"{pid} {os.getpid()}"))
     (child,) = {(answer or "").partition(" ")[2] for _, answer in answers}
     assert answers == [(pid, f"{pid} {child}") for pid in (1, 2, 3)]
     assert child != str(os.getpid())
@@ -25,12 +25,12 @@ def test_who_keeps_it_waiting_is_not_known_and_the_others_are() -> None:
             time.sleep(60)
         return "seen"
 
-    assert dict(look_at([1, 2, 3], look)) == {1: "seen", 2: None, 3: "seen"}
+    assert dict(examine([1, 2, 3], look)) == {1: "seen", 2: None, 3: "seen"}
 
 
 def test_where_many_do_the_rest_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "PATIENCE", 0.05)
-    number = looking.MOST_KEPT
+    monkeypatch.setattr(examination, "PATIENCE", 0.05)
+    number = examination.MOST_KEPT
 
     def look(pid: int) -> str:
         if pid <= number:
@@ -38,11 +38,11 @@ def test_where_many_do_the_rest_is_not_known(monkeypatch: pytest.MonkeyPatch) ->
         return "seen"
 
     pids = range(1, number + 3)
-    assert dict(look_at(pids, look)) == dict.fromkeys(pids)
+    assert dict(examine(pids, look)) == dict.fromkeys(pids)
 
 
 def test_one_that_is_busy_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "PATIENCE", 0.01)
+    monkeypatch.setattr(examination, "PATIENCE", 0.01)
 
     def look(pid: int) -> str:
         until = time.process_time() + 0.3
@@ -50,11 +50,11 @@ def test_one_that_is_busy_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> No
             pass
         return "seen"
 
-    assert list(look_at([1], look)) == [(1, "seen")]
+    assert list(examine([1], look)) == [(1, "seen")]
 
 
 def test_a_look_that_dies_is_not_known() -> None:
-    assert list(look_at([1, 2], lambda pid: os._exit(1) if pid == 1 else "seen")) == [
+    assert list(examine([1, 2], lambda pid: os._exit(1) if pid == 1 else "seen")) == [
         (1, None),
         (2, "seen"),
     ]
@@ -66,10 +66,10 @@ def test_where_there_can_be_no_child_nothing_is_known(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "fork", fork)
     before = len(os.listdir("/proc/self/fd"))
-    assert list(look_at([1, 2], lambda pid: "seen")) == [(1, None), (2, None)]
+    assert list(examine([1, 2], lambda pid: "seen")) == [(1, None), (2, None)]
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_it_ends_in_time() -> None:
     with pytest.raises(TooLateError, match="the time was over"):
-        list(look_at([1], lambda pid: "seen", time.monotonic()))
+        list(examine([1], lambda pid: "seen", time.monotonic()))

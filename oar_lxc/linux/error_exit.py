@@ -58,7 +58,7 @@ def _place(error: BaseException) -> str:
 
 
 @contextmanager
-def one_sentence(tell: Callable[[str], None], node: str = "") -> Iterator[None]:
+def exit_on_error(tell: Callable[[str], None], node: str = "") -> Iterator[None]:
     """End the process with a sentence and an exit status if the block raises an error.
 
     Args:

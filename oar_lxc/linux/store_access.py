@@ -32,7 +32,7 @@ def why_open(store: Path) -> str:
     )
 
 
-def keep_from_jobs(path: Path | int) -> None:
+def keep_from_containers(path: Path | int) -> None:
     """Give a file or directory of root to :data:`NOBODYS`, so that no container may use it."""
     if os.geteuid() == 0:
         os.chown(path, NOBODYS, 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import JobError
-from oar_lxc.linux.ending import sentence
+from oar_lxc.linux.error_exit import sentence
 from oar_lxc.linux.login_shell import pack
 
 # Module → what of it fails, its arguments, and what it reads.

@@ -23,7 +23,7 @@ MOST_KEPT = 5  # blocking processes, after which no others are examined
 _GOES_ON, _END = b".", b"\n"
 
 
-def look_at(
+def examine(
     waiting: Sequence[int], look: Callable[[int], str], deadline: float = float("inf")
 ) -> Iterator[tuple[int, str | None]]:
     """Yield each process with the answer of a function about it.
@@ -34,7 +34,7 @@ def look_at(
     Args:
         waiting: the processes.
         look: examines a process, in the child. It returns a line without dots, and calls
-            :func:`goes_on` now and then if it takes long.
+            :func:`sign_of_life` now and then if it takes long.
         deadline: monotonic time.
 
     Raises:
@@ -57,7 +57,7 @@ def look_at(
         yield pid, None
 
 
-def goes_on() -> None:
+def sign_of_life() -> None:
     """Give a sign of life, in the child: it is busy, not blocked."""
     os.write(ANSWER, _GOES_ON)
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from oar_lxc.linux.concurrent import beside
+from oar_lxc.linux.background import in_background
 
 
 def test_both_run_at_once_and_the_block_ends_after_both() -> None:
@@ -16,7 +16,7 @@ def test_both_run_at_once_and_the_block_ends_after_both() -> None:
         assert block.wait(10)
         thread.set()
 
-    with beside(act) as over:
+    with in_background(act) as over:
         assert not over.is_set()
         block.set()
     assert thread.is_set()
@@ -28,7 +28,7 @@ def test_what_it_raises_is_raised_after_the_block() -> None:
         raise OSError("no such device")
 
     done = False
-    with pytest.raises(OSError, match="no such device"), beside(act):
+    with pytest.raises(OSError, match="no such device"), in_background(act):
         done = True
     assert done
 
@@ -38,7 +38,7 @@ def test_what_the_block_raises_is_raised_and_nothing_goes_on() -> None:
     overs: list[threading.Event] = []
 
     def block() -> None:
-        with beside(lambda: end.wait(10)) as over:
+        with in_background(lambda: end.wait(10)) as over:
             overs.append(over)
             end.set()
             raise ValueError("block")
@@ -54,6 +54,6 @@ def test_without_room_for_a_thread_it_is_done_before(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(threading.Thread, "start", full)
     done: list[int] = []
-    with beside(lambda: done.append(1)) as over:
+    with in_background(lambda: done.append(1)) as over:
         assert done == [1]
         assert over.is_set()
