@@ -145,8 +145,8 @@ class PretendJob:
             "OAR_NODEFILE": str(nodefile),
         }
 
-    def door(self, *words: str) -> list[str]:
-        """Return the command that opens a container's door on this machine."""
+    def attach_command(self, *words: str) -> list[str]:
+        """Return the command that runs the attach program on this machine."""
         program = str(checkout() / "oar_lxc/linux/isolated.py")
         return [PYTHON, "-I", program, "oar_lxc.agent.attach", str(self.id), NO_MARK, pack(words)]
 

@@ -132,7 +132,7 @@ def _main(arguments: list[str]) -> int:
     if action == "console":
         console(layout, published, runtime, name, token)
     argv = rest or list(SHELL)
-    tell_open(token)
+    write_mark(token)
     if all(os.isatty(fd) for fd in (0, 1)):
         written = log_size(layout.containers / name)
         status = attach_terminal(layout, name, argv)
@@ -143,7 +143,7 @@ def _main(arguments: list[str]) -> int:
     return status
 
 
-def tell_open(token: str) -> None:
+def write_mark(token: str) -> None:
     """Write the mark to both output streams, if the caller asks for one; ignore a closed one."""
     if token != NO_MARK:
         for fd in _outputs():
@@ -318,7 +318,7 @@ def console(
     if os.waitpid(pid, 0)[1] != 0:
         why = said.splitlines()[-1] if said else "sh ended without a word"
         raise ContainerError(name, published.node, f"nobody can log in at its console: {why}")
-    tell_open(token)
+    write_mark(token)
     sys.stderr.write(f"console of {name}; leave it with Ctrl-a q, enter Ctrl-a as Ctrl-a Ctrl-a\n")
     sys.stderr.flush()
     path = lxc_path(layout.containers, name)
@@ -338,7 +338,7 @@ def log(layout: JobLayout, name: str, arguments: list[str], token: str) -> None:
     follow = ["-F"] if arguments[1:] == ["follow"] else []
     path = layout.containers / name / LOG_FILE
     argv = ["tail", "-q", "-n", arguments[0], *follow, "--", str(path)]
-    tell_open(token)
+    write_mark(token)
     _default_signals()
     _become(argv)
 
@@ -377,7 +377,7 @@ def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False
     except OSError as error:
         raise OarLxcError(f"sshd of {name} at {address} does not answer: {_why(error)}") from error
     peer.settimeout(None)
-    tell_open(token)
+    write_mark(token)
     os.write(1, keys)
     try:
         _pass_bytes(peer)

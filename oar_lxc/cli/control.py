@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from oar_lxc.cli.shared.reach import complete_container, find_several
+from oar_lxc.cli.shared.targets import complete_container, find_several
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model import wire
 

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import click
 
+from oar_lxc.cli.shared.attach import AttachCommand, attach_command, on_node_of
 from oar_lxc.cli.shared.meter import Meter
-from oar_lxc.cli.shared.reach import Door, at_door, doorway
-from oar_lxc.cli.shared.tarpipe import ContainerSource, ContainerTarget, OpenDoor
+from oar_lxc.cli.shared.tarpipe import ContainerSource, ContainerTarget, MakeAttachCommand
 from oar_lxc.client.copy import (
     LocalSource,
     LocalTarget,
@@ -79,22 +79,22 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
 def _source(place: Place, complain: Complain) -> Source:
     if not place.container:
         return LocalSource(place.path, complain)
-    return _behind(place, lambda door: ContainerSource(place, door, complain))
+    return _in_container(place, lambda attach: ContainerSource(place, attach, complain))
 
 
 def _target(place: Place, several: bool, complain: Complain) -> Target:
     if not place.container:
         return LocalTarget(place.path, several, complain)
-    return _behind(place, lambda door: ContainerTarget(place, door, several, complain))
+    return _in_container(place, lambda attach: ContainerTarget(place, attach, several, complain))
 
 
-def _behind(place: Place, start: Callable[[OpenDoor], Side]) -> Side:
+def _in_container(place: Place, start: Callable[[MakeAttachCommand], Side]) -> Side:
     """Start a tar in a container, through the attach program; return it."""
 
     def act(remote: Remote, node: str, name: str) -> Side:
-        def door(argv: Sequence[str]) -> Door:
-            return doorway(remote, node, "attach", name, *argv, marked=True)
+        def attach(argv: Sequence[str]) -> AttachCommand:
+            return attach_command(remote, node, "attach", name, *argv, marked=True)
 
-        return start(door)
+        return start(attach)
 
-    return at_door(place.container, act)
+    return on_node_of(place.container, act)

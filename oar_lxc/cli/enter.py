@@ -10,8 +10,9 @@ from functools import partial
 
 import click
 
-from oar_lxc.cli.shared.passing import in_memory, opened, run_here
-from oar_lxc.cli.shared.reach import at_door, complete_container, doorway, on_terminal, through
+from oar_lxc.cli.shared.attach import attach_command, on_node_of, on_terminal, run_attach
+from oar_lxc.cli.shared.streams import in_memory, run_here, running_attach
+from oar_lxc.cli.shared.targets import complete_container
 from oar_lxc.errors import UsageError
 from oar_lxc.linux.verbose import doing
 from oar_lxc.remote.agents import Remote
@@ -33,7 +34,7 @@ def exec_(container: str, command: tuple[str, ...]) -> None:
       oar-lxc exec 42/vm1 -- sh -c 'nproc; free -h'
       tar c data | oar-lxc exec 42/vm1 -- tar x -C /root
     """
-    sys.exit(through(container, "attach", *command, terminal=on_terminal()))
+    sys.exit(run_attach(container, "attach", *command, terminal=on_terminal()))
 
 
 @click.command()
@@ -47,7 +48,7 @@ def shell(container: str) -> None:
       oar-lxc shell 42/vm1
       echo 'nproc; free -h' | oar-lxc shell 42/vm1
     """
-    sys.exit(through(container, "attach", terminal=on_terminal()))
+    sys.exit(run_attach(container, "attach", terminal=on_terminal()))
 
 
 @click.command()
@@ -65,7 +66,7 @@ def console(container: str) -> None:
     """
     if not on_terminal():
         raise UsageError("a console needs a terminal: run it from one, or use `oar-lxc exec`")
-    sys.exit(through(container, "console", terminal=True))
+    sys.exit(run_attach(container, "console", terminal=True))
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -85,14 +86,14 @@ def ssh(container: str, command: tuple[str, ...]) -> None:
       oar-lxc ssh 42/vm1 uptime
       oar-lxc ssh 42/vm1 "grep 'two words' /etc/motd"
     """
-    sys.exit(at_door(container, partial(_ssh, command)))
+    sys.exit(on_node_of(container, partial(_ssh, command)))
 
 
 def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
     """Run ssh through a running attach program, which first sends the keys."""
-    door = doorway(remote, node, "ssh", name, marked=True)
-    with opened(door.argv, door.token) as way:
-        keys = json.loads(way.line())
+    attach = attach_command(remote, node, "ssh", name, marked=True)
+    with running_attach(attach.argv, attach.token) as streams:
+        keys = json.loads(streams.line())
         files = {
             "IdentityFile": keys["client"],
             "UserKnownHostsFile": f"{name} {keys['host_key']}\n",
@@ -101,7 +102,7 @@ def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
         options = {option: in_memory(option, text) for option, text in files.items()}
         options |= {
             # The attach program runs already: cat connects ssh to it without delay.
-            "ProxyCommand": f"/bin/cat <{way.out} & exec /bin/cat >{way.into}",
+            "ProxyCommand": f"/bin/cat <{streams.out} & exec /bin/cat >{streams.into}",
             "IdentitiesOnly": "yes",
             "HostKeyAlias": name,
             "StrictHostKeyChecking": "yes",

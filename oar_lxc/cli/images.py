@@ -11,9 +11,7 @@ from pathlib import Path
 
 import click
 
-from oar_lxc.cli.shared import reach
 from oar_lxc.cli.shared.meter import Meter
-from oar_lxc.cli.shared.reach import complete_job
 from oar_lxc.cli.shared.stores import (
     configured,
     every,
@@ -24,6 +22,7 @@ from oar_lxc.cli.shared.stores import (
     writable_store,
 )
 from oar_lxc.cli.shared.table import print_table
+from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.client.images import ImageOfJob, images_of
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image.building import Workshop, build_image
@@ -120,7 +119,7 @@ def _hint(job: str | None, directory: Path | None, found: list[ImageOfJob]) -> s
 
 def _of_job(job: str) -> list[ImageOfJob]:
     """Return the images that the nodes of a job have, and the caller's own."""
-    found = images_of(reach.remote_of(check_job_id(job)))
+    found = images_of(remote_of_job(job))
     store = Store.private()
     own = [facts_of(store.record(name), OWN, store) for name in store.names()]
     return [*found, *map(ImageOfJob, own)]

@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from oar_lxc.cli.shared import reach
-from oar_lxc.cli.shared.reach import complete_job
+from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.cli.sshconfig import write_files
 from oar_lxc.client.sshfiles import SshFiles, host_name
-from oar_lxc.model.layout import check_job_id
 from oar_lxc.model.wire import Container, Show, Shown
 from oar_lxc.remote.agents import Remote
 
@@ -34,7 +32,7 @@ def inventory(job: str | None) -> None:
       ansible -i job.yml all -m ping
       ansible-playbook -i job.yml -l web site.yml
     """
-    remote = reach.remote_of(None if job is None else check_job_id(job))
+    remote = remote_of_job(job)
     files, containers = write_files(remote)
     click.echo(render(remote.job_id, files, containers, find_groups(remote, containers)), nl=False)
 

@@ -10,13 +10,12 @@ from dataclasses import asdict
 
 import click
 
-from oar_lxc.cli.shared import reach
-from oar_lxc.cli.shared.reach import complete_container, complete_job
+from oar_lxc.cli.shared.attach import on_node_of, run_attach
 from oar_lxc.cli.shared.table import print_table
+from oar_lxc.cli.shared.targets import complete_container, complete_job, remote_of_job
 from oar_lxc.client.lookup import ask_nodes
 from oar_lxc.container.runtime import RUNNING
 from oar_lxc.errors import ContainerError, printable
-from oar_lxc.model.layout import check_job_id
 from oar_lxc.model.wire import OfContainer, Show, Shown
 from oar_lxc.remote.agents import Remote, raise_first
 
@@ -35,7 +34,7 @@ def list_(job: str | None, as_json: bool) -> None:
       oar-lxc list 42          on a frontend
       oar-lxc list 42 --json
     """
-    remote = reach.remote_of(None if job is None else check_job_id(job))
+    remote = remote_of_job(job)
     containers, errors = ask_nodes(remote)
     if as_json:
         click.echo(json.dumps([_facts(c) for c in containers], indent=1))
@@ -73,7 +72,7 @@ def show(container: str, as_json: bool) -> None:
       oar-lxc show 42/vm1
       oar-lxc show vm1 --json
     """
-    job_id, shown = reach.at_door(container, _shown, any_state=True)
+    job_id, shown = on_node_of(container, _shown, any_state=True)
     if as_json:
         facts = _facts(shown)
         told = {"name": facts.pop("name"), "job": job_id, **facts}
@@ -163,7 +162,7 @@ def logs(container: str, follow: bool, lines: int | None, lxc: bool) -> None:
     """
     if lxc:
         count = "+1" if lines is None else str(lines)
-        sys.exit(reach.through(container, "log", count, *(["follow"] if follow else [])))
+        sys.exit(run_attach(container, "log", count, *(["follow"] if follow else [])))
     options = ["--follow"] if follow else []
     options += ["--no-tail"] if follow and lines is None else []
     options += [] if lines is None else ["--lines", str(lines)]
@@ -173,4 +172,4 @@ def logs(container: str, follow: bool, lines: int | None, lxc: bool) -> None:
         "{ echo 'oar-lxc: this image has no journal (no journalctl): see --lxc, or its own logs "
         'below /var/log\' >&2; exit 1; }; exec journalctl --no-pager --quiet "$@"'
     )
-    sys.exit(reach.through(container, "attach", "sh", "-c", script, "sh", *options))
+    sys.exit(run_attach(container, "attach", "sh", "-c", script, "sh", *options))

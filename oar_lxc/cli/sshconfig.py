@@ -6,8 +6,8 @@ import shlex
 
 import click
 
-from oar_lxc.cli.shared import reach
-from oar_lxc.cli.shared.reach import complete_job, far_doorway
+from oar_lxc.cli.shared.attach import oarsh_attach_command
+from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.client.lookup import find_keys, has_ended, list_containers
 from oar_lxc.client.sshfiles import (
     INCLUDE,
@@ -44,16 +44,15 @@ def ssh_config(job: str | None, install: bool, remove: bool) -> None:
       clush -w vm[1-4].42 uptime
       oar-lxc ssh-config 42 --remove
     """
-    job_id = None if job is None else check_job_id(job)
     home = ssh_home()
     if remove:
         if install:
             raise UsageError("--install or --remove, not both")
-        for number in known_jobs(home) if job_id is None else [job_id]:
+        for number in known_jobs(home) if job is None else [check_job_id(job)]:
             if SshFiles(number, home).remove():
                 click.echo(f"removed {SshFiles(number, home).directory}")
         return
-    remote = reach.remote_of(job_id)
+    remote = remote_of_job(job)
     files, containers = write_files(remote)
     for container in containers:
         click.echo(host_name(container.name, remote.job_id))
@@ -81,7 +80,7 @@ def write_files(remote: Remote) -> tuple[SshFiles, list[Container]]:
 
     def proxy(container: Container) -> str:
         # The command must work on every machine that has the user's home.
-        return shlex.join(far_doorway(remote, container.node, "connect", container.name))
+        return shlex.join(oarsh_attach_command(remote, container.node, "connect", container.name))
 
     files.write(containers, keys, proxy)
     return files, containers

@@ -8,10 +8,8 @@ from dataclasses import asdict
 
 import click
 
-from oar_lxc.cli.shared import reach
-from oar_lxc.cli.shared.reach import complete_job
 from oar_lxc.cli.shared.table import print_table
-from oar_lxc.model.layout import check_job_id
+from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.model.wire import Phase, Timeline
 from oar_lxc.remote.agents import Remote
 
@@ -39,7 +37,7 @@ def timeline(job: str | None, as_json: bool, steps: bool) -> None:
       oar-lxc timeline 42         on a frontend
       oar-lxc timeline 42 --json
     """
-    remote = reach.remote_of(None if job is None else check_job_id(job))
+    remote = remote_of_job(job)
     phases = find_phases(remote)
     if as_json:
         click.echo(json.dumps([_facts(node, phase) for node, phase in phases], indent=1))

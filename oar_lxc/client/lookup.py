@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 
-from oar_lxc.client.whereabouts import recall, remember
+from oar_lxc.client.node_cache import recall, remember
 from oar_lxc.errors import (
     CommandError,
     CommandTimeoutError,

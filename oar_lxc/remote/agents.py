@@ -135,7 +135,7 @@ class Remote:
             if agent:
                 answers.end(self.local, agent.wait(), agent.said())
             if fanout and fanout.wait() != 0:
-                raise OarLxcError(f"the way to {', '.join(far)} failed: {fanout.said()}")
+                raise OarLxcError(f"the fan-out to {', '.join(far)} failed: {fanout.said()}")
         return [error for node in wanted if (error := answers.failure(node))]
 
     def collect(
@@ -282,7 +282,9 @@ def why_not_begun(status: int, said: str, begun: bool = False) -> str:
             "restarted, and its containers are gone"
         )
     if status == LOST and not last:
-        return "the way there was closed without a word: the job is ending, or the node is down"
+        return (
+            "the connection was closed without a message: the job is ending, or the node is down"
+        )
     if status == LOST:
         return f"it cannot be reached: {last}"
     if begun:

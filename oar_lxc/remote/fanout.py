@@ -77,7 +77,7 @@ class Order:
         return json.dumps(vars(self)).encode() + b"\n"
 
 
-class _Way:
+class _Connection:
     """The connection to the program on one node.
 
     Args:
@@ -149,7 +149,7 @@ class _Way:
         for fd in tuple(self._watched):
             self._unwatch(fd)
         self._program.leave()
-        self._fanout.ways.remove(self)
+        self._fanout.connections.remove(self)
 
     def _write(self) -> None:
         with suppress(BrokenPipeError):
@@ -193,7 +193,7 @@ class _Way:
         self._watched.remove(fd)
 
 
-class _Branch(_Way):
+class _Branch(_Connection):
     """The connection to the first node of a branch, which reaches the others.
 
     Args:
@@ -262,7 +262,7 @@ class Fanout:
         order: the order.
         input: the program's input on each node.
         environ: the environment of the commands that are started here.
-        ways: the open connections.
+        connections: the open connections.
         selector: watches their pipes; the data of each is the function to call.
     """
 
@@ -270,7 +270,7 @@ class Fanout:
         self.order = order
         self.input = input
         self.environ = {**os.environ, **oarsh_environ(order.job)}
-        self.ways: list[_Way] = []
+        self.connections: list[_Connection] = []
         self.selector = selectors.DefaultSelector()
         self._told: list[bytes] = []
 
@@ -285,7 +285,7 @@ class Fanout:
         _allow_files(FILES * len(self.order.nodes))
         self.reach(self.order.nodes)
         due = time.monotonic() + 1
-        while self.ways:
+        while self.connections:
             for key, _ in self.selector.select(max(0.0, due - time.monotonic())):
                 # An earlier call of this round may have stopped watching this file.
                 if self.selector.get_map().get(key.fd) is key:
@@ -295,8 +295,8 @@ class Fanout:
                 # does not read; output of the nodes from that time is read only afterwards.
                 due = time.monotonic() + 1
                 self.pass_on(b"")
-                for way in list(self.ways):
-                    way.look()
+                for connection in list(self.connections):
+                    connection.look()
             self._flush()
         self._flush()
 
@@ -316,19 +316,19 @@ class Fanout:
         """Run the program on a node, and through this node on others."""
         order = self.order
         try:
-            way: _Way
+            connection: _Connection
             if node == order.here:
-                way = _Way(self, node, order.argv)
+                connection = _Connection(self, node, order.argv)
             elif others:
                 lead = isolated("oar_lxc.remote.fanout", python=order.python)
-                way = _Branch(self, node, _oarsh(node, lead), others)
+                connection = _Branch(self, node, _oarsh(node, lead), others)
             else:
-                way = _Way(self, node, _oarsh(node, order.argv))
+                connection = _Connection(self, node, _oarsh(node, order.argv))
         except CommandError as failed:
             for one in (node, *others):
                 self.tell(one, "end", failed.status, failed.stderr)
             return
-        self.ways.append(way)
+        self.connections.append(connection)
 
     def tell(self, *what: str | int) -> None:
         """Write a report on a node."""

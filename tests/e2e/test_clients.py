@@ -333,7 +333,7 @@ def test_bob_gets_nowhere(job: SubmittedJob, command: str) -> None:
 
 
 def test_bob_cannot_read_alices_key_or_reach_her_containers(job: SubmittedJob) -> None:
-    """Neither from the frontend, nor from a node, by file, doorway or network."""
+    """Neither from the frontend, nor from a node, by file, attach program or network."""
     cluster = job.cluster
     for path in (".ssh/oar-lxc", f".ssh/oar-lxc/{job.id}/id_ed25519"):
         done = cluster.frontend("cat", f"/home/alice/{path}", user="bob", check=False)
@@ -341,9 +341,9 @@ def test_bob_cannot_read_alices_key_or_reach_her_containers(job: SubmittedJob) -
     key = cluster.frontend("cat", f".ssh/oar-lxc/{job.id}/id_ed25519").stdout
     assert key.startswith("-----BEGIN")
     found = json.loads(oar(job, "list", str(job.id), "--json").stdout)[0]
-    door = f"python3 -m oar_lxc.agent.attach {job.id} - {pack(('connect', 'vm1'))}"
+    attach = f"python3 -m oar_lxc.agent.attach {job.id} - {pack(('connect', 'vm1'))}"
     node = cluster.sandbox.machine(str(found["node"]))
-    refused = node.run(["sh", "-c", door], user="bob", check=False)
+    refused = node.run(["sh", "-c", attach], user="bob", check=False)
     assert f"job {job.id} belongs to alice, not to bob" in refused.stderr
     greet = f"exec 3<>/dev/tcp/{found['address']}/22; head -1 <&3"
     away = cluster.frontend("timeout", "5", "bash", "-c", greet, user="bob", check=False)

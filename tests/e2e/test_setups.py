@@ -185,7 +185,7 @@ def test_nodes_behind_one_that_is_lost_are_told(running: SubmittedJob) -> None:
         cluster.on(node, "kill", "-9", pid)
         _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert re.search(f"node {node}: (the agent failed|the way there was closed|it cannot)", err)
+    assert re.search(f"node {node}: (the agent failed|the connection was closed|it cannot)", err)
     for name in on_node.values():
         target = f"{running.id}/{name}"
         assert cluster.frontend("oar-lxc", "exec", target, "--", "hostname").stdout.strip() == name

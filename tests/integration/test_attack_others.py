@@ -1,4 +1,4 @@
-"""Asking for what is another's, by every door, and what root inside a container can reach."""
+"""Asking for what is another's, in every way, and what root inside a container can reach."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ except oar_lxc.OarLxcError as error:
 """
 
 
-def doors(bobs: int, mine: int) -> list[tuple[str, list[str], str]]:
+def attempts(bobs: int, mine: int) -> list[tuple[str, list[str], str]]:
     """Return each way in: its name, the command, and what it reads."""
     agent = [PYTHON, "-m", "oar_lxc.agent.main"]
     job = PretendJob(bobs, "")
@@ -76,12 +76,12 @@ def doors(bobs: int, mine: int) -> list[tuple[str, list[str], str]]:
             for name in ("start", "stop", "restart", "freeze", "unfreeze")
         ),
         ("show", [*agent, str(bobs), "show"], '{"containers": ["vm1"]}'),
-        ("log", job.door("log", "vm1", "+1"), ""),
-        ("console", job.door("console", "vm1"), ""),
-        ("attach", job.door("attach", "vm1", "id"), ""),
-        ("ssh", job.door("ssh", "vm1"), ""),
-        ("connect", job.door("connect", "vm1"), ""),
-        ("attach elsewhere", job.door("attach", f"../../{mine}/containers/vm1"), ""),
+        ("log", job.attach_command("log", "vm1", "+1"), ""),
+        ("console", job.attach_command("console", "vm1"), ""),
+        ("attach", job.attach_command("attach", "vm1", "id"), ""),
+        ("ssh", job.attach_command("ssh", "vm1"), ""),
+        ("connect", job.attach_command("connect", "vm1"), ""),
+        ("attach elsewhere", job.attach_command("attach", f"../../{mine}/containers/vm1"), ""),
         ("cli exec", [*cli, "exec", "vm1", "--", "id"], ""),
         ("cli list", [*cli, "list"], ""),
         ("cli exec by name", [*cli, "exec", f"{bobs}/vm1", "--", "id"], ""),
@@ -89,13 +89,13 @@ def doors(bobs: int, mine: int) -> list[tuple[str, list[str], str]]:
     ]
 
 
-@pytest.mark.parametrize("door", [name for name, _, _ in doors(1, 2)])
+@pytest.mark.parametrize("attempt", [name for name, _, _ in attempts(1, 2)])
 def test_anothers_job_is_refused_in_one_sentence(
-    alices: Running, bobs: Running, door: str
+    alices: Running, bobs: Running, attempt: str
 ) -> None:
     """Also where OAR_JOB_ID says that it is one's own."""
     job = alices.job
-    (found,) = [x for x in doors(bobs.job.id, job.id) if x[0] == door]
+    (found,) = [x for x in attempts(bobs.job.id, job.id) if x[0] == attempt]
     _, argv, request = found
     environ = {**job.environ(), "OAR_JOB_ID": str(bobs.job.id), "OAR_USER": bobs.job.user}
     line = ["sh", "-c", 'printf "%s\\n" "$0" | "$@"', request, *argv]

@@ -51,7 +51,7 @@ def test_bytes_pass_where_only_some_streams_are_a_terminal(running: Running) -> 
 def test_a_signal_reaches_the_command_and_all_it_started(running: Running, number: int) -> None:
     seconds = 5000 + number
     script = f"sh -c 'sleep {seconds}; true'; true"
-    process = running.job.start(running.job.door("attach", "vm1", "sh", "-c", script))
+    process = running.job.start(running.job.attach_command("attach", "vm1", "sh", "-c", script))
     try:
         sleeping = ["pgrep", "-f", f"^sleep {seconds}"]
         end = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""The contract of the door to LXC, for real LXC: the same tests that the fake one passes."""
+"""The contract of the runtime, for real LXC: the same tests that the fake one passes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli.shared.reach import Door
+from oar_lxc.cli.shared.attach import AttachCommand
 from oar_lxc.cli.shared.tarpipe import ContainerSource, ContainerTarget
 from oar_lxc.client.copy import (
     CopyError,
@@ -46,9 +46,9 @@ def complain(sentence: str, *, lost: bool = True) -> None:
     pytest.fail(sentence)
 
 
-def door(argv: Sequence[str]) -> Door:
+def attach(argv: Sequence[str]) -> AttachCommand:
     """Return what runs a command in the "container", which is this machine."""
-    return Door(tuple(argv), "node1", "")
+    return AttachCommand(tuple(argv), "node1", "")
 
 
 @pytest.mark.parametrize("inwards", [True, False], ids=["into", "out of"])
@@ -62,9 +62,9 @@ def test_a_full_disk_is_told_in_the_words_of_the_system(
     place = Place("42/vm1", goal if inwards else str(tmp_path / "three"))
     if inwards:
         source: Source = LocalSource(str(tmp_path / "three"), complain)
-        target: Target = ContainerTarget(place, door, False, complain)
+        target: Target = ContainerTarget(place, attach, False, complain)
     else:
-        source = ContainerSource(place, door, complain)
+        source = ContainerSource(place, attach, complain)
         target = LocalTarget(goal, False, complain)
     with pytest.raises(CopyError, match=r"No space left on device$") as caught:
         copy(source, target)

@@ -143,7 +143,7 @@ def ssh(running: Running, known: str, key: Path) -> Result:
     directory = JobLayout(running.job.id).private / "ssh"
     running.job.run(["mkdir", "-p", str(directory)])
     (directory / "known_hosts").write_text(known)
-    proxy = running.job.door("connect", "vm1")
+    proxy = running.job.attach_command("connect", "vm1")
     options = {
         "ProxyCommand": shlex.join(proxy),
         "UserKnownHostsFile": str(directory / "known_hosts"),
@@ -182,7 +182,7 @@ def test_another_user_gets_into_no_container(running: Running, other_user: str) 
     become = ["setpriv", "--reuid", other_user, "--regid", other_user, "--init-groups"]
     for arguments in (["attach", "vm1", "true"], ["connect", "vm1"]):
         done = subprocess.run(
-            [*become, *running.job.door(*arguments)],
+            [*become, *running.job.attach_command(*arguments)],
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout())},
             stdin=subprocess.DEVNULL,
             capture_output=True,

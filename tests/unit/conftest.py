@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.client import whereabouts
+from oar_lxc.client import node_cache
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +22,9 @@ def _outside_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def whereabouts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def node_cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep where containers were seen away from the home of whoever runs the tests."""
-    monkeypatch.setattr(whereabouts, "directory", lambda: str(tmp_path / "whereabouts"))
+    monkeypatch.setattr(node_cache, "directory", lambda: str(tmp_path / "node_cache"))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ MAY_IMPORT = {
 # Too slow for a hook, or not there on a machine that is being cleaned up.
 NOT_FOR_ROOT = {"click", "lxc", "psutil", "pyroute2", "rich", "structlog"}
 # Start programs with streams of the user's or of a copy, which oar_lxc.linux.run is not for.
-STARTS_PROGRAMS = {"cli/shared/passing.py", "cli/shared/tarpipe.py", "linux/run.py"}
+STARTS_PROGRAMS = {"cli/shared/streams.py", "cli/shared/tarpipe.py", "linux/run.py"}
 IMPORTS_LXC = {"container/runtime.py", "container/starter.py"}
 
 MODULES = sorted(

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from oar_lxc.cli.shared.passing import Marked, NotOpenedError
-from oar_lxc.cli.shared.reach import Door
+from oar_lxc.cli.shared.attach import AttachCommand
+from oar_lxc.cli.shared.streams import Marked, NotBegunError
 from oar_lxc.client.copy import CopyError, Place, split_path
 from oar_lxc.client.extract import CHUNK, Complain, Readable, Refused
 from oar_lxc.errors import printable
 from oar_lxc.linux.login_shell import mark_of
 from oar_lxc.remote.agents import LOST, SHELL_SECONDS
 
-OpenDoor = Callable[[Sequence[str]], Door]
+MakeAttachCommand = Callable[[Sequence[str]], AttachCommand]
 
 # The script that sends. It prints what it cannot read on standard error, as `PATH: REASON`. It
 # follows a link that the user names, but not the links below it; neither GNU tar nor busybox has
@@ -105,35 +105,35 @@ class _Process:
     """The tar of a container, with pipes to it and its standard error.
 
     Raises:
-        NotOpenedError: the attach program did not begin.
+        NotBegunError: the attach program did not begin.
     """
 
     inside = True
 
-    def __init__(self, door: Door, place: Place, *, reads: bool) -> None:
+    def __init__(self, attach: AttachCommand, place: Place, *, reads: bool) -> None:
         self.place = place
-        self._token = door.token
+        self._token = attach.token
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # wait() closes it
         self.process = subprocess.Popen(
-            list(door.argv),
+            list(attach.argv),
             stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._said,
             bufsize=0,
         )
-        if door.token:
+        if attach.token:
             out = _end(self.process.stdout).fileno()
-            heard = Marked(out, door.token, time.monotonic() + SHELL_SECONDS, size=1)
+            heard = Marked(out, attach.token, time.monotonic() + SHELL_SECONDS, size=1)
             if heard.skip() is None:
-                raise self._not_opened(heard)
+                raise self._not_begun(heard)
 
-    def _not_opened(self, heard: Marked) -> NotOpenedError:
+    def _not_begun(self, heard: Marked) -> NotBegunError:
         self._close_pipes()
         status = LOST if heard.late else self.process.wait()
         self._said.seek(0)
         said = self._said.read().decode("utf-8", "replace")
         self._said.close()
-        return NotOpenedError(status, f"{heard.text()}\n{said}", heard.late)
+        return NotBegunError(status, f"{heard.text()}\n{said}", heard.late)
 
     def wait(self, complain: Complain) -> None:
         """Wait for tar's end, and pass its messages to ``complain``.
@@ -203,15 +203,15 @@ class ContainerSource(_Process):
 
     Args:
         place: what to copy.
-        door: returns the attach command that runs a given command in the container.
+        attach: returns the attach command that runs a given command in the container.
         complain: called with one sentence for each file that is left out.
     """
 
-    def __init__(self, place: Place, door: OpenDoor, complain: Complain) -> None:
+    def __init__(self, place: Place, attach: MakeAttachCommand, complain: Complain) -> None:
         directory, self.name = split_path(place.path)
         self._complain = complain
         script = ["sh", "-c", SEND, "sh", place.path, directory, self.name]
-        super().__init__(door(script), place, reads=False)
+        super().__init__(attach(script), place, reads=False)
 
     def members(self) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
         """Yield the members that come.
@@ -266,7 +266,7 @@ class ContainerTarget(_Process):
 
     Args:
         place: where the members go.
-        door: returns the attach command that runs a given command in the container.
+        attach: returns the attach command that runs a given command in the container.
         several: whether the place must be a directory, as there are several sources.
         complain: called with one sentence for each file that is left out.
     """
@@ -274,7 +274,7 @@ class ContainerTarget(_Process):
     def __init__(
         self,
         place: Place,
-        door: OpenDoor,
+        attach: MakeAttachCommand,
         several: bool,
         complain: Complain,
     ) -> None:
@@ -283,7 +283,7 @@ class ContainerTarget(_Process):
         directory, name = split_path(place.path)
         must = "into" if several or place.path.endswith("/") else "any"
         script = ["sh", "-c", RECEIVE, "sh", place.path, directory, must]
-        super().__init__(door(script), place, reads=True)
+        super().__init__(attach(script), place, reads=True)
         answer = _end(self.process.stdout).readline().decode("ascii", "replace").split()
         if len(answer) != 2 or answer[0] not in ("into", "as", "over"):
             self.wait(complain)

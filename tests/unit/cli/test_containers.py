@@ -19,8 +19,8 @@ from oar_lxc.agent.timeline import note
 from oar_lxc.cli import main as cli_main
 from oar_lxc.cli.look import describe, size
 from oar_lxc.cli.main import cli
-from oar_lxc.cli.shared import reach
-from oar_lxc.client import whereabouts
+from oar_lxc.cli.shared import attach
+from oar_lxc.client import lookup, node_cache
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import unpack
 from oar_lxc.model.wire import Shown
@@ -62,7 +62,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRemo
         assert job_id in (None, 42)
         return remote
 
-    monkeypatch.setattr(reach, "find_remote", find)
+    monkeypatch.setattr(lookup, "find_remote", find)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SEEN", str(tmp_path))
     yield remote
@@ -76,7 +76,7 @@ def running(remote: FakeRemote) -> FakeRemote:
     return remote
 
 
-# Writes the mark that its command line names, as a door does.
+# Writes the mark that its command line names, as the attach program does.
 OPEN = r"""
 for last; do :; done; token=${last% *}; token=${token##* }
 printf '\n\001oar-lxc %s\n' "$token"; printf '\n\001oar-lxc %s\n' "$token" >&2
@@ -84,7 +84,7 @@ printf '\n\001oar-lxc %s\n' "$token"; printf '\n\001oar-lxc %s\n' "$token" >&2
 
 
 def oarsh(tmp_path: Path, body: str = "", before: str = "") -> None:
-    """Let an oarsh be there; what it does before the door opens, and behind it."""
+    """Let an oarsh be there; what it does before the attach program begins, and after that."""
     log = f'echo "$OAR_JOB_ID" > {tmp_path}/job\n{before}\n'
     add_program(tmp_path / "bin", "oarsh", log + recorder(tmp_path / "oarsh", OPEN + body))
 
@@ -218,7 +218,7 @@ def test_input_is_not_read_by_what_the_login_shell_starts(
         ("echo bye; exit 3", "your login shell ended there (status 3) before oar-lxc could begin"),
         ("exit 0", "look at what ~/.bashrc"),
         ("echo 'ssh: No route to host' >&2; exit 255", "it cannot be reached: ssh: No route"),
-        ("exit 255", "closed without a word: the job is ending, or the node is down"),
+        ("exit 255", "closed without a message: the job is ending, or the node is down"),
         (
             "echo 'oarsh: Cannot find cpuset file : /dev/cpuset//oar/a_1/tasks' >&2; exit 61",
             "the job is ending, or the node was restarted, and its containers are gone",
@@ -226,7 +226,7 @@ def test_input_is_not_read_by_what_the_login_shell_starts(
         ("exit 127", "oar-lxc is not installed there"),
     ],
 )
-def test_a_door_that_does_not_open_is_one_sentence(
+def test_an_attach_program_that_does_not_begin_is_one_sentence(
     running: FakeRemote, tmp_path: Path, body: str, sentence: str
 ) -> None:
     oarsh(tmp_path, before=body)
@@ -236,7 +236,7 @@ def test_a_door_that_does_not_open_is_one_sentence(
         assert "\n" not in str(caught.value)
 
 
-def test_what_a_door_says_itself_is_the_reason(running: FakeRemote, tmp_path: Path) -> None:
+def test_what_the_attach_program_says_is_the_reason(running: FakeRemote, tmp_path: Path) -> None:
     oarsh(tmp_path, before="echo hello; echo 'oar-lxc: sshd of vm2 does not answer' >&2; exit 1")
     with pytest.raises(OarLxcError, match=r"^sshd of vm2 does not answer$"):
         invoke(cli, "ssh", "42/vm2")
@@ -277,8 +277,8 @@ def test_a_container_is_gone_to_at_once_where_it_was_seen_last(
     oarsh(tmp_path, INSIDE)
     assert invoke(cli, "list", "42") == 0
     there = FakeRemote({"node2": running.by_name["node2"]})
-    monkeypatch.setattr(reach, "Remote", lambda job_id, nodes: there)
-    monkeypatch.setattr(reach, "find_remote", lambda job_id: pytest.fail("OAR was asked"))
+    monkeypatch.setattr(attach, "Remote", lambda job_id, nodes: there)
+    monkeypatch.setattr(lookup, "find_remote", lambda job_id: pytest.fail("OAR was asked"))
     assert invoke(cli, *on_one(command, "vm2", tmp_path)) == 0
     assert {call[-2] for call in recorded(tmp_path / "oarsh")} <= {"node2"}
 
@@ -287,10 +287,10 @@ def test_a_container_is_gone_to_at_once_where_it_was_seen_last(
 def test_a_container_on_this_node_that_does_not_run_is_one_sentence(
     remote: FakeRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """Also for those who have to know whether its door opened."""
+    """Also for those who have to know whether the attach program has begun."""
     remote.local = "node2"
     monkeypatch.setenv("OAR_JOB_ID", "42")
-    monkeypatch.setattr(reach, "has_container", lambda job_id, name: True)
+    monkeypatch.setattr(attach, "has_container", lambda job_id, name: True)
     with pytest.raises(ContainerError, match="vm2 on node node2: it is STOPPED, not RUNNING"):
         invoke(cli, *on_one(command, "vm2", tmp_path))
 
@@ -298,11 +298,11 @@ def test_a_container_on_this_node_that_does_not_run_is_one_sentence(
 def test_a_container_that_is_elsewhere_now_is_looked_for(
     running: FakeRemote, tmp_path: Path
 ) -> None:
-    whereabouts.remember(42, {"vm2": "node1"})
+    node_cache.remember(42, {"vm2": "node1"})
     oarsh(tmp_path, before='case "$*" in *" node1 exec "*) exit 1;; esac')
     assert invoke(cli, "exec", "42/vm2", "--", "true") == 0
     assert asked(tmp_path)[0] == "node2"
-    assert whereabouts.recall(42)["vm2"] == "node2"
+    assert node_cache.recall(42)["vm2"] == "node2"
 
 
 @pytest.mark.parametrize(
@@ -311,8 +311,8 @@ def test_a_container_that_is_elsewhere_now_is_looked_for(
 def test_a_note_of_where_containers_are_that_is_wrong_is_none(
     running: FakeRemote, tmp_path: Path, text: str
 ) -> None:
-    whereabouts.remember(42, {"vm1": "node1"})
-    (tmp_path / "whereabouts/42.json").write_text(text)
+    node_cache.remember(42, {"vm1": "node1"})
+    (tmp_path / "node_cache/42.json").write_text(text)
     oarsh(tmp_path)
     assert invoke(cli, "exec", "42/vm2", "--", "true") == 0
     assert asked(tmp_path)[0] == "node2"
@@ -329,9 +329,9 @@ def test_a_dead_node_keeps_nobody_from_the_others(
     seen: bool,
     command: str,
 ) -> None:
-    monkeypatch.setattr(reach, "Remote", lambda job_id, nodes: running)
+    monkeypatch.setattr(attach, "Remote", lambda job_id, nodes: running)
     if seen:
-        whereabouts.remember(42, {"vm1": "node1", "vm2": "node2"})
+        node_cache.remember(42, {"vm1": "node1", "vm2": "node2"})
     running.unreachable = [dead]
     oarsh(tmp_path, INSIDE, f'case "$*" in *" {dead} exec "*) exit 255;; esac')
     there, gone = ("vm2", "vm1") if dead == "node1" else ("vm1", "vm2")
@@ -548,7 +548,7 @@ def test_oarsh_ends_with_us_though_it_is_anothers(remote: FakeRemote, tmp_path: 
 
 @pytest.fixture
 def keys(running: FakeRemote, tmp_path: Path) -> Path:
-    """Let the door hand out ssh keys; return where our ssh leaves what it saw."""
+    """Let the attach program hand out ssh keys; return where our ssh leaves what it saw."""
     data = {"client": "-----BEGIN KEY-----\n", "host_key": "ssh-ed25519 vm2"}
     (tmp_path / "keys").write_text(json.dumps(data) + "\n")
     oarsh(tmp_path, f"cat {tmp_path}/keys; cat")
@@ -575,7 +575,7 @@ def test_ssh_goes_through_the_containers_node_and_its_status_is_passed_on(keys: 
     assert asked(keys)[0::2] == ("node2", ["ssh", "vm2"])
 
 
-def test_what_ssh_writes_passes_through_the_door_and_back(keys: Path) -> None:
+def test_what_ssh_writes_passes_to_the_container_and_back(keys: Path) -> None:
     add_program(keys / "bin", "ssh", SPEAKS)
     assert invoke(cli, "ssh", "42/vm2") == 0
     assert (keys / "heard").read_text() == "hello\n"

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.cli.shared.reach import Door
-from oar_lxc.cli.shared.tarpipe import ContainerSource, ContainerTarget, OpenDoor
+from oar_lxc.cli.shared.attach import AttachCommand
+from oar_lxc.cli.shared.tarpipe import ContainerSource, ContainerTarget, MakeAttachCommand
 from oar_lxc.client.copy import (
     CopyError,
     LocalSource,
@@ -51,14 +51,14 @@ class Copier:
         there, here = parse_place(source), parse_place(target)
         origin: Source
         origin = (
-            ContainerSource(there, door, self.complain)
+            ContainerSource(there, attach, self.complain)
             if there.container
             else LocalSource(there.path, self.complain)
         )
         with closing(origin):
             goal: Target
             goal = (
-                ContainerTarget(here, door, several, self.complain)
+                ContainerTarget(here, attach, several, self.complain)
                 if here.container
                 else LocalTarget(here.path, several, self.complain)
             )
@@ -68,9 +68,9 @@ class Copier:
                 goal.finish()
 
 
-def door(argv: Sequence[str]) -> Door:
+def attach(argv: Sequence[str]) -> AttachCommand:
     """Return the command that runs a command in the "container"."""
-    return Door(tuple(argv), "node1", "")
+    return AttachCommand(tuple(argv), "node1", "")
 
 
 @pytest.fixture
@@ -282,9 +282,9 @@ def archive(*members: tuple[str, bytes, bytes, str]) -> bytes:
     return stream.getvalue()
 
 
-def sending(path: Path) -> OpenDoor:
-    """Return the door of a container that sends a file, whatever it is asked for."""
-    return lambda argv: Door(("cat", str(path)), "node1", "")
+def sending(path: Path) -> MakeAttachCommand:
+    """Return what attaches to a container that sends a file, whatever it is asked for."""
+    return lambda argv: AttachCommand(("cat", str(path)), "node1", "")
 
 
 HOSTILE = {
@@ -362,7 +362,7 @@ def test_what_is_no_archive_is_one_sentence_or_nothing(
 def test_what_a_container_says_cannot_act_on_the_terminal(copier: Copier) -> None:
     script = ["sh", "-c", r"printf 'tar: \033[2Jevil\n' >&2; exit 2"]
     source = ContainerSource(
-        Place("vm1", "x"), lambda argv: Door(tuple(script), "node1", ""), copier.complain
+        Place("vm1", "x"), lambda argv: AttachCommand(tuple(script), "node1", ""), copier.complain
     )
     with pytest.raises(CopyError, match=r"^vm1: \?\[2Jevil$"):
         source.finish()
@@ -370,8 +370,8 @@ def test_what_a_container_says_cannot_act_on_the_terminal(copier: Copier) -> Non
 
 def test_a_target_whose_tar_dies_says_why(copier: Copier, tree: Path) -> None:
     said = "echo into plain; head -c 2000 >/dev/null; echo 'tar: no space' >&2; exit 2"
-    door = Door(("sh", "-c", said), "node1", "")
-    target = ContainerTarget(Place("42/vm1", "/x"), lambda argv: door, False, copier.complain)
+    attach = AttachCommand(("sh", "-c", said), "node1", "")
+    target = ContainerTarget(Place("42/vm1", "/x"), lambda argv: attach, False, copier.complain)
     source = LocalSource(str(tree), copier.complain)
     with closing(target), pytest.raises(CopyError, match=r"^42/vm1: no space$"):
         transfer(source, target, copier.complain, copier.count)
@@ -507,7 +507,7 @@ def test_a_copy_that_is_given_up_leaves_nothing(
             raise CopyError("it became shorter while it was copied")
 
     (tmp_path / "to").mkdir()
-    target = ContainerTarget(Place("vm1", str(tmp_path / "to")), door, False, copier.complain)
+    target = ContainerTarget(Place("vm1", str(tmp_path / "to")), attach, False, copier.complain)
     source = Shrunk(str(tree), copier.complain)
     with pytest.raises(CopyError), closing(target):
         transfer(source, target, copier.complain, copier.count)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.cli.images import image
-from oar_lxc.cli.shared import reach
+from oar_lxc.client import lookup
 from oar_lxc.client.images import images_of
 from oar_lxc.errors import NodeError, UsageError
 from oar_lxc.image.make import import_image
@@ -31,7 +31,7 @@ NODES = ("node2", "node10")  # in the order of the job, which is not that of the
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRemote]:
     """Return the way to two nodes of job 42, seen from a frontend, where its user has a home."""
     remote = FakeRemote({name: FakeNode(tmp_path / name, name, NODES) for name in NODES})
-    monkeypatch.setattr(reach, "find_remote", lambda job_id: remote)
+    monkeypatch.setattr(lookup, "find_remote", lambda job_id: remote)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     yield remote

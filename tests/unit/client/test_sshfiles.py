@@ -16,8 +16,8 @@ from oar_lxc.agent.job_key import CLIENT
 from oar_lxc.cli import inventory
 from oar_lxc.cli import sshconfig as cli_sshconfig
 from oar_lxc.cli.main import cli
-from oar_lxc.cli.shared import reach
-from oar_lxc.client import sshfiles
+from oar_lxc.cli.shared.targets import complete_container
+from oar_lxc.client import lookup, sshfiles
 from oar_lxc.client.sshfiles import INCLUDE, SshFiles, forget_ended, include, known_jobs
 from oar_lxc.errors import JobError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import NO_MARK, unpack
@@ -53,7 +53,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Itera
         (directory / "container.json").write_text(description)
     private = nodes["node1"].layout.private
     (private / CLIENT).write_text(KEY)
-    monkeypatch.setattr(reach, "find_remote", lambda job_id: remote)
+    monkeypatch.setattr(lookup, "find_remote", lambda job_id: remote)
     yield remote
     remote.close()
 
@@ -272,7 +272,7 @@ def test_completion_knows_jobs_and_containers(
 
     def complete(begun: str) -> list[str]:
         context, parameter = object(), object()
-        items = reach.complete_container(context, parameter, begun)  # type: ignore[arg-type]
+        items = complete_container(context, parameter, begun)  # type: ignore[arg-type]
         return [str(item.value) for item in items]
 
     assert complete("4") == ["42/", "43/"]

@@ -1,4 +1,4 @@
-"""The contract of the door to LXC, for the fake runtime that the other unit tests rely on."""
+"""The contract of the runtime, for the fake runtime that the other unit tests rely on."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ MOST_NOISE = 1 << 20  # bytes of a login shell's output that are kept
 CLOSE_SECONDS = 2.0  # for oarsh to end after its streams are closed; we cannot kill it
 
 
-class NotOpenedError(OarLxcError):
+class NotBegunError(OarLxcError):
     """The attach program did not begin: it did nothing, and no input for it is lost.
 
     Args:
@@ -45,7 +45,7 @@ class NotOpenedError(OarLxcError):
 
     def __init__(self, status: int, said: str, late: bool = False) -> None:
         self.status, self.said, self.late = status, said, late
-        super().__init__(f"the door did not open (status {status}): {said}")
+        super().__init__(f"the attach program did not begin (status {status}): {said}")
 
 
 def become(argv: Sequence[str]) -> NoReturn:
@@ -60,7 +60,7 @@ def run_here(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> i
 
 
 @dataclass
-class Way:
+class AttachStreams:
     """The streams of a running attach program, as paths that another program can open.
 
     Attributes:
@@ -81,7 +81,7 @@ class Way:
 
 
 @contextmanager
-def opened(argv: Sequence[str], token: str) -> Iterator[Way]:
+def running_attach(argv: Sequence[str], token: str) -> Iterator[AttachStreams]:
     """Run the attach program during the block.
 
     Args:
@@ -89,7 +89,7 @@ def opened(argv: Sequence[str], token: str) -> Iterator[Way]:
         token: the token of the mark that it writes first; empty: it writes none.
 
     Raises:
-        NotOpenedError: no mark came.
+        NotBegunError: no mark came.
     """
     process = subprocess.Popen(
         list(argv),
@@ -104,7 +104,7 @@ def opened(argv: Sequence[str], token: str) -> Iterator[Way]:
         if token:
             _await_mark(process, token, streams[0])
         out, into = (f"/proc/{os.getpid()}/fd/{fd}" for fd in streams)
-        yield Way(out, into, streams[0])
+        yield AttachStreams(out, into, streams[0])
     finally:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
@@ -125,7 +125,7 @@ def _await_mark(process: subprocess.Popen[bytes], token: str, out: int) -> None:
             process.stdin.close()
         status = None if heard.late else process.wait()
         thread.join(1)
-        raise _not_opened(status, heard, said)
+        raise _not_begun(status, heard, said)
 
 
 class Marked:
@@ -187,9 +187,9 @@ def _copy(source: Marked, target: int) -> None:
             rest = _read(source.fd) or None
 
 
-def _not_opened(status: int | None, *streams: Marked) -> NotOpenedError:
+def _not_begun(status: int | None, *streams: Marked) -> NotBegunError:
     said = "\n".join(stream.text() for stream in streams)
-    return NotOpenedError(LOST if status is None else shell_status(status), said, status is None)
+    return NotBegunError(LOST if status is None else shell_status(status), said, status is None)
 
 
 def in_memory(name: str, text: str) -> str:
@@ -204,7 +204,7 @@ def in_memory(name: str, text: str) -> str:
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
-def run_far(argv: Sequence[str], token: str, *, terminal: bool = False) -> int:
+def run_through_oarsh(argv: Sequence[str], token: str, *, terminal: bool = False) -> int:
     """Run oarsh so that it ends when this process ends, for any reason; return its exit status.
 
     oarsh runs as user oar, so we may not send signals to it. But the kernel sends SIGHUP to a
@@ -216,7 +216,7 @@ def run_far(argv: Sequence[str], token: str, *, terminal: bool = False) -> int:
         terminal: whether that terminal is also the program's; if not, it gets three pipes.
 
     Raises:
-        NotOpenedError: no mark came.
+        NotBegunError: no mark came.
     """
     master, slave = pty.openpty()
     pipe = slave if terminal else subprocess.PIPE
@@ -289,7 +289,7 @@ class _Streams:
             master: our end of oarsh's own terminal.
 
         Raises:
-            NotOpenedError: no mark came.
+            NotBegunError: no mark came.
         """
         errors = [_start(_copy, one, 2) for one in (self._err,) if one]
         rest = self._begin()
@@ -305,7 +305,7 @@ class _Streams:
         """Pass all data between our terminal and the program's; return the exit status.
 
         Raises:
-            NotOpenedError: no mark came.
+            NotBegunError: no mark came.
         """
         rest = self._begin()
         before = termios.tcgetattr(0)
@@ -326,13 +326,13 @@ class _Streams:
         """Wait for the mark; return the bytes read after it.
 
         Raises:
-            NotOpenedError: no mark came.
+            NotBegunError: no mark came.
         """
         rest = self._out.skip()
         if rest is None:
             status = None if self._out.late else self._process.wait()
             time.sleep(0.05)  # its last words may not have arrived yet
-            raise _not_opened(status, *filter(None, (self._out, self._err)))
+            raise _not_begun(status, *filter(None, (self._out, self._err)))
         return rest
 
     def _read(self, rest: bytes) -> None:
