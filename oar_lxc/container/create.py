@@ -21,7 +21,7 @@ from oar_lxc.container.binds import binds_of
 from oar_lxc.container.capacity import check_memory, job_memory
 from oar_lxc.container.launch import Launch, layers_of
 from oar_lxc.container.layer import Account, Skeleton
-from oar_lxc.container.limit_cgroups import make_walls, remove_walls
+from oar_lxc.container.limit_cgroups import make_limit_cgroups, remove_limit_cgroups
 from oar_lxc.container.limits import Share
 from oar_lxc.container.lxc_config import (
     LXCFS,
@@ -94,7 +94,7 @@ def create_containers(
                 ONLINE_FILE: means[planned.name].cpus + "\n",
             }
             _make_directory(directory, planned.name, launch.session, texts)
-            make_walls(published.cgroups, planned.name, means[planned.name].limits)
+            make_limit_cgroups(published.cgroups, planned.name, means[planned.name].limits)
         launch.layers.mkdir(exist_ok=True)
         os.chmod(launch.layers, 0o770)  # noqa: S103  # clears set-gid: nothing inherits the group
         if neighbours and not filled:
@@ -208,11 +208,11 @@ def remove_half_made(layout: JobLayout, published: PublishedJob, session: str) -
 
 def _remove_cgroups(published: PublishedJob, names: Sequence[str]) -> None:
     """Remove the cgroups of stopped containers; the job's end removes what is left."""
-    if left := remove_walls(published.cgroups, names, wait=0):
+    if left := remove_limit_cgroups(published.cgroups, names, wait=0):
         with suppress(CommandError):  # it fails at cgroups that the containers' root does not own
             below = ["-mindepth", "1", "-depth", "-type", "d", "-delete"]
             in_user_namespace(published, ["find", *left, *below])
-        remove_walls(published.cgroups, names)
+        remove_limit_cgroups(published.cgroups, names)
 
 
 def in_user_namespace(

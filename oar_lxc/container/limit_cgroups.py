@@ -17,7 +17,7 @@ from oar_lxc.container.lxc_config import MONITOR, Limits, limit_files
 from oar_lxc.errors import OarLxcError
 
 
-def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
+def make_limit_cgroups(paths: Sequence[str], name: str, limits: Limits) -> None:
     """Make a container's limit cgroup in each hierarchy, and set the limits.
 
     Args:
@@ -29,14 +29,14 @@ def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
         OarLxcError: the kernel refuses, or has no such limit.
     """
     left = dict(limit_files(limits))
-    for wall in [Path(path) / name for path in paths]:
+    for cgroup in [Path(path) / name for path in paths]:
         try:
-            wall.mkdir(mode=0o755, exist_ok=True)
-            for file in [file for file in left if (wall / file).exists()]:
-                (wall / file).write_text(left.pop(file))
+            cgroup.mkdir(mode=0o755, exist_ok=True)
+            for file in [file for file in left if (cgroup / file).exists()]:
+                (cgroup / file).write_text(left.pop(file))
         except OSError as error:
             raise OarLxcError(
-                f"cannot limit container {name}: {error.filename or wall}: {error.strerror}"
+                f"cannot limit container {name}: {error.filename or cgroup}: {error.strerror}"
             ) from error
     if left:
         raise OarLxcError(
@@ -45,7 +45,9 @@ def make_walls(paths: Sequence[str], name: str, limits: Limits) -> None:
         )
 
 
-def remove_walls(paths: Sequence[str], names: Sequence[str], wait: float = 1.0) -> list[str]:
+def remove_limit_cgroups(
+    paths: Sequence[str], names: Sequence[str], wait: float = 1.0
+) -> list[str]:
     """Remove the cgroups of stopped containers, and those of their monitors.
 
     Args:
@@ -109,9 +111,9 @@ def thaw(paths: Sequence[str], names: Sequence[str]) -> None:
         paths: the job's delegated cgroups.
         names: the containers.
     """
-    for wall in [Path(path) / name for path in paths for name in names]:
-        if not (wall / "freezer.state").exists():
+    for cgroup in [Path(path) / name for path in paths for name in names]:
+        if not (cgroup / "freezer.state").exists():
             continue
-        for where, _, _ in os.walk(wall):
+        for where, _, _ in os.walk(cgroup):
             with suppress(OSError):
                 (Path(where) / "freezer.state").write_text("THAWED")

@@ -1,7 +1,7 @@
 """The file by which root tells the job's user about a prepared node.
 
-It is ``job.json`` in the job's directory, owned by root. Nothing else crosses the wall, and this
-file only from the root side to the user side.
+It is ``job.json`` in the job's directory, owned by root. It is all that root tells the user,
+and the user tells root nothing.
 """
 
 from __future__ import annotations

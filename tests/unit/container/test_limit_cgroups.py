@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.container.limit_cgroups import make_walls, remove_walls, thaw
+from oar_lxc.container.limit_cgroups import make_limit_cgroups, remove_limit_cgroups, thaw
 from oar_lxc.container.lxc_config import Limits
 from oar_lxc.errors import OarLxcError
 
@@ -22,30 +22,30 @@ def paths(tmp_path: Path) -> list[str]:
 
 
 def test_limits_go_where_the_kernel_has_their_files(paths: list[str]) -> None:
-    make_walls(paths, "vm1", Limits(memory=1 << 20, processes=7))
-    wall = Path(paths[0]) / "vm1"
-    assert (wall / "memory.limit_in_bytes").read_text() == "1048576"
-    assert (wall / "pids.max").read_text() == "7"
+    make_limit_cgroups(paths, "vm1", Limits(memory=1 << 20, processes=7))
+    cgroup = Path(paths[0]) / "vm1"
+    assert (cgroup / "memory.limit_in_bytes").read_text() == "1048576"
+    assert (cgroup / "pids.max").read_text() == "7"
 
 
 def test_a_limit_that_the_kernel_does_not_know_is_an_error(paths: list[str]) -> None:
     with pytest.raises(OarLxcError, match=r"vm1: this node's kernel has no cpuset.cpus in"):
-        make_walls(paths, "vm1", Limits(cpus="0", processes=7))
+        make_limit_cgroups(paths, "vm1", Limits(cpus="0", processes=7))
 
 
 def test_without_limits_a_container_has_its_cgroups_too(paths: list[str]) -> None:
-    make_walls(paths, "vm2", Limits())
-    make_walls(paths, "vm2", Limits())
+    make_limit_cgroups(paths, "vm2", Limits())
+    make_limit_cgroups(paths, "vm2", Limits())
     assert all((Path(path) / "vm2").is_dir() for path in paths)
     (Path(paths[1]) / "lxc.monitor.vm2").mkdir()
     for _ in range(2):
-        assert remove_walls(paths, ["vm2"]) == []
+        assert remove_limit_cgroups(paths, ["vm2"]) == []
     assert not (Path(paths[1]) / "lxc.monitor.vm2").exists()
     assert not any((Path(path) / "vm2").exists() for path in paths)
 
 
 def test_what_is_inside_goes_too_and_what_stays_is_waited_for_no_longer(paths: list[str]) -> None:
-    assert remove_walls(paths, ["vm1"], wait=0.01) == [f"{paths[0]}/vm1"]
+    assert remove_limit_cgroups(paths, ["vm1"], wait=0.01) == [f"{paths[0]}/vm1"]
     assert not (Path(paths[1]) / "vm1").exists()
     assert (Path(paths[0]) / "vm1/pids.max").exists()  # plain files are in the way here
 

@@ -90,7 +90,9 @@ def prepared_nodes(
     monkeypatch.setattr(session, "JobLayout", lambda job_id: JobLayout(job_id, state))
     monkeypatch.setattr(session, "Remote", lambda job_id, names, local: remote)
     # Their cgroups are plain directories, in which no files of limits come to be.
-    monkeypatch.setattr("oar_lxc.container.create.make_walls", lambda paths, name, limits: None)
+    monkeypatch.setattr(
+        "oar_lxc.container.create.make_limit_cgroups", lambda paths, name, limits: None
+    )
     try:
         yield remote
     finally:
