@@ -16,7 +16,7 @@ from oar_lxc.agent.ports import close_ports
 from oar_lxc.agent.timeline import note
 from oar_lxc.agent.times import LAUNCHED, READY, write_times
 from oar_lxc.container.create import remove_containers, remove_half_made
-from oar_lxc.container.limit_cgroups import thaw
+from oar_lxc.container.limit_cgroups import thaw_limit_cgroups
 from oar_lxc.container.runtime import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
@@ -61,7 +61,7 @@ def destroy(node: OnNode, request: wire.Destroy) -> None:
     with node.locked():
         close_ports(node.layout, request.session)
         names = containers_of(node.layout, request.session)
-        thaw(node.published.cgroups, names)
+        thaw_limit_cgroups(node.published.cgroups, names)
         if request.grace:
             node.runtime.shutdown(names, request.grace)
         left = node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
@@ -120,7 +120,7 @@ def _stop(
     if timeout > 0:
         left = node.runtime.shutdown(left, timeout)
     killed = list(left)
-    thaw(node.published.cgroups, left)
+    thaw_limit_cgroups(node.published.cgroups, left)
     left = node.runtime.kill(left, KILL_TIMEOUT)
     for name in left:
         _tell_immortal(node, name)

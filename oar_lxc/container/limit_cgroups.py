@@ -7,14 +7,13 @@ as far as ids go, its root has the user's rights, and could lift limits in a cgr
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.container.lxc_config import MONITOR, Limits, limit_files
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.cgroups import remove_tree, thaw
 
 
 def make_limit_cgroups(paths: Sequence[str], name: str, limits: Limits) -> None:
@@ -60,60 +59,21 @@ def remove_limit_cgroups(
     """
     end = time.monotonic() + wait
     going = [*names, *(f"{MONITOR}.{name}" for name in names)]
-    found = []
-    for path in paths:
-        try:
-            parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:  # the job has ended
-            continue
-        try:
-            left = going
-            while left := [name for name in left if not _remove(parent, name)]:
-                if time.monotonic() > end:
-                    break
-                time.sleep(0.002)
-            found += [f"{path}/{name}" for name in left]
-        finally:
-            os.close(parent)
-    return found
+    left = [Path(path) / name for path in paths for name in going]
+    while left := [cgroup for cgroup in left if not remove_tree(cgroup)]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.002)
+    return list(map(str, left))
 
 
-def _remove(parent: int, name: str) -> bool:
-    """Remove a cgroup with all below it; return whether it is gone."""
-    for _ in range(2):
-        try:
-            os.rmdir(name, dir_fd=parent)
-            return True
-        except FileNotFoundError:
-            return True
-        except OSError:  # mostly because it has cgroups below: remove these first
-            for below in _below(parent, name):
-                _remove(parent, below)
-    return False
-
-
-def _below(parent: int, name: str) -> list[str]:
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
-    except OSError:
-        return []
-    try:
-        with os.scandir(fd) as entries:
-            return [f"{name}/{x.name}" for x in entries if x.is_dir(follow_symlinks=False)]
-    finally:
-        os.close(fd)
-
-
-def thaw(paths: Sequence[str], names: Sequence[str]) -> None:
-    """Thaw containers, with all cgroups that they froze inside: a frozen process does not die.
+def thaw_limit_cgroups(paths: Sequence[str], names: Sequence[str]) -> None:
+    """Thaw containers, with all cgroups that they froze inside.
 
     Args:
         paths: the job's delegated cgroups.
         names: the containers.
     """
     for cgroup in [Path(path) / name for path in paths for name in names]:
-        if not (cgroup / "freezer.state").exists():
-            continue
-        for where, _, _ in os.walk(cgroup):
-            with suppress(OSError):
-                (Path(where) / "freezer.state").write_text("THAWED")
+        if (cgroup / "freezer.state").exists():
+            thaw(cgroup)

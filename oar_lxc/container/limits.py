@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.container.lxc_config import Limits
+from oar_lxc.linux.cgroups import read_file, walk
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import PublishedJob
 
@@ -133,17 +134,19 @@ def oom_kills(cgroups: Iterable[str], name: str) -> int | None:
         The number; None if the kernel has no such count.
     """
     found: list[int] = []
+
+    def count(parent: int, cgroup: str) -> None:
+        found.extend(_oom_kills(read_file(parent, f"{cgroup}/memory.oom_control")))
+
     for path in cgroups:
         own = Path(path) / name
         if (own / "memory.oom_control").exists():  # if not, no cgroup below has one
-            for where, _, _ in os.walk(own):
-                found += _oom_kills(Path(where) / "memory.oom_control")
+            walk(own, count)
         else:
-            found += _oom_kills(own / "memory.events")
+            with suppress(OSError):
+                found += _oom_kills((own / "memory.events").read_bytes())
     return sum(found) if found else None
 
 
-def _oom_kills(file: Path) -> list[int]:
-    with suppress(OSError):
-        return [int(n) for n in re.findall(r"^oom_kill ([0-9]+)$", file.read_text(), re.MULTILINE)]
-    return []
+def _oom_kills(text: bytes) -> list[int]:
+    return [int(number) for number in re.findall(rb"^oom_kill ([0-9]+)$", text, re.MULTILINE)]

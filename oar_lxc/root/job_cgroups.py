@@ -8,10 +8,8 @@ one without root's help, and in OAR 2.5's hybrid set-up it has no controllers.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from oar_lxc.errors import OarLxcError, TooLateError, UsageError
+from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.linux.cgroups import processes_below, remove_tree, thaw, walk, write_file
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root import halted
 
@@ -29,7 +28,6 @@ CONTROLLERS = frozenset(
 )
 OWN = "oar-lxc"
 INNER = "lxc"
-NO_DIRECTORY_BELOW = 2  # link count of a directory without subdirectories: its name and its "."
 
 
 @dataclass(frozen=True)
@@ -177,12 +175,12 @@ class JobCgroups:
 
     def processes(self) -> set[int]:
         """Return the processes in the cgroups at and below :meth:`roots`."""
-        return {pid for root in self.roots() for pid in _processes_below(root, self.deadline)}
+        return {pid for root in self.roots() for pid in processes_below(root, self.deadline)}
 
     def freezable(self) -> set[int]:
         """Return the processes that :meth:`frozen` freezes; OAR's hooks may be among them."""
         roots = [path for h in self._hierarchies for path in self._freezers(h)]
-        return {pid for root in roots for pid in _processes_below(root, self.deadline)}
+        return {pid for root in roots for pid in processes_below(root, self.deadline)}
 
     def _freezers(self, hierarchy: Hierarchy) -> list[Path]:
         if "freezer" not in hierarchy.names:
@@ -221,9 +219,9 @@ class JobCgroups:
         """Thaw the cgroups, also OAR's of a suspended job, as frozen processes do not die."""
         for hierarchy in self._hierarchies:
             if "freezer" in hierarchy.names or hierarchy.unified:
-                walk(self._oar(hierarchy), _thaw, depth=1)
+                thaw(self._oar(hierarchy), depth=1)
                 for root in self._roots(hierarchy):
-                    walk(root, _thaw, deadline=self.deadline)
+                    thaw(root, deadline=self.deadline)
 
     @contextmanager
     def frozen(self, wait: float = 1.0) -> Iterator[None]:
@@ -265,117 +263,14 @@ class JobCgroups:
         Returns:
             Whether none is left. A cgroup stays busy for a moment after its last process died.
         """
-        done = True
-
-        def leave(parent: int, name: str) -> None:
-            nonlocal done
-            done = _remove(parent, name) and done
-
         # The kernel finishes a removal later, in the background. For these controllers that work
         # delays the removal of all other cgroups, so they come last.
         last = {"cpuset", "memory"}
+        done = True
         for hierarchy in sorted(self._hierarchies, key=lambda h: not last.isdisjoint(h.names)):
             for root in self._roots(hierarchy):
-                walk(root, _remove, leave, deadline=self.deadline)
+                done = remove_tree(root, self.deadline) and done
         return done
-
-
-def walk(
-    root: Path,
-    enter: Callable[[int, str], bool | None] = lambda parent, name: None,
-    leave: Callable[[int, str], object] = lambda parent, name: None,
-    *,
-    depth: float = float("inf"),
-    deadline: float = float("inf"),
-) -> None:
-    """Visit a cgroup and all below it, parents first; skip those that vanish meanwhile.
-
-    Users can nest cgroups deeper than a path can be long or a process can have open files. So only
-    one directory is open, and each step is relative to it, also the way back up. A cgroup cannot
-    be moved to another parent, so ``..`` leads back.
-
-    Args:
-        root: the cgroup; it need not exist.
-        enter: called for each cgroup before those below it, with the descriptor of the parent's
-            directory and the cgroup's name; returns True if the cgroup is gone.
-        leave: called likewise after those below it.
-        depth: how many levels to visit; 1 for the cgroup alone.
-        deadline: monotonic time.
-
-    Raises:
-        TooLateError: the deadline has passed.
-    """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        here = os.open(root.parent, flags)
-    except FileNotFoundError:
-        return
-    above: list[tuple[str, list[str]]] = []  # the way down: names, and siblings left to visit
-    name, pending = "", [root.name]
-    try:
-        while pending or above:
-            if time.monotonic() > deadline:
-                raise TooLateError(f"the time was over before all below {root} was seen")
-            if not pending:
-                fd = os.open("..", flags, dir_fd=here)
-                os.close(here)
-                here = fd
-                left = name
-                name, pending = above.pop()
-                leave(here, left)
-                continue
-            child = pending.pop()
-            if enter(here, child):
-                continue
-            try:
-                status = os.stat(child, dir_fd=here, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISDIR(status.st_mode):
-                continue
-            # The link count tells whether there are cgroups below. Most cgroups have none but
-            # dozens of files, so they are not opened.
-            if len(above) + 1 >= depth or status.st_nlink == NO_DIRECTORY_BELOW:
-                leave(here, child)
-                continue
-            try:
-                fd = os.open(child, flags, dir_fd=here)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            os.close(here)
-            here = fd
-            above.append((name, pending))
-            name, pending = child, []
-            with suppress(FileNotFoundError), os.scandir(here) as entries:
-                pending = [x.name for x in entries if x.is_dir(follow_symlinks=False)]
-    finally:
-        os.close(here)
-
-
-def _processes_below(root: Path, deadline: float) -> set[int]:
-    found: set[int] = set()
-
-    def read(parent: int, name: str) -> None:
-        with suppress(OSError):  # the cgroup is being removed
-            procs = os.open(f"{name}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=parent)
-            with os.fdopen(procs) as file:
-                found.update(int(word) for word in file.read().split() if word != "0")
-
-    walk(root, read, deadline=deadline)
-    return found
-
-
-def _remove(parent: int, name: str) -> bool:
-    """Remove a cgroup; return whether it is gone. One with cgroups below stays."""
-    try:
-        os.rmdir(name, dir_fd=parent)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
-            raise
-        return False
-    return True
 
 
 @contextmanager
@@ -393,15 +288,8 @@ def _frozen(paths: list[Path], wait: float) -> Iterator[None]:
             yield
         finally:
             for path in paths:
-                thaw_frozen(path)
-
-
-def thaw_frozen(path: Path) -> bool:
-    """Thaw a freezer cgroup; return whether it exists."""
-    with suppress(OSError):  # the job has ended
-        (path / "freezer.state").write_text("THAWED")
-        return True
-    return False
+                with suppress(OSError):  # thaw the others
+                    thaw(path, depth=1)
 
 
 def _jobs_below(parent: Path, user: str) -> Iterator[Path]:
@@ -433,16 +321,11 @@ def _take_back(parent: int, name: str) -> None:
                     os.chown(file, 0, 0, dir_fd=here, follow_symlinks=False)
         finally:
             os.close(here)
-    _write(parent, f"{name}/pids.max", "0")
+    write_file(parent, f"{name}/pids.max", "0")
 
 
 def _kill(parent: int, name: str) -> None:
-    _write(parent, f"{name}/cgroup.kill", "1")
-
-
-def _thaw(parent: int, name: str) -> None:
-    _write(parent, f"{name}/freezer.state", "THAWED")
-    _write(parent, f"{name}/cgroup.freeze", "0")
+    write_file(parent, f"{name}/cgroup.kill", "1")
 
 
 def _fill_cpuset(path: Path) -> None:
@@ -451,13 +334,3 @@ def _fill_cpuset(path: Path) -> None:
         file = path / name
         if not file.read_text().strip():
             file.write_text((path.parent / name).read_text())
-
-
-def _write(directory: int, name: str, text: str) -> None:
-    """Write to a cgroup's file; ignore a missing file and a refusal of the kernel."""
-    with suppress(OSError):
-        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)

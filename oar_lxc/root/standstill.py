@@ -15,13 +15,14 @@ import re
 import signal
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from oar_lxc.linux.cgroups import thaw
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.root import halted
-from oar_lxc.root.job_cgroups import JobCgroups, thaw_frozen
+from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import Handles, is_still, is_stopped, job_processes, start_time
 
@@ -79,7 +80,8 @@ def resume_stopped(log: NodeLog) -> None:
         stopped: set[tuple[int, str | None]] = set()
         for kind, what in found:
             if kind == halted.FROZEN:
-                done += thaw_frozen(Path(what))
+                with suppress(OSError):  # resume the others
+                    done += thaw(Path(what), depth=1)
             elif match := re.fullmatch(r"([0-9]{1,10}) ([0-9]{1,20})", what):
                 handles.hold(int(match[1]))
                 stopped.add((int(match[1]), match[2]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from oar_lxc.linux.cgroups import remove_tree
 from oar_lxc.linux.run import Result, run
 from oar_lxc.sandbox.state import SandboxError, State
 
@@ -181,7 +182,7 @@ class Machine:
         while (left := self.cgroups()) and time.monotonic() < deadline:
             # LXC's monitor removes them, too, a moment after the machine has stopped.
             for cgroup in left:
-                _remove_cgroup(cgroup)
+                remove_tree(cgroup)
         # For the files of a whole machine, rm takes a fraction of the time of shutil.
         run(["rm", "-rf", "--one-file-system", str(self.directory)], timeout=900)
 
@@ -259,14 +260,4 @@ class Machine:
 def remove_shared_cgroups() -> None:
     """Remove the cgroups that LXC makes for all its containers together, if they are unused."""
     for path in (*CGROUPS.glob("lxc.pivot"), *CGROUPS.glob("*/lxc.pivot")):
-        _remove_cgroup(path)
-
-
-def _remove_cgroup(path: Path) -> None:
-    """Remove a cgroup with those below it, unless one is in use."""
-    below = sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True)
-    for directory in (*below, path):
-        try:
-            directory.rmdir()
-        except OSError:
-            return
+        remove_tree(path)

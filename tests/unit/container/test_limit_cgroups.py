@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.container.limit_cgroups import make_limit_cgroups, remove_limit_cgroups, thaw
+from oar_lxc.container.limit_cgroups import (
+    make_limit_cgroups,
+    remove_limit_cgroups,
+    thaw_limit_cgroups,
+)
 from oar_lxc.container.lxc_config import Limits
 from oar_lxc.errors import OarLxcError
 
@@ -53,6 +57,6 @@ def test_what_is_inside_goes_too_and_what_stays_is_waited_for_no_longer(paths: l
 def test_what_is_frozen_is_thawed(paths: list[str]) -> None:
     states = [Path(paths[1]) / "vm1" / name for name in ("", "lxc.payload")]
     for state in states:
-        (state / "freezer.state").write_text("FROZEN\n")
-    thaw(paths, ["vm1", "vm2"])
+        (state / "freezer.state").write_text("FROZEN")
+    thaw_limit_cgroups(paths, ["vm1", "vm2"])
     assert [(state / "freezer.state").read_text() for state in states] == ["THAWED"] * 2

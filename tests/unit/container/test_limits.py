@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from oar_lxc.container.limits import Share, oom_kills, read_cpus, siblings, write_cpus
 from oar_lxc.model.plan import PlannedContainer
+from tests.unit.fakes.programs import deep_tree
 from tests.unit.strategies import quick
 
 
@@ -93,3 +95,19 @@ def test_version_2_counts_kills_from_below_itself(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "memory.events").write_text(f"oom 9\noom_kill {kills}\n")
     assert oom_kills([str(tmp_path)], "vm1") == 3
+
+
+def test_kills_are_counted_below_what_a_path_can_name(tmp_path: Path) -> None:
+    (tmp_path / "vm1").mkdir()
+    (tmp_path / "vm1/memory.oom_control").write_text("oom_kill 1\n")
+    with deep_tree(tmp_path / "vm1", "x" * 250, 30) as top:
+        fd = os.open(top, os.O_RDONLY)
+        for _ in range(29):
+            below = os.open("x" * 250, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        file = os.open("memory.oom_control", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd)
+        os.write(file, b"oom_kill 2\n")
+        os.close(file)
+        os.close(fd)
+        assert oom_kills([str(tmp_path)], "vm1") == 3

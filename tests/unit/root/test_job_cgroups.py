@@ -1,11 +1,9 @@
-"""Cgroups of a job: which are ours, and walking them whatever users made below."""
+"""Cgroups of a job: which are ours, and what is done to them."""
 
 from __future__ import annotations
 
 import os
-import resource
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,7 @@ from hypothesis import strategies as st
 
 from oar_lxc.errors import OarLxcError, TooLateError, UsageError
 from oar_lxc.root import job_cgroups
-from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups, check_oar_cgroup, hierarchies, walk
-from tests.unit.fakes.programs import deep_tree
+from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups, check_oar_cgroup, hierarchies
 from tests.unit.strategies import hostile, job_ids, quick, users
 
 # From Debian 12 with the hybrid set-up; the second mount of the cpuset is OAR's old style.
@@ -278,98 +275,3 @@ def test_looking_at_cgroups_ends_at_the_deadline(two: tuple[Hierarchy, Hierarchy
         with pytest.raises(TooLateError, match="time was over"):
             act()
     assert late.roots() == [two[0].path / "oar/alice_42/lxc"]
-
-
-def _below(root: Path) -> list[str]:
-    names: list[str] = []
-    walk(root, leave=lambda parent, name: names.append(name))
-    return names
-
-
-def test_a_walk_sees_parents_first_and_leaves_children_first(tmp_path: Path) -> None:
-    (tmp_path / "root/a/b").mkdir(parents=True)
-    (tmp_path / "root/c").mkdir()
-    entered: list[str] = []
-    walk(tmp_path / "root", lambda parent, name: entered.append(name))
-    assert entered.index("root") < entered.index("a") < entered.index("b")
-    left = _below(tmp_path / "root")
-    assert left.index("b") < left.index("a") < left.index("root")
-    assert set(left) == set(entered) == {"root", "a", "b", "c"}
-
-
-def test_a_walk_passes_over_what_was_removed_when_it_was_entered(tmp_path: Path) -> None:
-    (tmp_path / "root/full/below").mkdir(parents=True)
-    (tmp_path / "root/empty").mkdir()
-    left: list[str] = []
-
-    def remove(parent: int, name: str) -> bool:
-        try:
-            os.rmdir(name, dir_fd=parent)
-        except OSError:
-            return False
-        return True
-
-    walk(tmp_path / "root", remove, lambda parent, name: left.append(name))
-    assert left == ["full", "root"]
-    assert os.listdir(tmp_path / "root") == ["full"]
-
-
-def test_a_walk_does_not_follow_links(tmp_path: Path) -> None:
-    (tmp_path / "outside/x").mkdir(parents=True)
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root/link").symlink_to(tmp_path / "outside")
-    (tmp_path / "alias").symlink_to(tmp_path / "outside")
-    assert _below(tmp_path / "root") == ["root"]
-    assert _below(tmp_path / "alias") == []
-
-
-def test_a_walk_of_what_is_gone_sees_nothing(tmp_path: Path) -> None:
-    assert _below(tmp_path / "missing") == []
-    assert _below(tmp_path / "missing/below") == []
-
-
-@pytest.mark.parametrize(("depth", "name"), [(1200, "a"), (30, "x" * 250)])
-def test_a_walk_goes_deeper_than_paths_and_open_files_can(
-    tmp_path: Path, depth: int, name: str
-) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = os.listdir("/proc/self/fd")
-    entered: list[str] = []
-    with deep_tree(tmp_path, name, depth) as root:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
-        try:
-            walk(
-                root,
-                lambda parent, name: entered.append(name),
-                lambda parent, name: os.rmdir(name, dir_fd=parent),
-            )
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert not root.exists()
-    assert len(entered) == depth
-    assert os.listdir("/proc/self/fd") == before
-
-
-def test_what_vanishes_during_a_walk_is_passed_over(tmp_path: Path) -> None:
-    for name in "abc":
-        (tmp_path / "root" / name / "x").mkdir(parents=True)
-    left: list[str] = []
-
-    def remove_others(parent: int, name: str) -> None:
-        for other in set("abc") - {name} if name in "abc" else ():
-            _remove(tmp_path / "root" / other)
-
-    walk(tmp_path / "root", remove_others, lambda parent, name: left.append(name))
-    assert len(set(left) & set("abc")) == 1
-
-
-def _remove(path: Path) -> None:
-    _if_there(lambda: (path / "x").rmdir())
-    _if_there(path.rmdir)
-
-
-def _if_there(act: Callable[[], object]) -> None:
-    try:
-        act()
-    except FileNotFoundError:
-        pass
