@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError
+from oar_lxc.linux.deadline import Deadline
 
 _Answer = list[str] | str | dict[str, Any]  # result, OarLxcError, OSError
 PATIENCE = 1.0  # seconds to wait for the end of a killed child
@@ -33,10 +34,10 @@ def bounded(act: Callable[[], list[str]], timeout: float, what: str) -> list[str
         OarLxcError: the function raised it.
         OSError: the function raised it, or the kernel refused a child process.
     """
-    end = time.monotonic() + timeout
+    end = Deadline.after(timeout)
     answer = b""
     with in_child(lambda: _answer(act)) as (_, reader):
-        while select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
+        while select.select([reader], [], [], end.left())[0]:
             part = os.read(reader, 1 << 16)
             if not part:
                 break
@@ -110,8 +111,8 @@ def _keep_only(writer: int) -> None:
 
 def _bury(child: int, patience: float) -> None:
     """Wait for a killed child's end, but leave a child that the kernel holds to init."""
-    end = time.monotonic() + patience
-    while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:
+    end = Deadline.after(patience)
+    while os.waitpid(child, os.WNOHANG)[0] == 0 and not end.passed:
         time.sleep(0.001)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, TooLateError
+from oar_lxc.linux.deadline import NEVER, Deadline
 
 NO_DIRECTORY_BELOW = 2  # link count of a directory without subdirectories: its name and its "."
 
@@ -39,7 +39,7 @@ def walk(
     leave: Callable[[int, str], object] = lambda parent, name: None,
     *,
     depth: float = float("inf"),
-    deadline: float = float("inf"),
+    deadline: Deadline = NEVER,
 ) -> None:
     """Visit a cgroup and all below it, parents first; skip those that vanish meanwhile.
 
@@ -53,7 +53,7 @@ def walk(
             directory and the cgroup's name; returns True if the cgroup is gone.
         leave: called likewise after those below it.
         depth: how many levels to visit; 1 for the cgroup alone.
-        deadline: monotonic time.
+        deadline: when to give up.
 
     Raises:
         TooLateError: the deadline has passed.
@@ -67,7 +67,7 @@ def walk(
     name, pending = "", [root.name]
     try:
         while pending or above:
-            if time.monotonic() > deadline:
+            if deadline.passed:
                 raise TooLateError(f"the time was over before all below {root} was seen")
             if not pending:
                 fd = os.open("..", flags, dir_fd=here)
@@ -105,12 +105,12 @@ def walk(
         os.close(here)
 
 
-def processes_below(root: Path, deadline: float = float("inf")) -> set[int]:
+def processes_below(root: Path, deadline: Deadline = NEVER) -> set[int]:
     """Return the processes in a cgroup and in all below it.
 
     Args:
         root: the cgroup; it need not exist.
-        deadline: monotonic time.
+        deadline: when to give up.
 
     Raises:
         TooLateError: the deadline has passed.
@@ -125,13 +125,13 @@ def processes_below(root: Path, deadline: float = float("inf")) -> set[int]:
     return found
 
 
-def thaw(root: Path, *, depth: float = float("inf"), deadline: float = float("inf")) -> bool:
+def thaw(root: Path, *, depth: float = float("inf"), deadline: Deadline = NEVER) -> bool:
     """Thaw a cgroup and all below it, as a frozen process does not die.
 
     Args:
         root: the cgroup; it need not exist.
         depth: how many levels to thaw; 1 for the cgroup alone.
-        deadline: monotonic time.
+        deadline: when to give up.
 
     Returns:
         Whether there was a cgroup that can be frozen.
@@ -150,7 +150,7 @@ def thaw(root: Path, *, depth: float = float("inf"), deadline: float = float("in
     return found
 
 
-def remove_tree(root: Path, deadline: float = float("inf")) -> bool:
+def remove_tree(root: Path, deadline: Deadline = NEVER) -> bool:
     """Remove a cgroup and all below it, the deepest first.
 
     A cgroup stays busy for a moment after its last process died. One that is busy stays, and so
@@ -158,7 +158,7 @@ def remove_tree(root: Path, deadline: float = float("inf")) -> bool:
 
     Args:
         root: the cgroup; it need not exist.
-        deadline: monotonic time.
+        deadline: when to give up.
 
     Returns:
         Whether it is gone.

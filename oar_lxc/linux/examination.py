@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import select
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.bounded import ANSWER, in_child
+from oar_lxc.linux.deadline import NEVER, Deadline
 
 PATIENCE = 1.0  # seconds without a sign of life of the child
 LEAST_PATIENCE = 0.05  # the same, after other processes have blocked a child
@@ -24,7 +24,7 @@ _GOES_ON, _END = b".", b"\n"
 
 
 def examine(
-    waiting: Sequence[int], look: Callable[[int], str], deadline: float = float("inf")
+    waiting: Sequence[int], look: Callable[[int], str], deadline: Deadline = NEVER
 ) -> Iterator[tuple[int, str | None]]:
     """Yield each process with the answer of a function about it.
 
@@ -35,7 +35,7 @@ def examine(
         waiting: the processes.
         look: examines a process, in the child. It returns a line without dots, and calls
             :func:`sign_of_life` now and then if it takes long.
-        deadline: monotonic time.
+        deadline: when to give up.
 
     Raises:
         TooLateError: the deadline has passed.
@@ -63,7 +63,7 @@ def sign_of_life() -> None:
 
 
 def _answers(
-    processes: Sequence[int], look: Callable[[int], str], patience: float, deadline: float
+    processes: Sequence[int], look: Callable[[int], str], patience: float, deadline: Deadline
 ) -> Iterator[str]:
     """Yield the answer about each process, up to the first that blocks the child.
 
@@ -78,7 +78,7 @@ def _answers(
     text = b""
     with in_child(look_at_all) as (child, reader):
         while (told := select.select([reader], [], [], patience)[0]) or _is_busy(child):
-            if time.monotonic() > deadline:
+            if deadline.passed:
                 raise TooLateError("the time was over before all processes were looked at")
             if told:
                 words = os.read(reader, 1 << 16)

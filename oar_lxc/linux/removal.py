@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import CommandError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import run
 
 LONG = 600.0  # seconds, enough for an image
@@ -31,7 +31,7 @@ def remove_tree(path: Path, timeout: float = LONG) -> None:
     """
     if not os.path.lexists(path):
         return
-    end = time.monotonic() + timeout
+    end = Deadline.after(timeout)
     argv = ["rm", "-rf", "--one-file-system", "--preserve-root=all", "--", str(path)]
     try:
         run(argv, timeout=timeout)
@@ -39,7 +39,7 @@ def remove_tree(path: Path, timeout: float = LONG) -> None:
         if os.geteuid() == 0:  # root may enter all directories
             raise
         _open_up(path)
-        run(argv, timeout=max(0.1, end - time.monotonic()))
+        run(argv, timeout=end.timeout())
 
 
 def _open_up(path: Path) -> None:

@@ -11,11 +11,12 @@ from functools import partial
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.background import in_background
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants, idmapped, links, packetfilter, user_nics
 from oar_lxc.root.allocation import find_range, find_whose
-from oar_lxc.root.files import forget, half_written, job_locked, locked, rest
+from oar_lxc.root.files import forget, half_written, job_locked, locked
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.kill import Killing
 from oar_lxc.root.leftovers import Leftovers, Running, find_leftovers
@@ -51,7 +52,7 @@ class Destruction:
     layer: str = "admin"
     whole: bool = False
 
-    def run(self, log: NodeLog, deadline: float) -> Leftovers:
+    def run(self, log: NodeLog, deadline: Deadline) -> Leftovers:
         """Destroy everything, as far as the deadline allows.
 
         Each step runs even if an earlier step failed, and may run again: "already gone" is
@@ -59,7 +60,7 @@ class Destruction:
 
         Args:
             log: the log for the steps.
-            deadline: monotonic time by which this must be over.
+            deadline: by when this must be over.
 
         Returns:
             What is left; the record is removed only if nothing is left.
@@ -69,15 +70,15 @@ class Destruction:
         """
         with ExitStack() as held:
             try:
-                held.enter_context(job_locked(self.layout.job_id, rest(deadline)))
+                held.enter_context(job_locked(self.layout.job_id, deadline.timeout()))
             except OSError as error:  # no other process can take the lock, either
                 log.write("not locked", "error", error=str(error))
             return self.run_locked(log, deadline)
 
-    def run_locked(self, log: NodeLog, deadline: float) -> Leftovers:
+    def run_locked(self, log: NodeLog, deadline: Deadline) -> Leftovers:
         """Do what :meth:`run` does, for a caller that holds the job's lock."""
         start = time.monotonic()
-        end = deadline - (deadline - start) * VERIFY
+        end = deadline.part(1 - VERIFY)
         layout = self.layout
         record = read_record(layout.record)
         if record and record.waits and self.layer == "admin" and not self.whole:
@@ -96,11 +97,11 @@ class Destruction:
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
         # The node's lock may be held by one of these processes: kill them while this waits for it.
         with in_background(
-            lambda: step(log, "ids", lambda: self._revoke(first_id, rest(end) / 2))
+            lambda: step(log, "ids", lambda: self._revoke(first_id, end.timeout() / 2))
         ) as done:
             step(log, "processes", partial(killing.kill, done))
         share = PATIENT_SHARE if self.layer == REAPER else SHARE
-        litter = Litter(whose, time.monotonic() + rest(end) * share, end)
+        litter = Litter(whose, Deadline.after(end.timeout() * share), end)
         unfiltered = threading.Event()
         # No process of the job runs any more. Removing links is mostly waiting for the kernel.
         with (
@@ -157,30 +158,30 @@ class Destruction:
         with locked(timeout, anyway=True):
             grants.revoke(self.layout, first_id)
 
-    def _remove_network(self, log: NodeLog, end: float, unfiltered: threading.Event) -> None:
+    def _remove_network(self, log: NodeLog, end: Deadline, unfiltered: threading.Event) -> None:
         uid = self.uid if (links.NET / self.layout.bridge).exists() else 0
 
         def remove() -> None:
-            links.remove(self.layout, rest(end), links.stray_links(self.user, self.uid))
+            links.remove(self.layout, end.timeout(), links.stray_links(self.user, self.uid))
 
         self._step(log, "links", remove)
         self._step(log, "plugs", user_nics.forget_gone)
 
         # After the links: a packet of an existing device would add an element to the filter again.
         def forget() -> None:
-            if packetfilter.forget(self.layout, rest(end), uid):
+            if packetfilter.forget(self.layout, end.timeout(), uid):
                 unfiltered.set()
 
         self._step(log, "filter", forget)
 
-    def _remove_tree(self, log: NodeLog, end: float) -> None:
+    def _remove_tree(self, log: NodeLog, end: Deadline) -> None:
         step = self._step
         step(log, "mounts", lambda: idmapped.unmount_under(self.layout.directory))
         step(log, "files", lambda: self._remove_files(log, end))
 
-    def _remove_files(self, log: NodeLog, end: float) -> None:
+    def _remove_files(self, log: NodeLog, end: Deadline) -> None:
         if idmapped.mounts_under(self.layout.directory):
             raise OarLxcError(f"something is still mounted below {self.layout.directory}")
         discard(self.layout, log, end)
         if self.whole:
-            remove_oar_files(self.layout.job_id, self.user, rest(end))
+            remove_oar_files(self.layout.job_id, self.user, end.timeout())

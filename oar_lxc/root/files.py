@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.removal import remove_tree
 
@@ -22,11 +23,6 @@ SHADOW_LOCK = Path("/etc/.pwd.lock")
 SHADOW_WAIT = 2.0
 BLOCK = 512  # bytes; the unit of st_blocks in stat(2)
 FORGET_SECONDS = 5.0
-
-
-def rest(deadline: float) -> float:
-    """Return the seconds until a monotonic time; 0.1 if it has passed."""
-    return max(0.1, deadline - time.monotonic())
 
 
 @contextmanager
@@ -107,13 +103,13 @@ def _held(path: Path, take: Callable[[int], None], timeout: float, whom: str) ->
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     fd = os.open(path, flags, 0o600)
     try:
-        end = time.monotonic() + timeout
+        end = Deadline.after(timeout)
         while True:
             try:
                 take(fd)
                 break
             except (BlockingIOError, PermissionError):  # fcntl(2) may raise either
-                if time.monotonic() > end:
+                if end.passed:
                     raise OarLxcError(f"{path} stayed locked{whom} for {timeout:g} s") from None
                 time.sleep(0.01)
         yield

@@ -12,13 +12,13 @@ is not known.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from oar_lxc.errors import TooLateError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine, sign_of_life
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
@@ -29,7 +29,7 @@ FILES = 1000  # open files to examine between two signs of life of the child
 
 
 def find_holders(
-    others: Collection[int], whose: Whose, handles: Handles, deadline: float, unseen: set[int]
+    others: Collection[int], whose: Whose, handles: Handles, deadline: Deadline, unseen: set[int]
 ) -> set[int]:
     """Return the processes of a user that can still take a job's ids, without having any.
 
@@ -37,7 +37,7 @@ def find_holders(
         others: the user's processes that are not the job's.
         whose: the job's ids.
         handles: gets handles of the processes found, opened before they are examined.
-        deadline: monotonic time.
+        deadline: when to give up.
         unseen: the processes that blocked an earlier examination, and are not examined again; gets
             those that block this one.
 
@@ -70,8 +70,8 @@ def _holds(pid: int, whose: Whose, namespaces: UserNamespaces) -> str:
     return "1" if _maps_ids(pid, whose) or _has_handle(pid, namespaces) else ""
 
 
-def _in_time(deadline: float) -> bool:
-    if time.monotonic() > deadline:
+def _in_time(deadline: Deadline) -> bool:
+    if deadline.passed:
         raise TooLateError("the time was over before all that a user's processes hold was seen")
     return True
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.linux.cgroups import processes_below, remove_tree, thaw, walk, write_file
+from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root import halted
 
@@ -91,14 +92,14 @@ class JobCgroups:
         user: the job's user.
         oar_cgroup: OAR's cgroup of the job; empty if the cpuset is off or it is not known.
         whole: whether OAR's cgroup of the job is removed, too, as OAR itself will not do it.
-        deadline: monotonic time at which visits of the cgroups end, as a user can make very many.
+        deadline: when visits of the cgroups end, as a user can make very many.
     """
 
     job_id: int
     user: str
     oar_cgroup: str
     whole: bool = False
-    deadline: float = float("inf")
+    deadline: Deadline = NEVER
 
     @cached_property
     def _hierarchies(self) -> list[Hierarchy]:
@@ -282,8 +283,8 @@ def _frozen(paths: list[Path], wait: float) -> Iterator[None]:
                 note(halted.FROZEN, path)
                 with suppress(OSError):  # the job has ended
                     state.write_text("FROZEN")
-            end = time.monotonic() + wait
-            while any(_read(state) == "FREEZING" for state in states) and time.monotonic() < end:
+            end = Deadline.after(wait)
+            while any(_read(state) == "FREEZING" for state in states) and not end.passed:
                 time.sleep(0.001)
             yield
         finally:

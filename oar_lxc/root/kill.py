@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from oar_lxc.root.files import rest
+from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.root.holders import find_holders
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.ownership import Whose
@@ -29,7 +29,7 @@ class Killing:
     Args:
         cgroups: the job's cgroups.
         whose: the job's ids, and its user's.
-        end: monotonic time by which it must be over.
+        end: by when it must be over.
 
     Attributes:
         killed: the processes that were killed.
@@ -38,13 +38,13 @@ class Killing:
 
     cgroups: JobCgroups
     whose: Whose
-    end: float
+    end: Deadline
     killed: set[int] = field(default_factory=set)
     unknown: str = "whether the user's other processes hold its ids: they were not looked at"
     _others: set[int] = field(default_factory=set)
     _unseen: set[int] = field(default_factory=set)
     _thawed: bool = False
-    _late: float = float("inf")
+    _late: Deadline = NEVER
 
     def kill(self, revoked: threading.Event) -> None:
         """Kill until a search finds none after the user's right to the ids is taken back.
@@ -52,17 +52,17 @@ class Killing:
         Args:
             revoked: is set when the right is taken back.
         """
-        self._late = time.monotonic() + min(LXCFS_PATIENCE, (self.end - time.monotonic()) / 2)
+        self._late = self.end.part(0.5).within(LXCFS_PATIENCE)
         self.cgroups.take_back()
         revoked.wait(MOMENT)  # mostly this suffices, and saves one search
         looks = 0
-        while time.monotonic() < self.end:
+        while not self.end.passed:
             last = revoked.is_set()
             if not self._look():
                 if last and not self._kill_holders():
                     self.unknown = keep_waiting(self._unseen)
                     break
-                revoked.wait(rest(self.end))
+                revoked.wait(self.end.timeout())
             else:
                 looks += 1
             if looks > LOOKS:
@@ -70,9 +70,9 @@ class Killing:
 
     def remove_cgroups(self) -> None:
         """Remove the cgroups; if a process enters one meanwhile, kill during a standstill."""
-        busy = time.monotonic() + BUSY
-        while not self.cgroups.remove() and time.monotonic() < self.end:
-            if time.monotonic() > busy and self.cgroups.processes():
+        busy = Deadline.after(BUSY)
+        while not self.cgroups.remove() and not self.end.passed:
+            if busy.passed and self.cgroups.processes():
                 self._kill_still()
             time.sleep(0.002)
 
@@ -97,7 +97,7 @@ class Killing:
 
     def _find_holders(self, handles: Handles) -> set[int]:
         # A process may have very many open files, so keep time for the other steps.
-        end = time.monotonic() + rest(self.end) * HOLDERS
+        end = Deadline.after(self.end.timeout() * HOLDERS)
         return find_holders(self._others, self.whose, handles, end, self._unseen)
 
     def _kill_still(self) -> None:
@@ -115,7 +115,7 @@ class Killing:
         if found or not self._thawed:
             self.cgroups.thaw()  # frozen processes die only now
             self._thawed = True
-        handles.wait(min(1.0, self.end - time.monotonic()))
+        handles.wait(self.end.within(1.0))
         self.killed |= found
 
     def _find(self, handles: Handles) -> set[int]:
@@ -130,9 +130,9 @@ class Killing:
 
     def _holders(self, stuck: set[int]) -> set[int]:
         found = tracers(stuck, self.whose)
-        late = time.monotonic() > self._late
+        late = self._late.passed
         if not abort_waits(stuck, self.whose, late=late) and late:
-            found |= dead_lxcfs(stuck, self.whose, min(LXCFS_PATIENCE, rest(self.end) / 2))
+            found |= dead_lxcfs(stuck, self.whose, min(LXCFS_PATIENCE, self.end.timeout() / 2))
         return found
 
 

@@ -13,7 +13,6 @@ import os
 import stat
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oar_lxc.errors import OarLxcError, TooLateError
+from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.root.ownership import Whose
 
 SYSVIPC = Path("/proc/sysvipc")
@@ -84,8 +84,8 @@ class Litter:
 
     Args:
         whose: the job's ids, and its user's.
-        end: monotonic time at which the search ends if nothing was found until then.
-        last: monotonic time at which the removal, and the search after it, end.
+        end: when the search ends if nothing was found until then.
+        last: when the removal, and the search after it, end.
         places: the directories that all users share.
 
     Attributes:
@@ -95,8 +95,8 @@ class Litter:
     """
 
     whose: Whose
-    end: float
-    last: float = 0.0
+    end: Deadline
+    last: Deadline = NEVER
     places: tuple[Path, ...] = PLACES
     ipc: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -230,7 +230,7 @@ def _remove_ipc(kind: str, number: int) -> bool:
     return bool(getattr(_libc, f"{kind}ctl")(number, _IPC_RMID, None) == 0)
 
 
-def _visit_all(place: Path, visit: _Visit, end: float) -> None:
+def _visit_all(place: Path, visit: _Visit, end: Deadline) -> None:
     """Visit all files below a directory on the same mount; a directory comes after its content.
 
     Users can nest directories deeper than a process can have open files, and can move them. The
@@ -293,12 +293,14 @@ def _parent(directory: int, inode: int) -> int:
     return -1
 
 
-def _list(here: int, mount: int, visit: _Visit, path: str, end: float) -> list[tuple[str, _Facts]]:
+def _list(
+    here: int, mount: int, visit: _Visit, path: str, end: Deadline
+) -> list[tuple[str, _Facts]]:
     """Visit the files in an open directory, and return the directories in it."""
     found: list[tuple[str, _Facts]] = []
     with suppress(FileNotFoundError), os.scandir(here) as entries:  # it was removed meanwhile
         for entry in entries:
-            if time.monotonic() > end:
+            if end.passed:
                 raise TooLateError(f"the time was over before all in {path} was seen")
             try:
                 facts = _facts(here, entry.name)

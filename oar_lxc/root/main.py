@@ -10,7 +10,6 @@ import re
 import resource
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.linux.log import NodeLog, say, tell
 from oar_lxc.model.config import lenient_config, read_config
@@ -354,8 +354,8 @@ def _most(log: NodeLog) -> float:
     return config.deadline
 
 
-def _deadline(most: float, seconds: float | None = None) -> float:
-    return time.monotonic() + (most if seconds is None else max(1.0, min(seconds, most)))
+def _deadline(most: float, seconds: float | None = None) -> Deadline:
+    return Deadline.after(most if seconds is None else max(1.0, min(seconds, most)))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ import os
 import select
 import signal
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.root.ownership import Whose
 
 # linux/nsfs.h
@@ -217,8 +217,8 @@ def _maps_of(handle: int) -> list[tuple[int, int]] | None:
 def _has_entered(child: int, handle: int, ready: int) -> bool:
     """Whether a child is in a namespace; also if it was stopped there before it could tell."""
     name = f"user:[{os.fstat(handle).st_ino}]"
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
+    end = Deadline.after(_PATIENCE)
+    while not end.passed:
         if select.select([ready], [], [], _MOMENT)[0]:
             return bool(os.read(ready, 1))
         if os.readlink(f"/proc/{child}/ns/user") == name:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.run import run
 from oar_lxc.root.files import forget
@@ -101,13 +102,13 @@ def _forbid_keys(marks: list[bytes], path: Path, timeout: float) -> None:
     except FileNotFoundError:
         return
     with os.fdopen(fd, "r+b") as file:
-        end = time.monotonic() + timeout
+        end = Deadline.after(timeout)
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > end:
+                if end.passed:
                     raise OarLxcError(f"{path} stayed locked for {timeout:g} s") from None
                 time.sleep(0.01)
         lines = file.readlines()

@@ -13,6 +13,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.shortage import FULL, shortage_of
@@ -27,7 +28,7 @@ from oar_lxc.root import grants, idmapped, links, packetfilter, ranges
 from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
 from oar_lxc.root.allocation import NoRangeError, allocate
 from oar_lxc.root.destroy import Destruction
-from oar_lxc.root.files import job_locked, locked, rest, write_atomic
+from oar_lxc.root.files import job_locked, locked, write_atomic
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.oar_files import keep_keys
 from oar_lxc.root.record import Record, read_record, this_boot
@@ -67,21 +68,21 @@ class Preparation:
     users: Sequence[Span] = Config.users
     account: Account | None = None
 
-    def run(self, log: NodeLog, deadline: float) -> PublishedJob:
+    def run(self, log: NodeLog, deadline: Deadline) -> PublishedJob:
         """Prepare the node, or undo all of it and raise.
 
         A refusal is published for the job, and is no failure of the node.
 
         Args:
             log: the log for the steps.
-            deadline: monotonic time by which all must be over, including an undo.
+            deadline: by when all must be over, including an undo.
 
         Raises:
             UsageError: there is no such user.
             OarLxcError, OSError: the node is not as it should be.
         """
         network = JobNetwork.of(self.layout.job_id, self.nodes, self.pool)
-        with job_locked(self.layout.job_id, rest(deadline)):
+        with job_locked(self.layout.job_id, deadline.timeout()):
             try:
                 account = self.account or find_account(self.user)
             except OSError as error:
@@ -93,11 +94,11 @@ class Preparation:
             return self._run(account, network, log, deadline)
 
     def _run(
-        self, account: Account, network: JobNetwork, log: NodeLog, deadline: float
+        self, account: Account, network: JobNetwork, log: NodeLog, deadline: Deadline
     ) -> PublishedJob:
         begin, start = time.time(), time.monotonic()
         # A part of the time is kept for the undo.
-        end = time.monotonic() + (deadline - time.monotonic()) * (1 - UNDO)
+        end = deadline.part(1 - UNDO)
         try:
             with log.step("record"):
                 record = self._record(account, network, end)
@@ -124,7 +125,7 @@ class Preparation:
             f"{why}; submit the job again later"
         )
 
-    def _refuse(self, uid: int, reason: str, log: NodeLog, deadline: float) -> PublishedJob:
+    def _refuse(self, uid: int, reason: str, log: NodeLog, deadline: Deadline) -> PublishedJob:
         with suppress(OSError, OarLxcError):  # the destroy at the job's end does it
             self._undo(uid, log, deadline)
         log.write("refused", "warning", reason=reason)
@@ -140,9 +141,9 @@ class Preparation:
             self._publish_refusal(refused)
         return refused
 
-    def _record(self, account: Account, network: JobNetwork, end: float) -> Record:
+    def _record(self, account: Account, network: JobNetwork, end: Deadline) -> Record:
         """Choose the id range, and write the record before anything is made."""
-        with locked(rest(end)):
+        with locked(end.timeout()):
             before = read_record(self.layout.record)
             if before and before.ended:
                 raise Refusal("it has ended already")
@@ -161,7 +162,7 @@ class Preparation:
                 self.layout.job_id, self.user, this_boot(), time.time(), first_id, self.oar_cgroup
             )
             record.write(self.layout)
-        holder = links.holder_of_subnet(network, rest(end))
+        holder = links.holder_of_subnet(network, end.timeout())
         if holder and holder != self.layout.bridge:
             raise Refusal(
                 f"its network {network.subnet} is still held by {holder}; submit the job again, "
@@ -175,12 +176,12 @@ class Preparation:
         account: Account,
         network: JobNetwork,
         log: NodeLog,
-        end: float,
+        end: Deadline,
     ) -> PublishedJob:
         layout = self.layout
         cgroups = JobCgroups(layout.job_id, self.user, self.oar_cgroup)
         first_id = record.first_id
-        with log.step("ids"), locked(rest(end)):
+        with log.step("ids"), locked(end.timeout()):
             grants.grant(layout, self.user, first_id, network.capacity)
         with log.step("directories"):
             self._make_directories(account, first_id)
@@ -201,10 +202,10 @@ class Preparation:
         with log.step("links"):
             if not layout.published.exists():
                 # Publishing comes last, so links without it are half made or of another job.
-                links.remove(layout, rest(end))
-                peers = links.create(layout, network, self.node, rest(end))
-                packetfilter.admit(layout, account.uid, peers, self.pool, rest(end))
-        if time.monotonic() > end:
+                links.remove(layout, end.timeout())
+                peers = links.create(layout, network, self.node, end.timeout())
+                packetfilter.admit(layout, account.uid, peers, self.pool, end.timeout())
+        if end.passed:
             raise OarLxcError("it took too long: the node is slow, or its lock was held")
         return PublishedJob(
             job_id=layout.job_id,
@@ -267,7 +268,7 @@ class Preparation:
         os.chown(self.layout.directory, 0, record.first_id, follow_symlinks=False)
         write_atomic(self.layout.published, refused.to_json(), 0o644)
 
-    def _undo(self, uid: int, log: NodeLog, deadline: float) -> None:
+    def _undo(self, uid: int, log: NodeLog, deadline: Deadline) -> None:
         destruction = Destruction(self.layout, self.user, uid, self.oar_cgroup, "undo")
         destruction.run_locked(log, deadline)
 

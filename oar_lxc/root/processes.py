@@ -6,12 +6,12 @@ import errno
 import os
 import select
 import signal
-import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import partial
 
 from oar_lxc.errors import TooLateError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.namespaces import UserNamespaces
@@ -67,11 +67,10 @@ class Handles:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, number)
 
-    def wait(self, seconds: float) -> None:
-        """Wait up to ``seconds`` until all killed processes are dead; zombies are dead."""
-        end = time.monotonic() + seconds
-        while self._dying and (rest := end - time.monotonic()) > 0:
-            for handle, _ in self._poll.poll(rest * 1000):
+    def wait(self, end: Deadline) -> None:
+        """Wait until all killed processes are dead, or the time is over; zombies are dead."""
+        while self._dying and not end.passed:
+            for handle, _ in self._poll.poll(end.left() * 1000):
                 self._poll.unregister(handle)
                 self._dying.remove(handle)
 
@@ -134,7 +133,7 @@ def job_processes(
         waiting.clear()
 
     for pid in pids():
-        if time.monotonic() > cgroups.deadline:
+        if cgroups.deadline.passed:
             raise TooLateError("the time was over before all processes of this node were seen")
         threads = _threads(pid)  # 0 for most processes, as they are the kernel's own
         if not threads or pid in hooks:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, printable
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
@@ -70,7 +71,7 @@ def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> tupl
     destruction = Destruction(layout, found.user, uid, layer=REAPER, whole=True)
     done = Reaped(found.job_id, found.user, DESTROYED, found.why)
     try:
-        left = destruction.run(log, time.monotonic() + seconds)
+        left = destruction.run(log, Deadline.after(seconds))
     except (OarLxcError, OSError) as error:  # go on with the other jobs
         return replace(done, action=FAILED, left=printable(str(error))), True
     return replace(done, action=FAILED, left=str(left)) if left else done, left.fails

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from oar_lxc.linux.cgroups import thaw
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.root import halted
@@ -44,8 +45,8 @@ def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
     with halted.noted() as note, cgroups.neighbours_frozen(), Handles() as handles:
         stopped: set[int] = set()
         try:
-            end = time.monotonic() + LONGEST
-            while time.monotonic() < end:
+            end = Deadline.after(LONGEST)
+            while not end.passed:
                 others: set[int] = set()
                 job_processes(cgroups, whose, others=others)
                 new = {pid for pid in others - stopped if not is_stopped(pid)}
@@ -60,7 +61,7 @@ def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
                     else:
                         note(halted.STOPPED, f"{pid} {start}")
                 handles.signal(new, signal.SIGSTOP)
-                while not all(map(is_still, new)) and time.monotonic() < end:
+                while not all(map(is_still, new)) and not end.passed:
                     time.sleep(MOMENT)
             yield
         finally:

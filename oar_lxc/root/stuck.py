@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 import select
-import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.bounded import ANSWER, in_child
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root.namespaces import UserNamespaces
@@ -130,7 +130,7 @@ def _wait_for_fuse(stuck: Collection[int]) -> bool:
     examined.
     """
     waiting = [pid for pid in stuck if _waiting_threads(pid)]
-    looks = examine(waiting, _waits_for_fuse, time.monotonic() + STACK_PATIENCE)
+    looks = examine(waiting, _waits_for_fuse, Deadline.after(STACK_PATIENCE))
     try:
         return any(waits != "" for _, waits in looks)
     except TooLateError:

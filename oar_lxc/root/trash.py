@@ -13,22 +13,22 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import CommandTimeoutError, OarLxcError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root.files import rest
 
 REAPER = "oar-lxc-reap.service"
 
 
-def discard(layout: JobLayout, log: NodeLog, deadline: float) -> None:
+def discard(layout: JobLayout, log: NodeLog, deadline: Deadline) -> None:
     """Remove a job's directory; leave to the reaper what is not removed in time.
 
     Args:
         layout: the job's names.
         log: gets a line if something is left to the reaper.
-        deadline: monotonic time.
+        deadline: by when it must be over.
 
     Raises:
         OarLxcError: a file could not be removed.
@@ -43,10 +43,10 @@ def discard(layout: JobLayout, log: NodeLog, deadline: float) -> None:
     except OSError:
         # It or its parent is a mount point, the disk is full, or it is not a directory: remove it
         # where it is.
-        remove_tree(layout.directory, rest(deadline))
+        remove_tree(layout.directory, deadline.timeout())
     for path in trash_of(layout):
         try:
-            remove_tree(path, rest(deadline))
+            remove_tree(path, deadline.timeout())
         except CommandTimeoutError:
             log.write("handed over", "warning", to=REAPER, path=str(path))
             with suppress(OarLxcError):  # its timer will start it

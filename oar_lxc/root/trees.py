@@ -15,13 +15,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.bounded import bounded
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.mounts import Mount, read_mounts
 from oar_lxc.model.idmap import IdMap
@@ -41,7 +41,7 @@ def mount_trees(
     uid: int,
     gid: int,
     log: NodeLog,
-    deadline: float,
+    deadline: Deadline,
     home: Path = Path("/"),
 ) -> dict[str, str]:
     """Mount the trees for a job.
@@ -55,7 +55,7 @@ def mount_trees(
         uid: the job's user.
         gid: the user's group; if it is root's group, the map has no group.
         log: gets a line for each tree that is left out or cannot be idmapped.
-        deadline: monotonic time; the trees get a third of the time left.
+        deadline: by when all must be over; the trees get a third of the time left.
         home: the user's home; mounts on its path come first.
 
     Returns:
@@ -63,7 +63,7 @@ def mount_trees(
     """
     done: dict[str, str] = {}
     present = set(idmapped.mounts_under(layout.trees))
-    end = time.monotonic() + (deadline - time.monotonic()) / 3
+    end = deadline.part(1 / 3)
     for number, tree in enumerate(trees):
         target = layout.trees / str(number)
         if target not in present:
@@ -78,10 +78,10 @@ def mount_trees(
 
 
 def _attempt(
-    tree: str, source: str, target: Path, uid: int, gid: int, log: NodeLog, end: float
+    tree: str, source: str, target: Path, uid: int, gid: int, log: NodeLog, end: Deadline
 ) -> Path | None:
     """Mount a tree, or a file system below it; return its real path, or None if that failed."""
-    patience = max(0.1, min(PATIENCE, end - time.monotonic()))
+    patience = min(PATIENCE, end.timeout())
     try:
         if source == tree:
             target.mkdir(mode=0o711, exist_ok=True)

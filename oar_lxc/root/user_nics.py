@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.links import NET
 
@@ -64,14 +65,14 @@ def _locked(path: Path) -> Iterator[int | None]:
         yield None
         return
     try:
-        end = time.monotonic() + PATIENCE
+        end = Deadline.after(PATIENCE)
         locked = False
         while not locked and stat.S_ISREG(os.fstat(fd).st_mode):
             try:
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as lxc-user-nic does
                 locked = True
             except (BlockingIOError, PermissionError):
-                if time.monotonic() > end:
+                if end.passed:
                     break
                 time.sleep(0.01)
         yield fd if locked else None

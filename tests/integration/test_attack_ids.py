@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.root.prepare import Preparation
@@ -239,7 +240,7 @@ def test_a_user_for_whom_no_ids_are_set_aside_is_refused_by_one_sentence(
         unprepared.cgroup,
         users=[(5, 6)],
     )
-    preparation.run(NodeLog(bound={}), time.monotonic() + 20)
+    preparation.run(NodeLog(bound={}), Deadline.after(20))
     assert published(unprepared).state == "refused"
     assert "ids.users in /etc/oar-lxc/oar-lxc.toml is 5-6; append" in published(unprepared).reason
     assert kernel.find_lines(unprepared.id, unprepared.user, 0) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.make import import_image
 from oar_lxc.image.store import DIRECTORY, Store
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.store_access import NOBODYS
@@ -123,7 +123,7 @@ def test_a_store_that_users_may_enter_is_refused(
     store.root.mkdir()
     layout, job = JobLayout(unprepared.id), unprepared
     prepare = Preparation(layout, job.user, job.node, [job.node], job.cgroup, store=store.root)
-    prepare.run(NodeLog(bound={}), time.monotonic() + 20)
+    prepare.run(NodeLog(bound={}), Deadline.after(20))
     assert published(job).state == "refused"
     assert f"chmod 700 {open_place}" in published(job).reason
     open_place.chmod(0o700)

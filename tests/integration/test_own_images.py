@@ -18,6 +18,7 @@ from oar_lxc.errors import ImageError
 from oar_lxc.image.building import build
 from oar_lxc.image.make import import_image
 from oar_lxc.image.store import PRIVATE, Store
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.run import Result, run
 from oar_lxc.model.image_name import ImageName
@@ -244,7 +245,7 @@ def on_shared(unprepared: PretendJob, tmp_path: Path, busybox: Path) -> Iterator
         job = unprepared
         layout = JobLayout(job.id, STATE)
         Preparation(layout, job.user, job.node, [job.node], job.cgroup, store=shared).run(
-            NodeLog(bound={}), time.monotonic() + 20
+            NodeLog(bound={}), Deadline.after(20)
         )
         yield job
         job.destroy()

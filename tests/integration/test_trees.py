@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.container.lxc_config import LXCFS
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import idmapped
@@ -28,7 +29,7 @@ def layout(tmp_path: Path) -> Iterator[JobLayout]:
 
 
 def mount(layout: JobLayout, *trees: str) -> dict[str, str]:
-    return mount_trees(layout, trees, 1000, 1000, NodeLog(), time.monotonic() + 40)
+    return mount_trees(layout, trees, 1000, 1000, NodeLog(), Deadline.after(40))
 
 
 def test_what_is_no_directory_is_left_out_and_said(

@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.cgroups import processes_below, remove_tree, thaw, walk
+from oar_lxc.linux.deadline import Deadline
 from tests.unit.fakes.programs import deep_tree
 
 LEVELS = [(1200, "a"), (30, "x" * 250)]  # more than a path or a process's open files can reach
@@ -134,7 +134,7 @@ def test_what_stays_keeps_only_what_is_above_it(tmp_path: Path) -> None:
 
 def test_nothing_is_removed_after_the_deadline(tmp_path: Path) -> None:
     with pytest.raises(TooLateError, match="time was over"):
-        remove_tree(tmp_path, time.monotonic() - 1)
+        remove_tree(tmp_path, Deadline.after(0))
     assert tmp_path.exists()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux import examination
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 
 
@@ -72,4 +73,4 @@ def test_where_there_can_be_no_child_nothing_is_known(monkeypatch: pytest.Monkey
 
 def test_it_ends_in_time() -> None:
     with pytest.raises(TooLateError, match="the time was over"):
-        list(examine([1], lambda pid: "seen", time.monotonic()))
+        list(examine([1], lambda pid: "seen", Deadline.after(0)))

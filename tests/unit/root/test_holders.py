@@ -9,6 +9,7 @@ import time
 import pytest
 
 from oar_lxc.errors import TooLateError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.model.idspans import LOWEST
 from oar_lxc.root import holders
 from oar_lxc.root.holders import find_holders
@@ -18,7 +19,7 @@ from oar_lxc.root.processes import Handles
 
 def test_a_look_at_what_processes_hold_ends_in_time() -> None:
     with Handles() as handles, pytest.raises(TooLateError, match="the time was over"):
-        find_holders({os.getpid()}, Whose(1, LOWEST), handles, time.monotonic(), set())
+        find_holders({os.getpid()}, Whose(1, LOWEST), handles, Deadline.after(0), set())
 
 
 def test_who_keeps_a_look_waiting_is_given_up_and_not_known(
@@ -38,7 +39,7 @@ def test_who_keeps_a_look_waiting_is_given_up_and_not_known(
             begin = time.monotonic()
             unseen: set[int] = set()
             with Handles() as handles:
-                found = find_holders(others, Whose(1, LOWEST), handles, begin + 30, unseen)
+                found = find_holders(others, Whose(1, LOWEST), handles, Deadline.after(30), unseen)
             assert (found, unseen) == (set(), {first.pid})
             assert time.monotonic() - begin < 20
         finally:

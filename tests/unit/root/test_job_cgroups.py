@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import OarLxcError, TooLateError, UsageError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.root import job_cgroups
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups, check_oar_cgroup, hierarchies
 from tests.unit.strategies import hostile, job_ids, quick, users
@@ -270,7 +270,7 @@ def test_everything_frozen_is_thawed_that_of_a_suspended_job_too(
 
 def test_looking_at_cgroups_ends_at_the_deadline(two: tuple[Hierarchy, Hierarchy]) -> None:
     (two[0].path / "oar/alice_42/lxc/a").mkdir(parents=True)
-    late = JobCgroups(42, "alice", "/oar/alice_42", deadline=time.monotonic() - 1)
+    late = JobCgroups(42, "alice", "/oar/alice_42", deadline=Deadline.after(0))
     for act in (late.processes, late.remove):
         with pytest.raises(TooLateError, match="time was over"):
             act()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from subprocess import Popen
 
 import pytest
 
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants, job_cgroups, links, processes
@@ -67,7 +67,7 @@ def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
 
 
 def test_what_could_not_be_looked_at_in_time_is_not_called_gone(node: Path) -> None:
-    late = JobCgroups(42, "alice", "/oar/alice_42", deadline=time.monotonic())
+    late = JobCgroups(42, "alice", "/oar/alice_42", deadline=Deadline.after(0))
     left = find_leftovers(JobLayout(42, node), late, Whose(-1, FIRST))
     assert left
     assert "not known: its processes: the time was over before all processes" in str(left)
@@ -77,13 +77,13 @@ def test_what_could_not_be_looked_at_in_time_is_not_called_gone(node: Path) -> N
 def test_what_was_never_looked_at_is_not_called_gone(node: Path) -> None:
     """As where a step failed before, of whatever it died."""
     cgroups, whose = JobCgroups(42, "alice", "/oar/alice_42"), Whose(-1, FIRST)
-    killing = Killing(cgroups, whose, time.monotonic())
+    killing = Killing(cgroups, whose, Deadline.after(0))
     killing.kill(threading.Event())
     left = find_leftovers(
         JobLayout(42, node),
         cgroups,
         whose,
-        litter=Litter(whose, time.monotonic(), places=()),
+        litter=Litter(whose, Deadline.after(0), places=()),
         unknown=[killing.unknown],
     )
     assert (len(left.unknown), len(left.litter)) == (1, 1)
@@ -95,7 +95,7 @@ def test_what_was_never_looked_at_is_not_called_gone(node: Path) -> None:
 def test_a_directory_that_cannot_be_read_hides_nothing_in_silence(tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.symlink_to(place)  # ELOOP, as root may read all else
-    litter = Litter(Whose(-1, FIRST), time.monotonic() + 60, places=(place, tmp_path))
+    litter = Litter(Whose(-1, FIRST), Deadline.after(60), places=(place, tmp_path))
     with pytest.raises(OSError, match="symbolic links"):
         litter.remove()
     assert "symbolic links" in litter.unknown

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.root import job_cgroups, processes
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
 from oar_lxc.root.ownership import Whose
@@ -50,7 +51,7 @@ def kill(found: Sequence[int], seconds: float = 5) -> None:
         for pid in found:
             handles.hold(pid)
         handles.kill(found)
-        handles.wait(seconds)
+        handles.wait(Deadline.after(seconds))
 
 
 def put(tmp_path: Path, path: str, *members: int) -> None:
@@ -151,7 +152,7 @@ def test_only_what_is_held_is_killed(spawn: Spawn) -> None:
         handles.hold(dropped)
         handles.drop(dropped)
         handles.kill([held, dropped, unheld])
-        handles.wait(5)
+        handles.wait(Deadline.after(5))
     assert [is_zombie(pid) for pid in (held, dropped, unheld)] == [True, False, False]
 
 
@@ -165,7 +166,7 @@ def test_those_that_are_found_are_held_and_no_others(
         found = job_processes(cgroups, Whose(-1, NOBODY), handles)
         assert len(os.listdir("/proc/self/fd")) == before + 1
         handles.kill([*found, outside.pid])
-        handles.wait(5)
+        handles.wait(Deadline.after(5))
     assert is_zombie(inside.pid)
     assert not is_zombie(outside.pid)
 
@@ -176,7 +177,7 @@ def test_a_number_that_is_another_processs_by_now_is_not_killed(spawn: Spawn) ->
         handles.hold(process.pid)
         process.wait()
         handles.kill([process.pid])  # whoever has the number now, the handle is of the first
-        handles.wait(5)
+        handles.wait(Deadline.after(5))
 
 
 def is_kthreadd(pid: int) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from oar_lxc.errors import CommandTimeoutError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import trash
@@ -24,8 +24,8 @@ def layout(tmp_path: Path) -> JobLayout:
     return layout
 
 
-def soon() -> float:
-    return time.monotonic() + 10
+def soon() -> Deadline:
+    return Deadline.after(10)
 
 
 def test_a_directory_is_removed_and_no_other(layout: JobLayout) -> None:
