@@ -49,6 +49,7 @@ from oar_lxc.container.runtime import (
 )
 from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import exit_on_error, tell_on_stderr
 from oar_lxc.linux.login_shell import NO_MARK, mark_of, unpack
 from oar_lxc.linux.signals import shell_status
@@ -196,8 +197,8 @@ def _pass_line_ends(pid: int) -> None:
     lxc-attach turns that option on when it makes our terminal raw. So wait until the terminal is
     raw, and turn the option off.
     """
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
+    end = Deadline.after(1)
+    while not end.passed:
         with suppress(termios.error):
             now = termios.tcgetattr(0)
             if not now[3] & termios.ICANON:

@@ -6,7 +6,6 @@ import codecs
 import os
 import selectors
 import signal
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from oar_lxc.agent.node import Emit, OnNode
 from oar_lxc.container.runtime import Runtime
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.linux.signals import shell_status
 from oar_lxc.model.wire import Exec, Exit, Failed, Output
 
@@ -71,7 +71,7 @@ def execute(
     """
     selector = selectors.DefaultSelector()
     running: list[_Running] = []
-    end = None if timeout is None else time.monotonic() + timeout
+    end = NEVER if timeout is None else Deadline.after(timeout)
     try:
         for name in names:
             try:
@@ -83,9 +83,8 @@ def execute(
                 _transfer(key, selector, emit)
             if abandoned():
                 raise OarLxcError("whoever asked for the command is gone")
-            late = end is not None and time.monotonic() > end
             for command in list(running):
-                if _finished(command, late):
+                if _finished(command, end.passed):
                     _close(command, selector)
                     running.remove(command)
                     for stream, rest in command.rest.items():  # a line that the timeout cut off

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import select
 import sys
-import time
 from importlib import import_module
 
 from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.prepared import environ_here, open_job
 from oar_lxc.container.runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, UsageError
+from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.model.layout import check_job_id
 from oar_lxc.model.wire import (
@@ -87,12 +87,12 @@ class _Reader:
     """
 
     def __init__(self, heartbeat: bool) -> None:
-        self._due = time.monotonic() + HEARTBEAT_SECONDS if heartbeat else float("inf")
+        self._due = Deadline.after(HEARTBEAT_SECONDS) if heartbeat else NEVER
 
     def is_gone(self) -> bool:
         """Whether the reader is gone; write the heartbeat when it is due."""
-        if time.monotonic() > self._due:
-            self._due = time.monotonic() + HEARTBEAT_SECONDS
+        if self._due.passed:
+            self._due = Deadline.after(HEARTBEAT_SECONDS)
             sys.stdout.write("\n")
             sys.stdout.flush()
         poll = select.poll()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from oar_lxc.container.runtime import Runtime
 from oar_lxc.container.ssh_probe import ABANDONED, Ended
 from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.model.spec import BOOT
 
 _RETRY = 0.1  # seconds between two tries in one container
@@ -46,23 +47,23 @@ def wait_inside(
         OarLxcError: the caller is gone.
     """
     argv = ["/bin/sh", "-c", _BOOTED if what == BOOT else what]
-    end = time.monotonic() + timeout
-    due = dict.fromkeys(names, 0.0)
+    end = Deadline.after(timeout)
+    due = dict.fromkeys(names, Deadline.after(0))
     running: dict[str, int] = {}
     ended = Ended(lambda name: runtime.init_pid(name) > 0)
     try:
-        while (due or running) and (now := time.monotonic()) < end:
+        while (due or running) and not end.passed:
             for name in ended.among([*due, *running]):
                 due.pop(name, None)
                 if name in running:
                     _end(running.pop(name))
-            for name in [name for name, when in due.items() if when <= now]:
+            for name in [name for name, when in due.items() if when.passed]:
                 del due[name]
                 pid = _begin(runtime, name, argv)
                 if pid:
                     running[name] = pid
                 else:
-                    due[name] = now + _RETRY
+                    due[name] = Deadline.after(_RETRY)
             for name, pid in list(running.items()):
                 gone, status = os.waitpid(pid, os.WNOHANG)
                 if gone:
@@ -70,7 +71,7 @@ def wait_inside(
                     if status == 0:
                         yield name
                     else:
-                        due[name] = now + _RETRY
+                        due[name] = Deadline.after(_RETRY)
             if abandoned():
                 raise OarLxcError(ABANDONED)
             time.sleep(_POLL)

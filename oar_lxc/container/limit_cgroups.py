@@ -14,6 +14,7 @@ from pathlib import Path
 from oar_lxc.container.lxc_config import MONITOR, Limits, limit_files
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.cgroups import remove_tree, thaw
+from oar_lxc.linux.deadline import Deadline
 
 
 def make_limit_cgroups(paths: Sequence[str], name: str, limits: Limits) -> None:
@@ -57,11 +58,11 @@ def remove_limit_cgroups(
     Returns:
         The cgroups that are left: they are busy, or the containers' root owns cgroups in them.
     """
-    end = time.monotonic() + wait
+    end = Deadline.after(wait)
     going = [*names, *(f"{MONITOR}.{name}" for name in names)]
     left = [Path(path) / name for path in paths for name in going]
     while left := [cgroup for cgroup in left if not remove_tree(cgroup)]:
-        if time.monotonic() > end:
+        if end.passed:
             break
         time.sleep(0.002)
     return list(map(str, left))

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from oar_lxc.errors import ContainerError, OarLxcError, printable
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import Program, running
 from oar_lxc.linux.stat import parent
 from oar_lxc.model.description import CONFIG_FILE, read_description
@@ -200,7 +201,7 @@ class LxcRuntime:
         LXC's monitor takes several times longer to clean up than the container takes to die. With
         ``for_good``, kill the monitors, too.
         """
-        end = time.monotonic() + timeout
+        end = Deadline.after(timeout)
         left = list(names)
         while True:
             # Look for inits in each round: a container that is just starting has none at first.
@@ -208,7 +209,7 @@ class LxcRuntime:
             monitors = [self._monitor(name, pid) for name, pid in inits.items() if for_good]
             _kill([*filter(None, monitors), *inits.values()], end)
             left = [name for name in left if self.state(name) != STOPPED]
-            if not left or time.monotonic() > end:
+            if not left or end.passed:
                 return left
             time.sleep(0.005)
 
@@ -230,7 +231,7 @@ class LxcRuntime:
         does not have): for them, run the container's own halt command inside, and send SIGPWR only
         if that fails.
         """
-        end = time.monotonic() + timeout
+        end = Deadline.after(timeout)
         left = [name for name in names if self.state(name) != STOPPED]
         commands: dict[str, int] = {}
         try:
@@ -243,7 +244,7 @@ class LxcRuntime:
                     self.unfreeze(name)
                 if number == signal.SIGPWR:
                     commands[name] = self._begin_halt(name)
-            while left and time.monotonic() < end:
+            while left and not end.passed:
                 time.sleep(0.01)
                 for name, pid in list(commands.items()):
                     if pid == 0 or (ended := os.waitpid(pid, os.WNOHANG))[0]:
@@ -514,8 +515,8 @@ def environment_inside(directory: Path) -> list[str]:
     return [f"{key}={value}" for key, value in variables.items()]
 
 
-def _kill(pids: Sequence[int], end: float) -> None:
-    """Send SIGKILL to processes, and wait until they are dead or the time ``end`` has come."""
+def _kill(pids: Sequence[int], end: Deadline) -> None:
+    """Send SIGKILL to processes, and wait until they are dead or the time is over."""
     poll = select.poll()
     handles = []
     try:
@@ -526,8 +527,8 @@ def _kill(pids: Sequence[int], end: float) -> None:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 poll.register(handle, select.POLLIN)
         left = len(handles)
-        while left and (rest := end - time.monotonic()) > 0:
-            for handle, _ in poll.poll(rest * 1000):
+        while left and not end.passed:
+            for handle, _ in poll.poll(end.left() * 1000):
                 poll.unregister(handle)
                 left -= 1
     finally:

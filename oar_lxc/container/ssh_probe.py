@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import selectors
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.deadline import Deadline
 
 SSH_PORT = 22
 _RETRY = 0.02  # seconds between two tries of one container
@@ -29,15 +29,14 @@ class Ended:
 
     def __init__(self, alive: Alive) -> None:
         self._alive = alive
-        self._next = time.monotonic() + _LOOK
+        self._next = Deadline.after(_LOOK)
         self._suspects: set[str] = set()
 
     def among(self, names: Iterable[str]) -> set[str]:
         """Return the containers that did not run at two checks in a row: a reboot is shorter."""
-        now = time.monotonic()
-        if now < self._next:
+        if not self._next.passed:
             return set()
-        self._next = now + _LOOK
+        self._next = Deadline.after(_LOOK)
         before, self._suspects = self._suspects, {n for n in names if not self._alive(n)}
         return before & self._suspects
 
@@ -59,10 +58,10 @@ def wait_ssh(
     Raises:
         OarLxcError: the caller is gone.
     """
-    end = time.monotonic() + timeout
+    end = Deadline.after(timeout)
     ended = Ended(alive)
-    due = dict.fromkeys(addresses, 0.0)  # when to try each container next
-    open_since: dict[str, float] = {}
+    due = dict.fromkeys(addresses, Deadline.after(0))  # when to try each container next
+    tried: dict[str, Deadline] = {}  # until when
     sockets: dict[str, socket.socket] = {}
     with selectors.DefaultSelector() as selector:
 
@@ -71,21 +70,20 @@ def wait_ssh(
                 selector.unregister(sockets[name])
             sockets.pop(name).close()
             if again:
-                due[name] = time.monotonic() + _RETRY
+                due[name] = Deadline.after(_RETRY)
 
         try:
-            while (due or sockets) and time.monotonic() < end:
-                now = time.monotonic()
+            while (due or sockets) and not end.passed:
                 for name in ended.among([*due, *sockets]):
                     due.pop(name, None)
                     if name in sockets:
                         drop(name, again=False)
-                for name in [name for name, when in due.items() if when <= now]:
+                for name in [name for name, when in due.items() if when.passed]:
                     del due[name]
                     sockets[name] = _connect(addresses[name])
-                    open_since[name] = now
+                    tried[name] = Deadline.after(_TRY)
                     selector.register(sockets[name], selectors.EVENT_READ, name)
-                for name in [n for n in sockets if now - open_since[n] > _TRY]:
+                for name in [name for name in sockets if tried[name].passed]:
                     drop(name, again=True)
                 for key, _ in selector.select(_RETRY):
                     name = key.data

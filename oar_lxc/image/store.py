@@ -17,6 +17,7 @@ from pathlib import Path
 
 from oar_lxc.errors import ImageError, OarLxcError
 from oar_lxc.image.record import RECORD, Record
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import NONE, run
 from oar_lxc.linux.store_access import keep_from_containers, why_open
@@ -295,13 +296,13 @@ def _lock(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         keep_from_containers(fd)
-        end = time.monotonic() + _PATIENCE
+        end = Deadline.after(_PATIENCE)
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return fd
             except BlockingIOError:
-                if time.monotonic() > end:
+                if end.passed:
                     raise TimeoutError(errno.ETIMEDOUT, "it stayed locked", str(path)) from None
                 time.sleep(0.05)
     except BaseException:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from oar_lxc.errors import ConfigError, JobEnvironmentError, OarLxcError, UsageError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.linux.log import say
 from oar_lxc.linux.regular import read_regular
@@ -117,10 +117,10 @@ def _everywhere(
     Returns:
         0, or 1 if a node is not as it should be.
     """
-    end = time.monotonic() + timeout
+    end = Deadline.after(timeout)
 
     def once(node: str) -> Result:
-        left = max(1.0, end - time.monotonic())
+        left = max(1.0, end.left())
         # The command runs as root, so this process cannot kill it. With a deadline it ends by
         # itself, and has time to report what is left.
         limit = ["--deadline", f"{left * 0.8:.3g}"]

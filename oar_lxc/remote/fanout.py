@@ -32,13 +32,13 @@ import resource
 import selectors
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from oar_lxc.errors import CommandError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import debug_words, exit_on_error, tell_on_stderr
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.run import Program
@@ -284,16 +284,16 @@ class Fanout:
             self._start(self.order.here)
         _allow_files(FILES * len(self.order.nodes))
         self.reach(self.order.nodes)
-        due = time.monotonic() + 1
+        due = Deadline.after(1)
         while self.connections:
-            for key, _ in self.selector.select(max(0.0, due - time.monotonic())):
+            for key, _ in self.selector.select(due.left()):
                 # An earlier call of this round may have stopped watching this file.
                 if self.selector.get_map().get(key.fd) is key:
                     key.data()
-            if time.monotonic() >= due:
+            if due.passed:
                 # A round counts as one second, however long it took. It takes long when our reader
                 # does not read; output of the nodes from that time is read only afterwards.
-                due = time.monotonic() + 1
+                due = Deadline.after(1)
                 self.pass_on(b"")
                 for connection in list(self.connections):
                     connection.look()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import Result
 from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.state import COMMAND
@@ -84,9 +85,9 @@ class Demo:
 
     def _follow(self, job: str) -> None:
         """Print the job's states and output as they come, until its containers are up."""
-        begin = time.monotonic()
+        begin, end = time.monotonic(), Deadline.after(START_TIMEOUT)
         state, shown = "", 0
-        while time.monotonic() - begin < START_TIMEOUT:
+        while not end.passed:
             now = self._state(job)
             if now != state:
                 state = now
@@ -154,10 +155,10 @@ class Demo:
 
     def _kill(self, job: str, containers: list[dict[str, Any]], ids: dict[str, int]) -> None:
         self.say(f"{USER}@frontend:~$ oardel {job}")
-        begin = time.monotonic()
+        begin, end = time.monotonic(), Deadline.after(GONE_TIMEOUT)
         self._alice("oardel", job)
         left: dict[str, dict[str, list[object]]] = {}
-        while time.monotonic() - begin < GONE_TIMEOUT:
+        while not end.passed:
             left = {node: self._left(node, job, first_id) for node, first_id in ids.items()}
             if not any(found for kinds in left.values() for found in kinds.values()):
                 break
@@ -169,7 +170,7 @@ class Demo:
         rows = [[node, *(str(len(found[kind])) for kind in kinds)] for node, found in left.items()]
         self.say("left in the kernel and on the disk of each node:")
         self.table(["node", *kinds], rows)
-        self._nodes_alive(job, begin)
+        self._nodes_alive(job, end)
 
     def _left(self, node: str, job: str, first_id: int) -> dict[str, list[object]]:
         ids = f"--first-id={first_id}"
@@ -183,9 +184,9 @@ class Demo:
             raise DemoError(f"cannot read what is left on {node}: {result.stderr}") from error
         return found
 
-    def _nodes_alive(self, job: str, begin: float) -> None:
+    def _nodes_alive(self, job: str, end: Deadline) -> None:
         while self._state(job) not in ("Error", "Terminated"):
-            if time.monotonic() - begin > GONE_TIMEOUT:
+            if end.passed:
                 raise DemoError(f"job {job} is still {self._state(job)}")
             time.sleep(POLL)
         text = self._alice("oarnodes", "-s").stdout

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from oar_lxc.linux.cgroups import remove_tree
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import Result, run
 from oar_lxc.sandbox.state import SandboxError, State
 
@@ -157,8 +158,8 @@ class Machine:
             (self.directory / "lxc.log").unlink(missing_ok=True)
             if run(["lxc-start", *self._which, "-d"], check=False).status != 0:
                 raise SandboxError(f"machine {self.name} does not start:\n{self._log()}")
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        deadline = Deadline.after(timeout)
+        while not deadline.passed:
             if self.run(["systemctl", "is-active", "basic.target"], check=False).status == 0:
                 return
             time.sleep(0.1)
@@ -178,8 +179,8 @@ class Machine:
     def remove(self) -> None:
         """Stop it, and remove its directory and cgroups."""
         self.stop()
-        deadline = time.monotonic() + 5
-        while (left := self.cgroups()) and time.monotonic() < deadline:
+        deadline = Deadline.after(5)
+        while (left := self.cgroups()) and not deadline.passed:
             # LXC's monitor removes them, too, a moment after the machine has stopped.
             for cgroup in left:
                 remove_tree(cgroup)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import run
 from oar_lxc.setup.steps import NotYetError, SetupError, Step
 
@@ -51,9 +52,9 @@ def running(
     def apply() -> None:
         run(["systemctl", "enable", name], timeout=120)
         run(["systemctl", "restart", name], timeout=180, check=False)
-        deadline = time.monotonic() + patience
+        deadline = Deadline.after(patience)
         while (left := reason()) is not None:
-            if time.monotonic() > deadline:
+            if deadline.passed:
                 log = run(["journalctl", "-u", name, "-n", "15", "--no-pager", "-o", "cat"])
                 raise SetupError(f"service {name} does not run ({left}). It said:\n{log.stdout}")
             time.sleep(0.2)

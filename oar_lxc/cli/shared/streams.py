@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.login_shell import mark_of
 from oar_lxc.linux.signals import shell_status
 from oar_lxc.remote.agents import LOST, SHELL_SECONDS
@@ -115,7 +116,7 @@ def running_attach(argv: Sequence[str], token: str) -> Iterator[AttachStreams]:
 
 def _await_mark(process: subprocess.Popen[bytes], token: str, out: int) -> None:
     """Read output up to the mark and no further; pass on standard error after its mark."""
-    end = time.monotonic() + SHELL_SECONDS
+    end = Deadline.after(SHELL_SECONDS)
     heard = Marked(out, token, end, size=1)
     said = Marked(_fd(process.stderr), token, end)
     thread = threading.Thread(target=_copy, args=(said, 2), daemon=True)
@@ -134,7 +135,7 @@ class Marked:
     Args:
         fd: the file to read.
         token: the token of the mark.
-        end: when to give up, as a time of :func:`time.monotonic`.
+        end: when to give up.
         size: how many bytes to read at a time before the mark.
 
     Attributes:
@@ -143,7 +144,7 @@ class Marked:
         late: whether no mark came in time.
     """
 
-    def __init__(self, fd: int, token: str, end: float, size: int = CHUNK) -> None:
+    def __init__(self, fd: int, token: str, end: Deadline, size: int = CHUNK) -> None:
         self.fd = fd
         self.noise = bytearray()
         self.late = False
@@ -155,7 +156,7 @@ class Marked:
         part = bytearray()  # an unfinished line
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
-        while poll.poll(max(0.0, self._end - time.monotonic()) * 1000):
+        while poll.poll(self._end.left() * 1000):
             data = _read(self.fd, self._size)
             part += data
             while b"\n" in data and b"\n" in part:
@@ -276,7 +277,7 @@ class _Streams:
         into: int,
         err: int | None = None,
     ) -> None:
-        end = time.monotonic() + SHELL_SECONDS
+        end = Deadline.after(SHELL_SECONDS)
         self._process = process
         self._out = Marked(out, token, end)
         self._err = None if err is None else Marked(err, token, end)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any
@@ -15,6 +14,7 @@ from oar_lxc.cli.shared.streams import Marked, NotBegunError
 from oar_lxc.client.copy import CopyError, Place, split_path
 from oar_lxc.client.extract import CHUNK, Complain, Readable, Refused
 from oar_lxc.errors import printable
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.login_shell import mark_of
 from oar_lxc.remote.agents import LOST, SHELL_SECONDS
 
@@ -123,7 +123,7 @@ class _Process:
         )
         if attach.token:
             out = _end(self.process.stdout).fileno()
-            heard = Marked(out, attach.token, time.monotonic() + SHELL_SECONDS, size=1)
+            heard = Marked(out, attach.token, Deadline.after(SHELL_SECONDS), size=1)
             if heard.skip() is None:
                 raise self._not_begun(heard)
 
