@@ -25,8 +25,8 @@ from oar_lxc.cli.shared.table import print_table
 from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.client.images import ImageOfJob, images_of
 from oar_lxc.errors import ImageError, UsageError
-from oar_lxc.image.building import Workshop, build_image
-from oar_lxc.image.make import import_image, verify
+from oar_lxc.image.building import BuildPlace, build_image
+from oar_lxc.image.importing import import_image, verify
 from oar_lxc.image.recipes import RECIPES, recipe_for
 from oar_lxc.image.store import Store, facts_of
 from oar_lxc.linux.signals import raising_signals
@@ -218,10 +218,10 @@ def build(
     if suite:
         chosen = replace(chosen, suite=suite)
     store = writable_store(directory, parsed, archive)
-    workshop = _workshop(name)
+    build_place = _build_place(name)
     with raising_signals(), Meter(f"building {parsed}") as meter:
         record = build_image(
-            store, parsed, chosen, meter.say, workshop, meter.update, meter.follow
+            store, parsed, chosen, meter.say, build_place, meter.update, meter.follow
         )
     click.echo(f"{parsed} {record.digest}")
 
@@ -338,7 +338,7 @@ def receive(only_offer: bool, job: str | None) -> None:
         receive(store, header, stream)
 
 
-def _workshop(name: str) -> Workshop | None:
+def _build_place(name: str) -> BuildPlace | None:
     """Return the place where a user builds: inside a job, with its ids; None for root."""
     if os.geteuid() == 0:
         return None
@@ -354,4 +354,4 @@ def _workshop(name: str) -> Workshop | None:
 
     layout, published = open_job(job.job_id)
     inside = partial(in_user_namespace_argv, published)
-    return Workshop(layout.containers, inside, environ_here(layout))
+    return BuildPlace(layout.containers, inside, environ_here(layout))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from oar_lxc.errors import UsageError
-from oar_lxc.image import RECIPES
+from oar_lxc.image.recipes import RECIPES
 from oar_lxc.model.layout import check_node
 from oar_lxc.setup import bundle, check_nodes, members, oarconf, requirements, resources, server
 from oar_lxc.setup.steps import Event, Outcome, Plan, Step, execute

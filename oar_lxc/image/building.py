@@ -12,12 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from oar_lxc.image.apt import host_sources, lists_script
-from oar_lxc.image.make import as_image_error, publish_stream
+from oar_lxc.image.importing import as_image_error, publish_stream
+from oar_lxc.image.program_errors import need, reason_of_build_error
 from oar_lxc.image.recipes import DEBIAN, HERE, Recipe, recipe_for
 from oar_lxc.image.record import Record
 from oar_lxc.image.sources import open_program
 from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
-from oar_lxc.image.words import meaning_of_build, need
 from oar_lxc.linux.unshare import dies_with_caller, in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.model.image_name import ImageName
@@ -32,7 +32,7 @@ SBIN = "/usr/sbin:/sbin"  # not in the PATH of users
 
 
 @dataclass(frozen=True)
-class Workshop:
+class BuildPlace:
     """The place where a user builds with a job's ids, as these ids cannot enter the user's home.
 
     Attributes:
@@ -74,7 +74,7 @@ def build_image(
     name: ImageName,
     recipe: Recipe,
     say: Say | None = None,
-    workshop: Workshop | None = None,
+    build_place: BuildPlace | None = None,
     progress: Progress = lambda done, total: None,
     follow: Follow = lambda last: None,
 ) -> Record:
@@ -85,7 +85,7 @@ def build_image(
         name: the image's name.
         recipe: how to build it.
         say: called with each line about the progress.
-        workshop: the place of the build if the caller is not root.
+        build_place: the place of the build if the caller is not root.
         progress: called with the bytes done and in all, once mmdebstrap writes the system.
         follow: called with a function that returns all that mmdebstrap wrote so far.
 
@@ -98,7 +98,7 @@ def build_image(
     say(f"building image {name} from packages of {recipe.suite}")
     start = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(as_image_error(f"image {name}", store, meaning_of_build))
+        stack.enter_context(as_image_error(f"image {name}", store, reason_of_build_error))
         half = stack.enter_context(store.half())
         scratch = half / "scratch"
         scratch.mkdir()
@@ -107,20 +107,20 @@ def build_image(
         sources.write_text("\n".join(lines) + "\n")
         work = scratch
         command = mmdebstrap(recipe, sources)
-        if workshop is None:
+        if build_place is None:
             # Without syncs: mmdebstrap's directory is needed only during the build.
             command = in_own_namespaces(unsynced(command))
         else:
-            command = dies_with_caller(workshop.inside(in_own_namespaces(command)))
+            command = dies_with_caller(build_place.inside(in_own_namespaces(command)))
             made = TemporaryDirectory(
-                prefix=".build-", dir=workshop.directory, ignore_cleanup_errors=True
+                prefix=".build-", dir=build_place.directory, ignore_cleanup_errors=True
             )
             work = Path(stack.enter_context(made))
             work.chmod(0o770)  # its group is root's group inside
         path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
         env = {**os.environ, "PATH": path, "TMPDIR": str(work)}
-        if workshop is not None:
-            env |= workshop.environ
+        if build_place is not None:
+            env |= build_place.environ
         with open_program(command, env=env) as stream:
             if stream.program:
                 follow(stream.program.said)

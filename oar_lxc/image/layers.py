@@ -35,7 +35,7 @@ _OPAQUE = b".wh..wh..opq"
 _OTHER_WHITEOUTS = b".wh..wh."  # AUFS's own names, without a meaning here
 _HASHES = ("sha256", "sha384", "sha512")
 
-Heard = Callable[[memoryview], object]
+OnData = Callable[[memoryview], object]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Layer:
 
     name: str
     digest: str
-    open: Callable[[Heard | None], AbstractContextManager[Opened]]
+    open: Callable[[OnData | None], AbstractContextManager[Opened]]
 
 
 @dataclass(frozen=True)

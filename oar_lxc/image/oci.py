@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from oar_lxc.errors import ImageError
-from oar_lxc.image.forms import Contents
-from oar_lxc.image.layers import Heard, Layer
+from oar_lxc.image.formats import Contents
+from oar_lxc.image.layers import Layer, OnData
 from oar_lxc.image.tarstream import DamagedError
 
 DOCKER, INDEX, LAYOUT = "manifest.json", "index.json", "oci-layout"
@@ -53,17 +53,17 @@ class Blob:
 
 
 # Opens a blob, unpacked. Arguments: the blob, and a function that is called with all data read.
-Open = Callable[[Blob, "Heard | None"], Any]
+Open = Callable[[Blob, "OnData | None"], Any]
 
 
-class Box(Protocol):
-    """A container of an image's files: a directory or an archive."""
+class ImageFiles(Protocol):
+    """The files of an image of OCI or Docker: in a directory or in an archive."""
 
     def find(self, name: str) -> Blob | None:
         """Return a file by its name; None if there is none."""
 
 
-class DirectoryBox:
+class DirectoryFiles:
     """A directory with the files of an image."""
 
     def __init__(self, root: Path) -> None:
@@ -78,7 +78,7 @@ class DirectoryBox:
         return Blob(path, 0, path.stat().st_size)
 
 
-class ArchiveBox:
+class ArchiveFiles:
     """An archive with the files of an image.
 
     Args:
@@ -133,53 +133,55 @@ def top_of_image(contents: Contents) -> str | None:
     return None
 
 
-def is_image(box: Box) -> bool:
-    """Whether a box has an image of OCI or Docker.
+def is_image(files: ImageFiles) -> bool:
+    """Whether files are an image of OCI or Docker.
 
     Raises:
         ImageError: the image has a form that cannot be read.
     """
-    docker = box.find(DOCKER)
+    docker = files.find(DOCKER)
     if docker:
         data = _json(docker, DOCKER)
         if isinstance(data, list) and all(
             isinstance(one, dict) and "Layers" in one for one in data
         ):
             return bool(data)
-        if isinstance(data, dict) and "schemaVersion" in data and box.find("version"):
+        if isinstance(data, dict) and "schemaVersion" in data and files.find("version"):
             raise ImageError(
                 "it is what skopeo writes as dir:, which is not read: `skopeo copy dir:DIRECTORY "
                 "oci:OTHER:latest` makes a layout of it"
             )
-    return bool(box.find(INDEX) and box.find(LAYOUT))
+    return bool(files.find(INDEX) and files.find(LAYOUT))
 
 
-def find_image(box: Box, reference: str, name: str, transport: str, open_blob: Open) -> Found:
+def find_image(
+    files: ImageFiles, reference: str, name: str, transport: str, open_blob: Open
+) -> Found:
     """Return the layers of an image.
 
     Args:
-        box: the box with its files.
+        files: the image's files.
         reference: the image to take of several: a name with or without its tag, or ``@`` and a
             number. Empty if there is only one.
-        name: the box's name in errors.
+        name: the image's name in errors.
         transport: the form that the user asked for, in skopeo's words; empty for any form.
         open_blob: opens a blob, unpacked.
 
     Raises:
         ImageError: there is no such image, more than one, or it cannot be read.
     """
-    if box.find(DOCKER) and not (transport.startswith("oci") and box.find(INDEX)):
-        return _of_docker(box, reference, f"docker-archive:{name}", open_blob)
+    if files.find(DOCKER) and not (transport.startswith("oci") and files.find(INDEX)):
+        return _of_docker(files, reference, f"docker-archive:{name}", open_blob)
     word = transport if transport.startswith("oci") else ""
-    word = word or ("oci" if isinstance(box, DirectoryBox) else "oci-archive")
-    return _of_oci(box, reference, f"{word}:{name}", open_blob)
+    word = word or ("oci" if isinstance(files, DirectoryFiles) else "oci-archive")
+    return _of_oci(files, reference, f"{word}:{name}", open_blob)
 
 
 # Docker.
 
 
-def _of_docker(box: Box, reference: str, called: str, open_blob: Open) -> Found:
-    images = _json_of(box, DOCKER)
+def _of_docker(files: ImageFiles, reference: str, called: str, open_blob: Open) -> Found:
+    images = _json_of(files, DOCKER)
     if not isinstance(images, list):
         raise DamagedError(f"{DOCKER} in it is not Docker's")
     names = [_list_of_texts(one.get("RepoTags") or []) for one in map(_object, images)]
@@ -187,10 +189,10 @@ def _of_docker(box: Box, reference: str, called: str, open_blob: Open) -> Found:
     config, paths = chosen.get("Config"), chosen.get("Layers")
     if not isinstance(config, str) or not isinstance(paths, list):
         raise DamagedError(f"{DOCKER} in it is not Docker's")
-    facts = _object(_json_of(box, config))
+    facts = _object(_json_of(files, config))
     blobs = []
     for path in map(str, paths):
-        blob = box.find(path)
+        blob = files.find(path)
         if blob is None:
             raise DamagedError(f"its layer {path} is not in it")
         blobs.append(blob)
@@ -200,8 +202,8 @@ def _of_docker(box: Box, reference: str, called: str, open_blob: Open) -> Found:
 # OCI.
 
 
-def _of_oci(box: Box, reference: str, called: str, open_blob: Open) -> Found:
-    index = _object(_json_of(box, INDEX))
+def _of_oci(files: ImageFiles, reference: str, called: str, open_blob: Open) -> Found:
+    index = _object(_json_of(files, INDEX))
     images = _manifests(index)
     names = []
     for one in images:
@@ -213,7 +215,7 @@ def _of_oci(box: Box, reference: str, called: str, open_blob: Open) -> Found:
     else:
         chosen = images[_choose(names, reference, called)]
     for _ in range(_DEEPEST):
-        manifest = _object(_json_of_digest(box, chosen))
+        manifest = _object(_json_of_digest(files, chosen))
         if "manifests" not in manifest:
             break
         chosen = _of_machine(_manifests(manifest))
@@ -232,10 +234,10 @@ def _of_oci(box: Box, reference: str, called: str, open_blob: Open) -> Found:
         raise ImageError(
             "its layers are encrypted: `skopeo copy --decryption-key KEY` makes a copy that is not"
         )
-    facts = _object(_json_of_digest(box, config))
+    facts = _object(_json_of_digest(files, config))
     if "rootfs" not in facts:
         raise ImageError(f"it has no root file system, but {kind or 'something else'}")
-    return _found(facts, [_blob_of(box, _object(one)) for one in layers], open_blob)
+    return _found(facts, [_blob_of(files, _object(one)) for one in layers], open_blob)
 
 
 def _manifests(index: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -273,18 +275,18 @@ def _machine() -> str:
     return _MACHINES.get(machine, machine)
 
 
-def _blob_of(box: Box, descriptor: Mapping[str, Any]) -> Blob:
+def _blob_of(files: ImageFiles, descriptor: Mapping[str, Any]) -> Blob:
     kind, _, digest = str(descriptor.get("digest", "")).partition(":")
-    blob = box.find(f"blobs/{kind}/{digest}")
+    blob = files.find(f"blobs/{kind}/{digest}")
     if blob is None:
         raise DamagedError(f"its blob {kind}:{digest} is not in it")
     return blob
 
 
-def _json_of_digest(box: Box, descriptor: Mapping[str, Any]) -> Any:
+def _json_of_digest(files: ImageFiles, descriptor: Mapping[str, Any]) -> Any:
     """Return the data of a manifest or configuration, and check its digest."""
     digest = str(descriptor.get("digest", ""))
-    return _json(_blob_of(box, descriptor), f"its blob {digest}", digest)
+    return _json(_blob_of(files, descriptor), f"its blob {digest}", digest)
 
 
 # Both.
@@ -296,7 +298,7 @@ def _choose(names: list[list[str]], reference: str, called: str) -> int:
     Args:
         names: the names of each image.
         reference: the user's reference.
-        called: skopeo's name of the box.
+        called: skopeo's name of the directory or archive.
 
     Raises:
         ImageError: the reference fits no image, or several.
@@ -371,8 +373,8 @@ def _list_of_texts(data: Any) -> list[str]:
     return [str(one) for one in data]
 
 
-def _json_of(box: Box, name: str) -> Any:
-    blob = box.find(name)
+def _json_of(files: ImageFiles, name: str) -> Any:
+    blob = files.find(name)
     if blob is None:
         raise DamagedError(f"{name} is not in it")
     return _json(blob, name)

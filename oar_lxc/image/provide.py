@@ -115,7 +115,7 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
 
 def _unpack_into(half: Path, store: Store, record: Record, inside: Inside) -> None:
     # Slow to import, so not for launches of public images.
-    from oar_lxc.image.make import UNPACK, as_image_error, pump
+    from oar_lxc.image.importing import UNPACK, as_image_error, pump
     from oar_lxc.image.sources import open_archive
 
     _make_directory(half)

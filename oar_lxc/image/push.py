@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.make import as_image_error
+from oar_lxc.image.importing import as_image_error
+from oar_lxc.image.program_errors import need, reason_of, reason_of_push_error
 from oar_lxc.image.receive import CHUNK, PRESENT, Header, header_of
 from oar_lxc.image.sources import TAR
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
-from oar_lxc.image.words import meaning, need, why_not
 from oar_lxc.linux.run import run, running
 from oar_lxc.model.image_name import ImageName
 
@@ -165,7 +165,7 @@ def _broadcast(
     payload.unlink()
     if told.status != 0 and not told.stdout:
         error = CommandError(["taktuk"], told.status, told.stderr)
-        raise ImageError(f"no node was reached: {meaning(error)}") from error
+        raise ImageError(f"no node was reached: {reason_of(error)}") from error
     return _sorted(told.stdout + told.stderr, route.nodes)
 
 
@@ -186,7 +186,7 @@ def _sorted(text: str, nodes: Sequence[str]) -> tuple[dict[str, list[str]], dict
             ended[node] = said
     good = {node: output.get(node, []) for node, status in ended.items() if status == "0"}
     bad = {
-        node: why_not(errors.get(node, []), reached=node in ended)
+        node: reason_of_push_error(errors.get(node, []), reached=node in ended)
         for node in nodes
         if node not in good
     }

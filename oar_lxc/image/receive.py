@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from oar_lxc.errors import ImageError
-from oar_lxc.image.make import import_image
+from oar_lxc.image.importing import import_image
 from oar_lxc.image.record import DIGEST
 from oar_lxc.image.store import Store
 from oar_lxc.linux.store_access import keep_from_containers

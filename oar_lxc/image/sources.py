@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.forms import (
+from oar_lxc.image.formats import (
     FIRST,
     PACKERS,
     SQUASHFS,
@@ -24,19 +24,19 @@ from oar_lxc.image.forms import (
     refuse_other,
     top_of,
 )
-from oar_lxc.image.layers import Heard, Layers, Opened
+from oar_lxc.image.layers import Layers, OnData, Opened
 from oar_lxc.image.oci import (
-    ArchiveBox,
+    ArchiveFiles,
     Blob,
-    Box,
-    DirectoryBox,
+    DirectoryFiles,
+    ImageFiles,
     find_image,
     is_image,
     top_of_image,
 )
 from oar_lxc.image.pipeline import Source
+from oar_lxc.image.program_errors import damage_of, need, no_room
 from oar_lxc.image.tarstream import HARD_LINK, DamagedError, Member, Reader
-from oar_lxc.image.words import damage, need, no_room
 from oar_lxc.linux.run import Program, running
 
 # skopeo's words for the forms of images.
@@ -87,7 +87,7 @@ def _finish_unpacking(program: Program) -> None:
             raise
         if error.argv[0] == "gzip" and error.status == _WARNING:
             return
-        raise DamagedError(damage(error)) from error
+        raise DamagedError(damage_of(error)) from error
 
 
 @contextmanager
@@ -191,9 +191,9 @@ def _directory(path: Path, scratch: Path, transport: str, reference: str) -> Ite
             with suppress(PermissionError):
                 children[name] = set(os.listdir(path / name))
     top = top_of(os.listdir(path), children)
-    box = DirectoryBox(path)
-    if is_image(box):
-        yield _image(box, reference, str(path), transport)
+    files = DirectoryFiles(path)
+    if is_image(files):
+        yield _image(files, reference, str(path), transport)
         return
     if transport:
         raise ImageError(f"{path} is no layout of OCI")
@@ -239,9 +239,9 @@ def _file(path: Path, scratch: Path, transport: str, reference: str) -> Iterator
                 _refuse_other(path, _first_of(stream.program.stdout), unpack[0])
     top = top_of_image(found)
     if top is not None:
-        box = ArchiveBox(_unpacked(path, unpack, scratch), found, top)
-        if is_image(box):
-            yield _image(box, reference, str(path), transport)
+        files = ArchiveFiles(_unpacked(path, unpack, scratch), found, top)
+        if is_image(files):
+            yield _image(files, reference, str(path), transport)
             return
     if transport:
         raise ImageError(f"{path} is no archive of an image of OCI or Docker")
@@ -344,8 +344,8 @@ class Below:
 # Images of OCI and Docker.
 
 
-def _image(box: Box, reference: str, called: str, transport: str) -> Stream:
-    found = find_image(box, reference, called, transport, _open_blob)
+def _image(files: ImageFiles, reference: str, called: str, transport: str) -> Stream:
+    found = find_image(files, reference, called, transport, _open_blob)
     return Stream(Layers(found.layers), remarks=found.remarks)
 
 
@@ -364,7 +364,7 @@ def _unpacked(path: Path, unpack: list[str], scratch: Path) -> Path:
 
 
 @contextmanager
-def _open_blob(blob: Blob, heard: Heard | None) -> Iterator[Opened]:
+def _open_blob(blob: Blob, on_data: OnData | None) -> Iterator[Opened]:
     """Open a layer, through the program that unpacks it."""
     with ExitStack() as stack:
         file = stack.enter_context(blob.path.open("rb", buffering=0))
@@ -372,9 +372,9 @@ def _open_blob(blob: Blob, heard: Heard | None) -> Iterator[Opened]:
         unpack = _unpacker(blob.path, first)
         file.seek(blob.at)
         if not unpack:
-            yield Opened(Reader(file.fileno(), blob.size, heard), lambda: None)
+            yield Opened(Reader(file.fileno(), blob.size, on_data), lambda: None)
             return
         # head, as the program that unpacks would read beyond the blob's end.
         part = stack.enter_context(running(["head", "-c", str(blob.size)], stdin=file.fileno()))
         program = stack.enter_context(running(unpack, stdin=part.stdout))
-        yield Opened(Reader(program.stdout, None, heard), partial(_finish_unpacking, program))
+        yield Opened(Reader(program.stdout, None, on_data), partial(_finish_unpacking, program))

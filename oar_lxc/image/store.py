@@ -324,28 +324,6 @@ def facts_of(record: Record, whose: str, store: Store) -> Image:
     return Image(image=str(record.image), whose=whose, **asdict(record), path=path)
 
 
-def list_images(directory: Path = DIRECTORY) -> list[str]:
-    """Return the names of the images in a directory; a missing directory has none.
-
-    Raises:
-        ImageError: the caller may not list the directory.
-    """
-    return [str(name) for name in Store(directory).names()]
-
-
-def find_image(name: str, directory: Path = DIRECTORY) -> Path:
-    """Return the root file system of an unpacked image.
-
-    Raises:
-        ImageError: there is no such image; the message names those that exist.
-    """
-    rootfs = directory / ImageName.parse(name).directory / ROOTFS
-    if rootfs.is_dir():
-        return rootfs
-    known = ", ".join(list_images(directory)) or "none"
-    raise ImageError(f"image {name} does not exist on this node; images here: {known}")
-
-
 def _make_directory(parent: Path) -> Path:
     """Make a directory for an image that is half made or half removed."""
     import tempfile  # slow to import, so not for launches, which never call this

@@ -88,7 +88,7 @@ class Reader:
     Args:
         fd: the file or pipe, at its present position.
         size: how many bytes to read at most; None for all.
-        heard: called with each piece of data that is read. With it, nothing is skipped.
+        on_data: called with each piece of data that is read. With it, nothing is skipped.
 
     Attributes:
         done: how many bytes the caller has taken.
@@ -98,11 +98,11 @@ class Reader:
         self,
         fd: int,
         size: int | None = None,
-        heard: Callable[[memoryview], object] | None = None,
+        on_data: Callable[[memoryview], object] | None = None,
     ) -> None:
         self._fd = fd
         self._left = size
-        self._heard = heard
+        self._on_data = on_data
         self._chunk = memoryview(b"")
         self._at = 0
         self.done = 0
@@ -155,7 +155,7 @@ class Reader:
             TruncatedError: there are fewer; in a file, this may go unnoticed.
         """
         far = size - (len(self._chunk) - self._at)
-        if far > CHUNK and self._heard is None and self._left is None:
+        if far > CHUNK and self._on_data is None and self._left is None:
             try:
                 os.lseek(self._fd, far, os.SEEK_CUR)
             except OSError:  # a pipe
@@ -179,8 +179,8 @@ class Reader:
         )
         if self._left is not None:
             self._left -= len(data)
-        if self._heard:
-            self._heard(data)
+        if self._on_data:
+            self._on_data(data)
         return data
 
 

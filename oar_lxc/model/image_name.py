@@ -75,12 +75,3 @@ def check_name(text: str) -> str:
     """
     ImageName.parse(text)
     return text
-
-
-def image_directory(text: str) -> str:
-    """Return the name of an image's directory in a store.
-
-    Raises:
-        ImageError: see :meth:`ImageName.parse`.
-    """
-    return ImageName.parse(text).directory

@@ -15,13 +15,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from oar_lxc import image
 from oar_lxc.image.apt import host_sources, lists_script
-from oar_lxc.image.building import NO_SLOW_KEY
+from oar_lxc.image.building import NO_SLOW_KEY, build_image
+from oar_lxc.image.recipes import recipe_for
+from oar_lxc.image.store import Store
 from oar_lxc.linux.mounts import unmount_below
 from oar_lxc.linux.run import run
 from oar_lxc.linux.unshare import in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
+from oar_lxc.model.image_name import ImageName
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import CACHE, locked
 from oar_lxc.setup import deb, packages
@@ -138,11 +140,11 @@ class Cache:
             name: ``NAME`` or ``NAME:TAG``; NAME is a ready recipe.
             packages: packages to install besides those of the recipe.
         """
-        parsed = image.ImageName.parse(name)
-        recipe = image.recipe_for(parsed.name).with_packages(tuple(packages))
+        parsed = ImageName.parse(name)
+        recipe = recipe_for(parsed.name).with_packages(tuple(packages))
 
         def make(half: Path) -> None:
-            image.build_image(image.Store(half), parsed, recipe)
+            build_image(Store(half), parsed, recipe)
 
         key = digest("image", name, recipe.fingerprint, *host_sources(SUITE))
         kind, what = f"image-{parsed.directory}", f"image {name} of the containers"

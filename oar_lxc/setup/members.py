@@ -9,11 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from oar_lxc import image
+from oar_lxc.image.building import build
+from oar_lxc.image.store import DIRECTORY as IMAGE_STORE
+from oar_lxc.image.store import Store
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
 from oar_lxc.model.config import LONGEST, PREPARE_BY, parse_config, read_config
+from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import CONFIG, STATE, STORE
 from oar_lxc.root.grants import USERNET
 from oar_lxc.root.oar_files import CPUSET
@@ -110,7 +113,7 @@ def node_plan(options: Options) -> Plan:
             _config(prepare),
             *(
                 files.directory(f"{path} is there", path, mode)
-                for path, mode in (*DIRECTORIES, (image.DIRECTORY, 0o755))
+                for path, mode in (*DIRECTORIES, (IMAGE_STORE, 0o755))
             ),
             _usernet_exists(),
             *network.steps(),
@@ -238,7 +241,7 @@ def _usernet_exists() -> Step:
 
 
 def _image(name: str) -> Step:
-    parsed = image.ImageName.parse(name)
+    parsed = ImageName.parse(name)
 
     def pending() -> str | None:
         return None if _store().has(parsed) else f"build image {name}"
@@ -246,12 +249,12 @@ def _image(name: str) -> Step:
     return Step(f"image {name} is there", pending, lambda: _build(name))
 
 
-def _store() -> image.Store:
-    return image.Store(read_config().store)
+def _store() -> Store:
+    return Store(read_config().store)
 
 
 def _build(name: str) -> None:
-    image.build(name, _store().root)
+    build(name, _store().root)
 
 
 def _presents(host_public: str) -> bool:

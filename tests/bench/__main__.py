@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from oar_lxc import image
+from oar_lxc.image.building import build
 from tests.bench import engines, fanout, hooks, importing, many, nodes, reach, small, vms
 from tests.bench.figures import Figure, machine, show
 
@@ -46,7 +46,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("python -m tests.bench: must be run as root")
     for name in ("busybox", "debian-12"):
-        image.build(name, say=lambda text: print(text, file=sys.stderr))
+        build(name, say=lambda text: print(text, file=sys.stderr))
     head = machine()
     figures: list[Figure] = []
     for row in options.rows or ROWS:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from oar_lxc import image
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.run import run
 from tests.bench.figures import Figure, cpu_seconds
 from tests.bench.ours import launch, our_job
+from tests.bench.stock import rootfs_of
 from tests.bench.timing import Spread, settle
 from tests.pretend import CGROUPS, ordinary_user
 
@@ -52,7 +52,7 @@ Engine = Callable[[Path, int], str]  # returns a script: what starts, #stop, wha
 def measure(rounds: int, *, short: bool = False) -> list[Figure]:
     """Measure ours and theirs in turn."""
     count = 5 if short else 50
-    rootfs = image.find_image(IMAGE)
+    rootfs = rootfs_of(IMAGE)
     ours: list[tuple[float, float]] = []
     theirs: dict[str, list[tuple[float, float]]] = {name: [] for name in ENGINES}
     notes: dict[str, str] = {}

@@ -6,9 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from oar_lxc import image
 from oar_lxc.linux.run import run
 from tests.bench.figures import Figure
+from tests.bench.stock import rootfs_of
 from tests.bench.timing import Spread
 from tests.pretend import PYTHON, checkout
 
@@ -19,7 +19,7 @@ def measure(rounds: int, *, short: bool = False) -> list[Figure]:
     Nothing is removed between: ext4 looks at each inode that was freed in the last seconds before
     it takes another, so that whoever came after a removal would pay for it, up to thrice the time.
     """
-    rootfs = image.find_image("busybox" if short else "debian-12")
+    rootfs = rootfs_of("busybox" if short else "debian-12")
     times: dict[str, list[float]] = {"import": [], "tar": []}
     with tempfile.TemporaryDirectory(prefix="oar-lxc-bench-", dir="/var/lib") as name:
         place = Path(name)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc import image
 from oar_lxc.container.layer import HOST_KEY
 from oar_lxc.container.ssh_probe import wait_ssh
+from oar_lxc.image.store import ROOTFS, Store
 from oar_lxc.linux.run import run
+from oar_lxc.model.image_name import ImageName
 from tests.bench.timing import Timing
 
 BRIDGE = "oarlxcbench"
@@ -52,6 +53,11 @@ class Stock:
         return Timing(running, ready, destroyed)
 
 
+def rootfs_of(image: str) -> Path:
+    """Return the root file system of an image of this machine's store."""
+    return Store().directory(ImageName.parse(image)) / ROOTFS
+
+
 @contextmanager
 def stock() -> Iterator[Stock]:
     """Make the base container and its bridge; remove both in the end."""
@@ -59,7 +65,7 @@ def stock() -> Iterator[Stock]:
         directory = Path(name)
         rootfs = directory / BASE / "rootfs"
         rootfs.parent.mkdir()
-        run(["cp", "-a", str(image.find_image("debian-12")), str(rootfs)], timeout=300)
+        run(["cp", "-a", str(rootfs_of("debian-12")), str(rootfs)], timeout=300)
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(rootfs / HOST_KEY)])
         (rootfs.parent / "config").write_text(
             f"lxc.uts.name = {BASE}\n"

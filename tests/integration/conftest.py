@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc import image
+from oar_lxc.image.building import build
 from oar_lxc.linux.run import run
 from oar_lxc.model.addresses import POOL
 from oar_lxc.model.layout import STATE
@@ -82,7 +82,7 @@ def _machine() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.exit("the integration tests need root", returncode=1)
     make_state()
-    image.build(IMAGE)
+    build(IMAGE)
     before = set(CGROUPS.glob("*/oar*"))
     table = ["table", "inet", packetfilter.TABLE]
     filtered = run(["nft", "list", *table], check=False).status == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.make import import_image
+from oar_lxc.image.importing import import_image
 from oar_lxc.image.store import DIRECTORY, Store
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog

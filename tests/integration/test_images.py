@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import ImageError
-from oar_lxc.image import make
+from oar_lxc.image import importing
 from oar_lxc.image.building import build_image
-from oar_lxc.image.make import import_image, verify
+from oar_lxc.image.importing import import_image, verify
 from oar_lxc.image.recipes import RECIPES
 from oar_lxc.image.store import Store
 from oar_lxc.linux.run import run
@@ -217,7 +217,7 @@ def test_a_disk_that_cannot_be_written_is_told_whenever_that_is_seen(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
 ) -> None:
     """The kernel tells it once: of those that sync while the rest is unpacked, none is ignored."""
-    monkeypatch.setattr(make, "EARLY", 1 << 20)
+    monkeypatch.setattr(importing, "EARLY", 1 << 20)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     fake = tmp_path / "sync"
     fake.write_text(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oar_lxc import image
+from oar_lxc.image.building import build
 from oar_lxc.linux.run import run
 from tests.integration.conftest import left, next_id, published
 from tests.integration.jobs import Running, close, start_script
@@ -53,7 +53,7 @@ print(json.dumps([came, refused]))
 @pytest.fixture(scope="module")
 def crowd(user: str) -> Iterator[Running]:
     """Return a job with many small containers."""
-    image.build("busybox")
+    build("busybox")
     with pretend_job(next_id(), user) as job:
         first_id = published(job).first_id
         running = start_script(

@@ -16,7 +16,7 @@ import pytest
 from oar_lxc.cli.shared.stores import refuse_in_use
 from oar_lxc.errors import ImageError
 from oar_lxc.image.building import build
-from oar_lxc.image.make import import_image
+from oar_lxc.image.importing import import_image
 from oar_lxc.image.store import PRIVATE, Store
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog

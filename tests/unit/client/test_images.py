@@ -13,7 +13,7 @@ from oar_lxc.cli.images import image
 from oar_lxc.client import lookup
 from oar_lxc.client.images import images_of
 from oar_lxc.errors import NodeError, UsageError
-from oar_lxc.image.make import import_image
+from oar_lxc.image.importing import import_image
 from oar_lxc.image.provide import pushed_store
 from oar_lxc.image.record import Record
 from oar_lxc.image.store import Store

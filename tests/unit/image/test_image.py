@@ -20,11 +20,11 @@ from oar_lxc.cli.images import image
 from oar_lxc.cli.shared import stores as cli_stores
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image import building as build_module
-from oar_lxc.image import make
-from oar_lxc.image.make import import_image, verify
+from oar_lxc.image import importing
+from oar_lxc.image.importing import import_image, verify
 from oar_lxc.image.recipes import HERE, RECIPES, Recipe, read_recipe, recipe_for
 from oar_lxc.image.record import Record
-from oar_lxc.image.store import Store, find_image, list_images
+from oar_lxc.image.store import Store
 from oar_lxc.image.uses import Use, uses_of
 from oar_lxc.model.image_name import ImageName
 from tests.unit.archives import archive, member, system
@@ -68,22 +68,17 @@ def test_images_are_directories_with_a_root_file_system(tmp_path: Path) -> None:
     for name in ("b", "a", "a@1", ".half.x", "Not-A-Name"):
         (tmp_path / name / "rootfs").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
-    assert list_images(tmp_path) == ["a:1", "a", "b"]
-    assert list_images(tmp_path / "missing") == []
-
-
-def test_an_image_is_found_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "a@1/rootfs").mkdir(parents=True)
-    assert find_image("a:1", tmp_path) == tmp_path / "a@1/rootfs"
+    assert list(map(str, Store(tmp_path).names())) == ["a:1", "a", "b"]
+    assert Store(tmp_path / "missing").names() == []
 
 
 def test_an_unknown_image_is_one_sentence_that_names_those_that_exist(tmp_path: Path) -> None:
     (tmp_path / "a/rootfs").mkdir(parents=True)
     with pytest.raises(ImageError) as caught:
-        find_image("b", tmp_path)
-    assert str(caught.value) == "image b does not exist on this node; images here: a"
-    with pytest.raises(ImageError, match="images here: none"):
-        find_image("b", tmp_path / "missing")
+        Store(tmp_path).require(ImageName("b"))
+    assert str(caught.value) == f"image b does not exist in {tmp_path}; images there: a"
+    with pytest.raises(ImageError, match="images there: none"):
+        Store(tmp_path / "missing").require(ImageName("b"))
 
 
 def test_an_image_is_published_with_its_record_and_found_again(store: Store, source: str) -> None:
@@ -196,7 +191,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(make, "ingest", interrupt)
+    monkeypatch.setattr(importing, "ingest", interrupt)
     with pytest.raises(KeyboardInterrupt):
         import_image(store, NAME, source)
     assert os.listdir(store.root) == [".lock"]
@@ -505,7 +500,7 @@ def test_the_command_builds(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli_images, "_workshop", lambda name: None)
+    monkeypatch.setattr(cli_images, "_build_place", lambda name: None)
     arguments = ["build", "lab:1", "--recipe", "busybox", "--packages", "gcc,make"]
     assert invoke(image, *arguments, "--suite", "trixie") == 0
     assert capsys.readouterr().out.startswith("lab:1 sha256:")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import ImageError
-from oar_lxc.image.make import import_image, verify
+from oar_lxc.image.importing import import_image, verify
 from oar_lxc.image.store import ARCHIVE, Store
 from oar_lxc.linux.run import run
 from oar_lxc.model.image_name import ImageName

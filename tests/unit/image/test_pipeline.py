@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import ImageError
-from oar_lxc.image.make import import_image
+from oar_lxc.image.importing import import_image
 from oar_lxc.image.manifest import Manifest, read_tree
 from oar_lxc.image.pipeline import ingest
 from oar_lxc.image.record import BUSYBOX_HALT, INIT, OTHER_HALT, SYSTEMD_HALT, halt_signal_of

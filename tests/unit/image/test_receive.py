@@ -16,7 +16,7 @@ from hypothesis import given
 from oar_lxc.errors import ImageError
 from oar_lxc.image import push as push_module
 from oar_lxc.image import receive as receive_module
-from oar_lxc.image.make import import_image, verify
+from oar_lxc.image.importing import import_image, verify
 from oar_lxc.image.push import Route, push
 from oar_lxc.image.receive import PRESENT, Header, header_of, offer, read_header, receive
 from oar_lxc.image.store import Store

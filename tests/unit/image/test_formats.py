@@ -15,9 +15,14 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.make import import_image
+from oar_lxc.image.importing import import_image
+from oar_lxc.image.program_errors import (
+    need,
+    reason_of,
+    reason_of_build_error,
+    reason_of_push_error,
+)
 from oar_lxc.image.store import ARCHIVE, Store
-from oar_lxc.image.words import meaning, meaning_of_build, need, why_not
 from oar_lxc.linux.run import run
 from oar_lxc.model.image_name import ImageName
 from tests.unit.archives import Pack, archive, member, plain, system, tar_of, zstd
@@ -336,7 +341,7 @@ def failed(name: str, said: str, status: int = 1) -> CommandError:
     ],
 )
 def test_what_a_program_says_is_told_by_what_it_means(error: CommandError, sentence: str) -> None:
-    assert meaning(error).startswith(sentence)
+    assert reason_of(error).startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +365,7 @@ def test_what_a_program_says_is_told_by_what_it_means(error: CommandError, sente
     ],
 )
 def test_why_a_build_failed_is_told_by_what_it_means(said: str, sentence: str) -> None:
-    assert meaning_of_build(failed("mmdebstrap", said)).startswith(sentence)
+    assert reason_of_build_error(failed("mmdebstrap", said)).startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +384,7 @@ def test_why_a_build_failed_is_told_by_what_it_means(said: str, sentence: str) -
     ],
 )
 def test_why_a_node_took_no_image_is_told(lines: list[str], reached: bool, sentence: str) -> None:
-    assert sentence in why_not(lines, reached=reached)
+    assert sentence in reason_of_push_error(lines, reached=reached)
 
 
 def test_who_cannot_install_a_program_is_told_whom_to_ask(

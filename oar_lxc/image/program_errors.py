@@ -77,7 +77,7 @@ def no_room(error: CommandError) -> str:
     return match[0] if match else ""
 
 
-def meaning(error: CommandError) -> str:
+def reason_of(error: CommandError) -> str:
     """Return in one sentence why a program failed."""
     if isinstance(error, CommandTimeoutError):
         return str(error)
@@ -98,7 +98,7 @@ def meaning(error: CommandError) -> str:
     return f"{name} failed{_says(lines)}"
 
 
-def meaning_of_build(error: CommandError) -> str:
+def reason_of_build_error(error: CommandError) -> str:
     """Return in one sentence why mmdebstrap failed."""
     lines = _lines(error)
     for form, means in _PACKAGES:
@@ -115,7 +115,7 @@ def meaning_of_build(error: CommandError) -> str:
     return f"the system cannot be built{_says(errors[:1] or said)}"
 
 
-def why_not(lines: list[str], *, reached: bool) -> str:
+def reason_of_push_error(lines: list[str], *, reached: bool) -> str:
     """Return in one sentence why a node did not take an image.
 
     Args:
@@ -133,7 +133,7 @@ def why_not(lines: list[str], *, reached: bool) -> str:
     return f"it failed{_says(lines)}"
 
 
-def damage(error: CommandError) -> str:
+def damage_of(error: CommandError) -> str:
     """Return what is wrong with a file that a program cannot unpack."""
     if _ENDS_EARLY.search(error.stderr):
         return "it ends in the middle"

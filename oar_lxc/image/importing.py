@@ -11,11 +11,11 @@ from pathlib import Path
 from oar_lxc.errors import CommandError, ImageError, printable
 from oar_lxc.image.manifest import Manifest, read_tree
 from oar_lxc.image.pipeline import ingest
+from oar_lxc.image.program_errors import need, no_room, reason_of
 from oar_lxc.image.record import INIT, Record
 from oar_lxc.image.sources import Stream, open_archive, open_source
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.image.tarstream import DamagedError, TruncatedError
-from oar_lxc.image.words import meaning, need, no_room
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import Program, running
 from oar_lxc.model.image_name import ImageName
@@ -248,7 +248,7 @@ def read_manifest(store: Store, name: ImageName, progress: Progress = _quiet) ->
 
 @contextmanager
 def as_image_error(
-    source: str, store: Store, means: Callable[[CommandError], str] = meaning
+    source: str, store: Store, means: Callable[[CommandError], str] = reason_of
 ) -> Iterator[None]:
     """Turn each failure of the block into one sentence with the source and the reason.
 
