@@ -33,7 +33,7 @@ class _Running:
     status: int | None = None
 
 
-def execute_asked(node: OnNode, request: Exec) -> None:
+def execute_request(node: OnNode, request: Exec) -> None:
     """Run a command in containers of this node; an operation of the agent."""
     wanted = request.containers
     present = node.runtime.names()

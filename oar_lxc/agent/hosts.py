@@ -77,13 +77,13 @@ def may_be_stale(layout: JobLayout) -> bool:
 def tell(node: OnNode, containers: Sequence[str]) -> None:
     """Write all names of the job into running containers; ignore those that do not take them."""
     from oar_lxc.agent.execute import execute
-    from oar_lxc.container.layer import renaming
+    from oar_lxc.container.layer import hosts_script
 
     running = [name for name in containers if node.runtime.state(name) == RUNNING]
     if not running:
         return
     enter_cgroups(node.published.cgroups)
-    script = renaming(all_names(node.layout)).encode()
+    script = hosts_script(all_names(node.layout)).encode()
     execute(node.runtime, running, ["/bin/sh"], script, TIMEOUT, _ignore, node.abandoned)
 
 

@@ -9,7 +9,7 @@ from oar_lxc.model.image_name import OWN, PUBLIC
 from oar_lxc.model.wire import Images
 
 
-def tell_images(node: OnNode, request: Images) -> None:
+def list_images(node: OnNode, request: Images) -> None:
     """Emit an ``Image`` for each image that a job has on this node; an operation of the agent.
 
     Args:

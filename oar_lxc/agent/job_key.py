@@ -57,9 +57,9 @@ class JobKey:
         write_whole(self.directory / CLIENT, data["client"])
 
     def to_data(self) -> dict[str, str]:
-        """Return the keys that containers need, as ``keys`` of a container's ``Skeleton``.
+        """Return the keys that containers need, as ``keys`` of a container's ``LayerFiles``.
 
-        See :class:`oar_lxc.container.layer.Skeleton`.
+        See :class:`oar_lxc.container.layer.LayerFiles`.
         """
         return {
             "client": (self.directory / CLIENT).read_text(),

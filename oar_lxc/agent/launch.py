@@ -40,7 +40,7 @@ def launch(node: OnNode, request: wire.Launch) -> None:
         from oar_lxc.agent.job_key import JobKey
         from oar_lxc.agent.timeline import note, noted
         from oar_lxc.container.create import create_containers
-        from oar_lxc.container.launch import Launch
+        from oar_lxc.container.node_launch import NodeLaunch
         from oar_lxc.linux.ed25519 import KeyPair
 
         share = request.plan.on(node.published.node)
@@ -53,7 +53,7 @@ def launch(node: OnNode, request: wire.Launch) -> None:
                 JobKey(node.layout.private).keep(request.keys)
                 others = learn(node.layout, request.names)
                 pairs = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
-                common = Launch(
+                common = NodeLaunch(
                     layout=node.layout,
                     published=node.published,
                     session=request.session,

@@ -96,7 +96,7 @@ def release(layout: JobLayout, session: str) -> None:
         table["sessions"].pop(session, None)
 
 
-def allot_asked(node: OnNode, request: Allot) -> None:
+def allot_request(node: OnNode, request: Allot) -> None:
     """Call :func:`allot` for a session of another node; an operation of the agent.
 
     Events: ``Allotted``, or ``Refused`` if the fault is in the session's spec and not in this
@@ -108,7 +108,7 @@ def allot_asked(node: OnNode, request: Allot) -> None:
         node.emit(Refused(str(error)))
 
 
-def release_asked(node: OnNode, request: Release) -> None:
+def release_request(node: OnNode, request: Release) -> None:
     """Call :func:`release` for a session of another node; an operation of the agent."""
     release(node.layout, request.session)
 

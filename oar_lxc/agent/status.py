@@ -17,7 +17,7 @@ from oar_lxc.model import wire
 from oar_lxc.model.description import configured_address, read_description
 
 
-def tell_containers(node: OnNode, request: wire.List) -> None:
+def list_containers(node: OnNode, request: wire.List) -> None:
     """Emit a ``Container`` for each container: its state, and what the kernel knows of it."""
     times = read_times(node.layout)
     for name in node.runtime.names():
@@ -39,7 +39,7 @@ def tell_containers(node: OnNode, request: wire.List) -> None:
         )
 
 
-def tell_all(node: OnNode, request: wire.Show) -> None:
+def show_containers(node: OnNode, request: wire.Show) -> None:
     """Emit a ``Shown`` for each requested container, with all that can be known of it."""
     times = read_times(node.layout)
     for name in sorted(set(node.runtime.names()) & set(request.containers or ())):
@@ -82,14 +82,14 @@ def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> wire.
     )
 
 
-def tell_keys(node: OnNode, request: wire.TellKeys) -> None:
+def send_job_key(node: OnNode, request: wire.TellKeys) -> None:
     """Emit the job's key as a ``Keys``, if this node has it."""
     key = JobKey(node.layout.private)
     with suppress(FileNotFoundError):
         node.emit(wire.Keys(**key.to_client_data()))
 
 
-def tell_timeline(node: OnNode, request: wire.Timeline) -> None:
+def send_timeline(node: OnNode, request: wire.Timeline) -> None:
     """Emit a ``Phase`` for each phase of the job's containers on this node."""
     for phase in read_timeline(node.layout, node.published):
         node.emit(phase)

@@ -15,7 +15,7 @@ INTERVAL = 1.0  # seconds between two looks, at least
 EACH = 0.05  # seconds per container, if that is more: the work stays the same for many containers
 
 
-def watch_asked(node: OnNode, request: wire.Watch) -> None:
+def watch_request(node: OnNode, request: wire.Watch) -> None:
     """Watch the containers of a session; an operation of the agent."""
     names = containers_of(node.layout, request.session)
     watch(node.runtime, names, node.published.cgroups, node.emit, node.abandoned)

@@ -49,7 +49,7 @@ from oar_lxc.model.message import message
 from oar_lxc.model.plan import Plan, PlannedContainer, head_of, make_plan
 from oar_lxc.model.published import PublishedJob, read_published
 from oar_lxc.model.spec import SSH, TIMEOUT, Group, Spec, as_spec
-from oar_lxc.remote.agents import Coming, Remote, raise_first
+from oar_lxc.remote.agents import LateRequest, Remote, raise_first
 
 
 @message
@@ -225,7 +225,7 @@ class Session:
         if not self.published.in_cpuset:
             # At the job's end, root kills the processes in these cgroups that OAR does not find.
             enter_cgroups(self.published.cgroups)
-        if failures := self._call(Coming(wire.Launch, self._launch_request)):
+        if failures := self._call(LateRequest(wire.Launch, self._launch_request)):
             self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}
             raise LaunchError(failures)
         for name, handle in self._handles.items():
@@ -251,7 +251,7 @@ class Session:
             variables=self.job.variables(),
         )
 
-    def _call(self, request: wire.Request | Coming) -> list[ContainerError | NodeError]:
+    def _call(self, request: wire.Request | LateRequest) -> list[ContainerError | NodeError]:
         """Send a request to the agents, pass on their events, and return the failures."""
         failures: list[ContainerError | NodeError] = []
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from oar_lxc.container.runtime import Runtime
-from oar_lxc.container.ssh_probe import ABANDONED, Ended
+from oar_lxc.container.ssh_probe import ABANDONED, EndedContainers
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.model.spec import BOOT
@@ -50,7 +50,7 @@ def wait_inside(
     end = Deadline.after(timeout)
     due = dict.fromkeys(names, Deadline.after(0))
     running: dict[str, int] = {}
-    ended = Ended(lambda name: runtime.init_pid(name) > 0)
+    ended = EndedContainers(lambda name: runtime.init_pid(name) > 0)
     try:
         while (due or running) and not end.passed:
             for name in ended.among([*due, *running]):

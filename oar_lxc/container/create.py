@@ -19,8 +19,7 @@ from typing import Any
 
 from oar_lxc.container.binds import binds_of
 from oar_lxc.container.capacity import check_memory, job_memory
-from oar_lxc.container.launch import Launch, layers_of
-from oar_lxc.container.layer import Account, Skeleton
+from oar_lxc.container.layer import Account, LayerFiles
 from oar_lxc.container.limit_cgroups import make_limit_cgroups, remove_limit_cgroups
 from oar_lxc.container.limits import Share
 from oar_lxc.container.lxc_config import (
@@ -29,10 +28,11 @@ from oar_lxc.container.lxc_config import (
     ONLINE_FILE,
     UPPER,
     WORK,
-    Means,
+    NodeSettings,
     neighbours_text,
     render,
 )
+from oar_lxc.container.node_launch import NodeLaunch, layers_of
 from oar_lxc.errors import CommandError, ConfigError
 from oar_lxc.image.provide import halt_signal
 from oar_lxc.linux.background import in_background
@@ -49,7 +49,7 @@ LARGEST_BATCH = 64
 
 
 def create_containers(
-    launch: Launch, containers: Sequence[PlannedContainer]
+    launch: NodeLaunch, containers: Sequence[PlannedContainer]
 ) -> Iterator[list[str]]:
     """Make the directories of containers in batches; yield the names of each batch.
 
@@ -70,9 +70,11 @@ def create_containers(
     share = Share.of_node(published, launch.cores)
     check_memory(containers, job_memory(published, share))
     neighbours = neighbours_text([ip for ip, _ in launch.names.values()], len(containers))
-    means = _means(launch, containers, share, account.home if account else "/", bool(neighbours))
-    configs = {c.name: render(launch, c, means[c.name]) for c in containers}
-    skeleton = Skeleton(
+    settings = _node_settings(
+        launch, containers, share, account.home if account else "/", bool(neighbours)
+    )
+    configs = {c.name: render(launch, c, settings[c.name]) for c in containers}
+    files = LayerFiles(
         names=launch.names,
         keys=launch.keys,
         host_keys=launch.host_keys,
@@ -86,41 +88,41 @@ def create_containers(
     filled: set[str] = set()
     for batch in _batches(containers):
         for planned in batch:
-            description = describe(planned, launch.session, skeleton.environment(planned))
+            description = describe(planned, launch.session, files.environment(planned))
             description["host_key"] = launch.host_keys[planned.name].public
             texts = {
                 DESCRIPTION_FILE: json.dumps(description) + "\n",
                 CONFIG_FILE: configs[planned.name],
-                ONLINE_FILE: means[planned.name].cpus + "\n",
+                ONLINE_FILE: settings[planned.name].cpus + "\n",
             }
             _make_directory(directory, planned.name, launch.session, texts)
-            make_limit_cgroups(published.cgroups, planned.name, means[planned.name].limits)
+            make_limit_cgroups(published.cgroups, planned.name, settings[planned.name].limits)
         launch.layers.mkdir(exist_ok=True)
         os.chmod(launch.layers, 0o770)  # noqa: S103  # clears set-gid: nothing inherits the group
         if neighbours and not filled:
             told = launch.layers / NEIGHBOURS_FILE
             told.write_text(neighbours)
             told.chmod(0o644)  # only the user and the containers' root can enter its directory
-        archive = skeleton.archive(launch.layers.name, batch, launch.images, filled)
+        archive = files.archive(launch.layers.name, batch, launch.images, filled)
         unpack = ["tar", "-xp", "--numeric-owner", "-C", str(directory)]
         in_user_namespace(published, unpack, archive)
         filled |= {planned.group for planned in batch}
         yield [planned.name for planned in batch]
 
 
-def _means(
-    launch: Launch,
+def _node_settings(
+    launch: NodeLaunch,
     containers: Sequence[PlannedContainer],
     share: Share,
     home: str,
     neighbours: bool,
-) -> dict[str, Means]:
+) -> dict[str, NodeSettings]:
     """Return what each container gets of this node, by the container's name."""
     lxcfs = has_lxcfs()
     halts = {name: halt_signal(rootfs) for name, rootfs in launch.images.items()}
     limits = {planned.name: share.limits(planned) for planned in containers}
     return {
-        planned.name: Means(
+        planned.name: NodeSettings(
             limits=limits[planned.name],
             binds=binds_of(launch.published, planned, home, launch.rootfs(planned)),
             cpus=share.cpus_of(limits[planned.name]),

@@ -100,7 +100,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class LayerFiles:
     """The data for the files of a launch's containers.
 
     Attributes:
@@ -261,13 +261,13 @@ def _client_config(names: Mapping[str, tuple[str, str]]) -> str:
     return f"Host {words}\n    IdentityFile /{CLIENT_KEYS}/%u\n"
 
 
-def renaming(names: Mapping[str, tuple[str, str]]) -> str:
+def hosts_script(names: Mapping[str, tuple[str, str]]) -> str:
     """Return the shell script that writes all names of the job into a running container.
 
     It keeps the lines of others in ``/etc/hosts`` and in ssh's list of known hosts.
 
     Args:
-        names: as :attr:`Skeleton.names`.
+        names: as :attr:`LayerFiles.names`.
     """
     script = _RENAMING
     for path, drop, text in (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
-from oar_lxc.container.launch import Launch
+from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.container.runtime import LOG_FILE
 from oar_lxc.model.addresses import MTU
 from oar_lxc.model.plan import PlannedContainer
@@ -117,7 +117,7 @@ class Bind:
 
 
 @dataclass(frozen=True)
-class Means:
+class NodeSettings:
     """What a container gets of its node, and how the container learns of it.
 
     Attributes:
@@ -138,7 +138,7 @@ class Means:
     neighbours: bool = False
 
 
-def render(launch: Launch, planned: PlannedContainer, means: Means) -> str:
+def render(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSettings) -> str:
     """Return a container's configuration."""
     published, directory = launch.published, launch.directory(planned)
     text = _CONFIG.format(
@@ -155,9 +155,9 @@ def render(launch: Launch, planned: PlannedContainer, means: Means) -> str:
         broadcast=IPv4Interface(planned.address).network.broadcast_address,
         gateway=published.gateway.partition("/")[0],
         log=LOG_FILE,
-        halt=means.halt,
+        halt=settings.halt,
     )
-    quota = (pair for pair in limit_files(means.limits) if "cfs_" in pair[0])
+    quota = (pair for pair in limit_files(settings.limits) if "cfs_" in pair[0])
     lines = [
         *published.ids.config_lines(),
         f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
@@ -167,15 +167,15 @@ def render(launch: Launch, planned: PlannedContainer, means: Means) -> str:
         f"lxc.cgroup.dir.monitor.pivot = {planned.name}/{PIVOT}",
         # lxcfs reads the quota only in the cgroup of the processes, not in those above.
         *(f"lxc.cgroup.{file} = {value}" for file, value in quota),
-        *map(_bind_line, means.binds),
+        *map(_bind_line, settings.binds),
     ]
-    if means.neighbours:
+    if settings.neighbours:
         lines.append(_NEIGHBOURS.format(file=launch.layers / NEIGHBOURS_FILE))
-    if means.lxcfs:
+    if settings.lxcfs:
         lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
-    if means.cpus:
+    if settings.cpus:
         lines.append(_entry(directory / ONLINE_FILE, Path(ONLINE), "bind,ro,optional"))
-    elif means.lxcfs:
+    elif settings.lxcfs:
         lines.append(_entry(LXCFS / ONLINE, Path(ONLINE), "bind,optional"))
     return text + "".join(f"{line}\n" for line in lines)
 

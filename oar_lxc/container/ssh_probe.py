@@ -20,7 +20,7 @@ ABANDONED = "whoever waits for the containers is gone"
 Alive = Callable[[str], bool]
 
 
-class Ended:
+class EndedContainers:
     """Finds containers that have ended, so that the caller stops waiting for them.
 
     Args:
@@ -59,7 +59,7 @@ def wait_ssh(
         OarLxcError: the caller is gone.
     """
     end = Deadline.after(timeout)
-    ended = Ended(alive)
+    ended = EndedContainers(alive)
     due = dict.fromkeys(addresses, Deadline.after(0))  # when to try each container next
     tried: dict[str, Deadline] = {}  # until when
     sockets: dict[str, socket.socket] = {}

@@ -32,14 +32,14 @@ class Message:
                 given[one.name] = _default(one)
         if len(given) != len(known):
             raise TypeError(f"{type(self).__name__} has no fields but {', '.join(names_of(self))}")
-        later = {name: value for name, value in given.items() if isinstance(value, Later)}
+        later = {name: value for name, value in given.items() if isinstance(value, LazyValue)}
         made = {name: value for name, value in given.items() if name not in later}
         vars(self).update(made, _later=later)
 
     if not TYPE_CHECKING:  # with it, type checkers would accept every name
 
         def __getattr__(self, name: str) -> Any:
-            """Make the value of a :class:`Later` field when it is first read."""
+            """Make the value of a :class:`LazyValue` field when it is first read."""
             if name not in vars(self).get("_later", ()):
                 raise AttributeError(f"{type(self).__name__} has no {name}")
             value = vars(self)[name] = vars(self)["_later"][name]()
@@ -86,7 +86,7 @@ def message(cls: type[AnyMessage]) -> type[AnyMessage]:
     return dataclass(init=False, repr=False, eq=False)(cls)
 
 
-class Later(partial[Any]):
+class LazyValue(partial[Any]):
     """A value that is made when it is first read, as making it takes long."""
 
 

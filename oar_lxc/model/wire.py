@@ -17,7 +17,7 @@ from dataclasses import asdict, field, fields
 from typing import TYPE_CHECKING, Any
 
 from oar_lxc.errors import ContainerError, UsageError
-from oar_lxc.model.message import AnyMessage, Later, Message, message, names_of
+from oar_lxc.model.message import AnyMessage, LazyValue, Message, message, names_of
 
 if TYPE_CHECKING:
     from oar_lxc.model.plan import Plan
@@ -84,7 +84,7 @@ class Launch(Request):
 
     Attributes:
         plan: the containers of all nodes.
-        keys: the job's keys; see :class:`oar_lxc.container.launch.Launch`.
+        keys: the job's keys; see :class:`oar_lxc.container.node_launch.NodeLaunch`.
         host_keys: the secret of each container's key, in hexadecimal digits, by its name.
         names: address and public host key by container, for each session of the job.
         session: token of the containers' session.
@@ -671,8 +671,8 @@ def _value(data: Any, type_: str) -> Any:
     The module of plans takes longer to load than all code before it. So an agent reads the plan
     only while the process that starts the containers comes up.
     """
-    if type_ in _MADE_LATER:
-        return Later(_MADE_LATER[type_], data)
+    if type_ in _LAZY:
+        return LazyValue(_LAZY[type_], data)
     if type_ == "Names":
         return {
             str(session): {str(name): (str(ip), str(key)) for name, (ip, key) in names.items()}
@@ -708,7 +708,7 @@ def _ports(data: Any) -> tuple[Port, ...]:
     return tuple(Port(**port) for port in data)
 
 
-_MADE_LATER: dict[str, Callable[[Any], Any]] = {
+_LAZY: dict[str, Callable[[Any], Any]] = {
     "Plan": _plan,
     "Spec": _spec,
     "tuple[Port, ...]": _ports,

@@ -60,7 +60,7 @@ WIDTH = 64
 
 
 @dataclass(frozen=True)
-class Coming:
+class LateRequest:
     """A request that is made while the agents come up.
 
     Attributes:
@@ -92,7 +92,7 @@ class Remote:
 
     def call(
         self,
-        request: Request | Coming,
+        request: Request | LateRequest,
         on_event: OnEvent,
         nodes: Sequence[str] | None = None,
     ) -> list[NodeError]:
@@ -107,7 +107,7 @@ class Remote:
             An error for each node on which the request failed as a whole.
         """
         wanted = self.nodes if nodes is None else tuple(nodes)
-        operation = request.cls.kind if isinstance(request, Coming) else request.kind
+        operation = request.cls.kind if isinstance(request, LateRequest) else request.kind
         argv = isolated("oar_lxc.agent.main", [str(self.job_id), operation], self._python)
         doing("asking nodes", operation=operation, job=self.job_id, nodes=" ".join(wanted))
         answers = _Answers(on_event)
@@ -125,7 +125,7 @@ class Remote:
             if far:
                 fanout = stack.enter_context(_running(isolated("oar_lxc.remote.fanout"), environ))
                 readers[fanout.stdout] = answers.take_far
-            asked = request.make() if isinstance(request, Coming) else request
+            asked = request.make() if isinstance(request, LateRequest) else request
             if agent:
                 agent.feed(encode(asked) + b"\n")
             if fanout:

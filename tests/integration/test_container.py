@@ -16,7 +16,7 @@ from tests.unit.runtime_contract import Containers, RuntimeContract
 CREATE = """
 import os, sys
 from oar_lxc.container.create import create_containers
-from oar_lxc.container.launch import Launch
+from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
@@ -31,7 +31,7 @@ share = [
 keys = {"authorized": "", "client": ""}
 host_keys = {planned.name: KeyPair.make() for planned in share}
 images = {"debian-12": layout.images / "debian-12/rootfs"}
-launch = Launch(layout, published, "test", images, keys, host_keys, names={})
+launch = NodeLaunch(layout, published, "test", images, keys, host_keys, names={})
 made = create_containers(launch, share)
 assert [name for names in made for name in names] == ["a", "b", "broken"]
 config = layout.containers / "broken/config"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.container.create import create_containers, remove_containers
-from oar_lxc.container.launch import Launch
+from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.plan import PlannedContainer
@@ -45,7 +45,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 def create(node: FakeNode) -> None:
     images = {IMAGE: node.layout.images / IMAGE / "rootfs"}
-    launch = Launch(node.layout, node.published, "s1", images, KEYS, PAIRS, NAMES)
+    launch = NodeLaunch(node.layout, node.published, "s1", images, KEYS, PAIRS, NAMES)
     made = create_containers(launch, SHARE)
     assert [name for names in made for name in names] == list(NAMES)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.container.layer import Account, Skeleton, extend
+from oar_lxc.container.layer import Account, LayerFiles, extend
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.plan import PlannedContainer
 from tests.unit.fakes.node import HOST_KEY, KEYS
@@ -37,8 +37,8 @@ def members(
     """Return what is in a container's archive, by its path from the container's directory."""
     ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
     planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm", home=home)
-    skeleton = Skeleton(NAMES, KEYS, {"vm1": HOST_KEY}, account, ids)
-    archive = skeleton.archive("layers", [planned], {"image": rootfs})
+    files = LayerFiles(NAMES, KEYS, {"vm1": HOST_KEY}, account, ids)
+    archive = files.archive("layers", [planned], {"image": rootfs})
     found = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for info in tar:
@@ -170,12 +170,12 @@ def test_a_value_that_pam_would_cut_is_left_out_of_the_file_that_it_reads(rootfs
     ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
     planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm")
     variables = {"OAR_JOB_NAME": "a#b", "A": "b c"}
-    skeleton = Skeleton(NAMES, KEYS, {"vm1": HOST_KEY}, ALICE, ids, variables=variables)
-    archive = skeleton.archive("layers", [planned], {"image": rootfs})
+    files = LayerFiles(NAMES, KEYS, {"vm1": HOST_KEY}, ALICE, ids, variables=variables)
+    archive = files.archive("layers", [planned], {"image": rootfs})
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         file = tar.extractfile("layers/vm/etc/environment")
         assert file is not None
         text = file.read().decode()
     assert 'A="b c"\n' in text
     assert "OAR_JOB_NAME" not in text
-    assert skeleton.environment(planned)["OAR_JOB_NAME"] == "a#b"
+    assert files.environment(planned)["OAR_JOB_NAME"] == "a#b"

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.container.launch import Launch
 from oar_lxc.container.lxc_config import (
     Bind,
     Limits,
-    Means,
+    NodeSettings,
     hardware_address,
     limit_files,
     neighbours_text,
     render,
 )
+from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import READY, PublishedJob
@@ -24,14 +24,14 @@ PUBLISHED = PublishedJob(
     42, "alice", "node1", ("node1",), READY, first_id=7000, id_count=65536, uid=9, gid=9
 )
 VM = PlannedContainer("vm1", "node1", "10.0.0.2/21", "image", "vm")
-LAUNCH = Launch(JobLayout(42), PUBLISHED, "s", {"image": Path("/i")}, {}, {}, {})
+LAUNCH = NodeLaunch(JobLayout(42), PUBLISHED, "s", {"image": Path("/i")}, {}, {}, {})
 
 
 NONE = Limits()
 
 
 def lines(limits: Limits = NONE, *binds: Bind, lxcfs: bool = False) -> list[str]:
-    return render(LAUNCH, VM, Means(limits, binds, lxcfs=lxcfs)).splitlines()
+    return render(LAUNCH, VM, NodeSettings(limits, binds, lxcfs=lxcfs)).splitlines()
 
 
 def starting(prefix: str, found: list[str]) -> list[str]:
@@ -104,7 +104,7 @@ def test_too_few_and_too_many_pairs_are_no_neighbours(
 
 
 def test_neighbours_are_told_by_a_hook_that_no_container_starts_without() -> None:
-    told = render(LAUNCH, VM, Means(NONE, neighbours=True)).splitlines()
+    told = render(LAUNCH, VM, NodeSettings(NONE, neighbours=True)).splitlines()
     (hook,) = starting("lxc.hook.mount = ", told)
     assert hook.endswith(f"ip -force -batch {LAUNCH.layers}/.neighbours || :")
     assert starting("lxc.hook.mount", lines()) == []

@@ -123,7 +123,7 @@ def test_nobody_waits_for_one_that_has_ended(monkeypatch: pytest.MonkeyPatch) ->
 def test_one_that_is_away_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh_probe, "_LOOK", 0.0)
     states = iter([False, True, False, True, False, False])
-    ended = ssh_probe.Ended(lambda name: next(states))
+    ended = ssh_probe.EndedContainers(lambda name: next(states))
     found = [ended.among(["vm1"]) for _ in range(6)]
     assert found == [set()] * 5 + [{"vm1"}]
 

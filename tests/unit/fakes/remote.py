@@ -15,7 +15,7 @@ from oar_lxc.errors import NodeError, OarLxcError
 from oar_lxc.model import wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.remote.agents import Coming, OnEvent, Remote
+from oar_lxc.remote.agents import LateRequest, OnEvent, Remote
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import add_program
 
@@ -41,12 +41,12 @@ class FakeRemote(Remote):
 
     def call(
         self,
-        request: wire.Request | Coming,
+        request: wire.Request | LateRequest,
         on_event: OnEvent,
         nodes: Sequence[str] | None = None,
     ) -> list[NodeError]:
         failures = []
-        asked = request.make() if isinstance(request, Coming) else request
+        asked = request.make() if isinstance(request, LateRequest) else request
         line = wire.encode(asked).decode()
         for name in self.nodes if nodes is None else nodes:
             if name in self.unreachable:

@@ -28,7 +28,7 @@ from oar_lxc.model.wire import (
     decode,
     encode,
 )
-from oar_lxc.remote.agents import Coming, Remote, raise_first
+from oar_lxc.remote.agents import LateRequest, Remote, raise_first
 from tests.unit.fakes.programs import add_program
 
 # oarsh OPTIONS NODE COMMAND: the agent learns the node's name from the environment.
@@ -94,7 +94,7 @@ def test_a_request_can_be_made_while_the_agents_come_up(tmp_path: Path, calls: P
             time.sleep(0.01)
         return Freeze(("vm1",))
 
-    assert way.call(Coming(Freeze, make), lambda node, event: None) == []
+    assert way.call(LateRequest(Freeze, make), lambda node, event: None) == []
     line = Path(f"{calls}.request.").read_text()
     assert decode(line, REQUESTS, "freeze") == Freeze(("vm1",))
 

@@ -13,7 +13,7 @@ from oar_lxc.model.published import PublishedJob
 
 
 @dataclass(frozen=True)
-class Launch:
+class NodeLaunch:
     """What containers are made from, besides the plan of each.
 
     Attributes:
