@@ -16,6 +16,7 @@ from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants, idmapped, links, packetfilter, user_nics
 from oar_lxc.root.allocation import find_range, find_whose
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.files import forget, half_written, job_locked, locked
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.kill import Killing
@@ -87,8 +88,9 @@ class Destruction:
         oar_cgroup = self.oar_cgroup or (record.oar_cgroup if record else "")
         whose = find_whose(layout, self.user, self.uid, first_id)
         cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
+        job = Belongings(layout, cgroups, whose)
         step = self._step
-        killing = Killing(cgroups, whose, end)
+        killing = Killing(job)
         # OAR's own clean waits for the stanza; if cgroups are left, it does not run at all.
         waits = self.layer == STANZA
         with suppress(OSError):
@@ -110,13 +112,11 @@ class Destruction:
             in_background(lambda: step(log, "litter", litter.remove)),
         ):
             step(log, "cgroups", killing.remove_cgroups)
-            within = replace(cgroups, deadline=deadline)
-            running = Running.of(within, whose)
+            check = job.until(deadline)
+            running = Running.of(check)
         with log.step("verify"):
             left = find_leftovers(
-                layout,
-                within,
-                whose,
+                check,
                 inert=False,
                 running=running,
                 litter=litter,

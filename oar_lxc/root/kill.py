@@ -7,9 +7,8 @@ import time
 from dataclasses import dataclass, field
 
 from oar_lxc.linux.deadline import NEVER, Deadline
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.holders import find_holders
-from oar_lxc.root.job_cgroups import JobCgroups
-from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import Handles, is_restless, job_processes
 from oar_lxc.root.standstill import standstill
 from oar_lxc.root.stuck import abort_waits, dead_lxcfs, tracers
@@ -27,18 +26,14 @@ class Killing:
     """Kills a job's processes and removes its cgroups.
 
     Args:
-        cgroups: the job's cgroups.
-        whose: the job's ids, and its user's.
-        end: by when it must be over.
+        job: what belongs to the job; by its deadline, the killing must be over.
 
     Attributes:
         killed: the processes that were killed.
         unknown: why a process may still be able to take the job's ids; empty if none can.
     """
 
-    cgroups: JobCgroups
-    whose: Whose
-    end: Deadline
+    job: Belongings
     killed: set[int] = field(default_factory=set)
     unknown: str = "whether the user's other processes hold its ids: they were not looked at"
     _others: set[int] = field(default_factory=set)
@@ -46,23 +41,27 @@ class Killing:
     _thawed: bool = False
     _late: Deadline = NEVER
 
+    @property
+    def _end(self) -> Deadline:
+        return self.job.deadline
+
     def kill(self, revoked: threading.Event) -> None:
         """Kill until a search finds none after the user's right to the ids is taken back.
 
         Args:
             revoked: is set when the right is taken back.
         """
-        self._late = self.end.part(0.5).within(LXCFS_PATIENCE)
-        self.cgroups.take_back()
+        self._late = self._end.part(0.5).within(LXCFS_PATIENCE)
+        self.job.cgroups.take_back()
         revoked.wait(MOMENT)  # mostly this suffices, and saves one search
         looks = 0
-        while not self.end.passed:
+        while not self._end.passed:
             last = revoked.is_set()
             if not self._look():
                 if last and not self._kill_holders():
                     self.unknown = keep_waiting(self._unseen)
                     break
-                revoked.wait(self.end.timeout())
+                revoked.wait(self._end.timeout())
             else:
                 looks += 1
             if looks > LOOKS:
@@ -71,18 +70,18 @@ class Killing:
     def remove_cgroups(self) -> None:
         """Remove the cgroups; if a process enters one meanwhile, kill during a standstill."""
         busy = Deadline.after(BUSY)
-        while not self.cgroups.remove() and not self.end.passed:
-            if busy.passed and self.cgroups.processes():
+        while not self.job.cgroups.remove() and not self._end.passed:
+            if busy.passed and self.job.cgroups.processes():
                 self._kill_still()
             time.sleep(0.002)
 
     def _look(self) -> set[int]:
         """Search once, kill all processes found, and return them."""
-        self.cgroups.kill_unified()
+        self.job.cgroups.kill_unified()
         with Handles() as handles:
             found = self._find(handles)
-            if not found and is_restless(self.cgroups, self.whose.uid):
-                with self.cgroups.frozen():
+            if not found and is_restless(self.job):
+                with self.job.cgroups.frozen():
                     found = self._find(handles)
                     handles.kill(found)
             self._kill(handles, found)
@@ -97,15 +96,15 @@ class Killing:
 
     def _find_holders(self, handles: Handles) -> set[int]:
         # A process may have very many open files, so keep time for the other steps.
-        end = Deadline.after(self.end.timeout() * HOLDERS)
-        return find_holders(self._others, self.whose, handles, end, self._unseen)
+        end = Deadline.after(self._end.timeout() * HOLDERS)
+        return find_holders(self._others, self.job.whose, handles, end, self._unseen)
 
     def _kill_still(self) -> None:
         """During a standstill, in which no process can add more, kill and remove the cgroups."""
         with Handles() as handles:
-            with standstill(self.cgroups, self.whose):
+            with standstill(self.job):
                 self._kill(handles, self._find(handles))
-                self.cgroups.remove()
+                self.job.cgroups.remove()
                 holders = self._find_holders(handles)
                 handles.kill(holders)
             self._kill(handles, holders)  # frozen ones die only now
@@ -113,15 +112,15 @@ class Killing:
     def _kill(self, handles: Handles, found: set[int]) -> None:
         handles.kill(found)
         if found or not self._thawed:
-            self.cgroups.thaw()  # frozen processes die only now
+            self.job.cgroups.thaw()  # frozen processes die only now
             self._thawed = True
-        handles.wait(self.end.within(1.0))
+        handles.wait(self._end.within(1.0))
         self.killed |= found
 
     def _find(self, handles: Handles) -> set[int]:
         self._others.clear()
         self._unseen.clear()
-        found = job_processes(self.cgroups, self.whose, handles, self._others, self._unseen)
+        found = job_processes(self.job, handles, self._others, self._unseen)
         if stuck := found & self.killed:
             for pid in (holding := self._holders(stuck)):
                 handles.hold(pid)
@@ -129,10 +128,12 @@ class Killing:
         return found
 
     def _holders(self, stuck: set[int]) -> set[int]:
-        found = tracers(stuck, self.whose)
+        found = tracers(stuck, self.job.whose)
         late = self._late.passed
-        if not abort_waits(stuck, self.whose, late=late) and late:
-            found |= dead_lxcfs(stuck, self.whose, min(LXCFS_PATIENCE, self.end.timeout() / 2))
+        if not abort_waits(stuck, self.job.whose, late=late) and late:
+            found |= dead_lxcfs(
+                stuck, self.job.whose, min(LXCFS_PATIENCE, self._end.timeout() / 2)
+            )
         return found
 
 

@@ -11,11 +11,10 @@ from typing import Any
 from oar_lxc.errors import OarLxcError, TooLateError, printable
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants, idmapped, job_cgroups, links, packetfilter, user_nics
-from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.kill import keep_waiting
 from oar_lxc.root.litter import Litter
 from oar_lxc.root.oar_files import oar_files
-from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import job_processes
 from oar_lxc.root.trash import trash_of
 
@@ -38,11 +37,11 @@ class Running:
     unknown: str = ""
 
     @classmethod
-    def of(cls, cgroups: JobCgroups, whose: Whose) -> Running:
-        """Search for the processes of a job; arguments as for :func:`find_leftovers`."""
+    def of(cls, job: Belongings) -> Running:
+        """Search for the processes of a job."""
         try:
             unseen: set[int] = set()
-            found = job_processes(cgroups, whose, unseen=unseen)
+            found = job_processes(job, unseen=unseen)
             return cls(found, keep_waiting(unseen))
         except (OSError, TooLateError) as error:
             return cls((), f"its processes: {error}")
@@ -108,9 +107,7 @@ class Leftovers:
 
 
 def find_leftovers(
-    layout: JobLayout,
-    cgroups: JobCgroups,
-    whose: Whose,
+    job: Belongings,
     *,
     inert: bool = True,
     running: Running | None = None,
@@ -121,22 +118,21 @@ def find_leftovers(
     """Search for everything that a job may have on this node.
 
     Args:
-        layout: the job's names.
-        cgroups: the job's cgroups.
-        whose: its ids, and its user's.
+        job: what belongs to the job.
         inert: whether the record and the trash count, too.
         running: the result of an earlier search for its processes, if any.
         litter: the result of an earlier search in the shared directories, if any.
         rules: the result of an earlier search in the packet filter, if any.
         unknown: why other searches were incomplete.
     """
+    layout, cgroups, whose = job.layout, job.cgroups, job.whose
     paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
     if cgroups.whole:
         paths += oar_files(layout.job_id, cgroups.user)
     if running is None:
-        running = Running.of(cgroups, whose)
+        running = Running.of(job)
     if litter is None:
-        litter = Litter(whose, cgroups.deadline)
+        litter = Litter(whose, job.deadline)
         with suppress(OSError, OarLxcError):  # litter.unknown tells the error
             litter.look()
     return Leftovers(

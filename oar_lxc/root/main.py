@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -204,12 +204,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
         user,
         check_node(arguments.node),
         [check_node(node) for node in arguments.nodes.split(",")],
+        replace(config, users=_users(arguments.users) or config.users),
         cgroup,
         Path(arguments.job_key) if arguments.job_key else None,
-        config.pool,
-        config.trees,
-        config.store,
-        _users(arguments.users) or config.users,
         account,
     )
     if preparation.node not in preparation.nodes:
@@ -245,6 +242,7 @@ def _destroy(arguments: argparse.Namespace) -> int:
 
 def _leftovers(arguments: argparse.Namespace) -> int:
     from oar_lxc.root.allocation import find_whose
+    from oar_lxc.root.belongings import Belongings
     from oar_lxc.root.leftovers import NOT_KNOWN, Leftovers, find_leftovers
     from oar_lxc.root.record import read_record
 
@@ -255,7 +253,7 @@ def _leftovers(arguments: argparse.Namespace) -> int:
     cgroups = JobCgroups(layout.job_id, user, cgroup)
     first_ids = _first_ids(arguments.first_id, layout, user, uid, record)
     left = Leftovers.union(
-        find_leftovers(layout, cgroups, find_whose(layout, user, uid, first))
+        find_leftovers(Belongings(layout, cgroups, find_whose(layout, user, uid, first)))
         for first in first_ids
     )
     if arguments.json:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
@@ -18,10 +17,9 @@ from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.shortage import FULL, shortage_of
 from oar_lxc.linux.store_access import why_open
-from oar_lxc.model.addresses import POOL, JobNetwork
+from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.config import Config
 from oar_lxc.model.idmap import IdMap
-from oar_lxc.model.idspans import Span
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import READY, REFUSED, PublishedJob
 from oar_lxc.root import grants, idmapped, links, packetfilter, ranges
@@ -47,12 +45,9 @@ class Preparation:
         user: the job's user.
         node: this node's name.
         nodes: names of all nodes of the job.
+        config: the administrator's settings.
         oar_cgroup: OAR's cgroup of the job; empty if the cpuset is off.
         job_key: OAR's private key of the job (oarsub -k); None if it has none.
-        pool: the network that this cluster gives to jobs.
-        trees: the administrator's trees.
-        store: the directory of the public images.
-        users: the user ids that may have containers.
         account: the user's account; looked up if None.
     """
 
@@ -60,12 +55,9 @@ class Preparation:
     user: str
     node: str
     nodes: Sequence[str]
+    config: Config
     oar_cgroup: str = ""
     job_key: Path | None = None
-    pool: IPv4Network = POOL
-    trees: Sequence[str] = ()
-    store: Path = Config.store
-    users: Sequence[Span] = Config.users
     account: Account | None = None
 
     def run(self, log: NodeLog, deadline: Deadline) -> PublishedJob:
@@ -81,7 +73,7 @@ class Preparation:
             UsageError: there is no such user.
             OarLxcError, OSError: the node is not as it should be.
         """
-        network = JobNetwork.of(self.layout.job_id, self.nodes, self.pool)
+        network = JobNetwork.of(self.layout.job_id, self.nodes, self.config.pool)
         with job_locked(self.layout.job_id, deadline.timeout()):
             try:
                 account = self.account or find_account(self.user)
@@ -155,7 +147,7 @@ class Preparation:
                 )
             self.layout.published.unlink(missing_ok=True)  # it is from a refusal or another boot
             try:
-                first_id = allocate(self.layout, self.user, account.uid, self.users)
+                first_id = allocate(self.layout, self.user, account.uid, self.config.users)
             except NoRangeError as error:
                 raise Refusal(str(error)) from error
             record = Record(
@@ -189,14 +181,13 @@ class Preparation:
             with suppress(OSError), log.step("keys"):
                 keep_keys()
         with log.step("images"):
-            if why := why_open(self.store):
+            if why := why_open(self.config.store):
                 raise Refusal(why)
             if not idmapped.mounts_under(layout.images):
                 id_map = IdMap.of_job(first_id, ranges.COUNT, account.uid, account.gid)
                 self._mount_images(id_map)
         with log.step("trees"):
-            who = (account.uid, account.gid)
-            trees = mount_trees(layout, self.trees, *who, log, end, account.home)
+            trees = mount_trees(layout, self.config.trees, account, log, end)
         with log.step("cgroups"):
             delegated = cgroups.delegate(account.uid, first_id)
         with log.step("links"):
@@ -204,7 +195,7 @@ class Preparation:
                 # Publishing comes last, so links without it are half made or of another job.
                 links.remove(layout, end.timeout())
                 peers = links.create(layout, network, self.node, end.timeout())
-                packetfilter.admit(layout, account.uid, peers, self.pool, end.timeout())
+                packetfilter.admit(layout, account.uid, peers, self.config.pool, end.timeout())
         if end.passed:
             raise OarLxcError("it took too long: the node is slow, or its lock was held")
         return PublishedJob(
@@ -227,13 +218,13 @@ class Preparation:
 
     def _mount_images(self, id_map: IdMap) -> None:
         try:
-            idmapped.mount_idmapped(self.store, self.layout.images, id_map)
+            idmapped.mount_idmapped(self.config.store, self.layout.images, id_map)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             # The file system cannot shift ids, as NFS. Images there are archives, which the job's
             # user unpacks.
-            idmapped.mount_idmapped(self.store, self.layout.images, None)
+            idmapped.mount_idmapped(self.config.store, self.layout.images, None)
 
     def _make_directories(self, account: Account, first_id: int) -> None:
         layout = self.layout

@@ -13,7 +13,7 @@ from functools import partial
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
-from oar_lxc.root.job_cgroups import JobCgroups
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 
@@ -76,8 +76,7 @@ class Handles:
 
 
 def job_processes(
-    cgroups: JobCgroups,
-    whose: Whose,
+    job: Belongings,
     handles: Handles | None = None,
     others: set[int] | None = None,
     unseen: set[int] | None = None,
@@ -99,16 +98,16 @@ def job_processes(
     users cannot enter a namespace of the user.
 
     Args:
-        cgroups: the job's cgroups.
-        whose: the job's ids, and its user's.
+        job: what belongs to the job.
         handles: gets handles of the processes found, opened before they are examined.
         others: gets the other processes of the user, also under the user's other ranges.
         unseen: gets the processes that could not be examined and may be the job's.
 
     Raises:
-        TooLateError: the deadline of the cgroups has passed.
+        TooLateError: the deadline of ``job`` has passed.
     """
-    ours, oars = cgroups.ours(), cgroups.oars()
+    whose = job.whose
+    ours, oars = job.cgroups.ours(), job.cgroups.oars()
     found: set[int] = set()
     unknown: set[int] = set()
     hooks = ancestry()
@@ -123,7 +122,7 @@ def job_processes(
 
     def look_at_waiting() -> None:
         look = partial(_can_take, namespaces=namespaces)
-        for pid, can in examine(list(waiting), look, cgroups.deadline):
+        for pid, can in examine(list(waiting), look, job.deadline):
             if can:
                 found.add(pid)
                 continue
@@ -133,7 +132,7 @@ def job_processes(
         waiting.clear()
 
     for pid in pids():
-        if cgroups.deadline.passed:
+        if job.deadline.passed:
             raise TooLateError("the time was over before all processes of this node were seen")
         threads = _threads(pid)  # 0 for most processes, as they are the kernel's own
         if not threads or pid in hooks:
@@ -166,7 +165,7 @@ def job_processes(
             pass_over(pid, own)
     look_at_waiting()
     if unknown:
-        found |= (cgroups.processes() & unknown) - hooks
+        found |= (job.cgroups.processes() & unknown) - hooks
     return found
 
 
@@ -228,9 +227,9 @@ def _is_below(text: str, roots: Collection[str]) -> bool:
     return any(path == root or path.startswith(f"{root}/") for path in paths for root in near)
 
 
-def is_restless(cgroups: JobCgroups, uid: int) -> bool:
+def is_restless(job: Belongings) -> bool:
     """Whether the job may have processes that fork and end too fast for a search."""
-    return any(owner(pid) in (-1, uid) for pid in cgroups.freezable())
+    return any(owner(pid) in (-1, job.whose.uid) for pid in job.cgroups.freezable())
 
 
 def pids() -> Iterator[int]:

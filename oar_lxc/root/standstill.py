@@ -23,8 +23,7 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.root import halted
-from oar_lxc.root.job_cgroups import JobCgroups
-from oar_lxc.root.ownership import Whose
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.processes import Handles, is_still, is_stopped, job_processes, start_time
 
 LONGEST = 1.0  # seconds to wait until all have stopped
@@ -32,23 +31,22 @@ MOMENT = 0.002  # seconds
 
 
 @contextmanager
-def standstill(cgroups: JobCgroups, whose: Whose) -> Iterator[None]:
+def standstill(job: Belongings) -> Iterator[None]:
     """Stop the user's processes that are not the job's until the end of the block.
 
     The user's other jobs are also frozen, as processes that fork quickly would escape the search.
     Processes that were stopped or frozen before stay so.
 
     Args:
-        cgroups: the job's cgroups.
-        whose: the job's ids, and its user's.
+        job: what belongs to the job.
     """
-    with halted.noted() as note, cgroups.neighbours_frozen(), Handles() as handles:
+    with halted.noted() as note, job.cgroups.neighbours_frozen(), Handles() as handles:
         stopped: set[int] = set()
         try:
             end = Deadline.after(LONGEST)
             while not end.passed:
                 others: set[int] = set()
-                job_processes(cgroups, whose, others=others)
+                job_processes(job, others=others)
                 new = {pid for pid in others - stopped if not is_stopped(pid)}
                 if not new:
                     break

@@ -27,6 +27,7 @@ from oar_lxc.linux.mounts import Mount, read_mounts
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import idmapped
+from oar_lxc.root.account import Account
 
 PATIENCE = 3.0  # seconds for one tree; after that, its file server counts as dead
 PLAIN = "plain"
@@ -38,11 +39,9 @@ _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 def mount_trees(
     layout: JobLayout,
     trees: Sequence[str],
-    uid: int,
-    gid: int,
+    account: Account,
     log: NodeLog,
     deadline: Deadline,
-    home: Path = Path("/"),
 ) -> dict[str, str]:
     """Mount the trees for a job.
 
@@ -52,11 +51,10 @@ def mount_trees(
     Args:
         layout: the job's names; its directory of trees exists.
         trees: absolute paths.
-        uid: the job's user.
-        gid: the user's group; if it is root's group, the map has no group.
+        account: the job's user. Mounts on the path of the user's home come first. If the user's
+            group is root's, the map has no group.
         log: gets a line for each tree that is left out or cannot be idmapped.
         deadline: by when all must be over; the trees get a third of the time left.
-        home: the user's home; mounts on its path come first.
 
     Returns:
         The mount point of each mounted tree.
@@ -67,18 +65,18 @@ def mount_trees(
     for number, tree in enumerate(trees):
         target = layout.trees / str(number)
         if target not in present:
-            source = _attempt(tree, tree, target, uid, gid, log, end)
+            source = _attempt(tree, tree, target, account, log, end)
             if source is None:
                 continue
-            for point in _points_below(source, home):
+            for point in _points_below(source, account.home):
                 here = target / point.relative_to(source)
-                _attempt(tree, str(point), here, uid, gid, log, end)
+                _attempt(tree, str(point), here, account, log, end)
         done[tree] = str(target)
     return done
 
 
 def _attempt(
-    tree: str, source: str, target: Path, uid: int, gid: int, log: NodeLog, end: Deadline
+    tree: str, source: str, target: Path, account: Account, log: NodeLog, end: Deadline
 ) -> Path | None:
     """Mount a tree, or a file system below it; return its real path, or None if that failed."""
     patience = min(PATIENCE, end.timeout())
@@ -86,7 +84,7 @@ def _attempt(
         if source == tree:
             target.mkdir(mode=0o711, exist_ok=True)
         # In a child, as each access to a directory of a dead file server blocks.
-        act = partial(_mount, source, target, uid, gid, follow=source == tree)
+        act = partial(_mount, source, target, account, follow=source == tree)
         how, real = bounded(act, patience, f"to mount {source}")
     except (OSError, OarLxcError) as error:
         log.write("tree left out", "warning", tree=source, error=str(error))
@@ -112,15 +110,16 @@ def _is_of_a_user(mount: Mount) -> bool:
     return mount.kind.startswith("fuse") and bool(owners - {"0"})
 
 
-def _mount(tree: str, target: Path, uid: int, gid: int, *, follow: bool) -> list[str]:
+def _mount(tree: str, target: Path, account: Account, *, follow: bool) -> list[str]:
     # The administrator's own path may be a link. Below it users may make links: follow none.
     source = Path(os.path.realpath(tree)) if follow else Path(tree)
+    id_map = IdMap.only(account.uid, account.gid)
     try:
         with idmapped.open_point(source) as fd, idmapped.open_point(target) as onto:
             if not stat.S_ISDIR(os.stat(fd).st_mode):
                 raise OarLxcError("it is no directory")
             try:
-                idmapped.mount_idmapped(fd, onto, IdMap.only(uid, gid), writable=True)
+                idmapped.mount_idmapped(fd, onto, id_map, writable=True)
                 return [IDMAPPED, str(source)]
             except OSError as error:
                 if error.errno not in _REFUSED:

@@ -18,6 +18,7 @@ import pytest
 
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
+from oar_lxc.model.config import Config
 from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.root.prepare import Preparation
 from oar_lxc.root.ranges import JOBS
@@ -237,8 +238,8 @@ def test_a_user_for_whom_no_ids_are_set_aside_is_refused_by_one_sentence(
         unprepared.user,
         unprepared.node,
         [unprepared.node],
+        Config(trees=(), users=((5, 6),)),
         unprepared.cgroup,
-        users=[(5, 6)],
     )
     preparation.run(NodeLog(bound={}), Deadline.after(20))
     assert published(unprepared).state == "refused"

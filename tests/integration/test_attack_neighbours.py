@@ -319,10 +319,13 @@ from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.processes import is_stopped
 from oar_lxc.root.main import _forget_caller
 from oar_lxc.root.standstill import standstill
+from oar_lxc.model.layout import JobLayout
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.ownership import Whose
 _forget_caller()
 job, user, uid = sys.argv[1:]
-with standstill(JobCgroups(int(job), user, f"/oar/{user}_{job}"), Whose(int(uid), 0)):
+cgroups = JobCgroups(int(job), user, f"/oar/{user}_{job}")
+with standstill(Belongings(JobLayout(int(job)), cgroups, Whose(int(uid), 0))):
     print("still", flush=True)
     time.sleep(60)
 """

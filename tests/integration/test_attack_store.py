@@ -18,6 +18,7 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.store_access import NOBODYS
+from oar_lxc.model.config import Config
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.prepare import Preparation
@@ -122,7 +123,9 @@ def test_a_store_that_users_may_enter_is_refused(
     assert os.listdir(open_place) == []
     store.root.mkdir()
     layout, job = JobLayout(unprepared.id), unprepared
-    prepare = Preparation(layout, job.user, job.node, [job.node], job.cgroup, store=store.root)
+    prepare = Preparation(
+        layout, job.user, job.node, [job.node], Config(trees=(), store=store.root), job.cgroup
+    )
     prepare.run(NodeLog(bound={}), Deadline.after(20))
     assert published(job).state == "refused"
     assert f"chmod 700 {open_place}" in published(job).reason

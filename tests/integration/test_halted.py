@@ -22,12 +22,14 @@ import os, pwd, signal, sys
 sys.path.insert(0, sys.argv[1])
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.allocation import find_whose
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.standstill import standstill
 job, user, cgroup, how = int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 uid = pwd.getpwnam(user).pw_uid
-cgroups = JobCgroups(job, user, cgroup)
-with cgroups.frozen(), standstill(cgroups, find_whose(JobLayout(job), user, uid, 0)):
+layout, cgroups = JobLayout(job), JobCgroups(job, user, cgroup)
+belongings = Belongings(layout, cgroups, find_whose(layout, user, uid, 0))
+with cgroups.frozen(), standstill(belongings):
     os.kill(os.getpid(), how)
 """
 

@@ -21,6 +21,7 @@ from oar_lxc.image.store import PRIVATE, Store
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.run import Result, run
+from oar_lxc.model.config import Config
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.model.spec import LEAST_PROCESSES
@@ -244,9 +245,9 @@ def on_shared(unprepared: PretendJob, tmp_path: Path, busybox: Path) -> Iterator
         import_image(Store(shared), ImageName("plain"), str(busybox))
         job = unprepared
         layout = JobLayout(job.id, STATE)
-        Preparation(layout, job.user, job.node, [job.node], job.cgroup, store=shared).run(
-            NodeLog(bound={}), Deadline.after(20)
-        )
+        Preparation(
+            layout, job.user, job.node, [job.node], Config(trees=(), store=shared), job.cgroup
+        ).run(NodeLog(bound={}), Deadline.after(20))
         yield job
         job.destroy()
     finally:

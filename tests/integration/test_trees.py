@@ -15,8 +15,11 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import idmapped
+from oar_lxc.root.account import Account
 from oar_lxc.root.trees import mount_trees
 from tests.integration.lxcfs import running_lxcfs
+
+ALICE = Account(1000, 1000, Path("/"))
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def layout(tmp_path: Path) -> Iterator[JobLayout]:
 
 
 def mount(layout: JobLayout, *trees: str) -> dict[str, str]:
-    return mount_trees(layout, trees, 1000, 1000, NodeLog(), Deadline.after(40))
+    return mount_trees(layout, trees, ALICE, NodeLog(), Deadline.after(40))
 
 
 def test_what_is_no_directory_is_left_out_and_said(

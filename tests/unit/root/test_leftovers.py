@@ -12,10 +12,11 @@ from subprocess import Popen
 
 import pytest
 
-from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants, job_cgroups, links, processes
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
 from oar_lxc.root.kill import Killing
 from oar_lxc.root.leftovers import Leftovers, find_leftovers
@@ -44,9 +45,13 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def belongings(node: Path, deadline: Deadline = NEVER) -> Belongings:
+    cgroups = JobCgroups(42, "alice", "/oar/alice_42", deadline=deadline)
+    return Belongings(JobLayout(42, node), cgroups, Whose(-1, FIRST))
+
+
 def find(node: Path, inert: bool = True) -> Leftovers:
-    cgroups = JobCgroups(42, "alice", "/oar/alice_42")
-    return find_leftovers(JobLayout(42, node), cgroups, Whose(-1, FIRST), inert=inert)
+    return find_leftovers(belongings(node), inert=inert)
 
 
 def listing(job: int) -> str:
@@ -67,8 +72,7 @@ def test_nothing_is_left_where_there_is_nothing(node: Path) -> None:
 
 
 def test_what_could_not_be_looked_at_in_time_is_not_called_gone(node: Path) -> None:
-    late = JobCgroups(42, "alice", "/oar/alice_42", deadline=Deadline.after(0))
-    left = find_leftovers(JobLayout(42, node), late, Whose(-1, FIRST))
+    left = find_leftovers(belongings(node, Deadline.after(0)))
     assert left
     assert "not known: its processes: the time was over before all processes" in str(left)
     assert "not known: what its ids left in directories of all users: the time" in str(left)
@@ -76,14 +80,12 @@ def test_what_could_not_be_looked_at_in_time_is_not_called_gone(node: Path) -> N
 
 def test_what_was_never_looked_at_is_not_called_gone(node: Path) -> None:
     """As where a step failed before, of whatever it died."""
-    cgroups, whose = JobCgroups(42, "alice", "/oar/alice_42"), Whose(-1, FIRST)
-    killing = Killing(cgroups, whose, Deadline.after(0))
+    job = belongings(node, Deadline.after(0))
+    killing = Killing(job)
     killing.kill(threading.Event())
     left = find_leftovers(
-        JobLayout(42, node),
-        cgroups,
-        whose,
-        litter=Litter(whose, Deadline.after(0), places=()),
+        job.until(NEVER),
+        litter=Litter(job.whose, Deadline.after(0), places=()),
         unknown=[killing.unknown],
     )
     assert (len(left.unknown), len(left.litter)) == (1, 1)

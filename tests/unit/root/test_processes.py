@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.linux.deadline import Deadline
+from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import job_cgroups, processes
+from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import Handles, is_zombie, job_processes, owner, pids
@@ -33,6 +35,11 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobCgroups:
     )
     monkeypatch.setattr(processes, "_cgroups_of", lambda pid, threads: where(tmp_path, pid))
     return JobCgroups(42, "alice", "/oar/alice_42")
+
+
+def belongings(cgroups: JobCgroups, whose: Whose) -> Belongings:
+    """Return what belongs to the job, whose ids are given."""
+    return Belongings(JobLayout(42), cgroups, whose)
 
 
 def where(tmp_path: Path, pid: int) -> str:
@@ -64,7 +71,7 @@ def test_everything_in_our_cgroups_belongs_to_the_job(
     inside, outside = spawn(["sleep", "60"]), spawn(["sleep", "60"])
     put(tmp_path, "oar/alice_42/lxc", inside.pid)
     assert outside.pid in set(pids())
-    assert job_processes(cgroups, Whose(-1, NOBODY)) == {inside.pid}
+    assert job_processes(belongings(cgroups, Whose(-1, NOBODY))) == {inside.pid}
 
 
 def test_in_oars_cgroup_only_the_users_own_do(
@@ -72,15 +79,15 @@ def test_in_oars_cgroup_only_the_users_own_do(
 ) -> None:
     process = spawn(["sleep", "60"])
     put(tmp_path, "oar/alice_42", process.pid)
-    assert job_processes(cgroups, Whose(os.getuid(), NOBODY)) == {process.pid}
-    assert job_processes(cgroups, Whose(os.getuid() + 1, NOBODY)) == set()
+    assert job_processes(belongings(cgroups, Whose(os.getuid(), NOBODY))) == {process.pid}
+    assert job_processes(belongings(cgroups, Whose(os.getuid() + 1, NOBODY))) == set()
 
 
 def test_a_hook_is_no_process_of_the_job_and_its_parents_are_none(
     cgroups: JobCgroups, tmp_path: Path
 ) -> None:
     put(tmp_path, "oar/alice_42/lxc", os.getpid(), os.getppid())
-    assert job_processes(cgroups, Whose(os.getuid(), NOBODY)) == set()
+    assert job_processes(belongings(cgroups, Whose(os.getuid(), NOBODY))) == set()
 
 
 def test_what_is_dead_already_is_not_found(
@@ -91,7 +98,7 @@ def test_what_is_dead_already_is_not_found(
     gone = subprocess.Popen(["true"])
     gone.wait()
     put(tmp_path, "oar/alice_42/lxc", process.pid, gone.pid)
-    assert job_processes(cgroups, Whose(os.getuid(), NOBODY)) == set()
+    assert job_processes(belongings(cgroups, Whose(os.getuid(), NOBODY))) == set()
 
 
 def test_whatever_runs_under_the_jobs_ids_belongs_to_it(cgroups: JobCgroups, spawn: Spawn) -> None:
@@ -100,8 +107,8 @@ def test_whatever_runs_under_the_jobs_ids_belongs_to_it(cgroups: JobCgroups, spa
         first = NOBODY
         become = ["setpriv", "--reuid", str(first + COUNT - 1), "--clear-groups"]
     pid = spawn([*become, "sleep", "60"]).pid
-    assert wait_until(lambda: pid in job_processes(cgroups, Whose(-1, first)))
-    assert pid not in job_processes(cgroups, Whose(-1, first + COUNT))
+    assert wait_until(lambda: pid in job_processes(belongings(cgroups, Whose(-1, first))))
+    assert pid not in job_processes(belongings(cgroups, Whose(-1, first + COUNT)))
 
 
 def test_the_owner_of_a_process_is_told(spawn: Spawn) -> None:
@@ -163,7 +170,7 @@ def test_those_that_are_found_are_held_and_no_others(
     put(tmp_path, "oar/alice_42/lxc", inside.pid)
     before = len(os.listdir("/proc/self/fd"))
     with Handles() as handles:
-        found = job_processes(cgroups, Whose(-1, NOBODY), handles)
+        found = job_processes(belongings(cgroups, Whose(-1, NOBODY)), handles)
         assert len(os.listdir("/proc/self/fd")) == before + 1
         handles.kill([*found, outside.pid])
         handles.wait(Deadline.after(5))
@@ -190,7 +197,7 @@ def test_what_the_kernel_runs_for_itself_is_nobodys(cgroups: JobCgroups, tmp_pat
     told = subprocess.run(["ps", "--ppid", "2", "-o", "pid="], stdout=subprocess.PIPE, check=False)
     seen = told.stdout.split() if is_kthreadd(2) else []
     put(tmp_path, "oar/alice_42/lxc", *map(int, seen))
-    assert job_processes(cgroups, Whose(-1, NOBODY)) == set()
+    assert job_processes(belongings(cgroups, Whose(-1, NOBODY))) == set()
 
 
 def test_what_is_gone_is_no_error() -> None:
