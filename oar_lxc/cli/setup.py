@@ -13,7 +13,16 @@ import click
 from oar_lxc.errors import UsageError
 from oar_lxc.image.recipes import RECIPES
 from oar_lxc.model.layout import check_node
-from oar_lxc.setup import bundle, check_nodes, members, oarconf, requirements, resources, server
+from oar_lxc.setup import (
+    bundle,
+    check_nodes,
+    frontend,
+    node,
+    oarconf,
+    requirements,
+    resources,
+    server,
+)
 from oar_lxc.setup.steps import Event, Outcome, Plan, Step, execute
 
 _MARKS = {
@@ -129,8 +138,7 @@ def frontend_command(bundle_path: Path, settings: tuple[str, ...], dry_run: bool
       oar-lxc setup frontend --bundle bundle.tar
     """
     requirements.require_root()
-    options = members.Options(bundle_path, oarconf.parse_settings(settings))
-    _carry_out(members.frontend_plan(options), dry_run)
+    _carry_out(frontend.make_plan(bundle_path, oarconf.parse_settings(settings)), dry_run)
 
 
 @setup.command("node")
@@ -163,10 +171,8 @@ def node_command(
       oar-lxc setup node --bundle bundle.tar --image debian-12
     """
     requirements.require_root()
-    options = members.Options(
-        bundle_path, oarconf.parse_settings(settings), prepare_by or "", images
-    )
-    _carry_out(members.node_plan(options), dry_run)
+    options = node.Options(bundle_path, oarconf.parse_settings(settings), prepare_by or "", images)
+    _carry_out(node.make_plan(options), dry_run)
 
 
 @setup.command("check")

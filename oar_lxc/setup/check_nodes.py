@@ -5,7 +5,7 @@ from __future__ import annotations
 from oar_lxc.linux.run import Result, run
 from oar_lxc.setup import database
 from oar_lxc.setup.bundle import PATH as BUNDLE
-from oar_lxc.setup.members import PORT
+from oar_lxc.setup.node import PORT
 from oar_lxc.setup.steps import Plan, Step
 
 # Words of ssh → their meaning and what to do; the first that matches counts.

@@ -1,0 +1,29 @@
+"""The role frontend: a machine from which users submit jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from oar_lxc.setup import join, packages, requirements
+from oar_lxc.setup.bundle import Bundle
+from oar_lxc.setup.steps import Plan
+
+
+def make_plan(path: Path, settings: Mapping[str, str]) -> Plan:
+    """Return the plan for a frontend.
+
+    Args:
+        path: the server's bundle.
+        settings: more keys of ``oar.conf``.
+    """
+    bundle = Bundle.read(path)
+    return Plan(
+        "frontend",
+        [
+            requirements.is_debian(),
+            packages.installed(packages.FRONTEND),
+            join.oar_conf(bundle, {**bundle.database, **settings}),
+            *join.oar_keys(bundle),
+        ],
+    )

@@ -1,0 +1,39 @@
+"""Steps with which a frontend or a node joins the server's cluster, by the server's bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from oar_lxc.setup import files, keys, oarconf
+from oar_lxc.setup.bundle import Bundle
+from oar_lxc.setup.server import CPUSET_PATH, cpuset
+from oar_lxc.setup.steps import Step
+
+
+def oar_conf(bundle: Bundle, settings: Mapping[str, str]) -> Step:
+    """Make the step after which ``oar.conf`` names the server.
+
+    Args:
+        bundle: the server's bundle.
+        settings: more keys; they may override the bundle's.
+    """
+
+    def configure(text: str) -> str:
+        conf = oarconf.OarConf(text).set("SERVER_HOSTNAME", bundle.server)
+        conf = cpuset(conf, bundle.cpuset_path and CPUSET_PATH)
+        if bundle.cpuset_path:
+            conf = conf.set("CPUSET_PATH", bundle.cpuset_path)
+        return conf.update(settings).text
+
+    return files.edited_file(
+        "oar.conf says where the server is", oarconf.PATH, configure, "oar-common"
+    )
+
+
+def oar_keys(bundle: Bundle) -> list[Step]:
+    """Make the steps after which user oar has the cluster's keys."""
+    return [
+        *keys.oar_account_has(bundle.oar_private, bundle.oar_public),
+        keys.oar_lets_itself_in(lambda: bundle.oar_public),
+        *keys.oar_knows_the_nodes(lambda: bundle.host_public),
+    ]

@@ -1,0 +1,156 @@
+"""The role node: a machine that runs jobs with containers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oar_lxc.image.building import build
+from oar_lxc.image.store import DIRECTORY as IMAGE_STORE
+from oar_lxc.image.store import Store
+from oar_lxc.linux.removal import remove_tree
+from oar_lxc.linux.run import run
+from oar_lxc.model.config import read_config
+from oar_lxc.model.image_name import ImageName
+from oar_lxc.model.layout import STATE, STORE
+from oar_lxc.root.grants import USERNET
+from oar_lxc.root.oar_files import CPUSET
+from oar_lxc.setup import (
+    config_file,
+    files,
+    ids,
+    join,
+    keys,
+    lxcfs,
+    network,
+    packages,
+    requirements,
+    services,
+    units,
+)
+from oar_lxc.setup.bundle import PATH as BUNDLE
+from oar_lxc.setup.bundle import Bundle
+from oar_lxc.setup.steps import Plan, Step
+
+PORT = 6667
+OAR_LOCK = Path("/var/lib/oar/job_manager_lock_file")  # for init and clean of all jobs
+SSHD_CONFIG = Path("/etc/oar/sshd_config")
+DIRECTORIES = (
+    (STATE, 0o755),
+    (STATE / "records", 0o700),
+    (STATE / "jobs", 0o711),
+    (STATE / STORE, 0o700),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The administrator's choices for a node.
+
+    Attributes:
+        bundle: the server's bundle.
+        settings: more keys of ``oar.conf``.
+        prepare: the hook that prepares the node; if empty, the bundle's choice.
+        images: images to build if they are missing.
+    """
+
+    bundle: Path = BUNDLE
+    settings: Mapping[str, str] = field(default_factory=dict)
+    prepare: str = ""
+    images: Sequence[str] = ()
+
+
+def make_plan(options: Options) -> Plan:
+    """Return the plan for a node."""
+    bundle = Bundle.read(options.bundle)
+    prepare = options.prepare or bundle.prepare
+    return Plan(
+        "node",
+        [
+            requirements.is_debian(),
+            *([requirements.cgroups_are_usable(), _no_directory()] if bundle.cpuset_path else []),
+            requirements.storage_is_real(STATE),
+            packages.installed(packages.NODE),
+            join.oar_conf(bundle, options.settings),
+            *join.oar_keys(bundle),
+            # OAR would make it readable for all users, and a user who can read it can lock it.
+            files.own_file("nobody but OAR holds its lock", OAR_LOCK, "", 0o600, "oar", "oar"),
+            files.own_file(
+                "OAR's sshd has the cluster's host key", keys.HOST_KEY, bundle.host_private, 0o600
+            ),
+            files.own_file(
+                "OAR's sshd has the public host key",
+                keys.HOST_KEY.with_name(keys.HOST_KEY.name + ".pub"),
+                bundle.host_public,
+            ),
+            services.running(
+                "oar-node",
+                reads=lambda: [SSHD_CONFIG, keys.HOST_KEY],
+                answers=lambda: _presents(bundle.host_public),
+            ),
+            config_file.nodes_are_prepared_by(prepare),
+            *(
+                files.directory(f"{path} is there", path, mode)
+                for path, mode in (*DIRECTORIES, (IMAGE_STORE, 0o755))
+            ),
+            _usernet_exists(),
+            *network.steps(),
+            *lxcfs.steps(),
+            *units.steps(),
+            *(_image(name) for name in options.images),
+        ],
+        [*network.notes(), *ids.notes()],
+    )
+
+
+def _no_directory() -> Step:
+    """Make the step that removes a directory, left from a time without cpuset, for OAR's link."""
+
+    def pending() -> str | None:
+        in_the_way = not CPUSET.is_symlink() and CPUSET.is_dir() and not CPUSET.is_mount()
+        return f"{CPUSET}: remove the directory" if in_the_way else None
+
+    return Step(f"OAR can make {CPUSET}", pending, lambda: remove_tree(CPUSET))
+
+
+def _usernet_exists() -> Step:
+    """Make the step about the file that lists the users who may attach containers to bridges."""
+
+    def pending() -> str | None:
+        return None if USERNET.exists() else f"{USERNET}: make it, empty"
+
+    def apply() -> None:
+        USERNET.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(USERNET, b"", 0o644)
+
+    return Step(f"{USERNET} is there", pending, apply)
+
+
+def _image(name: str) -> Step:
+    parsed = ImageName.parse(name)
+
+    def pending() -> str | None:
+        return None if _store().has(parsed) else f"build image {name}"
+
+    return Step(f"image {name} is there", pending, lambda: _build(name))
+
+
+def _store() -> Store:
+    return Store(read_config().store)
+
+
+def _build(name: str) -> None:
+    build(name, _store().root)
+
+
+def _presents(host_public: str) -> bool:
+    """Whether OAR's sshd answers here with the cluster's host key."""
+    try:
+        with socket.create_connection(("127.0.0.1", PORT), timeout=2):
+            pass
+    except OSError:
+        return False
+    scan = run(["ssh-keyscan", "-T", "5", "-t", "rsa", "-p", str(PORT), "127.0.0.1"], check=False)
+    return host_public.split()[1] in scan.stdout

@@ -1,0 +1,68 @@
+"""What is checked of a machine, and explained where it is not so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.setup import requirements
+
+
+def hybrid(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a tree like version 1's cgroup file systems, and its mount table."""
+    cgroups, mounts = tmp_path / "cgroup", tmp_path / "mounts"
+    lines = [f"tmpfs {cgroups} tmpfs rw 0 0"]
+    for controller in requirements.CONTROLLERS:
+        (cgroups / controller).mkdir(parents=True)
+        lines.append(f"cgroup {cgroups / controller} cgroup rw,{controller} 0 0")
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        (cgroups / "cpuset" / name).write_text("0-1\n")
+    mounts.write_text("\n".join(lines) + "\n")
+    return cgroups, mounts
+
+
+def problem(cgroups: Path, mounts: Path) -> str:
+    return requirements.cgroups_are_usable(cgroups, mounts).pending() or ""
+
+
+def test_cgroups_that_are_mounted_and_writable_are_fine(tmp_path: Path) -> None:
+    cgroups, mounts = hybrid(tmp_path)
+    (cgroups / "cpuset" / "oar-lxc-probe").mkdir()  # on cgroupfs files need not be made
+    assert problem(cgroups, mounts) == ""
+
+
+def test_a_controller_that_is_not_mounted_is_named(tmp_path: Path) -> None:
+    cgroups, mounts = hybrid(tmp_path)
+    kept = [line for line in mounts.read_text().splitlines() if "freezer" not in line]
+    mounts.write_text("\n".join(kept))
+    assert "controller freezer is not mounted" in problem(cgroups, mounts)
+    assert "mount -t cgroup -o freezer" in problem(cgroups, mounts)
+
+
+def test_version_2_is_recognised_and_the_way_out_told(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
+    said = problem(tmp_path, mounts)
+    assert "version 2" in said
+    assert "systemd.unified_cgroup_hierarchy=0" in said
+
+
+@pytest.mark.parametrize("name", ["cpuset.cpus", "cpuset.mems"])
+def test_an_empty_cpuset_is_recognised(tmp_path: Path, name: str) -> None:
+    cgroups, mounts = hybrid(tmp_path)
+    (cgroups / "cpuset" / name).write_text("\n")
+    assert f"{name} is empty" in problem(cgroups, mounts)
+
+
+def test_a_cpuset_that_cannot_be_written_is_recognised(tmp_path: Path) -> None:
+    cgroups, mounts = hybrid(tmp_path)
+    (cgroups / "cpuset" / "oar-lxc-probe").touch()  # no directory can be made of that name
+    assert "cannot be written" in problem(cgroups, mounts)
+
+
+def test_storage_is_judged_by_what_it_will_lie_on(tmp_path: Path) -> None:
+    said = requirements.storage_is_real(Path("/proc/none/below")).pending()
+    assert said is None or "local file system" in said
+    deep = requirements.storage_is_real(tmp_path / "not" / "there")
+    assert deep.pending() == requirements.storage_is_real(tmp_path).pending()
