@@ -15,7 +15,6 @@ key or the hardware address of the earlier container does not meet another conta
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from oar_lxc.agent.node import OnNode
 from oar_lxc.errors import OarLxcError, SpecError
 from oar_lxc.linux.atomic import write_whole
 from oar_lxc.linux.ed25519 import KeyPair
+from oar_lxc.linux.lock import take
 from oar_lxc.linux.stat import identity
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.job import Job
@@ -167,7 +167,7 @@ def _table(layout: JobLayout) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise OarLxcError(f"cannot open {layout.private}: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take(lock)
         table = _read(path)
         yield table
         write_whole(path, json.dumps(table))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from oar_lxc.container.runtime import Runtime, Started
 from oar_lxc.errors import ContainerError
+from oar_lxc.linux.lock import locked
 from oar_lxc.model import wire
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob
@@ -42,12 +41,8 @@ class OnNode:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the node's lock: of all sessions, one launches or destroys at a time."""
-        fd = os.open(self.layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with locked(self.layout.lock):
             yield
-        finally:
-            os.close(fd)
 
 
 def outcome_event(one: Started | ContainerError) -> wire.Started | wire.Failed:

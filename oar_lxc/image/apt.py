@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from oar_lxc.errors import ImageError
+from oar_lxc.linux.lock import take
 from oar_lxc.linux.run import run
 
 STATE = "/var/lib/apt"
@@ -62,7 +62,7 @@ def _alone() -> Iterator[None]:
     """Let only one oar-lxc fetch lists at a time, as a second apt fails instead of waiting."""
     fd = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        take(fd)
         yield
     finally:
         os.close(fd)

@@ -6,7 +6,6 @@ per job and node. The job's user does that with the job's ids; root takes no par
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.record import RECORD, Record
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
+from oar_lxc.linux.lock import locked
 from oar_lxc.linux.run import run
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JobLayout
@@ -96,9 +96,7 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
     final = place / record.digest.partition(":")[2]
     if (final / ROOTFS).is_dir():
         return final / ROOTFS  # without the lock, which another launch may hold for another image
-    lock = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # launches of the job unpack one after the other
+    with locked(place / ".lock"):  # launches of the job unpack one after the other
         if not (final / ROOTFS).is_dir():
             half = place / ".half"
             _remove(half, inside)
@@ -108,8 +106,6 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
             except BaseException:
                 _remove(half, inside)
                 raise
-    finally:
-        os.close(lock)
     return final / ROOTFS
 
 

@@ -6,7 +6,6 @@ published like any other, whole or not at all. Launches never wait for it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from oar_lxc.errors import ImageError
 from oar_lxc.image.importing import import_image
 from oar_lxc.image.record import DIGEST
 from oar_lxc.image.store import Store
+from oar_lxc.linux.lock import take
 from oar_lxc.linux.store_access import keep_from_containers
 from oar_lxc.model.image_name import ImageName
 
@@ -163,15 +163,13 @@ def _part(store: Store, header: Header, stream: BinaryIO) -> Iterator[BinaryIO]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "r+b") as file:
         keep_from_containers(fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take(fd, 0):
             _drain(stream)  # before the wait, or the sender would wait, too
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            take(fd)
             if not store.has(ImageName.parse(header.image)):
                 raise ImageError(
                     f"another push of image {header.image} to {store.root} failed: push again"
-                ) from None
+                )
         file.seek(0, os.SEEK_END)
         file.seek(file.tell() // CHUNK * CHUNK)
         yield file

@@ -7,9 +7,7 @@ A node's public store has unpacked images (``rootfs``). A user's private store h
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -17,7 +15,7 @@ from pathlib import Path
 
 from oar_lxc.errors import ImageError, OarLxcError
 from oar_lxc.image.record import RECORD, Record
-from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.lock import take
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import NONE, run
 from oar_lxc.linux.store_access import keep_from_containers, why_open
@@ -280,9 +278,9 @@ class Store:
                     remove_tree(half)
                 continue
             try:
-                with suppress(BlockingIOError, OarLxcError):  # a process works on it
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    remove_tree(half)
+                if take(fd, 0):  # else a process works on it
+                    with suppress(OarLxcError):
+                        remove_tree(half)
             finally:
                 os.close(fd)
 
@@ -296,15 +294,9 @@ def _lock(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         keep_from_containers(fd)
-        end = Deadline.after(_PATIENCE)
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return fd
-            except BlockingIOError:
-                if end.passed:
-                    raise TimeoutError(errno.ETIMEDOUT, "it stayed locked", str(path)) from None
-                time.sleep(0.05)
+        if take(fd, _PATIENCE):
+            return fd
+        raise TimeoutError(errno.ETIMEDOUT, "it stayed locked", str(path))
     except BaseException:
         os.close(fd)
         raise

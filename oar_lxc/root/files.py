@@ -6,13 +6,12 @@ import errno
 import fcntl
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux import lock
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.removal import remove_tree
 
@@ -51,17 +50,11 @@ def locked(
         OSError: the node's lock cannot be opened.
     """
 
-    def own(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def system(fd: int) -> None:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
     with ExitStack() as held:
         with suppress(*([OSError] if anyway else [])):
-            held.enter_context(_held(path, own, timeout, ""))
+            held.enter_context(lock.locked(path, timeout))
         with suppress(OarLxcError, OSError):
-            held.enter_context(_held(shadow, system, min(timeout, SHADOW_WAIT), ""))
+            held.enter_context(lock.locked(shadow, min(timeout, SHADOW_WAIT), fcntl.lockf))
         yield
 
 
@@ -76,10 +69,10 @@ def job_locked(job_id: int, timeout: float, path: Path = JOBS_LOCK) -> Iterator[
         OarLxcError: another process held it for longer than ``timeout`` seconds.
     """
 
-    def take(fd: int) -> None:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, job_id)
+    def one_byte(fd: int, flags: int) -> None:
+        fcntl.lockf(fd, flags, 1, job_id)
 
-    with _held(path, take, timeout, f" for job {job_id}"):
+    with lock.locked(path, timeout, one_byte, f"job {job_id} in {path}"):
         yield
 
 
@@ -91,30 +84,8 @@ def filter_locked(timeout: float, path: Path = FILTER_LOCK) -> Iterator[None]:
         OarLxcError: another process held it for longer than ``timeout`` seconds.
     """
 
-    def take(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    with _held(path, take, timeout, ""):
+    with lock.locked(path, timeout):
         yield
-
-
-@contextmanager
-def _held(path: Path, take: Callable[[int], None], timeout: float, whom: str) -> Iterator[None]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    fd = os.open(path, flags, 0o600)
-    try:
-        end = Deadline.after(timeout)
-        while True:
-            try:
-                take(fd)
-                break
-            except (BlockingIOError, PermissionError):  # fcntl(2) may raise either
-                if end.passed:
-                    raise OarLxcError(f"{path} stayed locked{whom} for {timeout:g} s") from None
-                time.sleep(0.01)
-        yield
-    finally:
-        os.close(fd)
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from oar_lxc.linux.lock import take
+
 PLACE = Path("/run/oar-lxc-halted")  # on /run: like processes, it lasts until the next boot
 FROZEN = "frozen"
 STOPPED = "stopped"
@@ -64,8 +66,8 @@ def _create(place: Path) -> tuple[Path, int]:
 def _lock(fd: int) -> bool:
     """Lock an open file; return whether that succeeded and the file still has a name."""
     with suppress(OSError):
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # children do not inherit this lock
-        return os.fstat(fd).st_nlink > 0
+        # Of this kind, as children do not inherit it.
+        return take(fd, 0, fcntl.lockf) and os.fstat(fd).st_nlink > 0
     return False
 
 

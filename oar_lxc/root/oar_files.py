@@ -5,13 +5,11 @@ The names are those of OAR's job resource manager (job_resource_manager_cgroups.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.lock import take
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.run import run
 from oar_lxc.root.files import forget
@@ -102,15 +100,8 @@ def _forbid_keys(marks: list[bytes], path: Path, timeout: float) -> None:
     except FileNotFoundError:
         return
     with os.fdopen(fd, "r+b") as file:
-        end = Deadline.after(timeout)
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if end.passed:
-                    raise OarLxcError(f"{path} stayed locked for {timeout:g} s") from None
-                time.sleep(0.01)
+        if not take(fd, timeout):
+            raise OarLxcError(f"{path} stayed locked for {timeout:g} s")
         lines = file.readlines()
         kept = [line for line in lines if not any(mark in line for mark in marks)]
         if kept != lines:

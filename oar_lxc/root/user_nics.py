@@ -15,12 +15,11 @@ import fcntl
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.lock import take
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.links import NET
 
@@ -65,16 +64,8 @@ def _locked(path: Path) -> Iterator[int | None]:
         yield None
         return
     try:
-        end = Deadline.after(PATIENCE)
-        locked = False
-        while not locked and stat.S_ISREG(os.fstat(fd).st_mode):
-            try:
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as lxc-user-nic does
-                locked = True
-            except (BlockingIOError, PermissionError):
-                if end.passed:
-                    break
-                time.sleep(0.01)
+        # lxc-user-nic takes the same kind of lock.
+        locked = stat.S_ISREG(os.fstat(fd).st_mode) and take(fd, PATIENCE, fcntl.lockf)
         yield fd if locked else None
     finally:
         os.close(fd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.linux.lock import FOREVER, take
 
 STATE = Path("/var/lib/oar-lxc-sandbox")
 CACHE = Path("/var/cache/oar-lxc-sandbox")
@@ -186,13 +186,14 @@ def _lock(path: Path, wait: bool, changing: str) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not take(handle, FOREVER if wait else 0):
+                raise SandboxError(
+                    f"another command is changing {changing}: wait until it has ended"
+                )
             # The process that held it before removes the file; a lock on that file is worthless.
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
-        except BlockingIOError:
+        except BaseException:
             os.close(handle)
-            raise SandboxError(
-                f"another command is changing {changing}: wait until it has ended"
-            ) from None
+            raise
         os.close(handle)
