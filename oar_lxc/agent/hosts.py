@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from oar_lxc.agent.node import OnNode
 from oar_lxc.container.runtime import RUNNING
-from oar_lxc.linux.atomic import write_whole
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.wire import Event
@@ -107,4 +107,4 @@ def _read(layout: JobLayout) -> tuple[Known, list[str]]:
 
 def _write(layout: JobLayout, known: Known, ended: Sequence[str]) -> None:
     text = json.dumps({"sessions": known, "ended": list(ended)})
-    write_whole(layout.private / NAMES, text)
+    write_atomic(layout.private / NAMES, text)

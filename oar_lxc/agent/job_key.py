@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.linux.atomic import write_whole
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.model.layout import JobLayout
 
 CLIENT = "id_ed25519"
@@ -39,8 +39,8 @@ class JobKey:
         try:
             if not (key.directory / CLIENT).exists():
                 pair = KeyPair.make()
-                write_whole(key.directory / f"{CLIENT}.pub", f"{pair.public} {comment}\n")
-                write_whole(key.directory / CLIENT, pair.private(comment))
+                write_atomic(key.directory / f"{CLIENT}.pub", f"{pair.public} {comment}\n")
+                write_atomic(key.directory / CLIENT, pair.private(comment))
         except OSError as error:
             raise OarLxcError(f"cannot make keys in {key.directory}: {error.strerror}") from error
         return key
@@ -54,7 +54,7 @@ class JobKey:
         Raises:
             OSError: the key cannot be written.
         """
-        write_whole(self.directory / CLIENT, data["client"])
+        write_atomic(self.directory / CLIENT, data["client"])
 
     def to_data(self) -> dict[str, str]:
         """Return the keys that containers need, as ``keys`` of a container's ``LayerFiles``.

@@ -27,7 +27,7 @@ from typing import Any
 from oar_lxc.agent.job_key import JobKey
 from oar_lxc.agent.node import OnNode
 from oar_lxc.errors import OarLxcError, SpecError
-from oar_lxc.linux.atomic import write_whole
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.linux.lock import take
 from oar_lxc.linux.stat import identity
@@ -170,7 +170,7 @@ def _table(layout: JobLayout) -> Iterator[dict[str, Any]]:
         take(lock)
         table = _read(path)
         yield table
-        write_whole(path, json.dumps(table))
+        write_atomic(path, json.dumps(table))
     except OSError as error:
         raise OarLxcError(f"cannot write {path}: {error.strerror}") from error
     finally:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import UsageError
-from oar_lxc.linux.atomic import write_whole
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.model.layout import check_node
 
 KEEP = 30 * 86400  # seconds
@@ -47,7 +47,7 @@ def remember(job_id: int, nodes: Mapping[str, str]) -> None:
     with suppress(OSError, KeyError):
         place = directory()
         Path(place).mkdir(0o700, parents=True, exist_ok=True)
-        write_whole(Path(place) / f"{job_id}.json", json.dumps(dict(nodes)))
+        write_atomic(Path(place) / f"{job_id}.json", json.dumps(dict(nodes)))
         for name in os.listdir(place):
             path = f"{place}/{name}"
             old = os.lstat(path).st_mtime < time.time() - KEEP

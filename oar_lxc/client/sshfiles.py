@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.linux.atomic import write_whole
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.model.description import containers_of
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.wire import Container
@@ -93,10 +93,10 @@ class SshFiles:
                 directory.mkdir(mode=0o700, exist_ok=True)
             self.directory.chmod(0o700)
             key, known = self.directory / "id_ed25519", self.directory / "known_hosts"
-            write_whole(key, keys["client"])
+            write_atomic(key, keys["client"])
             lines = (f"{host_name(c.name, self.job_id)} {c.host_key}\n" for c in containers)
-            write_whole(known, "".join(lines))
-            write_whole(self.config, self._text(containers, key, known, proxy))
+            write_atomic(known, "".join(lines))
+            write_atomic(self.config, self._text(containers, key, known, proxy))
         except OSError as error:
             raise OarLxcError(
                 f"cannot write {error.filename or self.directory}: {error.strerror}"
@@ -178,12 +178,7 @@ def include(home: Path) -> bool:
         if config.exists():
             before = config.read_text("utf-8", "surrogateescape")
             mode = config.stat().st_mode & 0o7777
-        scratch = config.with_name(f".{config.name}.oar-lxc")
-        scratch.unlink(missing_ok=True)
-        scratch.touch(mode=0o600)
-        scratch.write_text(f"{INCLUDE}\n\n{before}", "utf-8", "surrogateescape")
-        scratch.chmod(mode)
-        scratch.replace(config)
+        write_atomic(config, f"{INCLUDE}\n\n{before}", mode, durable=True)
     except OSError as error:
         raise OarLxcError(
             f"cannot write {error.filename or home / 'config'}: {error.strerror}"

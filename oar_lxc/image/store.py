@@ -15,6 +15,7 @@ from pathlib import Path
 
 from oar_lxc.errors import ImageError, OarLxcError
 from oar_lxc.image.record import RECORD, Record
+from oar_lxc.linux.atomic import sync_directory
 from oar_lxc.linux.lock import take
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import NONE, run
@@ -185,7 +186,7 @@ class Store:
             if not self._is_private:
                 os.chown(half, 0, 0)
             os.rename(half, final)
-            _sync_directory(self.root)
+            sync_directory(self.root)
         return final
 
     def remove(self, name: ImageName) -> None:
@@ -199,7 +200,7 @@ class Store:
             self.require(name)  # another process may have removed it
             trash = _make_directory(self.root)
             os.rename(self.directory(name), trash / name.directory)
-            _sync_directory(self.root)
+            sync_directory(self.root)
         remove_tree(trash)
         self._vanish()
 
@@ -300,14 +301,6 @@ def _lock(path: Path) -> int:
     except BaseException:
         os.close(fd)
         raise
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def facts_of(record: Record, whose: str, store: Store) -> Image:

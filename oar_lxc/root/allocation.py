@@ -20,7 +20,7 @@ from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.config import Config
 from oar_lxc.model.idspans import Span, format_spans
 from oar_lxc.model.layout import CONFIG, JobLayout
-from oar_lxc.root.files import write_atomic
+from oar_lxc.root.files import write_durably
 from oar_lxc.root.grants import granted_ranges, jobs_of_lines
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.ranges import COUNT, JOBS, is_first_id, ranges_of
@@ -78,7 +78,7 @@ def allocate(layout: JobLayout, user: str, uid: int, spans: Sequence[Span] = Con
     if first not in table:
         table[first] = (uid, int(time.time() // DAY))
         text = json.dumps({str(key): value for key, value in sorted(table.items())})
-        write_atomic(path, text + "\n")
+        write_durably(path, text + "\n")
     return first
 
 

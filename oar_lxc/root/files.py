@@ -12,6 +12,7 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux import lock
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.removal import remove_tree
 
@@ -88,41 +89,21 @@ def filter_locked(timeout: float, path: Path = FILTER_LOCK) -> Iterator[None]:
         yield
 
 
-def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
+def write_durably(path: Path, text: str, mode: int = 0o600) -> None:
     """Write a file so that it always holds the old text or the new, also after a crash.
 
     An existing file keeps its owner. Only root may be able to write to its directory. For files
     that several jobs share, the caller holds :func:`locked`.
     """
-    temporary = half_written(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(temporary, flags, mode)
-    try:
-        try:
-            os.fchmod(fd, mode)
-            with suppress(FileNotFoundError):
-                status = os.stat(path, follow_symlinks=False)
-                os.fchown(fd, status.st_uid, status.st_gid)
-            view = memoryview(text.encode("utf-8", "surrogateescape"))
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    owner = None
+    with suppress(FileNotFoundError):
+        status = os.stat(path, follow_symlinks=False)
+        owner = status.st_uid, status.st_gid
+    write_atomic(path, text, mode, owner, durable=True, scratch=half_written(path))
 
 
 def write_anyway(path: Path, text: str, mode: int = 0o600) -> None:
-    """Write a file as :func:`write_atomic` does; if the disk is full, overwrite the old file.
+    """Write a file as :func:`write_durably` does; if the disk is full, overwrite the old file.
 
     A user can fill a disk or use up its inodes, but a destroy must still be recorded. The disk
     blocks of the old file suffice for a new text that is not longer.
@@ -131,7 +112,7 @@ def write_anyway(path: Path, text: str, mode: int = 0o600) -> None:
         OSError: neither way works.
     """
     try:
-        write_atomic(path, text, mode)
+        write_durably(path, text, mode)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -198,7 +179,7 @@ def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int =
     if len(after) < len(before):
         write_anyway(path, text, mode)
     else:
-        write_atomic(path, text, mode)
+        write_durably(path, text, mode)
     return True
 
 

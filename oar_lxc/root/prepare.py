@@ -26,7 +26,7 @@ from oar_lxc.root import grants, idmapped, links, packetfilter, ranges
 from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
 from oar_lxc.root.allocation import NoRangeError, allocate
 from oar_lxc.root.destroy import Destruction
-from oar_lxc.root.files import job_locked, locked, write_atomic
+from oar_lxc.root.files import job_locked, locked, write_durably
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.oar_files import keep_keys
 from oar_lxc.root.record import Record, read_record, this_boot
@@ -97,7 +97,7 @@ class Preparation:
             published = self._make(record, account, network, log, end)
             took = {"begin": round(begin, 4), "all": round(time.monotonic() - start, 4)}
             published = replace(published, prepared={**log.seconds, **took})
-            write_atomic(self.layout.published, published.to_json(), 0o644)
+            write_durably(self.layout.published, published.to_json(), 0o644)
             return published
         except Refusal as refusal:
             return self._refuse(account.uid, str(refusal), log, deadline)
@@ -238,7 +238,7 @@ class Preparation:
         _make_directory(layout.trees, 0o711)
         if _make_directory(layout.private, 0o700) and self.job_key:
             # Before the user owns the directory: root does not write where a user can.
-            write_atomic(layout.job_key, _read_key(self.job_key))
+            write_durably(layout.job_key, _read_key(self.job_key))
             os.chown(layout.job_key, account.uid, account.gid, follow_symlinks=False)
         # Containers' root may enter by the group; new directories inherit it.
         _make_directory(layout.containers, 0o700)
@@ -257,7 +257,7 @@ class Preparation:
         record.write(self.layout)
         _make_directory(self.layout.directory, 0o711)
         os.chown(self.layout.directory, 0, record.first_id, follow_symlinks=False)
-        write_atomic(self.layout.published, refused.to_json(), 0o644)
+        write_durably(self.layout.published, refused.to_json(), 0o644)
 
     def _undo(self, uid: int, log: NodeLog, deadline: Deadline) -> None:
         destruction = Destruction(self.layout, self.user, uid, self.oar_cgroup, "undo")

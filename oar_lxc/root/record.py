@@ -11,7 +11,7 @@ from pathlib import Path
 from oar_lxc.errors import UsageError
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.layout import JobLayout, check_job_id, check_user
-from oar_lxc.root.files import write_anyway, write_atomic
+from oar_lxc.root.files import write_anyway, write_durably
 from oar_lxc.root.job_cgroups import check_oar_cgroup
 from oar_lxc.root.processes import start_time
 from oar_lxc.root.ranges import is_first_id
@@ -50,7 +50,7 @@ class Record:
 
     def write(self, layout: JobLayout) -> None:
         """Write the record atomically; it is on disk when this returns."""
-        write_atomic(layout.record, self._text())
+        write_durably(layout.record, self._text())
 
     def end(self, layout: JobLayout, now: float, waits: bool = False) -> None:
         """Note that the job has ended, so that the reaper knows it even if the hook is killed.

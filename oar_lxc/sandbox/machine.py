@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.cgroups import remove_tree
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import Result, run
@@ -144,9 +145,7 @@ class Machine:
         )
         for mount in definition.mounts:
             text += f"lxc.mount.entry = {mount.source} {mount.target} none bind,create=dir 0 0\n"
-        scratch = self.directory / "config.new"
-        scratch.write_text(text)
-        scratch.rename(self.directory / "config")
+        write_atomic(self.directory / "config", text, 0o644)
 
     def start(self, timeout: float = 60) -> None:
         """Start it and wait until systemd takes commands; services may still be starting.

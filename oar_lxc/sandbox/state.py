@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.lock import FOREVER, take
 
 STATE = Path("/var/lib/oar-lxc-sandbox")
@@ -140,9 +141,7 @@ class State:
     def write(self, name: str, value: object) -> None:
         """Store a fact."""
         path = self.root / f"{name}.json"
-        scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps(value) + "\n")
-        scratch.rename(path)
+        write_atomic(path, json.dumps(value) + "\n", 0o644)
 
     def settings(self) -> Settings | None:
         """Return the sandbox's settings; None if there are none."""

@@ -8,10 +8,10 @@ import os
 import pwd
 import re
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.setup.steps import NotYetError, Step
 
 BACKUP_SUFFIX = ".oar-lxc.bak"
@@ -21,10 +21,10 @@ Edit = Callable[[str], str]
 _SECRET = re.compile(r"""^([-+ ]?\s*#?\s*\w*PASSWD\w*\s*=\s*).+$""", re.MULTILINE)
 
 
-def write_atomically(
+def write_through(
     path: Path, data: bytes, mode: int, owner: tuple[int, int] | None = None
 ) -> None:
-    """Replace a file atomically: readers see the old content or the new, also after a crash.
+    """Write a file whole, and through a link to it; also a crash leaves the old or the new.
 
     Args:
         path: the file; the target if it is a symbolic link.
@@ -32,20 +32,7 @@ def write_atomically(
         mode: its permissions.
         owner: uid and gid; the caller's if None.
     """
-    path = Path(os.path.realpath(path))
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            if owner is not None:
-                os.fchown(file.fileno(), *owner)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    write_atomic(Path(os.path.realpath(path)), data, mode, owner, durable=True)
 
 
 def edited_file(title: str, path: Path, edit: Edit, needs: str) -> Step:
@@ -76,8 +63,8 @@ def edited_file(title: str, path: Path, edit: Edit, needs: str) -> Step:
         mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
         backup = backup_of(path)
         if not backup.exists():
-            write_atomically(backup, old.encode("utf-8", "surrogateescape"), mode, owner)
-        write_atomically(path, edit(old).encode("utf-8", "surrogateescape"), mode, owner)
+            write_through(backup, old.encode("utf-8", "surrogateescape"), mode, owner)
+        write_through(path, edit(old).encode("utf-8", "surrogateescape"), mode, owner)
 
     return Step(title, pending, apply)
 
@@ -122,7 +109,7 @@ def own_file(
     def apply() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         data = wanted().encode("utf-8", "surrogateescape")
-        write_atomically(path, data, mode, ids(user, group))
+        write_through(path, data, mode, ids(user, group))
 
     return Step(title, pending, apply)
 

@@ -70,8 +70,8 @@ def key_pair_exists(title: str, path: Path, user: str, group: str, comment: str)
         private, public = generate(comment)
         owner = files.ids(user, group)
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(path, private.encode(), 0o600, owner)
-        files.write_atomically(path.with_name(path.name + ".pub"), public.encode(), 0o644, owner)
+        files.write_through(path, private.encode(), 0o600, owner)
+        files.write_through(path.with_name(path.name + ".pub"), public.encode(), 0o644, owner)
 
     return Step(title, pending, apply)
 

@@ -123,7 +123,7 @@ def _usernet_exists() -> Step:
 
     def apply() -> None:
         USERNET.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(USERNET, b"", 0o644)
+        files.write_through(USERNET, b"", 0o644)
 
     return Step(f"{USERNET} is there", pending, apply)
 

@@ -206,7 +206,7 @@ def _bundle(options: Options) -> Step:
 
     def apply() -> None:
         options.bundle.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(options.bundle, _make_bundle(options).to_bytes(), 0o600)
+        files.write_through(options.bundle, _make_bundle(options).to_bytes(), 0o600)
 
     return Step(f"{options.bundle} has what the other machines need", pending, apply)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.linux.removal import remove_tree
-from oar_lxc.root.files import edit_lines, job_locked, locked, write_atomic
+from oar_lxc.root.files import edit_lines, job_locked, locked, write_durably
 from tests.unit.fakes.programs import deep_tree
 from tests.unit.strategies import quick
 
@@ -29,7 +29,7 @@ def mode(path: Path) -> int:
 def test_a_file_is_written_with_its_mode_and_nothing_beside_it(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        write_atomic(tmp_path / "file", "text \udcff", 0o644)
+        write_durably(tmp_path / "file", "text \udcff", 0o644)
     finally:
         os.umask(before)
     assert (tmp_path / "file").read_bytes() == b"text \xff"
@@ -40,7 +40,7 @@ def test_a_file_is_written_with_its_mode_and_nothing_beside_it(tmp_path: Path) -
 def test_an_existing_file_is_replaced_and_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     os.link(tmp_path / "file", tmp_path / "other")
-    write_atomic(tmp_path / "file", "new")
+    write_durably(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "new"
     assert (tmp_path / "other").read_text() == "old"
 
@@ -48,7 +48,7 @@ def test_an_existing_file_is_replaced_and_not_written_through(tmp_path: Path) ->
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("old")
     (tmp_path / "file").symlink_to("victim")
-    write_atomic(tmp_path / "file", "new")
+    write_durably(tmp_path / "file", "new")
     assert (tmp_path / "victim").read_text() == "old"
     assert not (tmp_path / "file").is_symlink()
 
@@ -63,7 +63,7 @@ def test_a_write_that_fails_leaves_the_old_text_and_nothing_else(
     (tmp_path / "file").write_text("old")
     monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError, match="No space left"):
-        write_atomic(tmp_path / "file", "new")
+        write_durably(tmp_path / "file", "new")
     monkeypatch.undo()
     assert (tmp_path / "file").read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
@@ -75,13 +75,13 @@ def test_a_write_that_is_killed_leaves_the_old_text(tmp_path: Path) -> None:
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from oar_lxc.root import files\n"
-        "files.os.rename = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "files.write_atomic(Path(sys.argv[1]), 'new')\n"
+        "os.rename = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_durably(Path(sys.argv[1]), 'new')\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=False)
     assert done.returncode == -9
     assert (tmp_path / "file").read_text() == "old"
-    write_atomic(tmp_path / "file", "new")
+    write_durably(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "new"
 
 
@@ -100,7 +100,7 @@ def test_a_reader_sees_the_old_text_or_the_new(tmp_path: Path) -> None:
     thread.start()
     for _ in range(10):
         for text in texts:
-            write_atomic(path, text)
+            write_durably(path, text)
     done.set()
     thread.join()
     assert seen <= texts

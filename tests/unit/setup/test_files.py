@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path = tmp_path / "conf"
     path.write_text("old")
     with pytest.raises(OverflowError):
-        files.write_atomically(path, b"new", 0o644, owner=(2**70, 0))
+        files.write_through(path, b"new", 0o644, owner=(2**70, 0))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
