@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,7 @@ CONTROLLERS = frozenset(
     {"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc"}
     | {"net_cls", "net_prio", "perf_event", "pids", "rdma"}
 )
+HOLDING = frozenset({"cpu", "freezer"})  # controllers that can keep a killed process alive
 OWN = "oar-lxc"
 INNER = "lxc"
 
@@ -146,15 +147,7 @@ class JobCgroups:
             if hierarchy.unified:
                 continue
             path = self.delegated(hierarchy)
-            parent = path.parent
-            if parent.name == OWN:
-                parent.mkdir(mode=0o755, exist_ok=True)
-            if "cpuset" in hierarchy.names:
-                _fill_cpuset(parent)
-            path.mkdir(mode=0o775, exist_ok=True)
-            if "cpuset" in hierarchy.names:
-                _fill_cpuset(path)
-                (path / "cgroup.clone_children").write_text("1")
+            _make(hierarchy, path, 0o775)
             for name in ("", "cgroup.procs", "tasks"):
                 file = path / name
                 os.chown(file, uid, root_gid)
@@ -223,6 +216,24 @@ class JobCgroups:
                 thaw(self._oar(hierarchy), depth=1)
                 for root in self._roots(hierarchy):
                     thaw(root, deadline=self.deadline)
+
+    def rescue(self, stuck: Collection[int]) -> None:
+        """Move killed processes into cgroups of root's, where nothing keeps them from dying.
+
+        A process of the job may be in a cgroup of another job of the user, who can freeze it; and
+        in any cgroup of the user's it may get next to no time of the CPUs, which it needs to die.
+
+        Args:
+            stuck: processes that were killed and have not died.
+        """
+        for hierarchy in self._hierarchies if stuck else ():
+            if not hierarchy.unified and not HOLDING.isdisjoint(hierarchy.names):
+                path = hierarchy.path / OWN / self.name
+                with suppress(OSError):
+                    _make(hierarchy, path, 0o700)
+                for pid in stuck:
+                    with suppress(OSError):  # it is dead
+                        (path / "cgroup.procs").write_text(str(pid))
 
     @contextmanager
     def frozen(self, wait: float = 1.0) -> Iterator[None]:
@@ -327,6 +338,18 @@ def _take_back(parent: int, name: str) -> None:
 
 def _kill(parent: int, name: str) -> None:
     write_file(parent, f"{name}/cgroup.kill", "1")
+
+
+def _make(hierarchy: Hierarchy, path: Path, mode: int) -> None:
+    """Make a cgroup that processes can enter; it may exist."""
+    if path.parent.name == OWN:
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+    if "cpuset" in hierarchy.names:
+        _fill_cpuset(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    if "cpuset" in hierarchy.names:
+        _fill_cpuset(path)
+        (path / "cgroup.clone_children").write_text("1")
 
 
 def _fill_cpuset(path: Path) -> None:

@@ -11,7 +11,7 @@ from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.holders import find_holders
 from oar_lxc.root.processes import Handles, is_restless, job_processes
 from oar_lxc.root.standstill import standstill
-from oar_lxc.root.stuck import abort_waits, dead_lxcfs, tracers
+from oar_lxc.root.stuck import abort_waits, dead_lxcfs, parents_of_zombies, tracers
 
 LXCFS_PATIENCE = 4.0  # seconds for an answer of lxcfs, which normally takes milliseconds
 LOOKS = 4  # searches that find all of a job; after that, processes outside must be adding more
@@ -111,6 +111,7 @@ class Killing:
 
     def _kill(self, handles: Handles, found: set[int]) -> None:
         handles.kill(found)
+        self.job.cgroups.rescue(found & self.killed)
         if found or not self._thawed:
             self.job.cgroups.thaw()  # frozen processes die only now
             self._thawed = True
@@ -128,7 +129,7 @@ class Killing:
         return found
 
     def _holders(self, stuck: set[int]) -> set[int]:
-        found = tracers(stuck, self.job.whose)
+        found = tracers(stuck, self.job.whose) | parents_of_zombies(stuck, self.job.whose)
         late = self._late.passed
         if not abort_waits(stuck, self.job.whose, late=late) and late:
             found |= dead_lxcfs(

@@ -169,6 +169,26 @@ class UserNamespaces:
                 os.close(one)
 
 
+def pid_namespaces(pid: int) -> list[int]:
+    """Return the inodes of a process's PID namespace and of those around it, below this process's.
+
+    Empty if it is in this process's own, or gone.
+    """
+    own = os.stat("/proc/self/ns/pid").st_ino
+    found: list[int] = []
+    with suppress(OSError):
+        here = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while (inode := os.fstat(here).st_ino) != own:
+                found.append(inode)
+                outer = fcntl.ioctl(here, _NS_GET_PARENT)
+                os.close(here)
+                here = outer
+        finally:
+            os.close(here)
+    return found
+
+
 def _maps(pid: int) -> list[tuple[int, int]]:
     """Return first id outside and count of each extent in a process's two maps."""
     names = ("uid_map", "gid_map")

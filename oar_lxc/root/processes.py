@@ -297,6 +297,12 @@ def _is_dead(status: bytes) -> bool:
     return _value(status, b"State") in (b"Z", b"X") and int(_value(status, b"Threads")) <= 1
 
 
+def is_first(pid: int) -> bool:
+    """Whether a process is the first one of a PID namespace within this process's."""
+    numbers = _fields(f"/proc/{pid}/status", b"NSpid:")
+    return len(numbers) > 1 and numbers[-1] == b"1"
+
+
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped by a signal or a tracer, or gone."""
     return _value(_status(pid), b"State") in b"TtZX"

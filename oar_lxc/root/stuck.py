@@ -3,7 +3,8 @@
 A tracer can ask that a killed process stops once more (PTRACE_O_TRACEEXIT). And SIGKILL does not
 end a wait for a file system in user space that works on a request. The tracer or the file system
 may belong to the same user, in another job and under other ids. Then the tracer is killed, or the
-file system's connection is aborted, on which the kernel ends the wait.
+file system's connection is aborted, on which the kernel ends the wait. And the first process of a
+PID namespace waits until the zombies in it are collected, perhaps by a process outside of it.
 
 The file system may also be the node's own lxcfs, from which all containers read. If it does not
 answer, it is useless to all; it is killed, and systemd starts it again.
@@ -22,9 +23,18 @@ from oar_lxc.linux.bounded import ANSWER, in_child
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.mounts import read_mounts
-from oar_lxc.root.namespaces import UserNamespaces
+from oar_lxc.root.namespaces import UserNamespaces, pid_namespaces
 from oar_lxc.root.ownership import Whose
-from oar_lxc.root.processes import ancestry, is_waiting, owner, pids, status_of
+from oar_lxc.root.processes import (
+    ancestry,
+    is_first,
+    is_waiting,
+    is_zombie,
+    owner,
+    parent,
+    pids,
+    status_of,
+)
 
 LXCFS = "fuse.lxcfs"  # the type of lxcfs's file system
 STACK_PATIENCE = 3.0  # seconds to examine all stuck processes
@@ -43,13 +53,37 @@ def tracers(stuck: Collection[int], whose: Whose) -> set[int]:
     found: set[int] = set()
     traced = set(stuck)
     while traced:
-        new = {tracer for pid in traced for tracer in _tracers_of(pid)} - found - {0}
-        traced = {x for x in new if x > 0 and whose.is_users(owner(x))}
-        rest = sorted(x for x in new - traced if x > 0)
-        looks = examine(rest, lambda pid: "1" if namespaces.is_users(pid) else "")
-        traced |= {pid for pid, users in looks if users}
+        new = {tracer for pid in traced for tracer in _tracers_of(pid)} - found
+        traced = _users(new, whose, namespaces)
         found |= traced
     return found - ancestry()
+
+
+def parents_of_zombies(stuck: Collection[int], whose: Whose) -> set[int]:
+    """Return the user's processes that do not collect zombies for which a stuck process waits.
+
+    The first process of a PID namespace dies only after all others in it are gone. The parent of
+    one of them may be outside of it, and never collect its zombie.
+
+    Args:
+        stuck: the processes that do not die.
+        whose: the user's ids.
+    """
+    firsts = [pid for pid in stuck if is_first(pid)]
+    ending = {chain[0] for pid in firsts if (chain := pid_namespaces(pid))}
+    if not ending:
+        return set()
+    zombies = (pid for pid in pids() if is_zombie(pid))
+    found = {parent(pid) for pid in zombies if not ending.isdisjoint(pid_namespaces(pid))}
+    return _users(found - set(stuck), whose, UserNamespaces(whose)) - ancestry()
+
+
+def _users(found: Collection[int], whose: Whose, namespaces: UserNamespaces) -> set[int]:
+    """Return those of some processes that are the user's, under whatever ids."""
+    living = {pid for pid in found if pid > 0}
+    mine = {pid for pid in living if whose.is_users(owner(pid))}
+    looks = examine(sorted(living - mine), lambda x: "1" if namespaces.is_users(x) else "")
+    return mine | {pid for pid, users in looks if users}
 
 
 def _tracers_of(pid: int) -> Iterator[int]:
