@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,7 +43,7 @@ def answer(operation, node):
     if operation in (OPEN, OPENDIR):
         return struct.pack("<Q2I", 1, 0, 0)
     return b""
-keeps = {"exec": (FLUSH,), "lock": (MKDIR,)}[kind]
+keeps, kept = {"exec": (FLUSH,), "lock": (MKDIR,)}[kind], threading.Event()
 def serve():
     while True:
         try:
@@ -52,6 +51,8 @@ def serve():
         except OSError:
             return
         size, operation, unique, node = struct.unpack_from("<IIQQ", data)
+        if operation in keeps:
+            kept.set()
         if operation in keeps or operation in (2, 36, 42):
             continue
         if kind == "lock" and operation == LOOKUP:
@@ -67,7 +68,6 @@ def child(act):
             os.close(fuse)  # else it would serve itself
             os.setresgid(OWN, OWN, OWN)
             os.setresuid(OWN, OWN, OWN)
-            time.sleep(1)
             act()
         finally:
             os._exit(0)
@@ -75,12 +75,14 @@ def child(act):
 def in_exec():
     os.open(f"{point}/file", os.O_RDONLY)
     os.execv("/bin/sleep", ["sleep", "1000"])
-def in_lock():
-    time.sleep(0.5)
-    os.mkdir(f"{point}/b")
-if kind == "lock":
+if kind == "exec":
+    pid = child(in_exec)
+    assert kept.wait(20)
+else:
     child(lambda: os.mkdir(f"{point}/a"))
-pid = child({"exec": in_exec, "lock": in_lock}[kind])
+    assert kept.wait(20)
+    pid = child(lambda: os.mkdir(f"{point}/b"))
+    time.sleep(1)  # nothing shows that it waits for the lock
 tell(pid)
 signal.pause()
 """
@@ -103,7 +105,6 @@ def served(job: PretendJob, kind: str, device: str) -> Iterator[tuple[subprocess
     before = ("lxc-usernsexec", *ids_options(job, own=True), "--", "unshare", "--mount")
     try:
         with attack(job, SERVE, kind, str(point), device, before=before) as (server, pid):
-            time.sleep(2.5)
             yield server, int(pid)
     finally:
         with suppress(OSError):

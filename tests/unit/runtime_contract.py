@@ -46,8 +46,9 @@ class Containers:
 
 
 def _wait_boot(containers: Containers, *names: str) -> None:
-    """Wait until inits listen to signals; one that has only just started does not yet."""
-    script = "! test -d /run/systemd/system || test -S /run/systemd/private"
+    """Wait for the end of a boot: an init that only just started does not listen to signals."""
+    ready = "systemctl is-system-running | grep -qE 'running|degraded'"
+    script = f"! test -d /run/systemd/system || {ready}"
     for name in names:
         assert wait_until(lambda name=name: containers.run(name, "sh", "-c", script)[0] == 0)  # type: ignore[misc]
 
