@@ -41,35 +41,44 @@ demo: need-root ## Show the main job on a real OAR cluster in containers (root)
 
 .PHONY: test
 test: need-root setup ## Run every check and test; take down the sandbox if it was not up before (root)
-	@was_up=no beside= failed=0
+	@was_up=no lanes=()
 	if $(OAR_LXC) sandbox status >/dev/null 2>&1; then was_up=yes; fi
-	said="$$(mktemp)"
 	finish() {
 		status=$$?
 		trap - EXIT
-		if [ "$$beside" ]; then
-			kill -- "-$$beside" 2>/dev/null || true
-			while kill -0 -- "-$$beside" 2>/dev/null; do sleep 0.2; done
-		fi
-		rm -f "$$said"
+		for lane in "$${lanes[@]}"; do
+			kill -INT -- "-$$lane" 2>/dev/null || true
+			while kill -0 -- "-$$lane" 2>/dev/null; do sleep 0.2; done
+		done
 		if [ $$was_up = no ]; then $(OAR_LXC) sandbox down || status=1; fi
 		[ $$status = 0 ] || echo "make test: FAILED (status $$status)" >&2
 		exit $$status
 	}
 	trap finish EXIT
-	$(SUBMAKE) lint
-	# Tests on real LXC wait more than they compute. Beside them goes what computes: the sandbox, which
-	# takes minutes on a machine that has never had it, and what needs no root. What goes wrong with
-	# the sandbox is told by the target e2e, which brings it up again.
-	setsid bash -c '$(OAR_LXC) sandbox up >/dev/null 2>&1; exec $(SUBMAKE) unit docs deb' \
-		>"$$said" 2>&1 </dev/null &
-	beside=$$!
-	$(SUBMAKE) integration || failed=1
-	echo "make test: what unit, docs and deb say, which run beside:"
-	wait $$beside || failed=1
-	beside=
-	cat "$$said"
-	$(SUBMAKE) e2e || failed=1
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+	# Make the targets, one after the other; each line that they print begins with the target's name.
+	lane() {
+		bad=0
+		for target in "$$@"; do
+			SECONDS=0 word=passed
+			$(SUBMAKE) $$target </dev/null 2>&1 | (trap "" INT; exec sed -u "s/^/$$target: /") ||
+				word=FAILED bad=1
+			echo "make test: $$target $$word after $$SECONDS s"
+		done
+		return $$bad
+	}
+	lane lint
+	# Tests on real LXC and tests on a real OAR wait more than they compute: run them side by side.
+	set -m  # each lane gets a process group
+	lane e2e &
+	lanes+=($$!)
+	lane unit docs deb integration &
+	lanes+=($$!)
+	set +m
+	failed=0
+	for lane in "$${lanes[@]}"; do wait $$lane || failed=1; done
+	lanes=()
 	exit $$failed
 
 .PHONY: lint

@@ -177,8 +177,8 @@ class Sandbox:
         self.state.images.mkdir(mode=0o755, exist_ok=True)  # nodes mount this directory
         # Slow work runs in parallel; each part waits only for the parts that it needs.
         with ThreadPoolExecutor(max_workers=len(machines) + 1) as pool:
-            image = pool.submit(self._share_image)
             base = self.cache.base()
+            image = pool.submit(self._share_image)  # beside the base, it would only delay it
             self.state.keep(settings)
             homes.make(self.state.homes, self.state.checkout / "jobscripts")
             network.up(self.state, where)
