@@ -38,7 +38,6 @@ from typing import NoReturn
 
 from oar_lxc.agent.prepared import environ_here, open_job
 from oar_lxc.container.runtime import (
-    LOG_FILE,
     RUNNING,
     LxcRuntime,
     environment_inside,
@@ -54,7 +53,7 @@ from oar_lxc.linux.error_exit import exit_on_error, tell_on_stderr
 from oar_lxc.linux.login_shell import NO_MARK, mark_of, unpack
 from oar_lxc.linux.signals import shell_status
 from oar_lxc.model.description import configured_address, read_description
-from oar_lxc.model.layout import JobLayout, check_job_id
+from oar_lxc.model.layout import LOG_FILE, JobLayout, check_job_id
 from oar_lxc.model.published import PublishedJob
 
 CHUNK = 65536
@@ -365,7 +364,7 @@ def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False
     if with_keys:
         try:
             known = {
-                **JobKey(layout.private).to_client_data(),
+                **JobKey(layout).to_client_data(),
                 "host_key": str(read_description(layout.containers / name).get("host_key", "")),
             }
             keys = json.dumps(known).encode() + b"\n"

@@ -22,7 +22,6 @@ from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.wire import Event
 
-NAMES = "names.json"
 TIMEOUT = 10.0  # seconds a container has to take new names; after that it keeps the old ones
 Known = dict[str, dict[str, tuple[str, str]]]  # session → container → address, public host key
 
@@ -93,7 +92,7 @@ def _ignore(event: Event) -> None:
 
 def _read(layout: JobLayout) -> tuple[Known, list[str]]:
     try:
-        data = json.loads((layout.private / NAMES).read_text())
+        data = json.loads((layout.host_names).read_text())
         known = {
             str(session): {str(name): (str(ip), str(key)) for name, (ip, key) in names.items()}
             for session, names in data["sessions"].items()
@@ -107,4 +106,4 @@ def _read(layout: JobLayout) -> tuple[Known, list[str]]:
 
 def _write(layout: JobLayout, known: Known, ended: Sequence[str]) -> None:
     text = json.dumps({"sessions": known, "ended": list(ended)})
-    write_atomic(layout.private / NAMES, text)
+    write_atomic(layout.host_names, text)

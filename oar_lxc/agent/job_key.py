@@ -13,18 +13,25 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.model.layout import JobLayout
 
-CLIENT = "id_ed25519"
-
 
 @dataclass(frozen=True)
 class JobKey:
     """The ed25519 key pair that the user has for this job.
 
     Args:
-        directory: the user's private directory of the job on this node.
+        layout: the job's names.
     """
 
-    directory: Path
+    layout: JobLayout
+
+    @property
+    def path(self) -> Path:
+        """The file of the private key on this node."""
+        return self.layout.ssh_key
+
+    @property
+    def _public(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.pub")
 
     @classmethod
     def make(cls, layout: JobLayout, comment: str) -> JobKey:
@@ -33,16 +40,16 @@ class JobKey:
         Raises:
             OarLxcError: the keys cannot be written.
         """
-        key = cls(layout.private)
+        key = cls(layout)
         from oar_lxc.linux.ed25519 import KeyPair  # slow to import, and not needed to read a key
 
         try:
-            if not (key.directory / CLIENT).exists():
+            if not key.path.exists():
                 pair = KeyPair.make()
-                write_atomic(key.directory / f"{CLIENT}.pub", f"{pair.public} {comment}\n")
-                write_atomic(key.directory / CLIENT, pair.private(comment))
+                write_atomic(key._public, f"{pair.public} {comment}\n")
+                write_atomic(key.path, pair.private(comment))
         except OSError as error:
-            raise OarLxcError(f"cannot make keys in {key.directory}: {error.strerror}") from error
+            raise OarLxcError(f"cannot make keys in {layout.private}: {error.strerror}") from error
         return key
 
     def keep(self, data: Mapping[str, str]) -> None:
@@ -54,7 +61,7 @@ class JobKey:
         Raises:
             OSError: the key cannot be written.
         """
-        write_atomic(self.directory / CLIENT, data["client"])
+        write_atomic(self.path, data["client"])
 
     def to_data(self) -> dict[str, str]:
         """Return the keys that containers need, as ``keys`` of a container's ``LayerFiles``.
@@ -62,10 +69,10 @@ class JobKey:
         See :class:`oar_lxc.container.layer.LayerFiles`.
         """
         return {
-            "client": (self.directory / CLIENT).read_text(),
-            "authorized": (self.directory / f"{CLIENT}.pub").read_text(),
+            "client": self.path.read_text(),
+            "authorized": self._public.read_text(),
         }
 
     def to_client_data(self) -> dict[str, str]:
         """Return the private key that a client of the job's containers needs, as ``client``."""
-        return {"client": (self.directory / CLIENT).read_text()}
+        return {"client": self.path.read_text()}

@@ -50,7 +50,7 @@ def launch(node: OnNode, request: wire.Launch) -> None:
         with node.locked():
             _refuse_existing(node, share)
             with _undone_if_it_fails(node, share, starter):
-                JobKey(node.layout.private).keep(request.keys)
+                JobKey(node.layout).keep(request.keys)
                 others = learn(node.layout, request.names)
                 pairs = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
                 common = NodeLaunch(

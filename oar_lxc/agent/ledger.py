@@ -38,7 +38,6 @@ from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.published import PublishedJob
 from oar_lxc.model.wire import Allot, Allotted, Refused, Release
 
-LEDGER = "ledger.json"
 # The fields of a container that the ledger keeps, so that no other container gets the same.
 KEPT = ("name", "node", "address", "image", "group", "cores", "first_core", "ports")
 Entry = dict[str, Any]
@@ -161,7 +160,7 @@ def _forget_dead(layout: JobLayout, published: PublishedJob, sessions: dict[str,
 @contextmanager
 def _table(layout: JobLayout) -> Iterator[dict[str, Any]]:
     """Lock and read the ledger, run the block on it, and write it unless the block fails."""
-    path = layout.private / LEDGER
+    path = layout.ledger
     try:
         lock = os.open(layout.private, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -44,12 +44,12 @@ def open_ports(layout: JobLayout, session: str, share: Sequence[PlannedContainer
         os.waitpid(pid, 0)
         raise OarLxcError(said)
     note = {"pid": pid, "argv": argv}
-    (layout.private / f"ports-{session}.json").write_text(json.dumps(note) + "\n")
+    layout.port_forward(session).write_text(json.dumps(note) + "\n")
 
 
 def close_ports(layout: JobLayout, session: str | None) -> None:
     """Close the ports of a session; None: of all sessions."""
-    for path in layout.private.glob(f"ports-{'*' if session is None else session}.json"):
+    for path in layout.private.glob(layout.port_forward("*" if session is None else session).name):
         with suppress(OSError, ValueError, KeyError):
             note = json.loads(path.read_text())
             command = Path(f"/proc/{note['pid']}/cmdline").read_bytes()

@@ -84,7 +84,7 @@ def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> wire.
 
 def send_job_key(node: OnNode, request: wire.TellKeys) -> None:
     """Emit the job's key as a ``Keys``, if this node has it."""
-    key = JobKey(node.layout.private)
+    key = JobKey(node.layout)
     with suppress(FileNotFoundError):
         node.emit(wire.Keys(**key.to_client_data()))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob
@@ -17,11 +16,6 @@ from oar_lxc.model.wire import NoMessageError, Phase, decode, encode
 
 # In the order in which a job comes to them.
 PHASES = ("prepare", "image", "create", "start", "boot", "provision", "ready", "destroy")
-
-
-def timeline_file(layout: JobLayout) -> Path:
-    """Return the file of a job's phases on a node."""
-    return layout.private / "timeline.jsonl"
 
 
 def note(layout: JobLayout, phase: str, begin: float, seconds: float, containers: int) -> None:
@@ -35,7 +29,7 @@ def note(layout: JobLayout, phase: str, begin: float, seconds: float, containers
         containers: how many containers it dealt with.
     """
     fact = Phase(phase, round(begin, 4), round(seconds, 4), containers)
-    with suppress(OSError), timeline_file(layout).open("a") as file:
+    with suppress(OSError), layout.timeline.open("a") as file:
         file.write(encode(fact).decode() + "\n")
 
 
@@ -57,7 +51,7 @@ def read_timeline(layout: JobLayout, published: PublishedJob) -> Iterator[Phase]
         seconds, begin = steps.pop("all", 0.0), steps.pop("begin", 0.0)
         yield Phase("prepare", begin, seconds, 0, steps)
     with suppress(OSError):
-        for line in timeline_file(layout).read_text().splitlines():
+        for line in layout.timeline.read_text().splitlines():
             with suppress(NoMessageError):  # the last line may not be complete yet
                 fact = decode(line, {Phase.kind: Phase}, Phase.kind)
                 if fact and fact.phase in PHASES:

@@ -25,7 +25,7 @@ def write_times(layout: JobLayout, name: str, times: Mapping[str, float]) -> Non
         times: seconds by key. With ``launched`` among them, the container's earlier times no
             longer count.
     """
-    with (layout.private / "times.jsonl").open("a") as file:
+    with layout.times.open("a") as file:
         file.write(json.dumps({"container": name, **times}) + "\n")
 
 
@@ -39,7 +39,7 @@ def read_times(layout: JobLayout) -> dict[str, dict[str, float]]:
     """
     found: dict[str, dict[str, float]] = {}
     with suppress(OSError):
-        for line in (layout.private / "times.jsonl").read_text().splitlines():
+        for line in layout.times.read_text().splitlines():
             # The user can write to the file: skip a damaged line.
             with suppress(ValueError, TypeError, KeyError, AttributeError):
                 times = json.loads(line)

@@ -19,9 +19,8 @@ from oar_lxc.errors import (
     NodeError,
     UsageError,
 )
-from oar_lxc.model.description import CONFIG_FILE
 from oar_lxc.model.job import Job, parse_resources
-from oar_lxc.model.layout import JobLayout, by_number, check_job_id
+from oar_lxc.model.layout import CONFIG_FILE, JobLayout, by_number, check_job_id
 from oar_lxc.model.published import read_published
 from oar_lxc.model.wire import Container, Event, Keys, List, TellKeys
 from oar_lxc.oar.commands import ENDED, ENDING, job_facts, job_resources

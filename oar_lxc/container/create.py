@@ -24,23 +24,27 @@ from oar_lxc.container.limit_cgroups import make_limit_cgroups, remove_limit_cgr
 from oar_lxc.container.limits import Share
 from oar_lxc.container.lxc_config import (
     LXCFS,
-    NEIGHBOURS_FILE,
-    ONLINE_FILE,
-    UPPER,
-    WORK,
     NodeSettings,
     neighbours_text,
     render,
 )
-from oar_lxc.container.node_launch import NodeLaunch, layers_of
+from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.errors import CommandError, ConfigError
 from oar_lxc.image.provide import halt_signal
 from oar_lxc.linux.background import in_background
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
 from oar_lxc.model.config import read_config
-from oar_lxc.model.description import CONFIG_FILE, DESCRIPTION_FILE, session_of
-from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.description import session_of
+from oar_lxc.model.layout import (
+    CONFIG_FILE,
+    DESCRIPTION_FILE,
+    NEIGHBOURS_FILE,
+    ONLINE_FILE,
+    UPPER,
+    WORK,
+    JobLayout,
+)
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import PublishedJob
 
@@ -95,7 +99,7 @@ def create_containers(
                 CONFIG_FILE: configs[planned.name],
                 ONLINE_FILE: settings[planned.name].cpus + "\n",
             }
-            _make_directory(directory, planned.name, launch.session, texts)
+            _make_directory(launch, planned, texts)
             make_limit_cgroups(published.cgroups, planned.name, settings[planned.name].limits)
         launch.layers.mkdir(exist_ok=True)
         os.chmod(launch.layers, 0o770)  # noqa: S103  # clears set-gid: nothing inherits the group
@@ -143,18 +147,20 @@ def _batches(containers: Sequence[PlannedContainer]) -> Iterator[Sequence[Planne
         size = min(4 * size, LARGEST_BATCH)
 
 
-def _make_directory(containers: Path, name: str, session: str, texts: Mapping[str, str]) -> None:
+def _make_directory(
+    launch: NodeLaunch, planned: PlannedContainer, texts: Mapping[str, str]
+) -> None:
     """Make a container's directory with its files, whole or not at all.
 
     One of the files says to which session the container belongs: none may be without.
     """
-    half = containers / f".{name}.{session}"
+    half = launch.layout.half_made(planned.name, launch.session)
     try:
         half.mkdir()
         os.chmod(half, 0o770)  # noqa: S103  # the containers' root has access as the group
         for file, text in texts.items():
             (half / file).write_text(text)
-        half.rename(containers / name)
+        half.rename(launch.directory(planned))
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise
@@ -184,7 +190,7 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
     sessions = {session_of(layout.containers / name) for name in names}
     going = [layout.containers / name for name in names]
     used = {session_of(path) for path in layout.containers.iterdir() if path not in going}
-    layers = [layout.containers / layers_of(session) for session in sessions - used - {""}]
+    layers = [layout.layers(session) for session in sessions - used - {""}]
     paths = [path / part for path in going for part in (UPPER, WORK)] + layers
     with in_background(lambda: _remove_cgroups(published, names)):
         if paths:

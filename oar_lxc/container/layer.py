@@ -16,10 +16,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from oar_lxc.container.lxc_config import UPPER, WORK
 from oar_lxc.linux import rootpath
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.idmap import IdMap
+from oar_lxc.model.layout import UPPER, WORK
 from oar_lxc.model.plan import PlannedContainer
 
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"

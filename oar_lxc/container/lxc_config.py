@@ -8,12 +8,10 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from oar_lxc.container.node_launch import NodeLaunch
-from oar_lxc.container.runtime import LOG_FILE
 from oar_lxc.model.addresses import MTU
+from oar_lxc.model.layout import LOG_FILE, NEIGHBOURS_FILE, ONLINE_FILE, UPPER, WORK
 from oar_lxc.model.plan import PlannedContainer
 
-UPPER = "upper"
-WORK = "work"  # LXC expects it beside the upper directory
 CGROUP = "lxc.payload"  # the cgroup of a container's processes, inside its limit cgroup
 MONITOR = "lxc.monitor"  # the cgroup of LXC's monitor is called MONITOR.CONTAINER
 PIVOT = "lxc.pivot"
@@ -62,16 +60,12 @@ LXCFS_FILES = (
 )
 # lxcfs numbers the CPUs anew, from 0. A program that compares them with the CPUs that the kernel
 # allows, such as hwloc and with it every mpirun, then finds no CPU at all. So with a cpuset, we
-# write this file ourselves.
+# write this file ourselves, from ONLINE_FILE.
 ONLINE = "sys/devices/system/cpu/online"
-ONLINE_FILE = "cpus"
 
-
-# The file in the directory of layers that lists the containers' neighbours for the kernel; no
-# group has this name. All containers of a node share one neighbour table of the kernel, which has
-# few entries. Permanent entries do not count. So we make them permanent: then containers that all
-# talk to each other do not fill the table.
-NEIGHBOURS_FILE = ".neighbours"
+# All containers of a node share one neighbour table of the kernel, which has few entries.
+# Permanent entries do not count. So NEIGHBOURS_FILE lists the containers' neighbours for the
+# kernel: then containers that all talk to each other do not fill the table.
 # Entries on one node. Fewer do not fill the table. Each takes half a KiB of kernel memory and
 # about 20 microseconds of a start: for more, the administrator must enlarge the table.
 FEWEST_PAIRS, MOST_PAIRS = 64, 65536

@@ -44,7 +44,7 @@ class NodeLaunch:
     @property
     def layers(self) -> Path:
         """The directory with the layers of the session's groups."""
-        return self.layout.containers / layers_of(self.session)
+        return self.layout.layers(self.session)
 
     def rootfs(self, planned: PlannedContainer) -> Path:
         """Return the root directory of a container's image."""
@@ -53,8 +53,3 @@ class NodeLaunch:
     def directory(self, planned: PlannedContainer) -> Path:
         """Return a container's own directory."""
         return self.layout.containers / planned.name
-
-
-def layers_of(session: str) -> str:
-    """Return the name of the directory with the layers of a session's groups."""
-    return f".layers.{session}"

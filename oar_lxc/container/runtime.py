@@ -28,7 +28,8 @@ from oar_lxc.errors import ContainerError, OarLxcError, printable
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import Program, running
 from oar_lxc.linux.stat import parent
-from oar_lxc.model.description import CONFIG_FILE, read_description
+from oar_lxc.model.description import read_description
+from oar_lxc.model.layout import CONFIG_FILE, LOG_FILE, PATH_LINK
 
 KILL_TIMEOUT = 10.0  # seconds after SIGKILL until a container that still runs is reported
 START_TIMEOUT = 60.0  # seconds to wait for starts under way when the launch is given up
@@ -40,8 +41,6 @@ _NOISE = (
     'Unsupported config key "lxc.seccomp"',
 )
 LOG_TAIL = 8  # lines of LXC's log that go into an error
-LOG_FILE = "lxc.log"
-PATH_LINK = "path"
 _PEER = struct.Struct("3i")  # struct ucred: process, user, group
 _LONGEST_ADDRESS = 106  # bytes of an abstract socket's name, without the zeros at both ends
 # LXC's words for states.

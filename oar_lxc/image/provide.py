@@ -19,9 +19,6 @@ from oar_lxc.linux.run import run
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JobLayout
 
-UNPACKED = ".images"  # in the directory of a job's containers; a directory per digest
-PUSHED = "images"  # in the job's private directory: the images that were pushed to this node
-
 Inside = Callable[[Sequence[str]], list[str]]
 
 
@@ -69,7 +66,7 @@ def own_stores(layout: JobLayout, home: Path) -> tuple[Store, Store]:
 
 def pushed_store(layout: JobLayout) -> Store:
     """Return the store of the images that were pushed to this node for a job."""
-    return Store(layout.private / PUSHED, archives=True)
+    return Store(layout.pushed_images, archives=True)
 
 
 def _names(store: Store) -> list[ImageName]:
@@ -91,7 +88,7 @@ def halt_signal(rootfs: Path) -> str:
 def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) -> Path:
     """Unpack an archive for the job, unless it is there already."""
     record = store.identified(name)
-    place = layout.containers / UNPACKED
+    place = layout.unpacked_images
     _make_directory(place)
     final = place / record.digest.partition(":")[2]
     if (final / ROOTFS).is_dir():

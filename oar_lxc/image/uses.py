@@ -8,13 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.image.provide import UNPACKED
 from oar_lxc.image.store import ROOTFS
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.image_name import ImageName
-from oar_lxc.model.layout import STATE, JobLayout, check_job_id
+from oar_lxc.model.layout import CONFIG_FILE, JOB_DIRECTORIES, STATE, JobLayout, check_job_id
 
 _OVERLAY = "overlay"
 
@@ -70,18 +69,18 @@ def _mount_namespace(process: Path) -> str:
 
 def _job_of(lower: str, name: ImageName, digest: str, state: Path) -> int:
     """Return the job that has the image at a path; 0 if it is no job's path or another image."""
-    match = re.match(rf"{re.escape(str(state))}/jobs/([1-9][0-9]{{0,8}})/", lower)
+    match = re.match(rf"{re.escape(str(state))}/{JOB_DIRECTORIES}/([1-9][0-9]{{0,8}})/", lower)
     if not match:
         return 0
     layout = JobLayout(check_job_id(match[1]), state)
     places = [layout.images / name.directory / ROOTFS]
     if digest:
-        places.append(_unpacked(layout.containers, digest))
+        places.append(_unpacked(layout, digest))
     return layout.job_id if Path(lower) in places else 0
 
 
-def _unpacked(containers: Path, digest: str) -> Path:
-    return containers / UNPACKED / digest.partition(":")[2] / ROOTFS
+def _unpacked(layout: JobLayout, digest: str) -> Path:
+    return layout.unpacked_images / digest.partition(":")[2] / ROOTFS
 
 
 def _user_of(layout: JobLayout) -> str:
@@ -100,18 +99,18 @@ def _lower_directories(mountinfo: Path) -> set[str]:
     return found
 
 
-def containers_of(digest: str, directory: Path) -> list[Path]:
-    """Return the directories of a job's containers that are made of an unpacked archive.
+def containers_using(digest: str, layout: JobLayout) -> list[str]:
+    """Return the names of a job's containers that are made of an unpacked archive.
 
     Args:
         digest: the image's digest.
-        directory: the directory of the job's containers.
+        layout: the job's names.
     """
-    wanted = f"{_unpacked(directory, digest)}:"
+    wanted = f"{_unpacked(layout, digest)}:"
     found = []
     with suppress(OSError):
-        for container in sorted(directory.iterdir()):
+        for container in sorted(layout.containers.iterdir()):
             with suppress(OSError):
-                if wanted in read_regular(container / "config").decode(errors="replace"):
-                    found.append(container)
+                if wanted in read_regular(container / CONFIG_FILE).decode(errors="replace"):
+                    found.append(container.name)
     return found

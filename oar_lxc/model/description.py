@@ -8,10 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.model.layout import JobLayout
-
-CONFIG_FILE = "config"
-DESCRIPTION_FILE = "container.json"
+from oar_lxc.model.layout import CONFIG_FILE, DESCRIPTION_FILE, JobLayout
 
 
 def read_description(directory: Path) -> dict[str, Any]:

@@ -14,8 +14,22 @@ from oar_lxc.errors import UsageError
 
 STATE = Path("/var/lib/oar-lxc")
 CONFIG = Path("/etc/oar-lxc/oar-lxc.toml")
+# Below the state directory of a node: records of jobs, directories of jobs, and directories of
+# ended jobs that await removal.
+RECORDS, JOB_DIRECTORIES, TRASH = "records", "jobs", "trash"
 STORE = "store"  # only root may enter: images hold programs that are set-user-id root
 IMAGES = f"{STORE}/images"  # the node's images, below its state directory
+
+# What is in the directory of a container, which has the container's name.
+CONFIG_FILE = "config"  # LXC's configuration
+DESCRIPTION_FILE = "container.json"  # the container's part of the plan, and its session
+LOG_FILE = "lxc.log"
+PATH_LINK = "path"  # leads to the link by whose name LXC knows the directory of all containers
+ONLINE_FILE = "cpus"  # what the container has as ONLINE of oar_lxc.container.lxc_config
+UPPER = "upper"  # the overlay's upper directory: all that the container writes
+WORK = "work"  # the overlay's work directory; LXC expects it beside the upper directory
+# What is in the directory of a session's layers, besides a directory for each group.
+NEIGHBOURS_FILE = ".neighbours"  # no group has this name
 
 # OAR accepts all names of the system's user database, which may come from a directory service. So
 # this allows more than Debian's rule, but only names that are one word and one part of a path.
@@ -73,17 +87,17 @@ class JobLayout:
     @property
     def record(self) -> Path:
         """The root-owned record of what may exist of the job on the node."""
-        return self.state / "records" / f"{self.job_id}.json"
+        return self.state / RECORDS / f"{self.job_id}.json"
 
     @property
     def directory(self) -> Path:
         """The job's directory; root owns it, and all users may pass through it."""
-        return self.state / "jobs" / str(self.job_id)
+        return self.state / JOB_DIRECTORIES / str(self.job_id)
 
     @property
     def trash(self) -> Path:
         """The directory where directories of ended jobs await removal; only root may enter."""
-        return self.state / "trash"
+        return self.state / TRASH
 
     @property
     def published(self) -> Path:
@@ -106,8 +120,21 @@ class JobLayout:
         return self.directory / "containers"
 
     @property
+    def unpacked_images(self) -> Path:
+        """The directory of the user's own images, unpacked: one directory per digest."""
+        return self.containers / ".images"
+
+    def layers(self, session: str) -> Path:
+        """Return the directory with the layers of a session's groups."""
+        return self.containers / f".layers.{session}"
+
+    def half_made(self, name: str, session: str) -> Path:
+        """Return the directory of a container that is not complete yet."""
+        return self.containers / f".{name}.{session}"
+
+    @property
     def private(self) -> Path:
-        """The user's own directory for keys; no other user may enter."""
+        """The user's own directory for keys and notes; no other user may enter."""
         return self.directory / "private"
 
     @property
@@ -119,6 +146,40 @@ class JobLayout:
     def job_key(self) -> Path:
         """The user's copy of OAR's key of the job, which oarsh needs where the cpuset is off."""
         return self.private / "oar.jobkey"
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key for the job's containers; the public key has the ending ``.pub``."""
+        return self.private / "id_ed25519"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger of the job's sessions; only the head node has it."""
+        return self.private / "ledger.json"
+
+    @property
+    def host_names(self) -> Path:
+        """The names of all containers of the job, as this node knows them."""
+        return self.private / "names.json"
+
+    @property
+    def times(self) -> Path:
+        """When containers of this node were launched and ready, a line per fact."""
+        return self.private / "times.jsonl"
+
+    @property
+    def timeline(self) -> Path:
+        """How long each phase took on this node, a line per phase."""
+        return self.private / "timeline.jsonl"
+
+    @property
+    def pushed_images(self) -> Path:
+        """The store of the images that were pushed to this node for the job."""
+        return self.private / "images"
+
+    def port_forward(self, session: str) -> Path:
+        """Return the file about the process that forwards ports to a session's containers."""
+        return self.private / f"ports-{session}.json"
 
     @property
     def bridge(self) -> str:

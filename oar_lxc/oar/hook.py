@@ -24,6 +24,7 @@ from oar_lxc.model.idspans import format_spans
 from oar_lxc.model.job import read_nodefile
 from oar_lxc.model.layout import JobLayout, check_job_id, check_node, check_user
 from oar_lxc.model.published import PublishedJob
+from oar_lxc.oar.paths import CPUSET, job_key
 from oar_lxc.oar.ssh import FANOUT, command_on, this_node
 
 PUBLISHER = 0  # the user id of root, which publishes job.json
@@ -71,7 +72,7 @@ def run_hook(hook: str, job_id: int, user: str, nodefile: Path) -> int:
     if config.prepare != PREPARE_BY[1]:
         return 0
     nodes = list(read_nodefile(nodefile))
-    key = Path(f"/var/lib/oar/{user}_{job_id}.jobkey")  # OAR's place for it on all nodes
+    key = job_key(job_id, user)  # at the same place on all nodes
     key_option = ["--job-key", str(key)] if key.exists() else []
     users = ["--users", format_spans(config.users).replace(" ", "")]
     prepare = ["prepare", *common, *users, *key_option, "--nodes", ",".join(nodes), "--node"]
@@ -152,7 +153,7 @@ def _oar_cgroup(job_id: int, user: str) -> str:
     name = f"{user}_{job_id}"
     given = os.environ.get("OAR_CPUSET", "")
     for path in (given, f"/oar/{name}"):
-        if path.endswith(f"/{name}") and Path(f"/dev/cpuset{path}").is_dir():
+        if path.endswith(f"/{name}") and Path(f"{CPUSET}{path}").is_dir():
             return path
     return ""
 

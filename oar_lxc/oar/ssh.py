@@ -8,12 +8,11 @@ import shlex
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from oar_lxc.linux.regular import read_regular
+from oar_lxc.oar.paths import CONF, SSH_PORT
 
-OAR_CONF = Path("/etc/oar/oar.conf")
-SSH = ["/usr/bin/ssh", "-p", "6667", "-e", "none"]
+SSH = ["/usr/bin/ssh", "-p", str(SSH_PORT), "-e", "none"]
 NODE_COMMAND = "/usr/sbin/oar-lxc-node"
 FANOUT = 64
 
@@ -49,7 +48,7 @@ def ssh() -> list[str]:
     """
     command = []
     with suppress(OSError, ValueError):
-        text = os.fsdecode(read_regular(OAR_CONF, follow=True))
+        text = os.fsdecode(read_regular(CONF, follow=True))
         if match := re.search(r'^OPENSSH_CMD="(.*)"', text, re.MULTILINE):
             command = shlex.split(match[1])
     return [*(command or SSH), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]

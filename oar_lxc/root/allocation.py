@@ -19,7 +19,7 @@ from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.config import Config
 from oar_lxc.model.idspans import Span, format_spans
-from oar_lxc.model.layout import CONFIG, JobLayout
+from oar_lxc.model.layout import CONFIG, JOB_DIRECTORIES, RECORDS, JobLayout
 from oar_lxc.root.files import write_durably
 from oar_lxc.root.grants import granted_ranges, jobs_of_lines
 from oar_lxc.root.ownership import Whose
@@ -110,9 +110,9 @@ def _taken(state: Path) -> Iterator[tuple[int, int]]:
 
 def first_ids(state: Path) -> set[int]:
     """Return the first ids of all jobs, from their records and their directories."""
-    records = map(read_record, (state / "records").glob("*.json"))
+    records = map(read_record, (state / RECORDS).glob("*.json"))
     found = {record.first_id for record in records if record}
-    for directory in (state / "jobs").glob("*"):
+    for directory in (state / JOB_DIRECTORIES).glob("*"):
         with suppress(FileNotFoundError):
             found.add(directory.lstat().st_gid)
     return {first for first in found if is_first_id(first)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.model.layout import MAX_JOB_ID, STATE, JobLayout
+from oar_lxc.model.layout import JOB_DIRECTORIES, MAX_JOB_ID, RECORDS, STATE, JobLayout
 from oar_lxc.root import grants, packetfilter
 from oar_lxc.root.account import find_name, private_owner
 from oar_lxc.root.job_cgroups import OWN, hierarchies
@@ -101,8 +101,8 @@ class Judge:
 
 def _job_ids(state: Path) -> Iterator[int]:
     patterns = (
-        (state / "records", r"([0-9]{1,10})\.json"),
-        (state / "jobs", r"([0-9]{1,10})"),
+        (state / RECORDS, r"([0-9]{1,10})\.json"),
+        (state / JOB_DIRECTORIES, r"([0-9]{1,10})"),
         (NET, r"ol[bv]([0-9]{1,10})"),
     )
     for directory, pattern in patterns:

@@ -13,8 +13,9 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
-from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.layout import RECORDS, TRASH, JobLayout
 from oar_lxc.model.reaped import DESTROYED, FAILED, LEFT_ALONE, WOULD_DESTROY, Reaped
+from oar_lxc.oar.paths import NODE_CHECK
 from oar_lxc.root.account import job_uid
 from oar_lxc.root.destroy import REAPER, Destruction
 from oar_lxc.root.files import forget, write_anyway
@@ -23,7 +24,6 @@ from oar_lxc.root.standstill import resume_stopped
 from oar_lxc.root.trash import list_trash
 
 STUCK = "stuck"  # file below the state directory for the node check: what is not destroyed
-CHECK = Path("/etc/oar/check.d/oar-lxc")
 TRASH_TIMEOUT = 1800.0  # seconds for one directory; the next run continues
 
 
@@ -78,14 +78,14 @@ def _destroy(judge: Judge, found: Finding, log: NodeLog, seconds: float) -> tupl
 
 
 def _empty_trash(judge: Judge, log: NodeLog) -> None:
-    for path in list_trash(judge.state / "trash"):
+    for path in list_trash(judge.state / TRASH):
         with suppress(OarLxcError), log.step(f"trash {path.name}"):
             remove_tree(path, TRASH_TIMEOUT)
 
 
 def _forget_half_written(judge: Judge) -> None:
     """Remove half-written records, which killed writers left behind."""
-    for path in (judge.state / "records").glob(".*.json.oar-lxc"):
+    for path in (judge.state / RECORDS).glob(".*.json.oar-lxc"):
         with suppress(FileNotFoundError):
             if abs(time.time() - path.lstat().st_mtime) >= judge.grace:
                 forget(path)
@@ -97,6 +97,6 @@ def _report(path: Path, stuck: list[Reaped]) -> None:
         write_anyway(path, "".join(f"{one}\n" for one in stuck), 0o644)
     else:
         forget(path)
-    if CHECK.exists():
+    if NODE_CHECK.exists():
         with suppress(OarLxcError):
-            run([str(CHECK)], timeout=10)
+            run([str(NODE_CHECK)], timeout=10)

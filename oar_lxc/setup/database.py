@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oar_lxc.linux.run import Result, run
+from oar_lxc.oar.paths import CONF
 from oar_lxc.setup import files, oarconf
 from oar_lxc.setup.steps import NotYetError, SetupError, Step
 
@@ -103,7 +104,7 @@ def current() -> Settings:
     conf = oarconf.read()
     if conf.get("DB_TYPE") not in ("Pg", None):
         raise SetupError(
-            f"{oarconf.PATH} has DB_TYPE={conf.get('DB_TYPE')}: only PostgreSQL (Pg) can be set up"
+            f"{CONF} has DB_TYPE={conf.get('DB_TYPE')}: only PostgreSQL (Pg) can be set up"
         )
     return Settings.of(conf)
 
@@ -141,7 +142,7 @@ class Database:
             NotYetError: there is no database yet.
             CommandError: the query failed.
         """
-        if not self.settings.password or not oarconf.PATH.exists():
+        if not self.settings.password or not CONF.exists():
             raise NotYetError("the database is not there yet")
         if self.execute("SELECT 1", check=False).status != 0:
             raise NotYetError("the database cannot be reached yet")
@@ -251,7 +252,7 @@ def created() -> Step:
             )
         raise SetupError(
             f"the database does not let OAR in: {_first_line(check)}. If the passwords in "
-            f"{oarconf.PATH} were changed, tell PostgreSQL: runuser -u postgres -- psql -c "
+            f"{CONF} were changed, tell PostgreSQL: runuser -u postgres -- psql -c "
             f"\"ALTER ROLE {settings.user} PASSWORD '…'\" (and {settings.ro_user} likewise)"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from oar_lxc.oar.paths import CONF
 from oar_lxc.setup import files, keys, oarconf
 from oar_lxc.setup.bundle import Bundle
 from oar_lxc.setup.server import CPUSET_PATH, cpuset
@@ -25,9 +26,7 @@ def oar_conf(bundle: Bundle, settings: Mapping[str, str]) -> Step:
             conf = conf.set("CPUSET_PATH", bundle.cpuset_path)
         return conf.update(settings).text
 
-    return files.edited_file(
-        "oar.conf says where the server is", oarconf.PATH, configure, "oar-common"
-    )
+    return files.edited_file("oar.conf says where the server is", CONF, configure, "oar-common")
 
 
 def oar_keys(bundle: Bundle) -> list[Step]:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oar_lxc.linux.run import run
+from oar_lxc.oar.paths import SSH, SSH_PORT
 from oar_lxc.setup import files
 from oar_lxc.setup.steps import NotYetError, Step
 
-SSH = Path("/var/lib/oar/.ssh")
 ETC = Path("/etc/oar-lxc")
-HOST_KEY = Path("/etc/oar/oar_ssh_host_rsa_key")
 
 # With this mark, OAR tells its own key from the jobs' keys in the same file.
 OAR_KEY = 'environment="OAR_KEY=1" '
@@ -115,8 +114,10 @@ def oar_knows_the_nodes(host_public: Callable[[], str]) -> list[Step]:
 
     def with_line(text: str) -> str:
         key = " ".join(host_public().split()[:2])
-        others = [line for line in text.splitlines() if line and not line.startswith("[*]:6667 ")]
-        return "\n".join([f"[*]:6667 {key}", *others]) + "\n"
+        others = [
+            line for line in text.splitlines() if line and not line.startswith(f"[*]:{SSH_PORT} ")
+        ]
+        return "\n".join([f"[*]:{SSH_PORT} {key}", *others]) + "\n"
 
     return [
         _oar_file(

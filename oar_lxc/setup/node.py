@@ -14,15 +14,14 @@ from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
 from oar_lxc.model.config import read_config
 from oar_lxc.model.image_name import ImageName
-from oar_lxc.model.layout import STATE, STORE
+from oar_lxc.model.layout import JOB_DIRECTORIES, RECORDS, STATE, STORE
+from oar_lxc.oar import paths
 from oar_lxc.root.grants import USERNET
-from oar_lxc.root.oar_files import CPUSET
 from oar_lxc.setup import (
     config_file,
     files,
     ids,
     join,
-    keys,
     lxcfs,
     network,
     packages,
@@ -34,13 +33,10 @@ from oar_lxc.setup.bundle import PATH as BUNDLE
 from oar_lxc.setup.bundle import Bundle
 from oar_lxc.setup.steps import Plan, Step
 
-PORT = 6667
-OAR_LOCK = Path("/var/lib/oar/job_manager_lock_file")  # for init and clean of all jobs
-SSHD_CONFIG = Path("/etc/oar/sshd_config")
 DIRECTORIES = (
     (STATE, 0o755),
-    (STATE / "records", 0o700),
-    (STATE / "jobs", 0o711),
+    (STATE / RECORDS, 0o700),
+    (STATE / JOB_DIRECTORIES, 0o711),
     (STATE / STORE, 0o700),
 )
 
@@ -76,18 +72,18 @@ def make_plan(options: Options) -> Plan:
             join.oar_conf(bundle, options.settings),
             *join.oar_keys(bundle),
             # OAR would make it readable for all users, and a user who can read it can lock it.
-            files.own_file("nobody but OAR holds its lock", OAR_LOCK, "", 0o600, "oar", "oar"),
+            files.own_file("nobody but OAR holds its lock", paths.LOCK, "", 0o600, "oar", "oar"),
             files.own_file(
-                "OAR's sshd has the cluster's host key", keys.HOST_KEY, bundle.host_private, 0o600
+                "OAR's sshd has the cluster's host key", paths.HOST_KEY, bundle.host_private, 0o600
             ),
             files.own_file(
                 "OAR's sshd has the public host key",
-                keys.HOST_KEY.with_name(keys.HOST_KEY.name + ".pub"),
+                paths.HOST_KEY.with_name(paths.HOST_KEY.name + ".pub"),
                 bundle.host_public,
             ),
             services.running(
                 "oar-node",
-                reads=lambda: [SSHD_CONFIG, keys.HOST_KEY],
+                reads=lambda: [paths.SSHD_CONFIG, paths.HOST_KEY],
                 answers=lambda: _presents(bundle.host_public),
             ),
             config_file.nodes_are_prepared_by(prepare),
@@ -109,10 +105,12 @@ def _no_directory() -> Step:
     """Make the step that removes a directory, left from a time without cpuset, for OAR's link."""
 
     def pending() -> str | None:
-        in_the_way = not CPUSET.is_symlink() and CPUSET.is_dir() and not CPUSET.is_mount()
-        return f"{CPUSET}: remove the directory" if in_the_way else None
+        in_the_way = (
+            not paths.CPUSET.is_symlink() and paths.CPUSET.is_dir() and not paths.CPUSET.is_mount()
+        )
+        return f"{paths.CPUSET}: remove the directory" if in_the_way else None
 
-    return Step(f"OAR can make {CPUSET}", pending, lambda: remove_tree(CPUSET))
+    return Step(f"OAR can make {paths.CPUSET}", pending, lambda: remove_tree(paths.CPUSET))
 
 
 def _usernet_exists() -> Step:
@@ -148,9 +146,12 @@ def _build(name: str) -> None:
 def _presents(host_public: str) -> bool:
     """Whether OAR's sshd answers here with the cluster's host key."""
     try:
-        with socket.create_connection(("127.0.0.1", PORT), timeout=2):
+        with socket.create_connection(("127.0.0.1", paths.SSH_PORT), timeout=2):
             pass
     except OSError:
         return False
-    scan = run(["ssh-keyscan", "-T", "5", "-t", "rsa", "-p", str(PORT), "127.0.0.1"], check=False)
+    scan = run(
+        ["ssh-keyscan", "-T", "5", "-t", "rsa", "-p", str(paths.SSH_PORT), "127.0.0.1"],
+        check=False,
+    )
     return host_public.split()[1] in scan.stdout

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.errors import UsageError
-
-PATH = Path("/etc/oar/oar.conf")
+from oar_lxc.oar.paths import CONF
 
 _ASSIGNMENT = re.compile(
     r"""^(?P<before>\s*(?P<comment>\#?)\s*)(?P<key>[A-Z][A-Z0-9_]*)=
@@ -116,7 +115,7 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
     return settings
 
 
-def read(path: Path = PATH) -> OarConf:
+def read(path: Path = CONF) -> OarConf:
     """Read the file; a missing file reads as empty."""
     try:
         return OarConf(path.read_text("utf-8", "surrogateescape"))

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from oar_lxc.oar import paths
+from oar_lxc.oar.paths import CONF
 from oar_lxc.setup import (
     admission,
     database,
@@ -29,7 +31,7 @@ PORT = 6666
 PING = "PINGCHECKER_TAKTUK_ARG_COMMAND"
 # OAR's ping of a node also fails if the node's checks fail.
 PING_AND_CHECK = (
-    "broadcast exec timeout 20 kill 9 [ 'test ! -d /var/lib/oar/checklogs || oarnodecheckquery' ]"
+    f"broadcast exec timeout 20 kill 9 [ 'test ! -d {paths.CHECK_LOGS} || oarnodecheckquery' ]"
 )
 # Keys that select how OAR pings, without the key that Debian's oar.conf sets.
 OTHER_PINGS = [f"PINGCHECKER_{kind}_COMMAND" for kind in ("FPING", "NMAP", "GENERIC")]
@@ -82,7 +84,7 @@ def make_plan(options: Options) -> Plan:
         packages.installed(packages.SERVER),
         # Before oar.conf names the combined file, as it then no longer names the site's own file.
         *_job_resource_manager(options),
-        files.edited_file("oar.conf says what OAR needs", oarconf.PATH, configure, "oar-common"),
+        files.edited_file("oar.conf says what OAR needs", CONF, configure, "oar-common"),
         *database.reachable(options.networks),
         services.running("postgresql", reads=_postgres_files, reader=database.cluster_unit),
         database.created(),
@@ -92,7 +94,7 @@ def make_plan(options: Options) -> Plan:
         admission.bad_mixes_are_refused(),
         *_keys(),
         _bundle(options),
-        services.running("oar-server", reads=lambda: [oarconf.PATH], answers=_answers),
+        services.running("oar-server", reads=lambda: [CONF], answers=_answers),
         *units.server_steps(),
     ]
     return plan
@@ -146,7 +148,7 @@ def cpuset(conf: oarconf.OarConf, path: str) -> oarconf.OarConf:
     if conf.get("CPUSET_PATH") is not None:
         return conf
     # The cpuset was off: restore the setting of job keys from before.
-    before = oarconf.read(files.backup_of(oarconf.PATH)).get("OARSUB_FORCE_JOB_KEY") or "no"
+    before = oarconf.read(files.backup_of(CONF)).get("OARSUB_FORCE_JOB_KEY") or "no"
     return conf.restore("CPUSET_PATH", path).set("OARSUB_FORCE_JOB_KEY", before)
 
 
@@ -174,13 +176,13 @@ def _job_resource_manager(options: Options) -> list[Step]:
 
 def _keys() -> list[Step]:
     def oar_public() -> str:
-        return keys.read_public(keys.SSH / "id_rsa")
+        return keys.read_public(paths.SSH / "id_rsa")
 
     def host_public() -> str:
         return keys.read_public(SHARED_HOST_KEY)
 
     return [
-        keys.key_pair_exists("user oar has a key", keys.SSH / "id_rsa", "oar", "oar", "oar"),
+        keys.key_pair_exists("user oar has a key", paths.SSH / "id_rsa", "oar", "oar", "oar"),
         keys.key_pair_exists(
             "the nodes have one host key for port 6667",
             SHARED_HOST_KEY,
@@ -216,7 +218,7 @@ def _make_bundle(options: Options) -> Bundle:
     settings = database.current()
     server = conf.get("SERVER_HOSTNAME") or ""
     try:
-        oar_private = (keys.SSH / "id_rsa").read_text()
+        oar_private = (paths.SSH / "id_rsa").read_text()
         host_private = SHARED_HOST_KEY.read_text()
     except FileNotFoundError as error:
         raise NotYetError(f"{error.filename} is not made yet") from None
@@ -226,7 +228,7 @@ def _make_bundle(options: Options) -> Bundle:
         cpuset_path=conf.get("CPUSET_PATH") or "",
         prepare=options.prepare,
         oar_private=oar_private,
-        oar_public=keys.read_public(keys.SSH / "id_rsa"),
+        oar_public=keys.read_public(paths.SSH / "id_rsa"),
         host_private=host_private,
         host_public=keys.read_public(SHARED_HOST_KEY),
     )

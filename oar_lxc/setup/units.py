@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from oar_lxc.oar.paths import CHECK_LOGS, NODE_CHECK
 from oar_lxc.setup import files, services
 from oar_lxc.setup.steps import Step
 
 NODE = "oar-lxc-reap"
 SERVER = "oar-lxc-sweep"
-CHECK = Path("/etc/oar/check.d/oar-lxc")
-CHECK_LOGS = Path("/var/lib/oar/checklogs")
 
 SERVICE = """\
 [Unit]
@@ -44,7 +41,7 @@ def steps() -> list[Step]:
     check = "#!/bin/sh\nexec /usr/share/oar-lxc/hooks/node_check\n"
     return [
         files.directory(f"{CHECK_LOGS} is there", CHECK_LOGS, 0o755, "oar", "oar"),
-        files.own_file("OAR's node check asks the reaper", CHECK, check, 0o755),
+        files.own_file("OAR's node check asks the reaper", NODE_CHECK, check, 0o755),
         *_units(NODE, what, after, "/usr/sbin/oar-lxc-node reap", "20s"),
     ]
 

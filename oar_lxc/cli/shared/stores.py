@@ -9,7 +9,7 @@ from pathlib import Path
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image.record import Record
 from oar_lxc.image.store import Store
-from oar_lxc.image.uses import containers_of, uses_of
+from oar_lxc.image.uses import containers_using, uses_of
 from oar_lxc.model.config import read_config
 from oar_lxc.model.image_name import OWN, PUBLIC, ImageName
 from oar_lxc.model.layout import JobLayout, check_job_id
@@ -112,7 +112,7 @@ def refuse_in_use(name: ImageName, digest: str) -> None:
     if os.geteuid() == 0:
         users = [str(use) for use in uses_of(name, digest)]
     elif job:
-        users = [f"container {path.name}" for path in containers_of(digest, job.containers)]
+        users = [f"container {name}" for name in containers_using(digest, job)]
     if users:
         end = "them" if len(users) > 1 else "it"
         raise ImageError(

@@ -12,7 +12,7 @@ import pytest
 from oar_lxc.agent.times import read_times
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model import wire
-from oar_lxc.model.description import DESCRIPTION_FILE
+from oar_lxc.model.layout import DESCRIPTION_FILE
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import alive
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.agent.job_key import CLIENT, JobKey
+from oar_lxc.agent.job_key import JobKey
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model.layout import JobLayout
 
@@ -23,7 +23,7 @@ def layout(weird_tmp_path: Path) -> JobLayout:
 
 def test_a_pair_is_made_that_belongs_together_and_only_its_owner_reads(layout: JobLayout) -> None:
     key = JobKey.make(layout, "oar job 42")
-    path = layout.private / CLIENT
+    path = layout.ssh_key
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     shown = subprocess.run(
         ["ssh-keygen", "-y", "-f", str(path)], capture_output=True, text=True, check=True
@@ -37,7 +37,7 @@ def test_a_pair_is_made_that_belongs_together_and_only_its_owner_reads(layout: J
 def test_a_key_that_exists_is_kept(layout: JobLayout) -> None:
     first = JobKey.make(layout, "x").to_data()
     assert JobKey.make(layout, "x").to_data() == first
-    assert first["client"] == (layout.private / CLIENT).read_text()
+    assert first["client"] == layout.ssh_key.read_text()
 
 
 def test_what_cannot_be_made_is_an_error(layout: JobLayout) -> None:

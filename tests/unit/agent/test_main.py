@@ -17,10 +17,8 @@ from typing import Any
 import pytest
 
 from oar_lxc.agent import prepared
-from oar_lxc.agent.job_key import CLIENT
 from oar_lxc.agent.main import OPERATIONS, carry_out, read_request
 from oar_lxc.agent.prepared import environ_here, open_job
-from oar_lxc.agent.timeline import timeline_file
 from oar_lxc.container import ssh_probe
 from oar_lxc.errors import (
     ContainerError,
@@ -319,7 +317,7 @@ def test_a_late_container_with_few_processes_is_told_how_many_it_takes(node: Fak
 
 def test_keys_are_told_where_they_are(node: FakeNode) -> None:
     assert node.run(wire.TellKeys()) == []
-    (node.layout.private / CLIENT).write_text("PRIVATE")
+    node.layout.ssh_key.write_text("PRIVATE")
     assert node.run(wire.TellKeys()) == [wire.Keys("PRIVATE")]
 
 
@@ -458,5 +456,5 @@ def test_a_node_without_containers_starts_none(node: FakeNode) -> None:
 
 
 def test_a_timeline_that_users_spoiled_is_what_can_be_read_of_it(node: FakeNode) -> None:
-    timeline_file(node.layout).write_text('[]\n{"phase": "x"}\n{"phase": "start"\nno\n')
+    node.layout.timeline.write_text('[]\n{"phase": "x"}\n{"phase": "start"\nno\n')
     assert node.run(wire.Timeline()) == []

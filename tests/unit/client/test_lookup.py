@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from oar_lxc.agent.job_key import CLIENT
 from oar_lxc.client import lookup
 from oar_lxc.client.lookup import (
     find_container,
@@ -241,8 +240,7 @@ def test_an_unknown_container_is_one_sentence_that_names_those_that_exist(
 
 
 def test_keys_are_found_on_whichever_node_has_them(remote: FakeRemote) -> None:
-    private = remote.by_name["node2"].layout.private
-    (private / CLIENT).write_text("SECRET")
+    remote.by_name["node2"].layout.ssh_key.write_text("SECRET")
     assert find_keys(remote) == {"client": "SECRET"}
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from oar_lxc.agent import job_key
 from oar_lxc.agent.hosts import all_names
 from oar_lxc.client import session
 from oar_lxc.client.session import Outcome, Session
@@ -629,7 +628,8 @@ def test_a_spec_that_does_not_fit_fails_before_anything_is_made(remote: FakeRemo
 
 
 def test_keys_that_cannot_be_made_leave_nothing(remote: FakeRemote) -> None:
-    in_the_way = remote.by_name["node1"].layout.private / f".{job_key.CLIENT}.pub.{os.getpid()}"
+    key = remote.by_name["node1"].layout.ssh_key
+    in_the_way = key.with_name(f".{key.name}.pub.{os.getpid()}")
     in_the_way.mkdir()
     with pytest.raises(OarLxcError, match=r"cannot make keys in .*: Is a directory"):
         Session(job=JOB).__enter__()
@@ -641,8 +641,8 @@ def test_keys_that_cannot_be_made_leave_nothing(remote: FakeRemote) -> None:
 
 
 def test_keys_are_made_once(remote: FakeRemote) -> None:
-    private = remote.by_name["node1"].layout.private
+    key = remote.by_name["node1"].layout.ssh_key
     with Session(job=JOB):
-        (private / job_key.CLIENT).write_text("FIRST")
+        key.write_text("FIRST")
     with Session(job=JOB):
-        assert (private / job_key.CLIENT).read_text() == "FIRST"
+        assert key.read_text() == "FIRST"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.agent.job_key import CLIENT
 from oar_lxc.cli import inventory
 from oar_lxc.cli import sshconfig as cli_sshconfig
 from oar_lxc.cli.main import cli
@@ -21,8 +20,7 @@ from oar_lxc.client import lookup, sshfiles
 from oar_lxc.client.sshfiles import INCLUDE, SshFiles, forget_ended, include, known_jobs
 from oar_lxc.errors import JobError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import NO_MARK, unpack
-from oar_lxc.model.description import DESCRIPTION_FILE
-from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.layout import DESCRIPTION_FILE, JobLayout
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import add_program, invoke
 from tests.unit.fakes.remote import FakeRemote
@@ -51,8 +49,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Itera
         (directory / "config").write_text("lxc.net.0.ipv4.address = 100.64.8.3/21\n")
         description = json.dumps({"host_key": f"ssh-ed25519 {name}"})
         (directory / "container.json").write_text(description)
-    private = nodes["node1"].layout.private
-    (private / CLIENT).write_text(KEY)
+    nodes["node1"].layout.ssh_key.write_text(KEY)
     monkeypatch.setattr(lookup, "find_remote", lambda job_id: remote)
     yield remote
     remote.close()
@@ -234,7 +231,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence(
 
 
 def test_a_job_without_keys_is_one_sentence(remote: FakeRemote) -> None:
-    (remote.by_name["node1"].layout.private / CLIENT).unlink()
+    remote.by_name["node1"].layout.ssh_key.unlink()
     with pytest.raises(JobError, match="job 42 has no ssh key: it has not launched"):
         cli.main(["ssh-config", "42"], standalone_mode=False)
 

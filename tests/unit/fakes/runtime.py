@@ -11,7 +11,6 @@ from pathlib import Path
 
 from oar_lxc.container.runtime import (
     FROZEN,
-    LOG_FILE,
     PATH_INSIDE,
     RUNNING,
     STOPPED,
@@ -21,7 +20,7 @@ from oar_lxc.container.runtime import (
     not_running,
 )
 from oar_lxc.errors import ContainerError
-from oar_lxc.model.description import CONFIG_FILE
+from oar_lxc.model.layout import CONFIG_FILE, LOG_FILE
 from tests.unit.fakes.programs import alive, wait_until
 
 IMAGE = "debian-12"

@@ -73,7 +73,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     (tmp_path / "oar.conf").write_text(
         f'DB_TYPE="Pg"\n#OPENSSH_CMD="x"\nOPENSSH_CMD="{tmp_path}/bin/ssh -p 6667"\n'
     )
-    monkeypatch.setattr(reach, "OAR_CONF", tmp_path / "oar.conf")
+    monkeypatch.setattr(reach, "CONF", tmp_path / "oar.conf")
     configure(monkeypatch)
     return found
 

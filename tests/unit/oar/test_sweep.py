@@ -58,7 +58,7 @@ echo "ssh: connect to host $node port 6667: Connection refused" >&2; exit 255"""
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     found = Cluster(tmp_path)
     monkeypatch.setenv("PATH", f"{found.bin}:{os.environ['PATH']}")
-    monkeypatch.setattr(ssh, "OAR_CONF", tmp_path / "missing")
+    monkeypatch.setattr(ssh, "CONF", tmp_path / "missing")
     monkeypatch.setattr(ssh, "SSH", [str(found.bin / "ssh")])
     for name in ("node1", "node2", "node3"):
         found.node(name, [])

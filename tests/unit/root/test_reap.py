@@ -33,7 +33,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
         (tmp_path / name).mkdir()
     monkeypatch.setattr(Judge, "find_jobs", lambda judge: list(FOUND))
     add_program(tmp_path, "check", f'printf "%s\\0" "$#" "$@" >> "{tmp_path}/checks"')
-    monkeypatch.setattr(reaper, "CHECK", tmp_path / "check")
+    monkeypatch.setattr(reaper, "NODE_CHECK", tmp_path / "check")
     return Judge(tmp_path)
 
 
