@@ -76,6 +76,17 @@ class TooLateError(OarLxcError):
     """The deadline passed before the work was done."""
 
 
+class OutputError(OarLxcError):
+    """Our standard output cannot be written, as on a full disk.
+
+    Args:
+        error: what the system said.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot write to standard output: {error.strerror}")
+
+
 class ContainerError(OarLxcError):
     """An operation on one container failed.
 

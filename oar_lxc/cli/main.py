@@ -10,7 +10,7 @@ from importlib import import_module
 import click
 
 from oar_lxc import __version__
-from oar_lxc.errors import printable
+from oar_lxc.errors import OutputError, printable
 from oar_lxc.linux.error_exit import DEBUG, INTERRUPTED, exit_on_error
 from oar_lxc.model.hints import nearest
 
@@ -136,7 +136,7 @@ def _flush() -> None:
     """Write what standard output still holds; Python would only complain when it exits.
 
     Raises:
-        OSError: it cannot be written, as on a full disk.
+        OutputError: it cannot be written, as on a full disk.
     """
     try:
         sys.stdout.flush()
@@ -144,7 +144,7 @@ def _flush() -> None:
         raise
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise OSError(error.errno, error.strerror, "standard output") from error
+        raise OutputError(error) from error
 
 
 def _tell(text: str) -> None:

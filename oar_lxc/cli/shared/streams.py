@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from oar_lxc.errors import OarLxcError
+from oar_lxc.errors import OarLxcError, OutputError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.login_shell import mark_of
 from oar_lxc.linux.signals import shell_status
@@ -218,6 +218,7 @@ def run_through_oarsh(argv: Sequence[str], token: str, *, terminal: bool = False
 
     Raises:
         NotBegunError: no mark came.
+        OutputError: our standard output could not be written.
     """
     master, slave = pty.openpty()
     pipe = slave if terminal else subprocess.PIPE
@@ -282,6 +283,7 @@ class _Streams:
         self._out = Marked(out, token, end)
         self._err = None if err is None else Marked(err, token, end)
         self._into = into
+        self._lost: OSError | None = None
 
     def run(self, master: int) -> int:
         """Pass all data through pipes; return the exit status.
@@ -291,6 +293,7 @@ class _Streams:
 
         Raises:
             NotBegunError: no mark came.
+            OutputError: our standard output could not be written.
         """
         errors = [_start(_copy, one, 2) for one in (self._err,) if one]
         rest = self._begin()
@@ -300,6 +303,8 @@ class _Streams:
         status = _wait(self._process, master)
         for thread in (reader, *errors):
             thread.join()
+        if self._lost:
+            raise OutputError(self._lost)
         return shell_status(status)
 
     def run_on_terminal(self) -> int:
@@ -337,14 +342,21 @@ class _Streams:
         return rest
 
     def _read(self, rest: bytes) -> None:
-        """Pass on the program's output; if our reader is gone, the program gets a write error."""
-        with suppress(OSError):
+        """Pass on the program's output; if it cannot be written, the program gets a write error.
+
+        The user is told why, unless our reader is gone, who no longer wants to know.
+        """
+        try:
             while True:
                 while rest:
                     rest = rest[os.write(1, rest) :]
                 rest = _read(self._out.fd)
                 if not rest:
                     return
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            self._lost = error
         if self._out.fd != self._into:
             os.close(self._out.fd)
 

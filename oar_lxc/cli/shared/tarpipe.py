@@ -120,6 +120,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=self._said,
             bufsize=0,
+            process_group=0,  # Ctrl-C is for us alone: close() lets the container tidy up
         )
         if attach.token:
             out = _end(self.process.stdout).fileno()
