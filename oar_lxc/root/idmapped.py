@@ -1,4 +1,4 @@
-"""Make and remove the root side's mounts: idmapped views of the images and of the trees.
+"""Make and remove the root side's mounts, such as idmapped views of the images and of the trees.
 
 Python does not wrap these new system calls, so they go through libc's ``syscall``. Numbers above
 423 are the same on all architectures of Linux except alpha.
@@ -29,8 +29,14 @@ _MOUNT_ATTR_NODEV = 4
 _MOUNT_ATTR_IDMAP = 0x00100000
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
+_FSOPEN_CLOEXEC = 1
+_FSCONFIG_CMD_CREATE = 6
+_FSMOUNT_CLOEXEC = 1
 _MNT_DETACH = 2
 _MS_PRIVATE = 1 << 18
 _CLONE_NEWUSER = 0x10000000
@@ -91,6 +97,33 @@ def mount_idmapped(
 def mount_on_itself(directory: Path) -> None:
     """Bind-mount a directory on itself, so that all mounts below it disappear with this one."""
     _bind(directory, directory, 0)
+
+
+@contextmanager
+def mounted_nowhere(kind: str) -> Iterator[Path]:
+    """Mount a file system of the kernel's own in no directory during the block.
+
+    So it is there whether the node mounts it or not, and nobody else sees the mount.
+
+    Args:
+        kind: type of the file system; it takes no options and no device.
+
+    Yields:
+        A path to its root, for this process.
+
+    Raises:
+        OSError: the kernel refused, or has no such file system.
+    """
+    context = _call("fsopen", Path(kind), _SYS_FSOPEN, kind.encode(), _FSOPEN_CLOEXEC)
+    try:
+        _call("fsconfig", Path(kind), _SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        mount = _call("fsmount", Path(kind), _SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+    try:
+        yield Path(f"/proc/self/fd/{mount}")
+    finally:
+        os.close(mount)
 
 
 def _bind(source: Path | int, target: Path | int, limits: int, namespace: int = 0) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from oar_lxc.errors import TooLateError
@@ -23,6 +23,7 @@ from oar_lxc.linux.bounded import ANSWER, in_child
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.mounts import read_mounts
+from oar_lxc.root.idmapped import mounted_nowhere
 from oar_lxc.root.namespaces import UserNamespaces, pid_namespaces
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import (
@@ -39,7 +40,7 @@ from oar_lxc.root.processes import (
 LXCFS = "fuse.lxcfs"  # the type of lxcfs's file system
 STACK_PATIENCE = 3.0  # seconds to examine all stuck processes
 PROBE = "proc/uptime"  # a file of lxcfs that depends on nothing else
-CONNECTIONS = Path("/sys/fs/fuse/connections")  # fuse(4): a directory per connection, by device
+CONNECTIONS = "fusectl"  # the file system with a directory for each connection (fuse(4))
 
 
 def tracers(stuck: Collection[int], whose: Whose) -> set[int]:
@@ -110,11 +111,12 @@ def abort_waits(stuck: Collection[int], whose: Whose, *, late: bool) -> list[str
     if not (any(map(_waiting_threads, stuck)) if late else _wait_for_fuse(stuck)):
         return []
     aborted = []
-    for connection in _connections():
-        with suppress(OSError):  # the connection has ended
-            if whose.is_users(connection.stat().st_uid) and _has_waiting(connection):
-                (connection / "abort").write_text("1")
-                aborted.append(connection.name)
+    with _connections() as connections:
+        for connection in connections:
+            with suppress(OSError):  # the connection has ended
+                if whose.is_users(connection.stat().st_uid) and _has_waiting(connection):
+                    (connection / "abort").write_text("1")
+                    aborted.append(connection.name)
     return aborted
 
 
@@ -134,21 +136,25 @@ def dead_lxcfs(stuck: Collection[int], whose: Whose, patience: float) -> set[int
         return set()
     found = read_mounts(kinds=[LXCFS.encode()])
     points = {mount.device.partition(":")[2]: mount.point for mount in found}
-    waited = {x.name: x for x in _connections() if _has_waiting(x)}
-    with suppress(OSError):
-        if any(whose.is_users(x.stat().st_uid) for x in waited.values()):
-            return set()
+    with _connections() as connections:
+        waited = {x.name: x for x in connections if _has_waiting(x)}
+        with suppress(OSError):
+            if any(whose.is_users(x.stat().st_uid) for x in waited.values()):
+                return set()
     if all(_answers(points[name], patience) for name in points.keys() & waited.keys()):
         return set()
     here = os.readlink("/proc/self/ns/pid")
     return {pid for pid in pids() if _is_lxcfs(pid, here)} - ancestry()
 
 
-def _connections() -> list[Path]:
-    try:
-        return list(CONNECTIONS.iterdir())
-    except FileNotFoundError:
-        return []
+@contextmanager
+def _connections() -> Iterator[list[Path]]:
+    """Yield a directory for each file system in user space, by its device number."""
+    with ExitStack() as stack:
+        found: list[Path] = []
+        with suppress(OSError):  # a kernel without FUSE
+            found = list(stack.enter_context(mounted_nowhere(CONNECTIONS)).iterdir())
+        yield found
 
 
 def _has_waiting(connection: Path) -> bool:
