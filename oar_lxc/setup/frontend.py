@@ -22,6 +22,7 @@ def make_plan(path: Path, settings: Mapping[str, str]) -> Plan:
         "frontend",
         [
             requirements.is_debian(),
+            requirements.is_not_the_server("users can submit jobs there as it is"),
             packages.installed(packages.FRONTEND),
             join.oar_conf(bundle, {**bundle.database, **settings}),
             *join.oar_keys(bundle),

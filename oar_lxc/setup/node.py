@@ -39,6 +39,10 @@ DIRECTORIES = (
     (STATE / JOB_DIRECTORIES, 0o711),
     (STATE / STORE, 0o700),
 )
+_NOT_THE_SERVER = (
+    "jobs would run beside the database and the cluster's keys. Set up a machine of its own as a "
+    "node; to see containers on a single machine, `make demo` in a clone brings up a cluster in it"
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def make_plan(options: Options) -> Plan:
         "node",
         [
             requirements.is_debian(),
+            requirements.is_not_the_server(_NOT_THE_SERVER),
             *([requirements.cgroups_are_usable(), _no_directory()] if bundle.cpuset_path else []),
             requirements.storage_is_real(STATE),
             packages.installed(packages.NODE),

@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 from oar_lxc.linux.run import run
+from oar_lxc.setup import packages
 from oar_lxc.setup.steps import SetupError, Step
 
+SERVER = "oar-server"  # the package that makes a machine the server
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpuset", "cpu", "cpuacct", "devices", "freezer")
 
@@ -44,6 +46,19 @@ def is_debian() -> Step:
         return None
 
     return Step("Debian with systemd", problem)
+
+
+def is_not_the_server(why: str) -> Step:
+    """Make the step that requires another machine than the OAR server.
+
+    Args:
+        why: what the server needs no other role for, or must not have it for.
+    """
+
+    def problem() -> str | None:
+        return None if packages.missing([SERVER]) else f"this machine is the OAR server: {why}"
+
+    return Step("not the OAR server", problem)
 
 
 def cgroups_are_usable(cgroups: Path = CGROUPS, mounts: Path = Path("/proc/self/mounts")) -> Step:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from oar_lxc.setup import requirements
+from oar_lxc.setup import frontend, node, packages, requirements
+from oar_lxc.setup.bundle import Bundle
+from oar_lxc.setup.steps import Plan
 
 
 def hybrid(tmp_path: Path) -> tuple[Path, Path]:
@@ -66,3 +69,28 @@ def test_storage_is_judged_by_what_it_will_lie_on(tmp_path: Path) -> None:
     assert said is None or "local file system" in said
     deep = requirements.storage_is_real(tmp_path / "not" / "there")
     assert deep.pending() == requirements.storage_is_real(tmp_path).pending()
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (lambda path: frontend.make_plan(path, {}), "submit jobs there"),
+        (lambda path: node.make_plan(node.Options(path)), "beside the database"),
+    ],
+)
+@pytest.mark.parametrize("server", [True, False])
+def test_the_server_is_neither_a_frontend_nor_a_node(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: Callable[[Path], Plan],
+    told: str,
+    server: bool,
+) -> None:
+    monkeypatch.setattr(packages, "missing", lambda names: [] if server else list(names))
+    bundle = Bundle("server", {}, "/oar", "stanza", "a", "b", "c", "d")
+    (tmp_path / "bundle.tar").write_bytes(bundle.to_bytes())
+    steps = plan(tmp_path / "bundle.tar").steps
+    (step,) = (step for step in steps if step.title == "not the OAR server")
+    said = step.pending()
+    assert step.apply is None
+    assert said is None if not server else told in str(said)
