@@ -34,6 +34,10 @@ FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Tells every ten seconds, until the recipe ends, that it goes on.
+BEAT := while sleep 10 >/dev/null 2>&1; do echo "… $$SECONDS s"; done & \
+	trap "kill $$! 2>/dev/null || true" EXIT
+
 .PHONY: demo
 demo: need-root ## Show the main job on a real OAR cluster in containers (root)
 	@$(SUBMAKE) setup APT_PACKAGES="$(SANDBOX_PACKAGES)"
@@ -144,6 +148,7 @@ $(STAMP): pyproject.toml setup.py
 		$(SUBMAKE) setup
 	fi
 	echo "making the virtual environment $(VENV)"
+	$(BEAT)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	touch $(STAMP)
@@ -164,6 +169,7 @@ setup: ## Install the Debian packages that the host needs (root)
 	# Nothing here needs a service to be started, and LXC's waits half a minute for a bridge where
 	# it is started in a container.
 	export DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1
+	$(BEAT)
 	for step in update "install -y --no-install-recommends $${missing[*]}"; do
 		said="$$(apt-get -qq $$step </dev/null 2>&1)" || { echo "$$said" >&2; exit 1; }
 	done

@@ -7,8 +7,9 @@ from functools import partial
 
 import click
 
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.targets import complete_container, find_several
-from oar_lxc.errors import OarLxcError
+from oar_lxc.errors import OarLxcError, printable
 from oar_lxc.model import wire
 
 TIMEOUT = 10.0
@@ -38,7 +39,7 @@ def start(containers: tuple[str, ...]) -> None:
       oar-lxc start vm1 vm2
       oar-lxc start 42/           all of job 42
     """
-    _control(wire.Start, containers)
+    _control("starting", wire.Start, containers)
 
 
 @click.command()
@@ -57,7 +58,7 @@ def stop(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
       oar-lxc stop --kill 42/     all of job 42
     """
     seconds = 0.0 if kill else timeout
-    _control(partial(wire.Stop, timeout=seconds), containers, seconds)
+    _control("stopping", partial(wire.Stop, timeout=seconds), containers, seconds)
 
 
 @click.command()
@@ -72,7 +73,7 @@ def restart(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
       oar-lxc restart 42/vm1
     """
     seconds = 0.0 if kill else timeout
-    _control(partial(wire.Restart, timeout=seconds), containers, seconds)
+    _control("restarting", partial(wire.Restart, timeout=seconds), containers, seconds)
 
 
 @click.command()
@@ -84,7 +85,7 @@ def freeze(containers: tuple[str, ...]) -> None:
     Examples:
       oar-lxc freeze 42/vm1
     """
-    _control(wire.Freeze, containers)
+    _control("freezing", wire.Freeze, containers)
 
 
 @click.command()
@@ -96,18 +97,23 @@ def unfreeze(containers: tuple[str, ...]) -> None:
     Examples:
       oar-lxc unfreeze 42/vm1
     """
-    _control(wire.Unfreeze, containers)
+    _control("thawing", wire.Unfreeze, containers)
 
 
 def _control(
+    doing: str,
     ask: Callable[[tuple[str, ...]], wire.Request],
     targets: tuple[str, ...],
     timeout: float = TIMEOUT,
 ) -> None:
-    """Ask the agents, and print the new state of each container; fail at the end if one failed."""
-    remote, containers = find_several(targets)
-    names = tuple(container.name for container in containers)
-    nodes = [node for node in remote.nodes if node in {c.node for c in containers}]
+    """Ask the agents, and print the new state of each container; fail at the end if one failed.
+
+    Args:
+        doing: what is done, as in ``stopping``.
+        ask: returns the request for containers of some names.
+        targets: the containers; see :func:`find_several`.
+        timeout: seconds after which a container is killed.
+    """
     failures: list[OarLxcError] = []
 
     def take(node: str, event: wire.Event) -> None:
@@ -115,9 +121,14 @@ def _control(
             case wire.Failed():
                 failures.append(event.error(node))
             case wire.Changed():
-                click.echo(f"{event.container} on {node} {_words(event, timeout)}")
+                meter.answer(f"{event.container} on {node} {_words(event, timeout)}")
 
-    failures += remote.call(ask(names), take, nodes)
+    more = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
+    with Meter(f"{doing} {printable(targets[0])}{more}") as meter:
+        remote, containers = find_several(targets)
+        names = tuple(container.name for container in containers)
+        nodes = [node for node in remote.nodes if node in {c.node for c in containers}]
+        failures += remote.call(ask(names), take, nodes)
     for failure in failures[:-1]:
         click.echo(f"oar-lxc: {failure}", err=True)
     if failures:

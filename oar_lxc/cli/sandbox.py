@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.table import print_table
 from oar_lxc.errors import UsageError
 from oar_lxc.sandbox.cluster import Sandbox
@@ -45,18 +48,18 @@ def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -
       oar-lxc sandbox up --nodes 3 --cores 1
       oar-lxc sandbox up --no-cpuset
     """
-    cluster = Sandbox(say=click.echo)
-    known = cluster.state.settings() or Settings()
-    cluster.up(
-        Settings(
-            nodes=known.nodes if nodes is None else nodes,
-            cores=known.cores if cores is None else cores,
-            cpuset=not no_cpuset,
-            stanza=not no_stanza,
+    with _told("bringing the cluster up") as cluster:
+        known = cluster.state.settings() or Settings()
+        cluster.up(
+            Settings(
+                nodes=known.nodes if nodes is None else nodes,
+                cores=known.cores if cores is None else cores,
+                cpuset=not no_cpuset,
+                stanza=not no_stanza,
+            )
         )
-    )
     cluster.report.line("the cluster is up. Try:")
-    program = COMMAND if sys.argv[0].endswith("/__main__.py") else sys.argv[0]
+    program = _program()
     click.echo(f"    {program} sandbox exec --user alice frontend -- oarsub -l nodes=2 hostname")
     click.echo(f"    {program} sandbox shell --user alice frontend")
 
@@ -69,10 +72,9 @@ def demo() -> None:
     """
     from oar_lxc.sandbox.demo import Demo, next_steps
 
-    cluster = Sandbox(say=click.echo)
-    known = cluster.state.settings() or Settings()
-    cluster.up(Settings(nodes=max(2, known.nodes), cores=known.cores))
-
+    with _told("bringing the cluster up") as cluster:
+        known = cluster.state.settings() or Settings()
+        cluster.up(Settings(nodes=max(2, known.nodes), cores=known.cores))
     Demo(cluster, click.echo, print_table).run()
     click.echo("the cluster is up. What you may want to type next:")
     for line in next_steps():
@@ -138,9 +140,34 @@ def shell(user: str, machine: str) -> None:
 @click.option("--purge", is_flag=True, help="Remove the cached images too.")
 def down(purge: bool) -> None:
     """Remove the cluster; nothing of it is left on this machine."""
-    cluster = Sandbox(say=click.echo)
-    cluster.down(purge)
+    with _told("removing the cluster") as cluster:
+        cluster.down(purge)
     cluster.report.line("the sandbox is gone" + (", the caches too" if purge else ""))
+
+
+@contextmanager
+def _told(what: str) -> Iterator[Sandbox]:
+    """Yield the sandbox for work that lasts: each step is told, and for how long it goes on.
+
+    Who interrupts the work is told how to go on.
+    """
+    with Meter(what) as meter:
+        cluster = Sandbox(say=meter.answer)
+        meter.follow(cluster.report.going_on)
+        try:
+            yield cluster
+        except KeyboardInterrupt:
+            program = _program()
+            meter.say(
+                f"interrupted: `{program} sandbox up` goes on where this was, and "
+                f"`{program} sandbox down` removes what there is"
+            )
+            raise
+
+
+def _program() -> str:
+    """Return the command as the user has called it."""
+    return COMMAND if sys.argv[0].endswith("/__main__.py") else sys.argv[0]
 
 
 def _become(argv: list[str]) -> None:

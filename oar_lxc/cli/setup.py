@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.errors import UsageError
 from oar_lxc.image.recipes import RECIPES
 from oar_lxc.model.layout import check_node
@@ -196,7 +197,7 @@ def _network(text: str) -> Any:
 
 def _carry_out(plan: Plan, dry_run: bool) -> None:
     start = time.monotonic()
-    events = execute(plan, _tell, _begin, dry_run)
+    events = execute(plan, _tell, _during, dry_run)
     for note in plan.notes:
         click.echo(f"note: {note}")
     problems = sum(event.outcome is Outcome.PROBLEM for event in events)
@@ -213,8 +214,10 @@ def _carry_out(plan: Plan, dry_run: bool) -> None:
         click.echo(f"{plan.role}: {changes} of {len(events)} steps changed, {took:.1f} s")
 
 
-def _begin(step: Step) -> None:
+def _during(step: Step) -> Meter:
+    """Tell that a step is applied, and where that lasts, for how long."""
     click.echo(f"  … {step.title}", err=True)
+    return Meter(f"  … {step.title}")
 
 
 def _tell(event: Event) -> None:

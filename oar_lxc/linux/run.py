@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
@@ -108,6 +109,14 @@ def kill_group(group: int) -> None:
     """Kill a process group with SIGKILL; it may be gone or of another user."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
+
+
+def kill_children() -> None:
+    """Kill all programs that this process runs, in whatever thread, with all that they started."""
+    for task in os.listdir("/proc/self/task"):
+        with suppress(FileNotFoundError):  # the thread has ended
+            for child in Path(f"/proc/self/task/{task}/children").read_text().split():
+                kill_group(int(child))
 
 
 class Program:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from oar_lxc.linux.mounts import unmount_below
 from oar_lxc.linux.resolver import resolver_text
-from oar_lxc.linux.run import run
+from oar_lxc.linux.run import kill_children, run
 from oar_lxc.model.layout import IMAGES
 from oar_lxc.sandbox import homes, host, network
 from oar_lxc.sandbox.images import Cache
@@ -176,7 +177,7 @@ class Sandbox:
         machines = [Machine(name, self.state) for name in names]
         self.state.images.mkdir(mode=0o755, exist_ok=True)  # nodes mount this directory
         # Slow work runs in parallel; each part waits only for the parts that it needs.
-        with ThreadPoolExecutor(max_workers=len(machines) + 1) as pool:
+        with _pool(len(machines) + 1) as pool:
             base = self.cache.base()
             image = pool.submit(self._share_image)  # beside the base, it would only delay it
             self.state.keep(settings)
@@ -368,8 +369,27 @@ def _share_tree(source: Path, target: Path) -> None:
 
 def _parallel(act: Callable[[Machine], object], machines: Iterable[Machine]) -> None:
     """Call a function for all machines at once; raise the first error after all have ended."""
-    with ThreadPoolExecutor(max_workers=16) as pool:
+    with _pool(16) as pool:
         list(pool.map(act, machines))
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads for the block, and wait for them; where it is interrupted, for no program."""
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            over = threading.Event()
+            threading.Thread(target=_kill_until, args=(over,), daemon=True).start()
+            pool.shutdown(cancel_futures=True)
+            over.set()
+            raise
+
+
+def _kill_until(over: threading.Event) -> None:
+    while not over.wait(0.1):
+        kill_children()
 
 
 def _require_root() -> None:

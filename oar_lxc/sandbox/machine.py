@@ -159,8 +159,11 @@ class Machine:
                 raise SandboxError(f"machine {self.name} does not start:\n{self._log()}")
         deadline = Deadline.after(timeout)
         while not deadline.passed:
-            if self.run(["systemctl", "is-active", "basic.target"], check=False).status == 0:
+            status = self.run(["systemctl", "is-active", "basic.target"], check=False).status
+            if status == 0:
                 return
+            if status < 0:
+                raise SandboxError(f"machine {self.name}: its start was interrupted")
             time.sleep(0.1)
         raise SandboxError(f"machine {self.name}: systemd does not answer after {timeout:g} s")
 

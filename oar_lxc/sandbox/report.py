@@ -18,6 +18,7 @@ class Report:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._start = time.monotonic()
+        self._begun: list[str] = []
         self._lock = threading.Lock()
 
     def line(self, text: str) -> None:
@@ -30,5 +31,13 @@ class Report:
         """Report that the block begins, and then how long it took."""
         self.line(f"{doing} …")
         start = time.monotonic()
-        yield
+        self._begun.append(doing)
+        try:
+            yield
+        finally:
+            self._begun.remove(doing)
         self.line(f"{doing}: done in {time.monotonic() - start:.1f} s")
+
+    def going_on(self) -> str:
+        """Return the steps that have begun and are not done, the oldest first."""
+        return ", ".join(self._begun)

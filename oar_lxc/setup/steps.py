@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -71,7 +72,7 @@ class Plan:
 def execute(
     plan: Plan,
     tell: Callable[[Event], None],
-    begin: Callable[[Step], None] = lambda step: None,
+    during: Callable[[Step], AbstractContextManager[object]] = nullcontext,
     dry_run: bool = False,
 ) -> list[Event]:
     """Apply a plan, or find out what it would change.
@@ -79,7 +80,7 @@ def execute(
     Args:
         plan: the plan.
         tell: called with the outcome of each step.
-        begin: called with each step before it is applied.
+        during: returns what is entered while a step is applied.
         dry_run: change nothing.
 
     Returns:
@@ -91,7 +92,7 @@ def execute(
     """
     events: list[Event] = []
     for step in plan.steps:
-        event = _preview(step) if dry_run else _make_true(step, begin)
+        event = _preview(step) if dry_run else _make_true(step, during)
         events.append(event)
         tell(event)
     return events
@@ -109,14 +110,14 @@ def _preview(step: Step) -> Event:
     return Event(step, Outcome.WOULD_CHANGE if step.apply else Outcome.PROBLEM, detail)
 
 
-def _make_true(step: Step, begin: Callable[[Step], None]) -> Event:
+def _make_true(step: Step, during: Callable[[Step], AbstractContextManager[object]]) -> Event:
     detail = step.pending()
     if detail is None:
         return Event(step, Outcome.TRUE)
     if step.apply is None:
         raise SetupError(detail)
-    begin(step)
-    step.apply()
+    with during(step):
+        step.apply()
     left = step.pending()
     if left is not None:
         raise SetupError(f"{step.title}: was applied, and still is not so: {left}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.unit.fakes.programs import add_program
 
 REPOSITORY = Path(__file__).parents[2]
 # Tells what it was asked for; one of the words may fail, all that come after it are not done.
@@ -75,3 +78,27 @@ def test_what_fails_is_told_and_hides_nothing_beside_it(
     assert status != 0
     assert told == others
     assert calls(tmp_path)[-1] == "sandbox down"
+
+
+def test_an_installation_that_lasts_is_told(tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    add_program(tmp_path / "bin", "id", "echo 0")
+    add_program(tmp_path / "bin", "dpkg-query", "")
+    add_program(
+        tmp_path / "bin", "sleep", f"[ ! -e {second}.once ] || touch {second}; touch {second}.once"
+    )
+    add_program(tmp_path / "bin", "apt-get", f"until [ -e {second} ]; do /bin/sleep 0.01; done")
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
+    environ["PATH"] = f"{tmp_path / 'bin'}:{environ['PATH']}"
+    done = subprocess.run(
+        ["make", "-s", "setup", "APT_PACKAGES=lxc"],
+        cwd=REPOSITORY,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    first, *rest = done.stdout.splitlines()
+    assert first == "installing lxc"
+    assert re.fullmatch(r"… \d+ s", rest[0])

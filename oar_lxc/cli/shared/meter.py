@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from oar_lxc.errors import printable
 PATIENCE = 2.0  # seconds before the first line
 TERMINAL, FILE = 0.2, 10.0  # seconds between two lines
 _WIDTH = 60  # characters of a program's line
+_COLUMNS = 80  # of a terminal that does not tell
 
 
 class Meter:
@@ -82,13 +84,21 @@ class Meter:
             sys.stderr.write(f"oar-lxc: {text}\n")
             sys.stderr.flush()
 
+    def answer(self, text: str) -> None:
+        """Write a line of the command's own output, which is on standard output."""
+        with self._lock:
+            self._clear()
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
     def _run(self) -> None:
         wait = self._patience
         while not self._end.wait(wait):
             wait = TERMINAL if self._terminal else FILE
             text = ", ".join(filter(None, (self._what_lasts(), self._amount or self._said())))
             with self._lock:
-                sys.stderr.write(f"\r\033[K{text}" if self._terminal else f"{text}\n")
+                short = text[: _columns() - 1]  # of two rows, only one could be written over
+                sys.stderr.write(f"\r\033[K{short}" if self._terminal else f"{text}\n")
                 sys.stderr.flush()
                 self._told = True
 
@@ -110,3 +120,10 @@ class Meter:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
             self._told = False
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
+    except OSError:
+        return _COLUMNS

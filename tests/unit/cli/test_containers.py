@@ -11,15 +11,19 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oar_lxc.agent.timeline import note
+from oar_lxc.cli import control
 from oar_lxc.cli import main as cli_main
 from oar_lxc.cli.look import describe, size
 from oar_lxc.cli.main import cli
 from oar_lxc.cli.shared import attach
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.client import lookup, node_cache
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import unpack
@@ -471,6 +475,26 @@ def test_stop_and_start_tell_what_has_become_of_each(
     assert invoke(cli, "start", *targets) == 0
     assert all(line.endswith(" runs") for line in capsys.readouterr().out.splitlines())
     assert running.running() == ["vm1", "vm2"]
+
+
+def test_a_stop_that_lasts_is_told(
+    running: FakeRemote, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "Meter", partial(Meter, patience=0.0))
+    said: list[str] = []
+    call = running.call
+
+    def told() -> bool:
+        said.append(capsys.readouterr().err)
+        return any(said)
+
+    def slow(*arguments: Any) -> list[NodeError]:
+        assert wait_until(told)
+        return call(*arguments)
+
+    monkeypatch.setattr(running, "call", slow)
+    assert invoke(cli, "stop", "42/vm1", "42/vm2") == 0
+    assert "stopping 42/vm1 and 1 more: 0 s\n" in said
 
 
 def test_one_that_fails_is_told_and_the_others_are_done(

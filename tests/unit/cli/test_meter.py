@@ -84,3 +84,23 @@ def test_how_much_is_done_is_told(stream: io.StringIO) -> None:
         wait_for(stream, r"importing mine: \d+ s, 5 of 20 MB, \d+ MB/s")
         meter.say("took a part")
         assert "oar-lxc: took a part\n" in stream.getvalue()
+
+
+def test_a_line_is_never_longer_than_a_terminal_is_wide(stream: io.StringIO) -> None:
+    """Of two rows, the next line would be written over one alone."""
+    with Meter("building " + "x" * 200, patience=0.05):
+        written = wait_for(stream, r"x(: \d+ s)?[\n\r]")
+    lines = [line for line in re.split(r"\r|\n|\033\[K", written) if line]
+    assert {len(line) for line in lines} <= ({79} if stream.isatty() else {len(lines[0])})
+
+
+def test_an_answer_is_on_standard_output_and_not_behind_the_line(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = io.StringIO()
+    monkeypatch.setattr(f"{progress.__name__}.sys.stdout", answers, raising=False)
+    with Meter("stopping 42/vm1", patience=0.05) as meter:
+        wait_for(stream, "stopping 42/vm1: ")
+        meter.answer("vm1 on node1 is stopped")
+        assert answers.getvalue() == "vm1 on node1 is stopped\n"
+    assert stream.getvalue().endswith("\033[K" if stream.isatty() else "\n")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from oar_lxc.setup.steps import Event, NotYetError, Outcome, Plan, SetupError, Step, execute
@@ -60,9 +63,16 @@ def test_a_step_that_does_not_take_effect_is_an_error() -> None:
         outcomes(Plan("role", [Switch(broken=True).step()]))
 
 
-def test_a_step_is_announced_before_it_is_applied() -> None:
+def test_a_step_is_announced_before_it_is_applied_and_for_as_long() -> None:
     switch = Switch()
     announced: list[tuple[str, bool]] = []
+
+    @contextmanager
+    def during(step: Step) -> Iterator[None]:
+        announced.append((step.title, switch.on))
+        yield
+        announced.append(("applied", switch.on))
+
     plan = Plan("role", [switch.step("a title"), Switch(on=True).step("quiet")])
-    execute(plan, lambda event: None, lambda step: announced.append((step.title, switch.on)))
-    assert announced == [("a title", False)]
+    execute(plan, lambda event: None, during)
+    assert announced == [("a title", False), ("applied", True)]
