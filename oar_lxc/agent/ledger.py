@@ -30,7 +30,7 @@ from oar_lxc.errors import OarLxcError, SpecError
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.linux.lock import take
-from oar_lxc.linux.stat import identity
+from oar_lxc.linux.process import identity
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout

@@ -31,8 +31,8 @@ from oar_lxc.errors import (
     SpecError,
 )
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.linux.process import identity
 from oar_lxc.linux.signals import Checkpoint, deferred_signals, raising_signals
-from oar_lxc.linux.stat import identity
 from oar_lxc.model import wire
 from oar_lxc.model.arguments import (
     check_callable,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oar_lxc.container.limits import oom_kills
+from oar_lxc.linux.process import status_words
 
 # cgroup version 1 writes "no limit" as the highest multiple of the page size, which may differ.
 UNLIMITED = 1 << 62
@@ -28,7 +29,7 @@ def running_facts(groups: Sequence[str], name: str, pid: int) -> dict[str, Any]:
         ``cpu_seconds`` and ``listens`` (TCP ports where its processes listen).
     """
     facts = {
-        "cpus": _status(pid, "Cpus_allowed_list"),
+        "cpus": _allowed_cpus(pid) or None,
         "started": start_of(pid),
         "listens": _listening(pid),
         "oom_kills": oom_kills(groups, name),
@@ -42,7 +43,7 @@ def init_facts(pid: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"pid": max(pid, 0), "cpus": "", "cgroup": ""}
     if pid <= 0:
         return facts
-    facts["cpus"] = _status(pid, "Cpus_allowed_list") or ""
+    facts["cpus"] = _allowed_cpus(pid)
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -51,12 +52,11 @@ def init_facts(pid: int) -> dict[str, Any]:
     return facts
 
 
-def _status(pid: int, key: str) -> str | None:
+def _allowed_cpus(pid: int) -> str:
+    """Return the CPUs that a process may use, as the kernel lists them; empty if it is gone."""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith(f"{key}:"):
-                return line.partition(":")[2].strip()
-    return None
+        return b"".join(status_words(f"/proc/{pid}/status", b"Cpus_allowed_list")).decode()
+    return ""
 
 
 def start_of(pid: int) -> float | None:

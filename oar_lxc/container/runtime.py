@@ -26,8 +26,9 @@ from typing import Any, Protocol
 
 from oar_lxc.errors import ContainerError, OarLxcError, printable
 from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.pidfd import Handles
+from oar_lxc.linux.process import parent
 from oar_lxc.linux.run import Program, running
-from oar_lxc.linux.stat import parent
 from oar_lxc.model.description import read_description
 from oar_lxc.model.layout import CONFIG_FILE, LOG_FILE, PATH_LINK
 
@@ -516,23 +517,11 @@ def environment_inside(directory: Path) -> list[str]:
 
 def _kill(pids: Sequence[int], end: Deadline) -> None:
     """Send SIGKILL to processes, and wait until they are dead or the time is over."""
-    poll = select.poll()
-    handles = []
-    try:
+    with Handles() as handles:
         for pid in pids:
-            with suppress(ProcessLookupError):
-                handle = os.pidfd_open(pid)
-                handles.append(handle)
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-                poll.register(handle, select.POLLIN)
-        left = len(handles)
-        while left and not end.passed:
-            for handle, _ in poll.poll(end.left() * 1000):
-                poll.unregister(handle)
-                left -= 1
-    finally:
-        for handle in handles:
-            os.close(handle)
+            handles.hold(pid)
+        handles.kill(pids)
+        handles.wait(end)
 
 
 def not_running(state: str) -> str:

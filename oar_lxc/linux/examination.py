@@ -11,11 +11,11 @@ import os
 import select
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.bounded import ANSWER, in_child
 from oar_lxc.linux.deadline import NEVER, Deadline
+from oar_lxc.linux.process import state
 
 PATIENCE = 1.0  # seconds without a sign of life of the child
 LEAST_PATIENCE = 0.05  # the same, after other processes have blocked a child
@@ -91,5 +91,5 @@ def _answers(
 def _is_busy(child: int) -> bool:
     """Whether a child runs, or waits for a busy CPU."""
     with suppress(OSError):
-        return b"\nState:\tR" in Path(f"/proc/{child}/status").read_bytes()
+        return state(child) == b"R"
     return False

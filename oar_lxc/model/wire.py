@@ -55,7 +55,7 @@ class Allot(Request):
         user: the job's user.
         cores: how many cores the job has, by node.
         session: its token.
-        owner: its node, and the :func:`oar_lxc.linux.stat.identity` of its process.
+        owner: its node, and the :func:`oar_lxc.linux.process.identity` of its process.
     """
 
     kind = "allot"

@@ -20,9 +20,10 @@ from pathlib import Path
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine, sign_of_life
+from oar_lxc.linux.pidfd import Handles
+from oar_lxc.linux.process import is_zombie, parent, pids
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
-from oar_lxc.root.processes import Handles, is_zombie, parent, pids
 
 MAPPERS = ("newuidmap", "newgidmap")
 FILES = 1000  # open files to examine between two signs of life of the child

@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass, field
 
 from oar_lxc.linux.deadline import NEVER, Deadline
+from oar_lxc.linux.pidfd import Handles
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.holders import find_holders
-from oar_lxc.root.processes import Handles, is_restless, job_processes
+from oar_lxc.root.processes import is_restless, job_processes
 from oar_lxc.root.standstill import standstill
 from oar_lxc.root.stuck import abort_waits, dead_lxcfs, parents_of_zombies, tracers
 

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from oar_lxc.errors import UsageError
+from oar_lxc.linux.process import start_time
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.layout import JobLayout, check_job_id, check_user
 from oar_lxc.root.files import write_anyway, write_durably
 from oar_lxc.root.job_cgroups import check_oar_cgroup
-from oar_lxc.root.processes import start_time
 from oar_lxc.root.ranges import is_first_id
 
 LONGEST = 1 << 16  # bytes of a record

@@ -22,12 +22,18 @@ from oar_lxc.linux.cgroups import thaw
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.pidfd import Handles
+from oar_lxc.linux.process import start_time, state
 from oar_lxc.root import halted
 from oar_lxc.root.belongings import Belongings
-from oar_lxc.root.processes import Handles, is_still, is_stopped, job_processes, start_time
+from oar_lxc.root.processes import job_processes
 
 LONGEST = 1.0  # seconds to wait until all have stopped
 MOMENT = 0.002  # seconds
+# States of a process in its status: stopped by a signal or a tracer, or gone; and also in an
+# uninterruptible wait.
+STOPPED = b"TtZX"
+STILL = STOPPED + b"D"
 
 
 @contextmanager
@@ -47,7 +53,7 @@ def standstill(job: Belongings) -> Iterator[None]:
             while not end.passed:
                 others: set[int] = set()
                 job_processes(job, others=others)
-                new = {pid for pid in others - stopped if not is_stopped(pid)}
+                new = {pid for pid in others - stopped if state(pid) not in STOPPED}
                 if not new:
                     break
                 for pid in new:
@@ -59,7 +65,7 @@ def standstill(job: Belongings) -> Iterator[None]:
                     else:
                         note(halted.STOPPED, f"{pid} {start}")
                 handles.signal(new, signal.SIGSTOP)
-                while not all(map(is_still, new)) and not end.passed:
+                while not all(state(pid) in STILL for pid in new) and not end.passed:
                     time.sleep(MOMENT)
             yield
         finally:

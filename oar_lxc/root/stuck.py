@@ -23,19 +23,19 @@ from oar_lxc.linux.bounded import ANSWER, in_child
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.mounts import read_mounts
-from oar_lxc.root.idmapped import mounted_nowhere
-from oar_lxc.root.namespaces import UserNamespaces, pid_namespaces
-from oar_lxc.root.ownership import Whose
-from oar_lxc.root.processes import (
+from oar_lxc.linux.process import (
     ancestry,
     is_first,
-    is_waiting,
     is_zombie,
     owner,
     parent,
     pids,
-    status_of,
+    state,
+    status_words,
 )
+from oar_lxc.root.idmapped import mounted_nowhere
+from oar_lxc.root.namespaces import UserNamespaces, pid_namespaces
+from oar_lxc.root.ownership import Whose
 
 LXCFS = "fuse.lxcfs"  # the type of lxcfs's file system
 STACK_PATIENCE = 3.0  # seconds to examine all stuck processes
@@ -90,7 +90,7 @@ def _users(found: Collection[int], whose: Whose, namespaces: UserNamespaces) -> 
 def _tracers_of(pid: int) -> Iterator[int]:
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in os.listdir(f"/proc/{pid}/task"):
-            yield status_of(f"/proc/{pid}/task/{task}/status", b"TracerPid:")
+            yield from map(int, status_words(f"/proc/{pid}/task/{task}/status", b"TracerPid"))
 
 
 def abort_waits(stuck: Collection[int], whose: Whose, *, late: bool) -> list[str]:
@@ -185,7 +185,7 @@ def _waits_for_fuse(pid: int) -> str:
 def _waiting_threads(pid: int) -> list[str]:
     """Return the threads of a process that are in an uninterruptible wait."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        return [task for task in os.listdir(f"/proc/{pid}/task") if is_waiting(pid, task)]
+        return [task for task in os.listdir(f"/proc/{pid}/task") if state(pid, task) == b"D"]
     return []
 
 

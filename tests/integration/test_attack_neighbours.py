@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.container.lxc_config import LXCFS
+from oar_lxc.linux import process
 from oar_lxc.root import namespaces
 from oar_lxc.root.job_cgroups import JobCgroups
-from oar_lxc.root.processes import is_stopped
 from tests import kernel
 from tests.integration.attacks import (
     INJECT_AND_FORK,
@@ -316,7 +316,6 @@ def test_who_destroys_a_job_from_inside_another_is_not_frozen_with_that(
 STAND_STILL = """
 import sys, time
 from oar_lxc.root.job_cgroups import JobCgroups
-from oar_lxc.root.processes import is_stopped
 from oar_lxc.root.main import _forget_caller
 from oar_lxc.root.standstill import standstill
 from oar_lxc.model.layout import JobLayout
@@ -346,11 +345,11 @@ def test_what_was_stopped_goes_on_where_the_end_of_a_hook_comes_meanwhile(
         try:
             assert hook.stdout is not None
             assert hook.stdout.readline() == "still\n"
-            assert is_stopped(pid)
+            assert process.state(pid) == b"T"
             assert state.read_text().startswith("FR")
             hook.send_signal(number)
             assert hook.wait(10) == 128 + number
-            assert not is_stopped(pid)
+            assert process.state(pid) != b"T"
             assert state.read_text() == "THAWED\n"
         finally:
             state.write_text("THAWED")

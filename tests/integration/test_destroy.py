@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.linux.process import owner
 from oar_lxc.model.layout import STATE, JobLayout
-from oar_lxc.root.processes import owner
 from tests import kernel
 from tests.integration.conftest import containers_of, left, published
 from tests.integration.jobs import Running, close, start_script
@@ -333,7 +333,7 @@ def test_a_mount_that_another_user_forged_at_the_jobs_directory_is_not_the_jobs(
 # Where a destroy can be cut off: before each of these has been done, in their order.
 STEPS = {
     "ids": "oar_lxc.root.grants.revoke",
-    "processes": "oar_lxc.root.processes.Handles.kill",
+    "processes": "oar_lxc.linux.pidfd.Handles.kill",
     "cgroups": "oar_lxc.root.job_cgroups.JobCgroups.remove",
     "links": "oar_lxc.root.links.remove",
     "mounts": "oar_lxc.root.idmapped.unmount_under",

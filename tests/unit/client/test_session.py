@@ -27,8 +27,8 @@ from oar_lxc.errors import (
     OarLxcError,
     SpecError,
 )
+from oar_lxc.linux.process import identity
 from oar_lxc.linux.signals import SIGNALS
-from oar_lxc.linux.stat import identity
 from oar_lxc.model import wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout

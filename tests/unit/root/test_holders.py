@@ -10,11 +10,11 @@ import pytest
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.pidfd import Handles
 from oar_lxc.model.idspans import LOWEST
 from oar_lxc.root import holders
 from oar_lxc.root.holders import find_holders
 from oar_lxc.root.ownership import Whose
-from oar_lxc.root.processes import Handles
 
 
 def test_a_look_at_what_processes_hold_ends_in_time() -> None:
