@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oar_lxc.linux.log import NodeLog, say, tell
+from tests.unit.strategies import quick
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -26,6 +34,62 @@ def test_a_line_is_an_object_with_time_level_event_and_keys(tmp_path: Path) -> N
     stamp = datetime.fromisoformat(str(line.pop("timestamp")))
     assert abs((datetime.now(UTC) - stamp).total_seconds()) < 60
     assert line == {"level": "error", "event": "left", "job": 42, "left": "a\nb", "path": "/x"}
+
+
+KEYS = st.text().filter(lambda key: key not in ("self", "event", "level", "timestamp"))
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters())
+VALUES = st.recursive(
+    PLAIN | st.just(Path("/var/lib")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+FACTS = st.dictionaries(KEYS, VALUES, max_size=3)
+LEVELS = st.sampled_from(["info", "warning", "error"])
+
+
+def write_with_structlog(
+    level: str, event: str, bound: dict[str, object], keys: dict[str, object]
+) -> str:
+    """Return what structlog itself writes; its keys in our order, the time first."""
+
+    def in_our_order(
+        logger: object, method: str, facts: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        first = {key: facts[key] for key in ("timestamp", "level", "event")}
+        return {**first, **facts}
+
+    out = io.StringIO()
+    log = structlog.wrap_logger(
+        structlog.PrintLogger(out),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            in_our_order,
+            structlog.processors.JSONRenderer(default=str),
+        ],
+        wrapper_class=structlog.BoundLogger,
+    )
+    getattr(log.bind(**bound), level)(event, **keys)
+    return out.getvalue()
+
+
+@quick
+@given(LEVELS, st.text(), FACTS, FACTS)
+def test_a_line_is_the_one_that_structlog_writes(
+    tmp_path: Path,
+    level: str,
+    event: str,
+    bound: dict[str, object],
+    keys: dict[str, object],
+) -> None:
+    (tmp_path / "log").unlink(missing_ok=True)
+    NodeLog(tmp_path / "log").bind(**bound).write(event, level, **keys)
+    ours = (tmp_path / "log").read_text()
+    theirs = write_with_structlog(level, event, bound, keys)
+    stamp = r'^{"timestamp": "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(\.[0-9]{6})?Z", '
+    assert re.match(stamp, ours)
+    assert re.match(stamp, theirs)
+    assert re.sub(stamp, "", ours) == re.sub(stamp, "", theirs)
 
 
 def test_bound_keys_do_not_leak_into_other_logs(tmp_path: Path) -> None:
