@@ -51,7 +51,7 @@ from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import exit_on_error, tell_on_stderr
 from oar_lxc.linux.login_shell import NO_MARK, mark_of, unpack
-from oar_lxc.linux.signals import shell_status
+from oar_lxc.linux.signals import default_signals, shell_status
 from oar_lxc.model.description import configured_address, read_description
 from oar_lxc.model.layout import LOG_FILE, JobLayout, check_job_id
 from oar_lxc.model.published import PublishedJob
@@ -175,7 +175,7 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            _default_signals()
+            default_signals()
             command += ["--", "/bin/sh", "-c", AT_HOME, name, *argv]
             _become(command)  # lxc-attach reads and writes the terminal itself
         except OarLxcError as error:
@@ -291,11 +291,6 @@ def _become(argv: Sequence[str]) -> NoReturn:
         raise OarLxcError(f"node {where}: cannot run {argv[0]}: {error.strerror}") from error
 
 
-def _default_signals() -> None:
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; a command must not
-        signal.signal(number, signal.SIG_DFL)
-
-
 def console(
     layout: JobLayout, published: PublishedJob, runtime: LxcRuntime, name: str, token: str
 ) -> None:
@@ -323,7 +318,7 @@ def console(
     sys.stderr.flush()
     path = lxc_path(layout.containers, name)
     argv = ["lxc-console", "-q", "-P", path, "-n", name, "-t", CONSOLE]
-    _default_signals()
+    default_signals()
     _become(argv)  # lxc-console reads and writes the terminal itself
 
 
@@ -339,7 +334,7 @@ def log(layout: JobLayout, name: str, arguments: list[str], token: str) -> None:
     path = layout.containers / name / LOG_FILE
     argv = ["tail", "-q", "-n", arguments[0], *follow, "--", str(path)]
     write_mark(token)
-    _default_signals()
+    default_signals()
     _become(argv)
 
 

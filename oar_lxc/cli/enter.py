@@ -13,6 +13,7 @@ import click
 from oar_lxc.cli.shared.attach import attach_command, on_node_of, on_terminal, run_attach
 from oar_lxc.cli.shared.streams import in_memory, run_here, running_attach
 from oar_lxc.cli.shared.targets import complete_container
+from oar_lxc.client.ssh_options import ssh_options
 from oar_lxc.errors import UsageError
 from oar_lxc.linux.verbose import doing
 from oar_lxc.remote.agents import Remote
@@ -94,24 +95,15 @@ def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
     attach = attach_command(remote, node, "ssh", name, marked=True)
     with running_attach(attach.argv, attach.token) as streams:
         keys = json.loads(streams.line())
-        files = {
-            "IdentityFile": keys["client"],
-            "UserKnownHostsFile": f"{name} {keys['host_key']}\n",
-        }
         # The files are in memory, so that none is left, however this process ends.
-        options = {option: in_memory(option, text) for option, text in files.items()}
-        options |= {
-            # The attach program runs already: cat connects ssh to it without delay.
-            "ProxyCommand": f"/bin/cat <{streams.out} & exec /bin/cat >{streams.into}",
-            "IdentitiesOnly": "yes",
-            "HostKeyAlias": name,
-            "StrictHostKeyChecking": "yes",
-            "UpdateHostKeys": "no",
-        }
+        key = in_memory("id_ed25519", keys["client"])
+        known_hosts = in_memory("known_hosts", f"{name} {keys['host_key']}\n")
+        # The attach program runs already: cat connects ssh to it without delay.
+        proxy = f"/bin/cat <{streams.out} & exec /bin/cat >{streams.into}"
         argv = ["ssh", "-F", "/dev/null"]
-        for option, value in options.items():
+        for option, value in ssh_options(key, known_hosts, name, proxy).items():
             argv += ["-o", f"{option}={value}"]
-        argv += [f"root@{name}", *command]
+        argv += [name, *command]
         doing("running ssh", command=shlex.join(argv))
         # ssh runs a proxy command by the shell in SHELL, which may not know this syntax.
         return run_here(argv, {**os.environ, "SHELL": "/bin/sh"})

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from oar_lxc.client.ssh_options import ssh_options
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.model.description import containers_of
@@ -24,20 +25,6 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.wire import Container
 
 INCLUDE = "Include oar-lxc/*/config"
-# The user's configuration may set these options for all hosts, to values with which ssh does not
-# reach a container. So each entry sets them first. The keys are ed25519. All versions of ssh know
-# the older name, PubkeyAcceptedKeyTypes.
-NOT_FROM_OTHERS = (
-    "    HostKeyAlgorithms ssh-ed25519",
-    "    PubkeyAcceptedKeyTypes ssh-ed25519",
-    "    PubkeyAuthentication yes",
-    "    PreferredAuthentications publickey",
-    "    VerifyHostKeyDNS no",
-    "    AddKeysToAgent no",
-    "    ProxyUseFdpass no",
-    "    RemoteCommand none",
-    "    RequestTTY auto",
-)
 
 
 def ssh_home() -> Path:
@@ -114,20 +101,10 @@ class SshFiles:
             "# it when the job is over.",
         ]
         for container in containers:
+            name = host_name(container.name, self.job_id)
+            options = ssh_options(str(key), str(known), name, proxy(container))
             # No pattern such as *.42: it would match IP addresses as well.
-            lines += [
-                f"Host {host_name(container.name, self.job_id)}",
-                "    User root",
-                f"    IdentityFile {_quoted(key)}",
-                "    IdentitiesOnly yes",
-                f"    UserKnownHostsFile {_quoted(known)}",
-                "    GlobalKnownHostsFile /dev/null",
-                f"    HostKeyAlias {host_name(container.name, self.job_id)}",
-                "    StrictHostKeyChecking yes",
-                "    UpdateHostKeys no",
-                *NOT_FROM_OTHERS,
-                f"    ProxyCommand {proxy(container).replace('%', '%%')}",
-            ]
+            lines += [f"Host {name}", *(f"    {key} {value}" for key, value in options.items())]
         return "\n".join(lines) + "\n"
 
     def remove(self) -> bool:
@@ -138,12 +115,6 @@ class SshFiles:
         with suppress(OSError):  # not empty: it has files of other jobs
             self.directory.parent.rmdir()
         return not self.directory.exists()
-
-
-def _quoted(path: Path) -> str:
-    """Quote a path for ssh_config(5)."""
-    text = str(path).replace("%", "%%")
-    return f'"{text}"' if " " in text else text
 
 
 def known_jobs(home: Path) -> list[int]:

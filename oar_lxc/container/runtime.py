@@ -29,6 +29,7 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.pidfd import Handles
 from oar_lxc.linux.process import parent
 from oar_lxc.linux.run import Program, running
+from oar_lxc.linux.signals import default_signals
 from oar_lxc.model.description import read_description
 from oar_lxc.model.layout import CONFIG_FILE, LOG_FILE, PATH_LINK
 
@@ -534,8 +535,7 @@ def _run_command(path: str, name: str, own_group: bool, argv: Sequence[str]) -> 
     """Replace this process, in a container, by a command; reset signals that Python ignores."""
     if own_group:
         os.setpgid(0, 0)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    default_signals()
     return become_command(argv, path, name)
 
 

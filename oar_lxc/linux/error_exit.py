@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.signals import shell_status
 
 DEBUG = "OAR_LXC_DEBUG"
 FAILED = 1
-INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = shell_status(-signal.SIGINT)
 
 
 def debugging() -> bool:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from oar_lxc.linux.signals import IGNORED_BY_PYTHON
+
 
 def may_fork() -> bool:
     """Whether a fork of this process can run Python: no other thread may hold a lock."""
@@ -40,8 +42,8 @@ def become(
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_IGN)  # as an interpreter that starts does
+        for number in IGNORED_BY_PYTHON:
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         sys.argv = list(argv)
         if environ is not None:

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Iterator
 
 from oar_lxc.errors import CommandError
+from oar_lxc.linux.signals import shell_status
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk
 SHORT = (
@@ -32,7 +33,7 @@ def shortage_of(error: BaseException) -> str:
             return str(one)
         if isinstance(one, CommandError):
             # Where memory is short, the kernel kills any process with SIGKILL.
-            killed = one.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+            killed = one.status in (-signal.SIGKILL, shell_status(-signal.SIGKILL))
             if killed or any(word in one.stderr for word in _WORDS):
                 return str(one)
     return ""

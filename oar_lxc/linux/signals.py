@@ -11,6 +11,14 @@ from types import FrameType
 # SIGUSR2 is OAR's default checkpoint signal (oarsub --signal changes it).
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # by every interpreter that starts
+
+
+def default_signals() -> None:
+    """Give the signals that Python ignores back to a program that takes this process over."""
+    for number in IGNORED_BY_PYTHON:
+        signal.signal(number, signal.SIG_DFL)
+
 
 def shell_status(code: int) -> int:
     """Return an exit status in the form of shells: 128 + the signal if one ended the process.

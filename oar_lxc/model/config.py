@@ -12,7 +12,7 @@ from oar_lxc.errors import ConfigError
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model import idspans
 from oar_lxc.model.addresses import POOL, PREFIX
-from oar_lxc.model.hints import nearest
+from oar_lxc.model.hints import hint
 from oar_lxc.model.layout import CONFIG, IMAGES, STATE
 
 PREPARE_BY = ("stanza", "prologue")
@@ -208,6 +208,4 @@ def _users(path: Path, found: object) -> tuple[idspans.Span, ...]:
 def _refuse_unknown(path: Path, table: Iterable[str], known: Collection[str], prefix: str) -> None:
     for key in table:
         if key not in known:
-            near = nearest(key, known)
-            hint = f"; did you mean {prefix}{near}?" if near else f"; known: {', '.join(known)}"
-            raise ConfigError(f"{path}: unknown key {prefix}{key}{hint}")
+            raise ConfigError(f"{path}: unknown key {prefix}{key}; {hint(key, known, prefix)}")

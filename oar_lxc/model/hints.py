@@ -26,6 +26,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return next(iter(get_close_matches(word, known, 1)), "")
 
 
+def hint(key: str, known: Collection[str], prefix: str = "") -> str:
+    """Return what to write for an unknown key: the key that was probably meant, or all that exist.
+
+    Args:
+        key: the unknown key.
+        known: all keys that exist.
+        prefix: what comes before the key that was meant, such as the table in which it is.
+    """
+    meant = _MEANT.get(key, "")
+    near = meant if meant in known else nearest(key, known)
+    return f"did you mean {prefix}{near}?" if near else f"known: {', '.join(known)}"
+
+
 def refuse_unknown(where: str, given: Iterable[str], known: Collection[str]) -> None:
     """Refuse an unknown key, and name the key that was probably meant.
 
@@ -39,7 +52,4 @@ def refuse_unknown(where: str, given: Iterable[str], known: Collection[str]) -> 
     """
     for key in given:
         if key not in known:
-            meant = _MEANT.get(key, "")
-            near = meant if meant in known else nearest(key, known)
-            hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
-            raise SpecError(f"{where}: unknown key {key!r}; {hint}")
+            raise SpecError(f"{where}: unknown key {key!r}; {hint(key, known)}")

@@ -20,6 +20,7 @@ from oar_lxc.errors import ConfigError, OarLxcError, UsageError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.linux.log import NodeLog, say, tell
+from oar_lxc.linux.signals import shell_status
 from oar_lxc.model.config import lenient_config, read_config
 from oar_lxc.model.idspans import Span, parse_spans
 from oar_lxc.model.layout import JobLayout, check_job_id, check_node, check_user
@@ -176,7 +177,7 @@ def _forget_caller() -> None:
 
 def _end(number: int, frame: object) -> NoReturn:
     """Exit with 128 + the signal, as in a shell, and run the ends of all blocks."""
-    sys.exit(128 + number)
+    sys.exit(shell_status(-number))
 
 
 def _raise_limit(limit: int, least: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oar_lxc.errors import ImageError
-from oar_lxc.model.hints import nearest
+from oar_lxc.model.hints import hint
 
 HERE = Path(__file__).parent
 DEBIAN = "debian.sh"
@@ -91,9 +91,7 @@ def read_recipe(path: Path) -> Recipe:
         raise ImageError(f"{path}: {error}") from error
     for key, value in data.items():
         if key not in KEYS:
-            near = nearest(key, KEYS)
-            hint = f"did you mean {near}?" if near else f"known: {', '.join(KEYS)}"
-            raise ImageError(f"{path}: unknown key {key}; {hint}")
+            raise ImageError(f"{path}: unknown key {key}; {hint(key, KEYS)}")
         if key in ("packages", "sources"):
             if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
                 raise ImageError(f"{path}: {key} is {value!r}; it is a list of texts")

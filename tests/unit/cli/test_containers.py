@@ -25,6 +25,7 @@ from oar_lxc.cli.main import cli
 from oar_lxc.cli.shared import attach
 from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.client import lookup, node_cache
+from oar_lxc.client.ssh_options import ssh_options
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import unpack
 from oar_lxc.model.wire import Shown
@@ -595,7 +596,7 @@ def options(keys: Path) -> tuple[dict[str, str], list[str]]:
 def test_ssh_goes_through_the_containers_node_and_its_status_is_passed_on(keys: Path) -> None:
     assert invoke(cli, "ssh", "42/vm2", "uptime", "-p") == 5
     _, rest = options(keys)
-    assert rest == ["root@vm2", "uptime", "-p"]
+    assert rest == ["vm2", "uptime", "-p"]
     assert asked(keys)[0::2] == ("node2", ["ssh", "vm2"])
 
 
@@ -611,6 +612,16 @@ def test_ssh_trusts_only_the_host_key_that_the_job_made(keys: Path) -> None:
     assert found["StrictHostKeyChecking"] == "yes"
     assert found["HostKeyAlias"] == "vm2"
     assert (keys / "known_hosts").read_text() == "vm2 ssh-ed25519 vm2\n"
+
+
+def test_ssh_has_the_options_that_are_written_for_plain_ssh(keys: Path) -> None:
+    invoke(cli, "ssh", "42/vm2")
+    found, _ = options(keys)
+    written = ssh_options(
+        found["IdentityFile"], found["UserKnownHostsFile"], "vm2", found["ProxyCommand"]
+    )
+    assert found == written
+    assert (found["User"], found["GlobalKnownHostsFile"]) == ("root", "/dev/null")
 
 
 def test_ssh_uses_only_the_key_of_the_job_and_keeps_it_to_itself(keys: Path) -> None:

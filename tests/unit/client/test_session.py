@@ -442,7 +442,7 @@ def test_input_may_be_bytes_and_containers_one_name(remote: FakeRemote) -> None:
         ({"on_progress": "print"}, "on_progress is 'print'; it is a function"),
         ({"timeout": "5"}, "timeout is '5'; it is a number of seconds"),
         ({"wait": 5}, "wait is 5; it is a text"),
-        ({"count": 3}, "Session: unknown key 'count'; known are spec"),
+        ({"count": 3}, "Session: unknown key 'count'; known: spec"),
         ({"total": 3}, "Session: total is a Group's: write Session(Group(total=…))"),
         ({"on_progres": print}, "Session: unknown key 'on_progres'; did you mean on_progress?"),
     ],

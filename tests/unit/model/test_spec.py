@@ -145,9 +145,9 @@ def test_a_spec_that_cannot_be_is_one_sentence(values: dict[str, Any], message: 
         (Group, "n", "did you mean total?"),
         (Group, "env", "did you mean environment?"),
         (Group, "per_nod", "did you mean per_node?"),
-        (Group, "zzz", "known are image, per_node"),
+        (Group, "zzz", "known: image, per_node"),
         (Spec, "group", "did you mean groups?"),
-        (Spec, "count", "known are groups, wait, timeout"),
+        (Spec, "count", "known: groups, wait, timeout"),
     ],
 )
 def test_a_key_that_there_is_not_is_answered_by_the_one_that_was_meant(

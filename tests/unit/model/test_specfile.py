@@ -60,7 +60,7 @@ def test_a_file_says_what_the_dataclasses_say(tmp_path: Path) -> None:
         ("group = [1]\n", "there is no group: write a table [[group]] for each"),
         ("[[group]\n", "Expected"),
         ("[[groups]]\n", "unknown key 'groups'; did you mean group?"),
-        ("zzz = 1\n", "unknown key 'zzz'; known are wait, timeout, group"),
+        ("zzz = 1\n", "unknown key 'zzz'; known: wait, timeout, group"),
         ('wait = "sssh"\n[[group]]\n', "wait is 'sssh'; did you mean ssh?"),
         ("[[group]]\nmemroy = '1G'\n", ", group 1: unknown key 'memroy'; did you mean memory?"),
         ("[[group]]\nname = 'a'\ncores = 0\n", ", group a: cores is 0; at least 1 core"),
