@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -278,31 +279,104 @@ def test_who_asks_can_leave_and_all_agents_notice(
     wait_until(lambda: len(list(place.glob("noticed.*"))) == 12)
 
 
-# The process itself, with a patience of a second.
+# The process itself, with a clock that a test moves, and a patience of a second.
+
+CLOCK = """
+import os, selectors, types
+from oar_lxc.remote import fanout
+
+class Selector(selectors.DefaultSelector):
+    def select(self, timeout):
+        return super().select(min(timeout, 0.01))  # then it looks at the clock
+
+fanout.selectors = types.SimpleNamespace(**vars(selectors) | {"DefaultSelector": Selector})
+fanout.time = types.SimpleNamespace(monotonic=lambda: os.stat(os.environ["CLOCK"]).st_size)
+fanout.UP_SECONDS = fanout.SILENT_SECONDS = 1
+fanout.main()
+"""
+
+
+class Running:
+    """A fanout that runs.
+
+    Args:
+        process: its process.
+        clock: the file whose size is its time in seconds.
+
+    Attributes:
+        told: all that was read of what it has told, but the heartbeats.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], clock: Path) -> None:
+        self.process = process
+        self.told: list[Any] = []
+        self._clock = clock
+
+    def read(self) -> str:
+        """Return the next line that it tells, empty when it has ended."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line.strip():
+            self.told.append(json.loads(line))
+        return line
+
+    def read_ends(self, count: int) -> None:
+        """Read until it has told the end of so many nodes."""
+        while len(self.ends()) < count:
+            assert self.read()
+
+    def rest(self) -> None:
+        """Read all that it tells until it ends."""
+        while self.read():
+            pass
+        assert self.process.wait() == 0
+        assert self.told[0] == json.loads(UP)
+
+    def ends(self) -> dict[str, list[Any]]:
+        """Return the status of each node that has ended, and why."""
+        return {node: rest for node, what, *rest in self.told[1:] if what == "end"}
+
+    def jump(self, seconds: int) -> None:
+        """Let time pass, whether it sees it or not."""
+        with self._clock.open("ab") as file:
+            file.write(b"s" * seconds)
+
+    def pass_second(self) -> bool:
+        """Let a second pass, and read its heartbeat; return whether there was one."""
+        self.jump(1)
+        while line := self.read():
+            if not line.strip():
+                return True
+        return False
+
+    def is_held_up(self) -> bool:
+        """Whether it can write no more, as nothing is read."""
+        fd = os.open(f"/proc/{self.process.pid}/fd/1", os.O_WRONLY)
+        try:
+            return not select.select([], [fd], [], 0)[1]
+        finally:
+            os.close(fd)
 
 
 @contextmanager
-def fanout(place: Path, agent: str, count: int) -> Iterator[subprocess.Popen[str]]:
-    code = (
-        "from oar_lxc.remote import fanout\n"
-        "fanout.UP_SECONDS = fanout.SILENT_SECONDS = 1\n"
-        "fanout.main()"
-    )
+def fanout(
+    place: Path, agent: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Running]:
     interpreter = python(place, agent)
     order = Order(
         42, names(count), "", isolated("oar_lxc.agent.main", (), interpreter), interpreter, 4
     )
+    clock = place / "clock"
+    clock.touch()
+    monkeypatch.setenv("CLOCK", str(clock))
     with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", CLOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         process.stdin.write(order.line().decode() + "{}\n")
         process.stdin.close()
         try:
-            yield process
+            yield Running(process, clock)
         finally:
             process.kill()
             for file in place.glob("stopped.*"):
@@ -310,28 +384,27 @@ def fanout(place: Path, agent: str, count: int) -> Iterator[subprocess.Popen[str
                     os.kill(int(file.read_text()), signal.SIGKILL)
 
 
-def told(process: subprocess.Popen[str]) -> list[Any]:
-    """Return all that it tells until it ends."""
-    assert process.stdout is not None
-    lines = [json.loads(line) for line in process.stdout.read().splitlines() if line]
-    assert process.wait() == 0
-    assert lines.pop(0) == json.loads(UP)
-    return lines
-
-
-def test_a_branch_whose_first_node_does_not_answer_is_reached_without_it(place: Path) -> None:
+def test_a_branch_whose_first_node_does_not_answer_is_reached_without_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # It answers at last, and is then on its own.
     on_node(place, "node1", f"while ! [ -e {place}/go ]; do sleep 0.01; done")
     agent = f"[ $NODE = node3 ] && touch {place}/go; {DONE}"
-    with fanout(place, agent, 9) as process:
-        ends = [(node, rest[0]) for node, what, *rest in told(process) if what == "end"]
-    assert sorted(ends) == [(node, 0) for node in names(9)]
+    with fanout(place, agent, 9, monkeypatch) as running:
+        running.read_ends(6)
+        assert running.pass_second()
+        assert running.pass_second()
+        running.rest()
+        assert {node: end[0] for node, end in running.ends().items()} == dict.fromkeys(names(9), 0)
+        assert len(running.told) == len({str(line) for line in running.told})
     by = reached(place)
     assert [by[node] for node in ("node1", "node2", "node3")] == ["head"] * 3
     assert by["node5"] == "node4"
 
 
-def test_a_first_node_that_is_not_heard_of_any_more_is_lost_with_its_branch(place: Path) -> None:
+def test_a_first_node_that_is_not_heard_of_any_more_is_lost_with_its_branch(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent = f"""
     case $NODE in
     node1) echo $PPID > {place}/stopped.node1; kill -STOP $PPID;;
@@ -339,8 +412,13 @@ def test_a_first_node_that_is_not_heard_of_any_more_is_lost_with_its_branch(plac
     esac
     {DONE}
     """
-    with fanout(place, agent, 9) as process:
-        ends = {node: rest for node, what, *rest in told(process) if what == "end"}
+    with fanout(place, agent, 9, monkeypatch) as running:
+        running.read_ends(6)
+        wait_until(lambda: (place / "stopped.node1").exists())
+        while running.pass_second():
+            pass
+        running.rest()
+        ends = running.ends()
     why = "nothing was heard of it for 1 s"
     assert ends["node1"] == [255, why]
     for node in ("node2", "node3"):
@@ -348,7 +426,9 @@ def test_a_first_node_that_is_not_heard_of_any_more_is_lost_with_its_branch(plac
     assert {tuple(ends[node]) for node in names(9)[3:]} == {(0, "")}
 
 
-def test_who_does_not_read_for_long_loses_no_branch(place: Path) -> None:
+def test_who_does_not_read_for_long_loses_no_branch(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # 9 MB: more than what all pipes on the way hold.
     agent = f"""
     mkdir {place}/here.$NODE
@@ -356,21 +436,23 @@ def test_who_does_not_read_for_long_loses_no_branch(place: Path) -> None:
     yes {"x" * 999} | head -n 1000
     touch {place}/written.$NODE; {DONE}
     """
-    with fanout(place, agent, 9) as process:
+    with fanout(place, agent, 9, monkeypatch) as running:
         wait_until(lambda: len(list(place.glob("here.*"))) == 9)
-        time.sleep(4)
+        wait_until(running.is_held_up)
+        running.jump(100)
         assert not list(place.glob("written.*"))
-        lines = told(process)
-    assert {node for node, what, *rest in lines if what == "end" and rest == [0, ""]} == set(
-        names(9)
-    )
-    assert sum(what == "line" for _, what, *_ in lines) == 9 * 1001
+        running.rest()
+    assert running.ends() == {node: [0, ""] for node in names(9)}
+    assert sum(what == "line" for _, what, *_ in running.told[1:]) == 9 * 1001
 
 
-def test_it_ends_when_nobody_reads_what_it_tells(place: Path) -> None:
+def test_it_ends_when_nobody_reads_what_it_tells(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent = "trap '' PIPE; while echo; do sleep 0.05; done 2>/dev/null"
-    with fanout(place, agent, 2) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(LIMIT) == 255
+    with fanout(place, agent, 2, monkeypatch) as running:
+        running.read()
+        assert running.process.stdout is not None
+        running.process.stdout.close()
+        running.jump(1)
+        assert running.process.wait(LIMIT) == 255
