@@ -94,7 +94,7 @@ lint: venv ## Check style and types
 .PHONY: unit
 unit: venv ## Run the unit tests (no root, no LXC)
 	# What they leave in /tmp would be looked through by each destroy that is tested beside.
-	$(BIN)/pytest --numprocesses=auto -o tmp_path_retention_policy=failed tests/unit
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal -o tmp_path_retention_policy=failed tests/unit
 
 .PHONY: integration
 integration: need-root setup venv ## Run the tests on real LXC (root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TypeGuard
@@ -40,9 +40,9 @@ class _Text(ast.Constant):
 
 def of_python(text: str) -> Iterator[str]:
     """Yield programs that a Python source starts, those of sources inside it too."""
-    tree = ast.parse(text)
-    lists = dict(_lists(tree))
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(ast.parse(text)))
+    lists = dict(_lists(nodes))
+    for node in nodes:
         if isinstance(node, ast.Call):
             yield from _of_call(node, lists)
         elif _may_be_source(node):
@@ -61,9 +61,9 @@ def _may_be_source(node: ast.AST) -> TypeGuard[_Text]:
     )
 
 
-def _lists(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+def _lists(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
     """Yield what is assigned to names, where it begins with a constant."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target = node.targets[0]
             if isinstance(target, ast.Name):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,18 @@ def _outside_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session")
+def unused_paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield paths at which there is nothing yet; they cost less than a directory for each test."""
+    parent = tmp_path_factory.mktemp("unused")
+    return (parent / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def node_cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _other_node_cache(unused_paths: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep where containers were seen away from the home of whoever runs the tests."""
-    monkeypatch.setattr(node_cache, "directory", lambda: str(tmp_path / "node_cache"))
+    directory = next(unused_paths)
+    monkeypatch.setattr(node_cache, "directory", lambda: str(directory))
 
 
 @pytest.fixture

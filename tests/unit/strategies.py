@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-# It would keep what it computes about our sources in the working directory.
-set_hypothesis_home_dir("/dev/null/nowhere")
+# What it computes of characters and of our sources, a second for each process that runs tests.
+set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache/hypothesis")
 
 # The same examples in every run, and nothing kept on disk: a failure here is a failure everywhere.
 # Every example of these tests writes its file anew, so that they may share one directory.

@@ -305,7 +305,10 @@ def _toml(value: object) -> str:
 
 
 @quick
-@given(job_ids, st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True))
+@given(
+    job_ids,
+    st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True, alphabet=st.characters(codec="ascii")),
+)
 def test_a_target_is_read_as_it_was_written(job_id: int, name: str) -> None:
     assert parse_target(f"{job_id}/{name}") == (job_id, name)
     assert parse_target(name) == (None, name)

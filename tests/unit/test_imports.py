@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -52,9 +53,20 @@ NAMES = {name_of(module): module for module in MODULES}
 ROOMS = sorted({module.parts[0].removesuffix(".py") for module in MODULES})
 
 
-def imports_of(module: Path) -> Iterator[str]:
-    """Yield the full names of all that a module imports, wherever it does."""
-    for node in ast.walk(ast.parse((PACKAGE / module).read_text(), str(module))):
+@cache
+def nodes_of(module: Path) -> tuple[ast.AST, ...]:
+    """Return all nodes of a module's syntax tree."""
+    return tuple(ast.walk(ast.parse((PACKAGE / module).read_text(), str(module))))
+
+
+@cache
+def imports_of(module: Path) -> frozenset[str]:
+    """Return the full names of all that a module imports, wherever it does."""
+    return frozenset(_imports_of(module))
+
+
+def _imports_of(module: Path) -> Iterator[str]:
+    for node in nodes_of(module):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 assert alias.name != "oar_lxc", f"{module}:{node.lineno}: name the module"
@@ -117,7 +129,7 @@ def test_strings_that_name_a_module_name_one_that_there_is() -> None:
     """Operations of the agent, commands, programs: what is loaded by its name when needed."""
     wrong = []
     for module in MODULES:
-        for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        for node in nodes_of(module):
             if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
                 continue
             text = node.value

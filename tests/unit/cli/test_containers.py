@@ -317,7 +317,7 @@ def test_a_note_of_where_containers_are_that_is_wrong_is_none(
     running: FakeRemote, tmp_path: Path, text: str
 ) -> None:
     node_cache.remember(42, {"vm1": "node1"})
-    (tmp_path / "node_cache/42.json").write_text(text)
+    Path(node_cache.directory(), "42.json").write_text(text)
     oarsh(tmp_path)
     assert invoke(cli, "exec", "42/vm2", "--", "true") == 0
     assert asked(tmp_path)[0] == "node2"

@@ -57,11 +57,13 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     return st.one_of(*map(values, arguments))
 
 
-def messages(cls: type[Message]) -> st.SearchStrategy[Message]:
-    """Return all messages of a class."""
+def _messages(cls: type[Message]) -> st.SearchStrategy[Message]:
     names = {"Plan": plan.Plan, "Spec": spec.Spec, "Port": spec.Port}
     hints = get_type_hints(cls, localns=names)
     return st.builds(cls, **{one.name: values(hints[one.name]) for one in fields(cls)})
+
+
+MESSAGES = {cls: _messages(cls) for cls in EVERY}
 
 
 def known(message: Message) -> Mapping[str, type[Message]]:
@@ -89,7 +91,7 @@ def test_kinds_are_different_and_none_is_forgotten() -> None:
 @quick
 @given(st.data())
 def test_a_message_arrives_as_it_was(cls: type[Message], data: st.DataObject) -> None:
-    message = data.draw(messages(cls))
+    message = data.draw(MESSAGES[cls])
     line = wire.encode(message)
     assert b"\n" not in line
     arrived = there(message)
@@ -102,7 +104,7 @@ def test_a_message_arrives_as_it_was(cls: type[Message], data: st.DataObject) ->
 @quick
 @given(st.data())
 def test_fields_of_a_newer_version_are_left_alone(cls: type[Message], data: st.DataObject) -> None:
-    message = data.draw(messages(cls))
+    message = data.draw(MESSAGES[cls])
     told = json.loads(wire.encode(message)) | {"colour": "red"}
     assert there(message, json.dumps(told)) == message
 
@@ -113,7 +115,7 @@ def test_fields_of_a_newer_version_are_left_alone(cls: type[Message], data: st.D
 def test_what_an_older_version_does_not_write_has_its_default(
     cls: type[Message], data: st.DataObject
 ) -> None:
-    message = data.draw(messages(cls))
+    message = data.draw(MESSAGES[cls])
     told = json.loads(wire.encode(message))
     for one in fields(cls):
         without = json.dumps({key: value for key, value in told.items() if key != one.name})

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 
@@ -15,7 +16,7 @@ import pytest
 from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import grants, job_cgroups, links, processes
+from oar_lxc.root import grants, job_cgroups, leftovers, links, processes
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
 from oar_lxc.root.kill import Killing
@@ -42,6 +43,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     add_program(tmp_path / "bin", "nft", f"cat {elements}")
     elements.write_text('{"nftables": []}')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    # Not the files of whoever uses this machine, which may be very many.
+    monkeypatch.setattr(leftovers, "Litter", partial(Litter, places=(tmp_path,)))
     return tmp_path
 
 
