@@ -12,13 +12,17 @@ import pytest
 from tests.unit.fakes.programs import add_program
 
 REPOSITORY = Path(__file__).parents[2]
-# Tells what it was asked for; one of the words may fail, all that come after it are not done.
-STEP = """#!/bin/sh
-for word in "$@"; do
-    echo "$word: begun"
-    [ "$word" != "$FAILS" ] || exit 1
-    echo "$word: done"
-done
+# Tells what it was asked for. One of the words may fail, one may last until it is interrupted.
+STEP = """#!/bin/bash
+echo begun
+[ "$1" != "$FAILS" ] || exit 1
+if [ "$1" = "$LASTS" ]; then
+    sleep 60 &
+    trap 'echo interrupted; kill $!; exit 1' INT
+    kill -INT -- "-$(cat "$CALLS.make")"  # to the group in the foreground, as a terminal does
+    wait
+fi
+echo done
 """
 SANDBOX = """#!/bin/sh
 echo "$@" >>"$CALLS"
@@ -26,23 +30,38 @@ echo "$@" >>"$CALLS"
 """
 
 
-def make_test(tmp_path: Path, fails: str = "", was_up: bool = False) -> tuple[int, list[str]]:
-    """Run it; return its status, and what it printed without the steps' beginnings."""
+def make_test(
+    tmp_path: Path, fails: str = "", lasts: str = "", was_up: bool = False
+) -> tuple[int, list[str]]:
+    """Run it; return its status, and sorted, the lines that are not the steps' beginnings."""
     commands = {"SUBMAKE": STEP, "OAR_LXC": SANDBOX}
     for name, text in commands.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     # A `make` that runs these tests passes on what it was told itself.
     environ = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
-    environ |= {"FAILS": fails, "CALLS": str(tmp_path / "calls")}
+    environ |= {"FAILS": fails, "LASTS": lasts, "CALLS": str(tmp_path / "calls")}
     environ |= {"STATUS": "0" if was_up else "1"}
     argv = ["make", "-s", "-o", "need-root", "-o", "setup", "test"]
     argv += [f"{name}={tmp_path / name}" for name in commands]
-    done = subprocess.run(
-        argv, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False
-    )
-    lines = (line.partition(": ") for line in done.stdout.splitlines())
-    return done.returncode, [word for word, _, what in lines if what == "done"]
+    with subprocess.Popen(
+        ["sh", "-c", 'echo $$ >"$CALLS.make"; exec "$@"', "sh", *argv],
+        cwd=REPOSITORY,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        out, _ = process.communicate(timeout=60)
+    lines = [re.sub(r" after \d+ s$", "", line) for line in out.splitlines()]
+    return process.returncode, sorted(line for line in lines if not line.endswith(": begun"))
+
+
+def told(passed: list[str], failed: list[str] | None = None) -> list[str]:
+    """Return what it prints of steps that pass and that fail."""
+    lines = [line for name in passed for line in (f"{name}: done", f"make test: {name} passed")]
+    return sorted([*lines, *(f"make test: {name} FAILED" for name in failed or [])])
 
 
 def calls(tmp_path: Path) -> list[str]:
@@ -50,33 +69,38 @@ def calls(tmp_path: Path) -> list[str]:
     return (tmp_path / "calls").read_text().splitlines()
 
 
-def test_every_part_runs_and_what_ran_beside_is_told_as_a_whole(tmp_path: Path) -> None:
-    everything = ["lint", "integration", "unit", "docs", "deb", "e2e"]
-    assert make_test(tmp_path) == (0, everything)
-    assert calls(tmp_path) == ["sandbox status", "sandbox up", "sandbox down"]
+STEPS = ["lint", "unit", "docs", "deb", "integration", "e2e"]
+
+
+def test_every_line_tells_what_it_is_of(tmp_path: Path) -> None:
+    assert make_test(tmp_path) == (0, told(STEPS))
+    assert calls(tmp_path) == ["sandbox status", "sandbox down"]
 
 
 def test_a_sandbox_that_was_up_stays(tmp_path: Path) -> None:
     assert make_test(tmp_path, was_up=True)[0] == 0
-    assert calls(tmp_path) == ["sandbox status", "sandbox up"]
+    assert calls(tmp_path) == ["sandbox status"]
 
 
-@pytest.mark.parametrize(
-    ("fails", "others"),
-    [
-        ("lint", []),
-        ("unit", ["lint", "integration", "e2e"]),
-        ("docs", ["lint", "integration", "unit", "e2e"]),
-        ("integration", ["lint", "unit", "docs", "deb", "e2e"]),
-        ("e2e", ["lint", "integration", "unit", "docs", "deb"]),
-    ],
-)
-def test_what_fails_is_told_and_hides_nothing_beside_it(
-    tmp_path: Path, fails: str, others: list[str]
-) -> None:
-    status, told = make_test(tmp_path, fails)
+@pytest.mark.parametrize("fails", STEPS[1:])
+def test_what_fails_is_told_and_keeps_nothing_from_its_turn(tmp_path: Path, fails: str) -> None:
+    status, lines = make_test(tmp_path, fails)
     assert status != 0
-    assert told == others
+    assert lines == told([step for step in STEPS if step != fails], [fails])
+    assert calls(tmp_path)[-1] == "sandbox down"
+
+
+def test_nothing_is_tested_after_a_mistake_of_style(tmp_path: Path) -> None:
+    status, lines = make_test(tmp_path, "lint")
+    assert status != 0
+    assert lines == told([], ["lint"])
+
+
+def test_what_runs_ends_with_it(tmp_path: Path) -> None:
+    """A step gets Ctrl-C, and the time to tidy up."""
+    status, lines = make_test(tmp_path, lasts="e2e")
+    assert status != 0
+    assert "e2e: interrupted" in lines
     assert calls(tmp_path)[-1] == "sandbox down"
 
 
