@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import IPv4Network
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.background import in_background
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import grants, idmapped, links, packetfilter, user_nics
+from oar_lxc.root import connections, grants, idmapped, links, packetfilter, user_nics
 from oar_lxc.root.allocation import find_range, find_whose
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.files import forget, half_written, job_locked, locked
@@ -161,10 +162,17 @@ class Destruction:
     def _remove_network(self, log: NodeLog, end: Deadline, unfiltered: threading.Event) -> None:
         uid = self.uid if (links.NET / self.layout.bridge).exists() else 0
 
+        subnet: list[IPv4Network] = []
+
         def remove() -> None:
+            with suppress(OSError, OarLxcError):
+                subnet.extend(filter(None, [connections.subnet_of(self.layout, end.timeout())]))
             links.remove(self.layout, end.timeout(), links.stray_links(self.user, self.uid))
 
         self._step(log, "links", remove)
+        # After the links: no packet adds a connection again.
+        for one in subnet:
+            self._step(log, "connections", partial(connections.forget, one, end))
         self._step(log, "plugs", user_nics.forget_gone)
 
         # After the links: a packet of an existing device would add an element to the filter again.

@@ -1,4 +1,4 @@
-"""The packet filter for containers: one nft table of the node, with elements for each job.
+"""The packet filter for containers: two nft tables of the node, with elements for each job.
 
 The rules are the same for all jobs. Each job adds elements to the table's sets. An element has the
 name of the job's bridge or its VXLAN identifier, so it can be found without a record. If a rule
@@ -27,6 +27,7 @@ from oar_lxc.root.record import read_record
 from oar_lxc.root.user_database import hide_users
 
 TABLE = "oar_lxc"
+PORTS = "oar_lxc_ports"  # the table that chooses ports; apart, as its set may be long to list
 OLD_VXLAN_PORT = 4789  # for jobs that an older version prepared
 
 # Containers' connections leave the node from these ports. The kernel never chooses them for the
@@ -36,6 +37,10 @@ ANSWERS = "echo-reply, destination-unreachable, time-exceeded, parameter-problem
 # Most connections of a job's containers to the outside at once. The node's table has 262,144 by
 # default, and counting the connections at each new one takes longer, the more there are.
 CONNECTIONS = 4096
+# A port serves one connection to each port of each other machine. So that no user takes all that
+# lead to one, the last ports are kept for the first connections of each job to it.
+FEW_PORTS = 1024
+FEW = 64
 USERS = 1000  # lower ids are the system's daemons
 
 IP_TABLES = (Path("/proc/net/ip_tables_names"), Path("/proc/net/ip6_tables_names"))
@@ -52,6 +57,10 @@ def rules_text(pool: IPv4Network) -> str:
     vxlan = f"udp dport {{ {VXLAN_PORT}, {OLD_VXLAN_PORT} }}"
     leaving = 'iifname "olb*" oifname != "olb*"'
     ports = f"{FIRST_PORT}-{LAST_PORT}"
+    last = LAST_PORT - FEW_PORTS
+    out = f"ip saddr {pool} ip daddr != {pool}"
+    new = f"ct state new add @connections {{ iifname ct count over {CONNECTIONS} }} drop"
+    inward = 'iifname != "olb*" iifname != "lo"'
     return f"""\
 table inet {TABLE} {{
     # Bridge and the user who may open connections to what is behind it.
@@ -60,7 +69,12 @@ table inet {TABLE} {{
     set peers {{ typeof ip saddr . @th,96,32; }}
     set connections {{ type ifname; size 65535; flags dynamic; }}
 }}
+table inet {PORTS} {{
+    # Bridge, other machine and its port; an element goes with its last connection.
+    set crowds {{ type ifname . ipv4_addr . inet_service; size 65535; flags dynamic; }}
+}}
 flush table inet {TABLE}
+flush table inet {PORTS}
 table inet {TABLE} {{
     # Filled with "notrack" where nobody else on the node wants connections tracked: whoever can
     # fill the table of connections would cut off the node.
@@ -86,7 +100,14 @@ table inet {TABLE} {{
     }}
     chain count {{
         type filter hook prerouting priority mangle; policy accept;
-        iifname "olb*" ct state new add @connections {{ iifname ct count over {CONNECTIONS} }} drop
+        iifname "olb*" {new}
+        # Of packets that may be answers to containers, those that are not.
+        {inward} ip daddr {pool} {new}
+        {inward} meta l4proto {{ tcp, udp, sctp }} th dport {ports} {new}
+    }}
+    chain count_out {{
+        type filter hook output priority 10; policy accept;
+        oifname "olb*" {new.replace("iifname", "oifname")}
     }}
     chain input {{
         type filter hook input priority filter; policy accept;
@@ -116,13 +137,17 @@ table inet {TABLE} {{
         # Another user's program that listens at the gateway's address.
         oifname "olb*" meta skuid >= {USERS} ip saddr {pool} drop
     }}
+}}
+table inet {PORTS} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         # A port that a container chose would make it the node: to NFS by a privileged one, to
         # another machine's answers by that of a service of the node.
-        ip saddr {pool} ip daddr != {pool} meta l4proto {{ tcp, udp, sctp }} \
-masquerade to :{ports} random
-        ip saddr {pool} ip daddr != {pool} masquerade
+        {out} meta l4proto {{ tcp, udp, sctp }} \
+add @crowds {{ iifname . ip daddr . th dport ct count over {FEW} }} \
+masquerade to :{FIRST_PORT}-{last} random
+        {out} meta l4proto {{ tcp, udp, sctp }} masquerade to :{last + 1}-{LAST_PORT} random
+        {out} masquerade
     }}
 }}
 """
@@ -228,7 +253,7 @@ def others_tracking(listing: str) -> bool:
         listing: the output of ``nft list ruleset``.
     """
     tables = re.split(r"^(?=table )", listing, flags=re.MULTILINE)
-    ours = f"table inet {TABLE} "
+    ours = tuple(f"table inet {name} " for name in (TABLE, PORTS))
     return any(_TRACKS.search(table) for table in tables if not table.startswith(ours))
 
 

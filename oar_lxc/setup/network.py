@@ -64,6 +64,7 @@ ExecReload=/usr/sbin/oar-lxc-node filter
 ExecStop=-/usr/sbin/ip rule del priority {OTHERS}
 ExecStop=-/usr/sbin/ip rule del priority {OWN}
 ExecStop=-/usr/sbin/nft delete table inet {packetfilter.TABLE}
+ExecStop=-/usr/sbin/nft delete table inet {packetfilter.PORTS}
 
 [Install]
 WantedBy=multi-user.target

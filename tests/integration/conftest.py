@@ -90,6 +90,7 @@ def _machine() -> Iterator[None]:
     yield
     if not filtered:
         run(["nft", "delete", *table])
+        run(["nft", "delete", "table", "inet", packetfilter.PORTS])
     for path in set(CGROUPS.glob("*/oar*")) - before:
         with suppress(OSError):  # another test run's jobs are in it
             path.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -461,6 +462,70 @@ def test_a_job_has_its_part_of_the_connections(
     assert job.rules() == []
 
 
+@pytest.mark.parametrize("way", ["to a container", "to ports of containers"])
+def test_nobody_fills_the_nodes_table_of_connections_for_containers(
+    around: Lan, frontend: Place, user: str, hers: Place, way: str
+) -> None:
+    """Of 12,000 datagrams from the node, or from beside it, each was a connection."""
+    before = tracked(around.node)
+    place, target, ports = (
+        (around.node, hers.address, "range(20000, 20200)")
+        if way == "to a container"
+        else (frontend, NODE, f"range({FIRST_PORT}, {FIRST_PORT + 200})")
+    )
+    place.python(FILL.replace("range(20000, 20050)", ports), target, "1", user=user)
+    assert tracked(around.node) < before + CONNECTIONS + 200
+
+
+# Datagrams from one port after the other, each of which takes a port of the node.
+FROM_EACH_PORT = """
+for port in range(20000, 23500):
+    with socket.socket(type=2) as s:
+        s.bind(("", port))
+        s.sendto(b"x", (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def test_nobody_takes_all_ports_that_lead_to_a_machine(
+    around: Lan, server: Place, user: str, his: Place
+) -> None:
+    """Two jobs could have more connections than the node has ports; the others had none."""
+    with ExitStack() as stack:
+        for job in (around.job(user), around.job(user)):
+            container = stack.enter_context(job.container())
+            container.python(FROM_EACH_PORT, server.address, "5000")
+        stack.enter_context(server.server(TELL, server.address, "5000", UDP))
+        assert [ask(his, server.address, 5000, UDP)[: len(NODE)] for _ in range(3)] == [NODE] * 3
+
+
+# Connections that nobody closes: the container is off the network before it could.
+LEAVE_OPEN = """
+import os
+kept = []
+for _ in range(300):
+    kept.append(s := socket.socket())
+    s.connect((sys.argv[1], int(sys.argv[2])))
+os.system("ip link set eth0 down")
+print(len(kept))
+"""
+KEEP = """
+s = socket.socket(); s.setsockopt(1, 2, 1); s.bind((sys.argv[1], int(sys.argv[2]))); s.listen(500)
+print("ready")
+kept = []
+while True: kept.append(s.accept())
+"""
+
+
+def test_a_jobs_connections_end_with_it(around: Lan, server: Place, user: str) -> None:
+    """The kernel would keep them for five days, with their ports, for who has the addresses."""
+    job, before = around.job(user), tracked(around.node)
+    with server.server(KEEP, server.address, "81"), job.container() as container:
+        assert container.python(LEAVE_OPEN, server.address, "81").strip() == "300"
+        assert tracked(around.node) >= before + 300
+        job.end()
+        assert tracked(around.node) < before + 100
+
+
 # --- Who reaches containers --------------------------------------------------------------------
 
 
@@ -537,7 +602,7 @@ def test_a_job_is_prepared_where_somebody_has_flushed_the_rules(around: Lan, use
     around.node.run("nft", "flush", "ruleset")
     job = around.job(user)
     assert len(job.rules()) == 1
-    table = around.node.run("nft", "list", "table", "inet", "oar_lxc").stdout
+    table = around.node.run("nft", "list", "table", "inet", "oar_lxc_ports").stdout
     assert "masquerade" in table
     job.end()
     assert job.rules() == []
