@@ -1,7 +1,7 @@
 """Start, stop, freeze and destroy containers of one node while their job runs.
 
 These are operations of the agent. For each container they emit its new state as
-:class:`~oar_lxc.model.wire.Changed`, or ``Failed`` if the state could not be changed.
+:class:`~oar_lxc.model.events.Changed`, or ``Failed`` if the state could not be changed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from oar_lxc.container.limit_cgroups import thaw_limit_cgroups
 from oar_lxc.container.runtime import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests
 from oar_lxc.model.description import containers_of
 
 
-def start(node: OnNode, request: wire.Start) -> None:
+def start(node: OnNode, request: requests.Start) -> None:
     """Start those of the requested containers that are stopped."""
     _start(node, _names(node, request))
 
 
-def stop(node: OnNode, request: wire.Stop) -> None:
+def stop(node: OnNode, request: requests.Stop) -> None:
     """Shut containers down, and kill those that still run after the request's ``timeout``.
 
     With a timeout of 0, kill them at once.
@@ -37,22 +37,22 @@ def stop(node: OnNode, request: wire.Stop) -> None:
     _stop(node, _names(node, request), request.timeout)
 
 
-def restart(node: OnNode, request: wire.Restart) -> None:
+def restart(node: OnNode, request: requests.Restart) -> None:
     """Stop containers as :func:`stop` does, and start them again."""
     _start(node, _stop(node, _names(node, request), request.timeout, silent=True))
 
 
-def freeze(node: OnNode, request: wire.Freeze) -> None:
+def freeze(node: OnNode, request: requests.Freeze) -> None:
     """Stop all processes of containers where they are."""
     _freeze(node, _names(node, request), RUNNING, FROZEN)
 
 
-def unfreeze(node: OnNode, request: wire.Unfreeze) -> None:
+def unfreeze(node: OnNode, request: requests.Unfreeze) -> None:
     """Let frozen containers run on."""
     _freeze(node, _names(node, request), FROZEN, RUNNING)
 
 
-def destroy(node: OnNode, request: wire.Destroy) -> None:
+def destroy(node: OnNode, request: requests.Destroy) -> None:
     """Kill and remove containers of this node: those of a session, or all.
 
     Events: for each container ``Gone``, or ``Failed`` if it does not die.
@@ -75,12 +75,12 @@ def destroy(node: OnNode, request: wire.Destroy) -> None:
     if names:
         note(node.layout, "destroy", begin, time.monotonic() - start, len(gone))
     for name in gone:
-        node.emit(wire.Gone(name))
+        node.emit(events.Gone(name))
     for name in left:
         _tell_immortal(node, name)
 
 
-def _names(node: OnNode, request: wire.OnContainers) -> list[str]:
+def _names(node: OnNode, request: requests.OnContainers) -> list[str]:
     """Return the requested containers that this node has, and enter the job's cgroups."""
     present = node.runtime.names()
     wanted = request.containers
@@ -101,7 +101,7 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
             starter.send(stopped)
             for one in starter.rest():
                 if isinstance(one, ContainerError):
-                    node.emit(wire.Failed.of(one))
+                    node.emit(events.Failed.of(one))
                     continue
                 # It counts as ready: `start` waits for no more, and does not provision again.
                 times = {LAUNCHED: begin, "start_seconds": one.seconds, READY: time.time()}
@@ -142,7 +142,7 @@ def _freeze(node: OnNode, names: Sequence[str], before: str, after: str) -> None
             elif state != after:
                 raise ContainerError(name, "", f"it is {state}, not {before}")
         except ContainerError as error:
-            node.emit(wire.Failed.of(error))
+            node.emit(events.Failed.of(error))
             continue
         _tell(node, name, after, state)
     if after == RUNNING and may_be_stale(node.layout):
@@ -150,9 +150,9 @@ def _freeze(node: OnNode, names: Sequence[str], before: str, after: str) -> None
 
 
 def _tell(node: OnNode, name: str, state: str, was: str, *, killed: bool = False) -> None:
-    node.emit(wire.Changed(name, state, was, killed))
+    node.emit(events.Changed(name, state, was, killed))
 
 
 def _tell_immortal(node: OnNode, name: str) -> None:
     reason = f"it still ran {KILL_TIMEOUT:g} s after SIGKILL"
-    node.emit(wire.Failed(name, reason))
+    node.emit(events.Failed(name, reason))

@@ -16,7 +16,8 @@ from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.linux.signals import shell_status
-from oar_lxc.model.wire import Exec, Exit, Failed, Output
+from oar_lxc.model.events import Exit, Failed, Output
+from oar_lxc.model.requests import Exec
 
 CHUNK = 65536
 _POLL = 0.05  # seconds between looks at whether a process without output has ended

@@ -6,7 +6,7 @@ from oar_lxc.agent.node import OnNode
 from oar_lxc.image.provide import pushed_store
 from oar_lxc.image.store import Store, facts_of
 from oar_lxc.model.image_name import OWN, PUBLIC
-from oar_lxc.model.wire import Images
+from oar_lxc.model.requests import Images
 
 
 def list_images(node: OnNode, request: Images) -> None:

@@ -19,13 +19,13 @@ from oar_lxc.agent.node import OnNode, outcome_event
 from oar_lxc.container.runtime import KILL_TIMEOUT, Started, Starter
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests
 
 if TYPE_CHECKING:
     from oar_lxc.model.plan import PlannedContainer
 
 
-def launch(node: OnNode, request: wire.Launch) -> None:
+def launch(node: OnNode, request: requests.Launch) -> None:
     """Create, start and bring up this node's containers; remove all if one does not start.
 
     Events: ``Started`` or ``Failed`` for each container, and those of
@@ -94,7 +94,7 @@ def launch(node: OnNode, request: wire.Launch) -> None:
         bring_up(node, share, request.wait, request.timeout)
 
 
-def ready(node: OnNode, request: wire.AwaitReady) -> None:
+def ready(node: OnNode, request: requests.AwaitReady) -> None:
     """Wait until each container of this node is ready.
 
     Events: ``Ready`` or ``Failed``.
@@ -137,7 +137,7 @@ def _tell_outcomes(
 
     all_run = True
     for event in map(outcome_event, outcomes):
-        if isinstance(event, wire.Failed):
+        if isinstance(event, events.Failed):
             all_run = False
         else:
             times = {LAUNCHED: launched, "start_seconds": event.seconds}

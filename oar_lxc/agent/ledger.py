@@ -32,11 +32,12 @@ from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.linux.lock import take
 from oar_lxc.linux.process import identity
 from oar_lxc.model.addresses import JobNetwork
+from oar_lxc.model.events import Allotted, Refused
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.published import PublishedJob
-from oar_lxc.model.wire import Allot, Allotted, Refused, Release
+from oar_lxc.model.requests import Allot, Release
 
 # The fields of a container that the ledger keeps, so that no other container gets the same.
 KEPT = ("name", "node", "address", "image", "group", "cores", "first_core", "ports")

@@ -3,7 +3,7 @@
 The session starts ``oar_lxc.agent.main JOB OPERATION`` through oarsh on each node of the job. The
 agent writes :data:`oar_lxc.model.wire.UP`, then reads one request from its standard input, and
 writes events to its standard output; :mod:`oar_lxc.model.wire` defines both. The last event is
-:class:`~oar_lxc.model.wire.Done` or :class:`~oar_lxc.model.wire.Error`.
+:class:`~oar_lxc.model.events.Done` or :class:`~oar_lxc.model.events.Error`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,10 @@ from oar_lxc.container.runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.linux.error_exit import exit_on_error
+from oar_lxc.model.events import Done, Error, Event
 from oar_lxc.model.layout import check_job_id
-from oar_lxc.model.wire import (
-    REQUESTS,
-    UP,
-    Done,
-    Error,
-    Event,
-    NoMessageError,
-    Request,
-    decode,
-    encode,
-)
+from oar_lxc.model.requests import Request
+from oar_lxc.model.wire import REQUESTS, UP, NoMessageError, decode, encode
 
 HEARTBEAT_SECONDS = 1.0
 # The function for each kind of request. Its module is imported only when it is called: a launch

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from oar_lxc.container.runtime import Runtime, Started
 from oar_lxc.errors import ContainerError
 from oar_lxc.linux.lock import locked
-from oar_lxc.model import wire
+from oar_lxc.model import events
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob
 
-Emit = Callable[[wire.Event], None]
+Emit = Callable[[events.Event], None]
 
 
 def _never() -> bool:
@@ -45,10 +45,10 @@ class OnNode:
             yield
 
 
-def outcome_event(one: Started | ContainerError) -> wire.Started | wire.Failed:
+def outcome_event(one: Started | ContainerError) -> events.Started | events.Failed:
     """Return the event for the outcome of a container's start."""
     if isinstance(one, ContainerError):
-        return wire.Failed.of(one)
+        return events.Failed.of(one)
     from oar_lxc.container.facts import init_facts  # imported while the first containers start
 
-    return wire.Started(one.name, round(one.seconds, 4), **init_facts(one.init_pid))
+    return events.Started(one.name, round(one.seconds, 4), **init_facts(one.init_pid))

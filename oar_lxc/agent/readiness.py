@@ -13,9 +13,9 @@ from oar_lxc.container.boot_probe import wait_inside
 from oar_lxc.container.layer import PROVISION
 from oar_lxc.container.runtime import Runtime
 from oar_lxc.container.ssh_probe import wait_ssh
+from oar_lxc.model.events import Event, Exit, Failed, Output, Provisioned, Reached, Ready
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
-from oar_lxc.model.wire import Event, Exit, Failed, Output, Provisioned, Reached, Ready
 
 Abandoned = Callable[[], bool]
 LITTLE = 64 << 20  # bytes of memory; with less, a system hardly boots

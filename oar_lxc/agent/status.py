@@ -13,11 +13,11 @@ from oar_lxc.agent.times import LAUNCHED, READY, read_times
 from oar_lxc.container.facts import init_facts, running_facts
 from oar_lxc.container.runtime import RUNNING
 from oar_lxc.errors import OarLxcError
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests
 from oar_lxc.model.description import configured_address, read_description
 
 
-def list_containers(node: OnNode, request: wire.List) -> None:
+def list_containers(node: OnNode, request: requests.List) -> None:
     """Emit a ``Container`` for each container: its state, and what the kernel knows of it."""
     times = read_times(node.layout)
     for name in node.runtime.names():
@@ -25,7 +25,7 @@ def list_containers(node: OnNode, request: wire.List) -> None:
         state = node.runtime.state(name)
         told = read_description(node.layout.containers / name)
         node.emit(
-            wire.Container(
+            events.Container(
                 container=name,
                 node=node.published.node,
                 state=state,
@@ -39,14 +39,14 @@ def list_containers(node: OnNode, request: wire.List) -> None:
         )
 
 
-def show_containers(node: OnNode, request: wire.Show) -> None:
+def show_containers(node: OnNode, request: requests.Show) -> None:
     """Emit a ``Shown`` for each requested container, with all that can be known of it."""
     times = read_times(node.layout)
     for name in sorted(set(node.runtime.names()) & set(request.containers or ())):
         node.emit(show_container(node, name, times.get(name, {})))
 
 
-def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> wire.Shown:
+def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> events.Shown:
     """Return all that can be known of a container now.
 
     Leave out what cannot be read: the container may end in the meantime.
@@ -64,7 +64,7 @@ def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> wire.
     ports: tuple[Port, ...] = ()
     with suppress(TypeError, OarLxcError):  # the user may have changed the description
         ports = tuple(Port(**port) for port in record.get("ports") or ())
-    return wire.Shown(
+    return events.Shown(
         container=name,
         state=state,
         node=node.published.node,
@@ -82,14 +82,14 @@ def show_container(node: OnNode, name: str, times: Mapping[str, float]) -> wire.
     )
 
 
-def send_job_key(node: OnNode, request: wire.TellKeys) -> None:
+def send_job_key(node: OnNode, request: requests.TellKeys) -> None:
     """Emit the job's key as a ``Keys``, if this node has it."""
     key = JobKey(node.layout)
     with suppress(FileNotFoundError):
-        node.emit(wire.Keys(**key.to_client_data()))
+        node.emit(events.Keys(**key.to_client_data()))
 
 
-def send_timeline(node: OnNode, request: wire.Timeline) -> None:
+def send_timeline(node: OnNode, request: requests.Timeline) -> None:
     """Emit a ``Phase`` for each phase of the job's containers on this node."""
     for phase in read_timeline(node.layout, node.published):
         node.emit(phase)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from oar_lxc.model.events import Phase
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob
-from oar_lxc.model.wire import NoMessageError, Phase, decode, encode
+from oar_lxc.model.wire import NoMessageError, decode, encode
 
 # In the order in which a job comes to them.
 PHASES = ("prepare", "image", "create", "start", "boot", "provision", "ready", "destroy")

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from oar_lxc.agent.node import Emit, OnNode
 from oar_lxc.container.limits import oom_kills
 from oar_lxc.container.runtime import Runtime
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests
 from oar_lxc.model.description import containers_of
 
 INTERVAL = 1.0  # seconds between two looks, at least
 EACH = 0.05  # seconds per container, if that is more: the work stays the same for many containers
 
 
-def watch_request(node: OnNode, request: wire.Watch) -> None:
+def watch_request(node: OnNode, request: requests.Watch) -> None:
     """Watch the containers of a session; an operation of the agent."""
     names = containers_of(node.layout, request.session)
     watch(node.runtime, names, node.published.cgroups, node.emit, node.abandoned)
@@ -44,9 +44,9 @@ def watch(
         for name in names:
             killed = oom_kills(cgroups, name) or 0
             if killed > kills[name]:
-                emit(wire.OutOfMemory(name, killed - kills[name]))
+                emit(events.OutOfMemory(name, killed - kills[name]))
             kills[name] = killed
             runs = runtime.init_pid(name) > 0
             if name in running and not runs:
-                emit(wire.Stopped(name))
+                emit(events.Stopped(name))
             (running.add if runs else running.discard)(name)

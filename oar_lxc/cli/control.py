@@ -10,7 +10,7 @@ import click
 from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.targets import complete_container, find_several
 from oar_lxc.errors import OarLxcError, printable
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests
 
 TIMEOUT = 10.0
 WORDS = {"RUNNING": "runs", "STOPPED": "is stopped", "FROZEN": "is frozen"}
@@ -39,7 +39,7 @@ def start(containers: tuple[str, ...]) -> None:
       oar-lxc start vm1 vm2
       oar-lxc start 42/           all of job 42
     """
-    _control("starting", wire.Start, containers)
+    _control("starting", requests.Start, containers)
 
 
 @click.command()
@@ -58,7 +58,7 @@ def stop(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
       oar-lxc stop --kill 42/     all of job 42
     """
     seconds = 0.0 if kill else timeout
-    _control("stopping", partial(wire.Stop, timeout=seconds), containers, seconds)
+    _control("stopping", partial(requests.Stop, timeout=seconds), containers, seconds)
 
 
 @click.command()
@@ -73,7 +73,7 @@ def restart(containers: tuple[str, ...], timeout: float, kill: bool) -> None:
       oar-lxc restart 42/vm1
     """
     seconds = 0.0 if kill else timeout
-    _control("restarting", partial(wire.Restart, timeout=seconds), containers, seconds)
+    _control("restarting", partial(requests.Restart, timeout=seconds), containers, seconds)
 
 
 @click.command()
@@ -85,7 +85,7 @@ def freeze(containers: tuple[str, ...]) -> None:
     Examples:
       oar-lxc freeze 42/vm1
     """
-    _control("freezing", wire.Freeze, containers)
+    _control("freezing", requests.Freeze, containers)
 
 
 @click.command()
@@ -97,12 +97,12 @@ def unfreeze(containers: tuple[str, ...]) -> None:
     Examples:
       oar-lxc unfreeze 42/vm1
     """
-    _control("thawing", wire.Unfreeze, containers)
+    _control("thawing", requests.Unfreeze, containers)
 
 
 def _control(
     doing: str,
-    ask: Callable[[tuple[str, ...]], wire.Request],
+    ask: Callable[[tuple[str, ...]], requests.Request],
     targets: tuple[str, ...],
     timeout: float = TIMEOUT,
 ) -> None:
@@ -116,11 +116,11 @@ def _control(
     """
     failures: list[OarLxcError] = []
 
-    def take(node: str, event: wire.Event) -> None:
+    def take(node: str, event: events.Event) -> None:
         match event:
-            case wire.Failed():
+            case events.Failed():
                 failures.append(event.error(node))
-            case wire.Changed():
+            case events.Changed():
                 meter.answer(f"{event.container} on {node} {_words(event, timeout)}")
 
     more = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
@@ -135,7 +135,7 @@ def _control(
         raise failures[-1]
 
 
-def _words(changed: wire.Changed, timeout: float) -> str:
+def _words(changed: events.Changed, timeout: float) -> str:
     """Return the new state of a container, as the end of a sentence."""
     done = WORDS.get(changed.state, f"is {changed.state}")
     if changed.was == changed.state:

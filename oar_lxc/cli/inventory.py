@@ -12,7 +12,8 @@ import click
 from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.cli.sshconfig import write_files
 from oar_lxc.client.sshfiles import SshFiles, host_name
-from oar_lxc.model.wire import Container, Show, Shown
+from oar_lxc.model.events import Container, Shown
+from oar_lxc.model.requests import Show
 from oar_lxc.remote.agents import Remote
 
 RESERVED = {"all", "ungrouped", "localhost"}

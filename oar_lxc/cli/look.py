@@ -16,7 +16,8 @@ from oar_lxc.cli.shared.targets import complete_container, complete_job, remote_
 from oar_lxc.client.lookup import ask_nodes
 from oar_lxc.container.runtime import RUNNING
 from oar_lxc.errors import ContainerError, printable
-from oar_lxc.model.wire import OfContainer, Show, Shown
+from oar_lxc.model.events import OfContainer, Shown
+from oar_lxc.model.requests import Show
 from oar_lxc.remote.agents import Remote, raise_first
 
 

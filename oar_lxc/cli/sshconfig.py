@@ -19,8 +19,8 @@ from oar_lxc.client.sshfiles import (
     ssh_home,
 )
 from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.model.events import Container
 from oar_lxc.model.layout import check_job_id
-from oar_lxc.model.wire import Container
 from oar_lxc.remote.agents import Remote
 
 

@@ -10,7 +10,8 @@ import click
 
 from oar_lxc.cli.shared.table import print_table
 from oar_lxc.cli.shared.targets import complete_job, remote_of_job
-from oar_lxc.model.wire import Phase, Timeline
+from oar_lxc.model.events import Phase
+from oar_lxc.model.requests import Timeline
 from oar_lxc.remote.agents import Remote
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from oar_lxc.model.events import Image
 from oar_lxc.model.image_name import OWN
-from oar_lxc.model.wire import Image, Images
+from oar_lxc.model.requests import Images
 from oar_lxc.remote.agents import Remote
 
 

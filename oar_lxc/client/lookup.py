@@ -19,10 +19,11 @@ from oar_lxc.errors import (
     NodeError,
     UsageError,
 )
+from oar_lxc.model.events import Container, Event, Keys
 from oar_lxc.model.job import Job, parse_resources
 from oar_lxc.model.layout import CONFIG_FILE, JobLayout, by_number, check_job_id
 from oar_lxc.model.published import read_published
-from oar_lxc.model.wire import Container, Event, Keys, List, TellKeys
+from oar_lxc.model.requests import List, TellKeys
 from oar_lxc.oar.commands import ENDED, ENDING, job_facts, job_resources
 from oar_lxc.remote.agents import Remote, raise_first
 

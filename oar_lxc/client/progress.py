@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from oar_lxc.model import wire
+from oar_lxc.model import events
 from oar_lxc.model.spec import RUNNING
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # The state of a container after an event, in the words of the table.
-STATES: dict[type[wire.OfContainer], str] = {
-    wire.Planned: "starting",
-    wire.Started: "started",
-    wire.Reached: "booted",
-    wire.Provisioned: "provisioned",
-    wire.Ready: "ready",
-    wire.Failed: "failed",
+STATES: dict[type[events.OfContainer], str] = {
+    events.Planned: "starting",
+    events.Started: "started",
+    events.Reached: "booted",
+    events.Provisioned: "provisioned",
+    events.Ready: "ready",
+    events.Failed: "failed",
 }
 _ROWS_ELSEWHERE = 4  # lines of the terminal that are not rows of the table
 
@@ -60,7 +60,7 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._rows: dict[str, _Row] = {}
         # The event that ends the launch of a container.
-        self._last: type[wire.OfContainer] = wire.Ready
+        self._last: type[events.OfContainer] = events.Ready
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -75,28 +75,28 @@ class Progress:
         """Remove the table, if the launch was interrupted."""
         self._stop()
 
-    def __call__(self, node: str, event: wire.Event) -> None:
+    def __call__(self, node: str, event: events.Event) -> None:
         """Show an event of a session."""
-        if isinstance(event, wire.Planned):
+        if isinstance(event, events.Planned):
             self._plan(node, event)
-        elif self._live and isinstance(event, wire.OfContainer) and type(event) in STATES:
+        elif self._live and isinstance(event, events.OfContainer) and type(event) in STATES:
             self._follow(event)
         elif line := describe(node, event):
             print(line, file=self._stream, flush=True)
 
-    def _plan(self, node: str, event: wire.Planned) -> None:
+    def _plan(self, node: str, event: events.Planned) -> None:
         if not self._terminal:
             return
         name = event.container
-        self._rows[name] = _Row(name, node, STATES[wire.Planned], time.monotonic())
-        self._last = wire.Started if event.wait == RUNNING else wire.Ready
+        self._rows[name] = _Row(name, node, STATES[events.Planned], time.monotonic())
+        self._last = events.Started if event.wait == RUNNING else events.Ready
         if self._live is None:
             self._live = self._start()
 
-    def _follow(self, event: wire.OfContainer) -> None:
+    def _follow(self, event: events.OfContainer) -> None:
         row = self._rows[event.container]
         row.state = STATES[type(event)]
-        if isinstance(event, self._last | wire.Ready | wire.Failed):
+        if isinstance(event, self._last | events.Ready | events.Failed):
             row.until = time.monotonic()
         if all(row.until is not None for row in self._rows.values()):
             self._stop()
@@ -145,12 +145,12 @@ class Progress:
         return table
 
 
-def describe(node: str, event: wire.Event) -> str:
+def describe(node: str, event: events.Event) -> str:
     """Return a line of text for an event; empty for an event that is not shown."""
     match event:
-        case wire.Started() | wire.Provisioned() | wire.Ready() | wire.Stopped():
+        case events.Started() | events.Provisioned() | events.Ready() | events.Stopped():
             return f"{event.container} on {node}: {event.kind}"
-        case wire.OutOfMemory(killed=killed):
+        case events.OutOfMemory(killed=killed):
             what = "1 process was" if killed == 1 else f"{killed} processes were"
             return f"{event.container} on {node}: its memory was full, {what} killed"
     return ""

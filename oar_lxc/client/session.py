@@ -33,7 +33,7 @@ from oar_lxc.errors import (
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.process import identity
 from oar_lxc.linux.signals import Checkpoint, deferred_signals, raising_signals
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests
 from oar_lxc.model.arguments import (
     check_callable,
     check_command,
@@ -53,10 +53,10 @@ from oar_lxc.remote.agents import LateRequest, Remote, raise_first
 
 
 @message
-class ContainerHandle(wire.Container):
+class ContainerHandle(events.Container):
     """A container of a session, in which commands can be run.
 
-    It has the attributes of :class:`oar_lxc.model.wire.Container`. Their values are those of the
+    It has the attributes of :class:`oar_lxc.model.events.Container`. Their values are those of the
     container's start, except ``ready_seconds`` and ``ready``, which are set later.
 
     Attributes:
@@ -98,7 +98,7 @@ class Outcome:
 
 
 GRACE = 10.0  # seconds that containers get to halt at a checkpoint
-OnProgress = Callable[[str, wire.Event], None]
+OnProgress = Callable[[str, events.Event], None]
 OnOutput = Callable[[str, str, str], None]
 
 
@@ -114,11 +114,11 @@ class Session:
         timeout: seconds that the launch may take; overrides the spec's.
         on_progress: called with the node and an event whenever the state of a container changes;
             a :class:`~oar_lxc.client.progress.Progress`, for example. The events of a launch are
-            :class:`~oar_lxc.model.wire.Planned`, :class:`~oar_lxc.model.wire.Started`,
-            :class:`~oar_lxc.model.wire.Reached`, :class:`~oar_lxc.model.wire.Provisioned`,
-            :class:`~oar_lxc.model.wire.Ready` and :class:`~oar_lxc.model.wire.Failed`. The event
-            of the end is :class:`~oar_lxc.model.wire.Gone`; see also :meth:`wait`. Each has the
-            container's name as ``event.container``.
+            :class:`~oar_lxc.model.events.Planned`, :class:`~oar_lxc.model.events.Started`,
+            :class:`~oar_lxc.model.events.Reached`, :class:`~oar_lxc.model.events.Provisioned`,
+            :class:`~oar_lxc.model.events.Ready` and :class:`~oar_lxc.model.events.Failed`. The
+            event of the end is :class:`~oar_lxc.model.events.Gone`; see also :meth:`wait`. Each
+            has the container's name as ``event.container``.
 
     Raises:
         JobEnvironmentError: this process does not run in a job (see
@@ -225,21 +225,21 @@ class Session:
         if not self.published.in_cpuset:
             # At the job's end, root kills the processes in these cgroups that OAR does not find.
             enter_cgroups(self.published.cgroups)
-        if failures := self._call(LateRequest(wire.Launch, self._launch_request)):
+        if failures := self._call(LateRequest(requests.Launch, self._launch_request)):
             self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}
             raise LaunchError(failures)
         for name, handle in self._handles.items():
             self._handles[name] = replace(handle, ready=True)
 
-    def _launch_request(self) -> wire.Launch:
+    def _launch_request(self) -> requests.Launch:
         """Get addresses, cores and keys; tell what is planned; return the request to launch it."""
         allotted = self._allot()
         self.plan = allotted.plan
         self._planned = {container.name: container for container in self.plan.containers}
         self._host_keys = {name: key for name, (_, key) in allotted.names[self._token].items()}
         for container in self.plan.containers:
-            self._on_progress(container.node, wire.Planned(container.name, self.spec.wait))
-        return wire.Launch(
+            self._on_progress(container.node, events.Planned(container.name, self.spec.wait))
+        return requests.Launch(
             plan=allotted.plan,
             keys=allotted.keys,
             host_keys=allotted.host_keys,
@@ -251,17 +251,17 @@ class Session:
             variables=self.job.variables(),
         )
 
-    def _call(self, request: wire.Request | LateRequest) -> list[ContainerError | NodeError]:
+    def _call(self, request: requests.Request | LateRequest) -> list[ContainerError | NodeError]:
         """Send a request to the agents, pass on their events, and return the failures."""
         failures: list[ContainerError | NodeError] = []
 
-        def take(node: str, event: wire.Event) -> None:
+        def take(node: str, event: events.Event) -> None:
             match event:
-                case wire.Failed():
+                case events.Failed():
                     failures.append(event.error(node))
-                case wire.Started():
+                case events.Started():
                     self._handles[event.container] = self._handle(event)
-                case wire.Ready():
+                case events.Ready():
                     handle = self._handles[event.container]
                     known = replace(handle, ready_seconds=event.seconds)
                     self._handles[event.container] = known
@@ -270,9 +270,9 @@ class Session:
         errors = self._remote.call(request, take)
         return [*failures, *errors]
 
-    def _allot(self) -> wire.Allotted:
+    def _allot(self) -> events.Allotted:
         """Get addresses, cores and keys; see :func:`oar_lxc.agent.ledger.allot`."""
-        request = wire.Allot(
+        request = requests.Allot(
             spec=self.spec,
             user=self.job.user,
             cores=dict(self.job.cores),
@@ -281,21 +281,21 @@ class Session:
         )
         self._has_numbers = True
         head = head_of(self.published.nodes)
-        for _, answer in self._remote.collect(request, wire.Event, [head]):
+        for _, answer in self._remote.collect(request, events.Event, [head]):
             match answer:
-                case wire.Allotted():
+                case events.Allotted():
                     return answer
-                case wire.Refused():
+                case events.Refused():
                     raise SpecError(answer.reason)
         raise NodeError(head, "it allotted nothing: is another version of oar-lxc there?")
 
     def _release(self) -> None:
         """Give back to the ledger what :meth:`_allot` got; the containers must be gone."""
         head = head_of(self.published.nodes)
-        self._remote.collect(wire.Release(self._token), wire.Event, [head])
+        self._remote.collect(requests.Release(self._token), events.Event, [head])
         self._has_numbers = False
 
-    def _handle(self, event: wire.Started) -> ContainerHandle:
+    def _handle(self, event: events.Started) -> ContainerHandle:
         planned = self._planned[event.container]
         return ContainerHandle(
             container=planned.name,
@@ -322,7 +322,7 @@ class Session:
             NotReadyError: some were not ready in time; they run on until the block ends.
         """
         asked = replace(self.spec, wait=what, timeout=timeout)
-        if failures := self._call(wire.AwaitReady(self.plan, asked.wait, asked.timeout)):
+        if failures := self._call(requests.AwaitReady(self.plan, asked.wait, asked.timeout)):
             raise NotReadyError(failures)
 
     def run(
@@ -373,7 +373,7 @@ class Session:
         check_seconds("grace", grace)
         if not self._token:
             return  # the block has not begun
-        failures = self._call(wire.Destroy(self._token, grace))
+        failures = self._call(requests.Destroy(self._token, grace))
         self._handles.clear()
         if self._has_numbers and not failures:
             with contextlib.suppress(OarLxcError):  # the ledger ends with the job anyway
@@ -396,10 +396,11 @@ class Session:
     def wait(self) -> None:
         """Wait until a signal ends the job, or OAR ends it at its walltime.
 
-        Meanwhile ``on_progress`` gets :class:`~oar_lxc.model.wire.OutOfMemory` when the memory of
-        a container was full, and :class:`~oar_lxc.model.wire.Stopped` when a container stopped.
+        Meanwhile ``on_progress`` gets :class:`~oar_lxc.model.events.OutOfMemory` when the memory
+        of a container was full, and :class:`~oar_lxc.model.events.Stopped` when a container
+        stopped.
         """
-        self._remote.call(wire.Watch(self._token), self._on_progress)
+        self._remote.call(requests.Watch(self._token), self._on_progress)
         while True:  # reached only when no agent watches any more
             # Not pause(): a signal that comes just before it would wait for the next signal.
             time.sleep(5)
@@ -417,7 +418,7 @@ def run_in_containers(
 ) -> list[Outcome]:
     """Run a command in containers through the agents of their nodes; see :meth:`Session.run`."""
     check_callable("on_output", on_output)
-    request = wire.Exec(
+    request = requests.Exec(
         containers=tuple(names),
         argv=tuple(check_command(argv)),
         stdin=check_input(stdin),
@@ -427,15 +428,15 @@ def run_in_containers(
     status: dict[str, int] = {}
     failures: list[OarLxcError] = []
 
-    def take(node: str, event: wire.Event) -> None:
+    def take(node: str, event: events.Event) -> None:
         match event:
-            case wire.Output() if on_output:
+            case events.Output() if on_output:
                 on_output(event.container, event.stream, event.data)
-            case wire.Output():
+            case events.Output():
                 text.setdefault((event.container, event.stream), []).append(event.data)
-            case wire.Exit():
+            case events.Exit():
                 status[event.container] = event.status
-            case wire.Failed():
+            case events.Failed():
                 failures.append(event.error(node))
 
     failures += remote.call(request, take, nodes)

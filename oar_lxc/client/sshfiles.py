@@ -21,8 +21,8 @@ from oar_lxc.client.ssh_options import ssh_options
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.model.description import containers_of
+from oar_lxc.model.events import Container
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.model.wire import Container
 
 INCLUDE = "Include oar-lxc/*/config"
 

@@ -20,9 +20,9 @@ from oar_lxc.linux.lock import take
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import NONE, run
 from oar_lxc.linux.store_access import keep_from_containers, why_open
+from oar_lxc.model.events import Image
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import IMAGES, STATE
-from oar_lxc.model.wire import Image
 
 DIRECTORY = STATE / IMAGES
 ROOTFS = "rootfs"

@@ -1,4 +1,4 @@
-"""The base of the classes of :mod:`oar_lxc.model.wire`: frozen dataclasses that load quickly.
+"""The base of requests and events: frozen dataclasses that load quickly.
 
 The methods are written here once. :func:`~dataclasses.dataclass` would compile its methods for
 each class at import, which takes a millisecond per class, and a launch would wait for it.
@@ -6,6 +6,7 @@ each class at import, which takes a millisecond per class, and a launch would wa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
@@ -78,6 +79,8 @@ class Message:
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
+# Session → container → its address and its public host key.
+Names = Mapping[str, Mapping[str, tuple[str, str]]]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))

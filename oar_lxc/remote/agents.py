@@ -23,19 +23,10 @@ from oar_lxc.linux.fork import become, may_fork
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.run import Program, read_lines, running
 from oar_lxc.linux.verbose import doing
+from oar_lxc.model.events import Done, Error, Event, Failed
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.model.wire import (
-    EVENTS,
-    UP,
-    Done,
-    Error,
-    Event,
-    Failed,
-    NoMessageError,
-    Request,
-    decode,
-    encode,
-)
+from oar_lxc.model.requests import Request
+from oar_lxc.model.wire import EVENTS, UP, NoMessageError, decode, encode
 
 OnEvent = Callable[[str, Event], None]
 AnyEvent = TypeVar("AnyEvent", bound=Event)

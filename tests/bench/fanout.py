@@ -38,7 +38,7 @@ PYTHON = f"""\
 # One process per measurement: its peak of memory, and that of its fan-out, are those of one call.
 PROGRAM = """
 import resource, sys, time
-from oar_lxc.model.wire import List
+from oar_lxc.model.requests import List
 from oar_lxc.remote.agents import Remote
 nodes = [f"node{i}" for i in range(int(sys.argv[1]))]
 begin = time.monotonic()

@@ -13,8 +13,8 @@ from oar_lxc.client import lookup
 from oar_lxc.client.lookup import find_container, list_containers, parse_target
 from oar_lxc.container.runtime import RUNNING, not_running
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
+from oar_lxc.model.events import Container
 from oar_lxc.model.layout import check_job_id
-from oar_lxc.model.wire import Container
 from oar_lxc.oar.commands import running_jobs
 from oar_lxc.remote.agents import Remote
 

@@ -11,7 +11,7 @@ import pytest
 
 from oar_lxc.agent.times import read_times
 from oar_lxc.errors import OarLxcError
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests, wire
 from oar_lxc.model.layout import DESCRIPTION_FILE
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import alive
@@ -33,18 +33,18 @@ def node(tmp_path: Path) -> Iterator[FakeNode]:
 
 def control(
     node: FakeNode, operation: str, *names: str, timeout: float = 5
-) -> dict[str, wire.Event]:
+) -> dict[str, events.Event]:
     """Run an operation; return its events by container."""
     more = {"timeout": timeout} if operation in ("stop", "restart") else {}
-    cls: Callable[..., wire.Request] = wire.REQUESTS[operation]
+    cls: Callable[..., requests.Request] = wire.REQUESTS[operation]
     request = cls(names or None, **more)
     return {event["container"]: event for event in node.run(request)}
 
 
 def test_stop_ends_those_that_are_named_and_no_other(node: FakeNode) -> None:
-    events = control(node, "stop", "vm1", "vm3")
-    assert events["vm1"] == wire.Changed("vm1", "STOPPED", "RUNNING", killed=False)
-    assert events["vm3"]["was"] == "STOPPED"
+    told = control(node, "stop", "vm1", "vm3")
+    assert told["vm1"] == events.Changed("vm1", "STOPPED", "RUNNING", killed=False)
+    assert told["vm3"]["was"] == "STOPPED"
     assert node.runtime.running() == ["vm2"]
 
 
@@ -55,9 +55,9 @@ def test_stop_without_names_ends_all(node: FakeNode) -> None:
 
 def test_stop_kills_those_that_do_not_end_and_tells_so(node: FakeNode) -> None:
     node.runtime.stubborn = ["vm1"]
-    events = control(node, "stop", "vm1", "vm2")
-    assert (events["vm1"]["state"], events["vm1"]["killed"]) == ("STOPPED", True)
-    assert not events["vm2"]["killed"]
+    told = control(node, "stop", "vm1", "vm2")
+    assert (told["vm1"]["state"], told["vm1"]["killed"]) == ("STOPPED", True)
+    assert not told["vm2"]["killed"]
     assert node.runtime.running() == []
 
 
@@ -78,16 +78,16 @@ def test_what_survives_sigkill_is_a_failure(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.runtime.immortal = ["vm1"]
-    events = control(node, "stop", "vm1", "vm2", timeout=0)
-    assert events["vm1"]["event"] == "failed"
-    assert "SIGKILL" in events["vm1"]["reason"]
-    assert events["vm2"]["state"] == "STOPPED"
+    told = control(node, "stop", "vm1", "vm2", timeout=0)
+    assert told["vm1"]["event"] == "failed"
+    assert "SIGKILL" in told["vm1"]["reason"]
+    assert told["vm2"]["state"] == "STOPPED"
 
 
 def test_start_starts_what_is_stopped_and_keeps_when_that_was(node: FakeNode) -> None:
     pid = node.runtime.init_pid("vm1")
-    events = control(node, "start", "vm1", "vm3")
-    assert (events["vm1"]["was"], events["vm3"]["was"]) == ("RUNNING", "STOPPED")
+    told = control(node, "start", "vm1", "vm3")
+    assert (told["vm1"]["was"], told["vm3"]["was"]) == ("RUNNING", "STOPPED")
     assert node.runtime.init_pid("vm1") == pid
     assert read_times(node.layout)["vm3"]["start_seconds"] >= 0
 
@@ -100,7 +100,7 @@ def test_start_enters_the_jobs_cgroups_first(node: FakeNode) -> None:
 def test_a_container_that_does_not_start_is_told_with_the_log(node: FakeNode) -> None:
     node.runtime.broken = {"vm3": ["ERROR start - no init"]}
     event = control(node, "start", "vm3")["vm3"]
-    assert event == wire.Failed("vm3", "LXC could not start it", ("ERROR start - no init",))
+    assert event == events.Failed("vm3", "LXC could not start it", ("ERROR start - no init",))
 
 
 def test_restart_gives_a_new_init(node: FakeNode) -> None:
@@ -134,8 +134,8 @@ def test_a_frozen_container_is_destroyed_with_its_session(node: FakeNode) -> Non
     node.runtime.freeze("vm1")
     for name in ("vm1", "vm2", "vm3"):
         (node.layout.containers / name / DESCRIPTION_FILE).write_text('{"session": "s1"}')
-    events = node.run(wire.Destroy("s1"))
-    assert {event["event"] for event in events} == {"gone"}
+    told = node.run(requests.Destroy("s1"))
+    assert {event["event"] for event in told} == {"gone"}
     assert node.runtime.running() == []
 
 
@@ -148,8 +148,8 @@ def test_who_may_not_enter_the_cgroups_changes_nothing(node: FakeNode) -> None:
     assert node.runtime.running() == ["vm1", "vm2"]
 
 
-def show(node: FakeNode, name: str) -> wire.Event:
-    (event,) = node.run(wire.Show((name, "vm9")))
+def show(node: FakeNode, name: str) -> events.Event:
+    (event,) = node.run(requests.Show((name, "vm9")))
     return event
 
 

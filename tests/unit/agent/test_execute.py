@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.agent.execute import execute
-from oar_lxc.model.wire import Event, Exit, Failed, Output
+from oar_lxc.model.events import Event, Exit, Failed, Output
 from tests.unit.fakes.programs import alive, wait_until
 from tests.unit.fakes.runtime import FakeRuntime
 

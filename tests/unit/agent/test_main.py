@@ -28,7 +28,7 @@ from oar_lxc.errors import (
     UsageError,
 )
 from oar_lxc.linux.cgroups import enter_cgroups
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests, wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import make_plan
@@ -49,9 +49,9 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
     node.runtime.close()
 
 
-def request(per_node: int = 2, **spec: Any) -> wire.Launch:
+def request(per_node: int = 2, **spec: Any) -> requests.Launch:
     plan = make_plan(Group(per_node=per_node, **spec), Job(42, "alice", {"node1": 1}))
-    return wire.Launch(
+    return requests.Launch(
         plan=plan,
         keys=KEYS,
         host_keys={planned.name: HOST_KEY.secret.hex() for planned in plan.containers},
@@ -62,19 +62,19 @@ def request(per_node: int = 2, **spec: Any) -> wire.Launch:
     )
 
 
-def awaiting(wait: str, timeout: float, per_node: int, **spec: Any) -> wire.AwaitReady:
-    return wire.AwaitReady(request(per_node, **spec).plan, wait, timeout)
+def awaiting(wait: str, timeout: float, per_node: int, **spec: Any) -> requests.AwaitReady:
+    return requests.AwaitReady(request(per_node, **spec).plan, wait, timeout)
 
 
-def kinds(events: list[wire.Event]) -> dict[str, str]:
-    return {e["container"]: e.kind for e in events}
+def kinds(told: list[events.Event]) -> dict[str, str]:
+    return {e["container"]: e.kind for e in told}
 
 
 @pytest.mark.parametrize("number", [1, 2, 9])
 def test_a_launch_starts_every_container(node: FakeNode, number: int) -> None:
-    events = node.run(request(number))
+    told = node.run(request(number))
     names = [f"vm{i + 1}" for i in range(number)]
-    assert kinds(events) == dict.fromkeys(names, "started")
+    assert kinds(told) == dict.fromkeys(names, "started")
     assert node.runtime.running() == node.runtime.names() == names
 
 
@@ -103,9 +103,9 @@ def test_a_launch_that_may_not_enter_the_cgroups_makes_nothing(node: FakeNode) -
 def test_a_launch_with_one_failing_container_is_undone(node: FakeNode, number: int) -> None:
     broken = f"vm{number}"
     node.runtime.broken = {broken: ["ERROR utils - no init", "ERROR start - failed"]}
-    events = node.run(request(number))
-    assert [e for e in events if isinstance(e, wire.Failed)] == [
-        wire.Failed(
+    told = node.run(request(number))
+    assert [e for e in told if isinstance(e, events.Failed)] == [
+        events.Failed(
             broken, "LXC could not start it", ("ERROR utils - no init", "ERROR start - failed")
         )
     ]
@@ -155,9 +155,9 @@ def test_a_launch_of_names_that_exist_leaves_those_alone(node: FakeNode) -> None
 
 
 def test_launches_wait_for_each_other(node: FakeNode) -> None:
-    events: list[wire.Event] = []
-    arguments = (node.on(events.append), wire.Destroy(None))
-    with node.on(events.append).locked():
+    told: list[events.Event] = []
+    arguments = (node.on(told.append), requests.Destroy(None))
+    with node.on(told.append).locked():
         thread = threading.Thread(target=carry_out, args=arguments)
         thread.start()
         thread.join(0.1)
@@ -169,7 +169,7 @@ def test_launches_wait_for_each_other(node: FakeNode) -> None:
 def test_a_list_tells_of_every_container(node: FakeNode) -> None:
     node.run(request(2))
     node.runtime.kill(["vm2"], 5)
-    first, second = node.run(wire.List())
+    first, second = node.run(requests.List())
     assert (first["container"], first["state"], first["node"]) == ("vm1", "RUNNING", "node1")
     assert first["address"] == "100.65.80.2"
     assert first["pid"] == node.runtime.init_pid("vm1")
@@ -180,67 +180,69 @@ def test_a_list_tells_of_every_container(node: FakeNode) -> None:
 def test_a_container_is_not_ready_before_it_is_waited_for(node: FakeNode) -> None:
     ready: list[bool] = []
 
-    def emit(event: wire.Event) -> None:
-        if isinstance(event, wire.Started | wire.Provisioned):
-            ready.extend(told["ready"] for told in node.run(wire.List()))
+    def emit(event: events.Event) -> None:
+        if isinstance(event, events.Started | events.Provisioned):
+            ready.extend(told["ready"] for told in node.run(requests.List()))
 
     carry_out(node.on(emit), request(1))
     assert ready == [False]
-    assert node.run(wire.List())[0]["ready"]
-    node.run(wire.Stop(None, 0))
-    assert not node.run(wire.List())[0]["ready"]
-    node.run(wire.Start(None))
-    assert node.run(wire.List())[0]["ready"]
+    assert node.run(requests.List())[0]["ready"]
+    node.run(requests.Stop(None, 0))
+    assert not node.run(requests.List())[0]["ready"]
+    node.run(requests.Start(None))
+    assert node.run(requests.List())[0]["ready"]
 
 
 def test_a_list_of_what_cannot_be_read_is_an_error(node: FakeNode) -> None:
     node.layout.containers.rmdir()
     with pytest.raises(OSError, match="No such file"):
-        node.run(wire.List())
+        node.run(requests.List())
 
 
-def execution(*argv: str, containers: tuple[str, ...] | None = None, stdin: str = "") -> wire.Exec:
-    return wire.Exec(containers, argv, stdin, 20)
+def execution(
+    *argv: str, containers: tuple[str, ...] | None = None, stdin: str = ""
+) -> requests.Exec:
+    return requests.Exec(containers, argv, stdin, 20)
 
 
 def test_a_command_runs_in_all_containers(node: FakeNode) -> None:
     node.run(request(2))
-    events = node.run(execution("sh", "-c", "exit 3"))
-    assert {e["container"]: e["status"] for e in events} == {"vm1": 3, "vm2": 3}
+    told = node.run(execution("sh", "-c", "exit 3"))
+    assert {e["container"]: e["status"] for e in told} == {"vm1": 3, "vm2": 3}
 
 
 def test_a_command_runs_in_the_named_containers_that_are_here(node: FakeNode) -> None:
     node.run(request(2))
-    events = node.run(execution("true", containers=("vm2", "elsewhere")))
-    assert {e["container"] for e in events} == {"vm2"}
+    told = node.run(execution("true", containers=("vm2", "elsewhere")))
+    assert {e["container"] for e in told} == {"vm2"}
 
 
 def test_bytes_go_in_and_out_unchanged(node: FakeNode) -> None:
     node.run(request(1))
     stdin = b"\x00\xff\xc3".decode("utf-8", "surrogateescape")
-    events = node.run(execution("cat", stdin=stdin))
-    output = "".join(e.data for e in events if isinstance(e, wire.Output))
+    told = node.run(execution("cat", stdin=stdin))
+    output = "".join(e.data for e in told if isinstance(e, events.Output))
     assert output.encode("utf-8", "surrogateescape") == b"\x00\xff\xc3"
 
 
 def test_a_destruction_leaves_nothing(node: FakeNode) -> None:
     node.run(request(3))
-    assert kinds(node.run(wire.Destroy(None))) == {
+    assert kinds(node.run(requests.Destroy(None))) == {
         "vm1": "gone",
         "vm2": "gone",
         "vm3": "gone",
     }
     assert node.runtime.running() == []
     assert node.files() == []
-    assert node.run(wire.Destroy(None)) == []
+    assert node.run(requests.Destroy(None)) == []
 
 
 def test_a_session_destroys_its_own_containers_and_no_others(node: FakeNode) -> None:
     node.run(request(1))
     node.run(replace(request(1, name="web"), session="s2"))
     pid = node.runtime.init_pid("web1")
-    assert node.run(wire.Destroy("s3")) == []
-    assert kinds(node.run(wire.Destroy("s1"))) == {"vm1": "gone"}
+    assert node.run(requests.Destroy("s3")) == []
+    assert kinds(node.run(requests.Destroy("s1"))) == {"vm1": "gone"}
     assert node.runtime.init_pid("web1") == pid
     assert node.runtime.names() == ["web1"]
 
@@ -251,7 +253,7 @@ def test_what_a_launch_that_was_killed_had_half_made_goes_with_its_session(
     for name in (".vm1.s1", ".layers.s1", ".vm1.s2", ".s1.notes"):
         (node.layout.containers / name).mkdir()
     (node.layout.containers / ".vm1.s1/config").touch()
-    assert node.run(wire.Destroy("s1")) == []
+    assert node.run(requests.Destroy("s1")) == []
     assert node.files() == [".s1.notes", ".vm1.s2"]
 
 
@@ -259,7 +261,7 @@ def test_what_the_user_keeps_beside_the_containers_is_not_touched(node: FakeNode
     (node.layout.containers / "notes").write_text("mine")
     (node.layout.containers / "data").mkdir()
     node.run(request(1))
-    assert kinds(node.run(wire.Destroy(None))) == {"vm1": "gone"}
+    assert kinds(node.run(requests.Destroy(None))) == {"vm1": "gone"}
     assert node.files() == ["data", "notes"]
 
 
@@ -274,9 +276,9 @@ def test_a_name_that_the_user_took_is_refused_and_his_files_are_kept(node: FakeN
 def test_what_does_not_die_is_told_and_keeps_its_directory(node: FakeNode) -> None:
     node.run(request(2))
     node.runtime.immortal = ["vm1"]
-    events = node.run(wire.Destroy(None))
-    assert kinds(events) == {"vm1": "failed", "vm2": "gone"}
-    assert "still ran 10 s after SIGKILL" in events[-1]["reason"]
+    told = node.run(requests.Destroy(None))
+    assert kinds(told) == {"vm1": "failed", "vm2": "gone"}
+    assert "still ran 10 s after SIGKILL" in told[-1]["reason"]
     assert node.runtime.names() == ["vm1"]
 
 
@@ -300,9 +302,9 @@ def test_a_container_is_ready_when_its_sshd_answers(
         thread.start()
         ready, failed = node.run(wanted)
         thread.join()
-    assert isinstance(ready, wire.Ready)
+    assert isinstance(ready, events.Ready)
     assert ready.container == "vm1"
-    assert isinstance(failed, wire.Failed)
+    assert isinstance(failed, events.Failed)
     assert failed.container == "vm2"
     assert failed.reason == "sshd did not answer within 0.2 s"
 
@@ -316,9 +318,9 @@ def test_a_late_container_with_few_processes_is_told_how_many_it_takes(node: Fak
 
 
 def test_keys_are_told_where_they_are(node: FakeNode) -> None:
-    assert node.run(wire.TellKeys()) == []
+    assert node.run(requests.TellKeys()) == []
     node.layout.ssh_key.write_text("PRIVATE")
-    assert node.run(wire.TellKeys()) == [wire.Keys("PRIVATE")]
+    assert node.run(requests.TellKeys()) == [events.Keys("PRIVATE")]
 
 
 def test_an_unknown_operation_is_refused_with_all_known_ones() -> None:
@@ -340,11 +342,11 @@ def test_each_request_is_carried_out_by_a_function_for_it() -> None:
         function = getattr(import_module(module), name)
         cls = wire.REQUESTS[kind].__name__
         annotation = function.__annotations__["request"]
-        assert annotation.removeprefix("wire.") == cls, place
+        assert annotation.removeprefix("requests.") == cls, place
 
 
 def test_an_interrupted_launch_is_undone(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(event: wire.Event) -> None:
+    def interrupt(event: events.Event) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -432,29 +434,29 @@ def test_a_failure_is_an_event_and_a_status(
 def test_the_timeline_has_each_phase_in_order(node: FakeNode) -> None:
     node.published = replace(node.published, prepared={"begin": 5.0, "all": 0.1, "ids": 0.02})
     node.run(request(2))
-    node.run(wire.Destroy("s1"))
-    events = node.run(wire.Timeline())
-    assert [(e["phase"], e["containers"]) for e in events] == [
+    node.run(requests.Destroy("s1"))
+    told = node.run(requests.Timeline())
+    assert [(e["phase"], e["containers"]) for e in told] == [
         ("prepare", 0),
         ("image", 0),
         ("create", 2),
         ("start", 2),
         ("destroy", 2),
     ]
-    assert (events[0]["begin"], events[0]["seconds"]) == (5.0, 0.1)
-    assert events[0]["steps"] == {"ids": 0.02}
-    assert all(e["seconds"] >= 0 for e in events)
-    begins = [e["begin"] for e in events]
+    assert (told[0]["begin"], told[0]["seconds"]) == (5.0, 0.1)
+    assert told[0]["steps"] == {"ids": 0.02}
+    assert all(e["seconds"] >= 0 for e in told)
+    begins = [e["begin"] for e in told]
     assert begins == sorted(begins)
 
 
 def test_a_node_without_containers_starts_none(node: FakeNode) -> None:
     elsewhere = make_plan(Group(), Job(42, "alice", {"node2": 1}))
     assert node.run(replace(request(1), plan=elsewhere)) == []
-    assert "start" not in [event["phase"] for event in node.run(wire.Timeline())]
+    assert "start" not in [event["phase"] for event in node.run(requests.Timeline())]
     assert node.runtime.running() == []
 
 
 def test_a_timeline_that_users_spoiled_is_what_can_be_read_of_it(node: FakeNode) -> None:
     node.layout.timeline.write_text('[]\n{"phase": "x"}\n{"phase": "start"\nno\n')
-    assert node.run(wire.Timeline()) == []
+    assert node.run(requests.Timeline()) == []

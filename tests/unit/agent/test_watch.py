@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.agent import watch
-from oar_lxc.model import wire
+from oar_lxc.model import events
 from tests.unit.fakes.runtime import FakeRuntime
 
 
@@ -24,9 +24,9 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRun
 
 def told(
     runtime: FakeRuntime, cgroup: Path, names: list[str], *steps: Callable[[], object]
-) -> list[wire.Event]:
+) -> list[events.Event]:
     """Watch while one step after the other is done; return what is told."""
-    events: list[wire.Event] = []
+    told: list[events.Event] = []
     left: list[Callable[[], object]] = [*steps, lambda: None]
 
     def abandoned() -> bool:
@@ -34,8 +34,8 @@ def told(
             left.pop(0)()
         return not left
 
-    watch.watch(runtime, names, [str(cgroup)], events.append, abandoned)
-    return events
+    watch.watch(runtime, names, [str(cgroup)], told.append, abandoned)
+    return told
 
 
 def test_each_end_is_told_once_and_one_that_was_started_again_is_watched_on(
@@ -52,7 +52,7 @@ def test_each_end_is_told_once_and_one_that_was_started_again_is_watched_on(
             lambda: runtime.start("vm1"),
             lambda: runtime.kill(["vm1"], 5),
         )
-        == [wire.Stopped("vm1")] * 2
+        == [events.Stopped("vm1")] * 2
     )
 
 
@@ -66,6 +66,6 @@ def test_what_was_killed_since_the_last_look_is_told(runtime: FakeRuntime, tmp_p
     count(2)()
     # Fewer, where the cgroup of a service that was counted is gone.
     assert told(runtime, tmp_path, ["vm1"], count(5), count(5), count(1), count(2)) == [
-        wire.OutOfMemory("vm1", 3),
-        wire.OutOfMemory("vm1", 1),
+        events.OutOfMemory("vm1", 3),
+        events.OutOfMemory("vm1", 1),
     ]

@@ -28,7 +28,7 @@ from oar_lxc.client import lookup, node_cache
 from oar_lxc.client.ssh_options import ssh_options
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.linux.login_shell import unpack
-from oar_lxc.model.wire import Shown
+from oar_lxc.model.events import Shown
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import add_program, invoke, recorded, recorder, wait_until
 from tests.unit.fakes.remote import FakeRemote

@@ -13,7 +13,7 @@ from typing import TextIO
 import pytest
 
 from oar_lxc.client.progress import Progress, describe
-from oar_lxc.model import wire
+from oar_lxc.model import events
 
 
 class Terminal:
@@ -57,22 +57,22 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     terminal.stream.close()
 
 
-def planned(name: str, wait: str = "ssh") -> wire.Planned:
-    return wire.Planned(name, wait)
+def planned(name: str, wait: str = "ssh") -> events.Planned:
+    return events.Planned(name, wait)
 
 
-def started(name: str) -> wire.Started:
-    return wire.Started(name, 0.1, 7, "0", "/")
+def started(name: str) -> events.Started:
+    return events.Started(name, 0.1, 7, "0", "/")
 
 
 def test_a_file_gets_a_line_for_each_event() -> None:
     stream = io.StringIO()
     with Progress(stream) as progress:
-        for one in (planned("vm1"), started("vm1"), wire.Reached("vm1", "boot")):
+        for one in (planned("vm1"), started("vm1"), events.Reached("vm1", "boot")):
             progress("node1", one)
-        progress("node1", wire.Ready("vm1", 1.0))
-        progress("node1", wire.Failed("vm2", "why"))
-        progress("node1", wire.OutOfMemory("vm1", 2))
+        progress("node1", events.Ready("vm1", 1.0))
+        progress("node1", events.Failed("vm2", "why"))
+        progress("node1", events.OutOfMemory("vm1", 2))
     assert stream.getvalue().splitlines() == [
         "vm1 on node1: started",
         "vm1 on node1: ready",
@@ -91,9 +91,9 @@ def test_a_terminal_gets_a_table_until_all_are_ready(terminal: Terminal) -> None
             ["node1", "node2"],
             ["started", "starting"],
         ]
-        progress("node1", wire.Ready("vm1", 1.0))
-        progress("node2", wire.Ready("vm2", 1.0))
-        progress("node2", wire.Stopped("vm2"))
+        progress("node1", events.Ready("vm1", 1.0))
+        progress("node2", events.Ready("vm2", 1.0))
+        progress("node2", events.Stopped("vm2"))
     seen = terminal.close()
     assert "CONTAINER" in seen
     assert re.search(r"vm2 +node2 +ready", seen)
@@ -101,10 +101,10 @@ def test_a_terminal_gets_a_table_until_all_are_ready(terminal: Terminal) -> None
 
 
 @pytest.mark.parametrize(
-    ("wait", "last"), [("running", started("vm1")), ("boot", wire.Ready("vm1", 1.0))]
+    ("wait", "last"), [("running", started("vm1")), ("boot", events.Ready("vm1", 1.0))]
 )
 def test_the_table_goes_with_what_is_waited_for(
-    terminal: Terminal, wait: str, last: wire.Event
+    terminal: Terminal, wait: str, last: events.Event
 ) -> None:
     progress = Progress(terminal.stream)
     progress("node1", planned("vm1", wait))
@@ -124,7 +124,7 @@ def test_a_launch_that_fails_leaves_a_cursor_and_lines_again(terminal: Terminal)
     progress = Progress(terminal.stream)
     with pytest.raises(OSError, match="no such node"):
         fail(progress)
-    progress("node1", wire.Stopped("vm1"))
+    progress("node1", events.Stopped("vm1"))
     terminal.close()
     assert terminal.raw.rindex("\x1b[?25h") > terminal.raw.rindex("\x1b[?25l")
     assert terminal.raw.endswith("vm1 on node1: stopped\r\n")
@@ -134,7 +134,7 @@ def test_more_containers_than_lines_are_counted(terminal: Terminal) -> None:
     with Progress(terminal.stream) as progress:
         for number in range(40):
             progress("node1", planned(f"vm{number}"))
-        progress("node1", wire.Ready("vm0", 1.0))
+        progress("node1", events.Ready("vm0", 1.0))
         table = progress.table(3)
         cells = [list(column.cells) for column in table.columns]
     terminal.close()
@@ -143,5 +143,5 @@ def test_more_containers_than_lines_are_counted(terminal: Terminal) -> None:
 
 
 def test_one_process_is_one() -> None:
-    told = describe("node1", wire.OutOfMemory("vm1", 1))
+    told = describe("node1", events.OutOfMemory("vm1", 1))
     assert told == "vm1 on node1: its memory was full, 1 process was killed"

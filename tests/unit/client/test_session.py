@@ -29,7 +29,7 @@ from oar_lxc.errors import (
 )
 from oar_lxc.linux.process import identity
 from oar_lxc.linux.signals import SIGNALS
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer, head_of
@@ -81,10 +81,10 @@ def test_a_handle_tells_address_image_and_init(remote: FakeRemote) -> None:
 
 def test_a_handle_tells_the_same_as_a_list(remote: FakeRemote) -> None:
     with Session(job=JOB) as containers:
-        listed = [event for _, event in remote.collect(wire.List(), wire.Container)]
+        listed = [event for _, event in remote.collect(requests.List(), events.Container)]
         for handle, container in zip(containers.containers, listed, strict=True):
             same = {one.name: getattr(handle, one.name) for one in fields(container)}
-            assert wire.Container(**same) == container
+            assert events.Container(**same) == container
             assert (handle.name, handle.init_pid) == (container.name, container.pid)
             assert "session" not in repr(handle)
             assert handle.run(["true"]).status == 0
@@ -98,7 +98,7 @@ def test_one_for_each_core_follows_the_nodefile(remote: FakeRemote) -> None:
 def test_progress_is_told_as_it_comes(remote: FakeRemote) -> None:
     told: list[tuple[str, str, str]] = []
 
-    def tell(node: str, event: wire.Event) -> None:
+    def tell(node: str, event: events.Event) -> None:
         told.append((node, event["container"], event["event"]))  # as scripts of 0.1 do
 
     with Session(job=JOB, on_progress=tell):
@@ -197,13 +197,13 @@ def test_running_containers_are_told_of_those_that_come_and_go(remote: FakeRemot
 def test_a_container_that_was_stopped_meanwhile_is_told_when_it_starts(remote: FakeRemote) -> None:
     node = remote.by_name["node1"]
     with Session(Group(name="a"), JOB):
-        node.run(wire.Stop(("a1",), 0))
+        node.run(requests.Stop(("a1",), 0))
         with Session(Group(name="b", total=1), JOB):
             assert not (node.runtime.told / "a1").exists()
-            node.run(wire.Start(("a1",)))
+            node.run(requests.Start(("a1",)))
             assert told(remote, "node1", "a1") == ["a1", "a2", "b1"]
-            node.run(wire.Freeze(("a1",)))
-        node.run(wire.Unfreeze(("a1",)))
+            node.run(requests.Freeze(("a1",)))
+        node.run(requests.Unfreeze(("a1",)))
         assert told(remote, "node1", "a1") == ["a1", "a2"]
 
 
@@ -213,8 +213,8 @@ def test_launches_that_come_to_a_node_in_another_order_know_of_each_other(
     """The second session has its numbers, and all its containers, before the first has any."""
     second = Session(Group(name="b"), JOB)
 
-    def overtake(node: str, event: wire.Event) -> None:
-        if isinstance(event, wire.Planned) and event.container == "a1":
+    def overtake(node: str, event: events.Event) -> None:
+        if isinstance(event, events.Planned) and event.container == "a1":
             second.__enter__()
 
     with Session(Group(name="a"), JOB, on_progress=overtake):
@@ -252,7 +252,7 @@ def test_numbers_are_free_again_and_not_at_once_given_out(remote: FakeRemote) ->
 def test_each_container_has_a_host_key_of_its_own(remote: FakeRemote) -> None:
     with Session(Group(per_node=2), JOB):
         node = remote.by_name["node1"]
-        told_keys = {event["container"]: event["host_key"] for event in node.run(wire.List())}
+        told_keys = {event["container"]: event["host_key"] for event in node.run(requests.List())}
         assert len(set(told_keys.values())) == 2
         for name, public in told_keys.items():
             upper = node.layout.containers / name / "upper"
@@ -476,7 +476,7 @@ def test_a_session_that_has_not_begun_stops_nothing(remote: FakeRemote) -> None:
         (node.layout.private / "ports-x.json").write_text("{}")
         before = files(remote)
         Session(Group(name="b"), JOB).stop()
-        assert node.run(wire.Destroy("")) == []
+        assert node.run(requests.Destroy("")) == []
         assert files(remote) == before
         assert (node.layout.private / "ports-x.json").exists()
         assert remote.running() == ["a1", "a2"]
@@ -548,8 +548,8 @@ def test_a_signal_ends_the_block_and_nothing_is_left(
 def test_a_signal_during_the_launch_undoes_it(
     remote: FakeRemote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(node: str, event: wire.Event) -> None:
-        if isinstance(event, wire.Started):
+    def interrupt(node: str, event: events.Event) -> None:
+        if isinstance(event, events.Started):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(SystemExit):
@@ -559,8 +559,8 @@ def test_a_signal_during_the_launch_undoes_it(
 
 
 def test_a_second_signal_does_not_cut_the_clean_up_short(remote: FakeRemote) -> None:
-    def insist(node: str, event: wire.Event) -> None:
-        if isinstance(event, wire.Gone):
+    def insist(node: str, event: events.Event) -> None:
+        if isinstance(event, events.Gone):
             for number in SIGNALS:
                 os.kill(os.getpid(), number)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from oar_lxc.agent.main import carry_out
 from oar_lxc.agent.node import OnNode
 from oar_lxc.linux.ed25519 import KeyPair
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import READY, PublishedJob
@@ -61,15 +61,15 @@ class FakeNode:
         self.layout.published.write_text(self.published.to_json())
         self.runtime = FakeRuntime(self.layout.containers, name)
 
-    def on(self, emit: Callable[[wire.Event], None]) -> OnNode:
+    def on(self, emit: Callable[[events.Event], None]) -> OnNode:
         """Return what the agent of this node acts on."""
         return OnNode(self.layout, self.published, self.runtime, emit)
 
-    def run(self, request: wire.Request) -> list[wire.Event]:
+    def run(self, request: requests.Request) -> list[events.Event]:
         """Have the agent carry out a request; return its events."""
-        events: list[wire.Event] = []
-        carry_out(self.on(events.append), request)
-        return events
+        told: list[events.Event] = []
+        carry_out(self.on(told.append), request)
+        return told
 
     def files(self) -> list[str]:
         """Return all that is in the directory of containers."""

@@ -12,7 +12,7 @@ import pytest
 from oar_lxc.agent.main import carry_out, read_request
 from oar_lxc.client import session
 from oar_lxc.errors import NodeError, OarLxcError
-from oar_lxc.model import wire
+from oar_lxc.model import events, requests, wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.remote.agents import LateRequest, OnEvent, Remote
@@ -41,7 +41,7 @@ class FakeRemote(Remote):
 
     def call(
         self,
-        request: wire.Request | LateRequest,
+        request: requests.Request | LateRequest,
         on_event: OnEvent,
         nodes: Sequence[str] | None = None,
     ) -> list[NodeError]:
@@ -56,7 +56,7 @@ class FakeRemote(Remote):
                 continue
             node = self.by_name[name]
 
-            def emit(event: wire.Event, name: str = name) -> None:
+            def emit(event: events.Event, name: str = name) -> None:
                 told = wire.decode(wire.encode(event), wire.EVENTS)
                 assert told is not None
                 on_event(name, told)

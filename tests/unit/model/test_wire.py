@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import ContainerError, UsageError
-from oar_lxc.model import plan, spec, wire
+from oar_lxc.model import events, plan, requests, spec, wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.message import Message
 from tests.unit.strategies import quick
@@ -67,21 +67,21 @@ MESSAGES = {cls: _messages(cls) for cls in EVERY}
 
 
 def known(message: Message) -> Mapping[str, type[Message]]:
-    return wire.EVENTS if isinstance(message, wire.Event) else wire.REQUESTS
+    return wire.EVENTS if isinstance(message, events.Event) else wire.REQUESTS
 
 
 def there(message: Message, line: str | bytes | None = None) -> Message | None:
     """Return what the other side reads."""
-    kind = "" if isinstance(message, wire.Event) else message.kind
+    kind = "" if isinstance(message, events.Event) else message.kind
     return wire.decode(line or wire.encode(message), known(message), kind)
 
 
 def test_kinds_are_different_and_none_is_forgotten() -> None:
-    for base, table in ((wire.Request, wire.REQUESTS), (wire.Event, wire.EVENTS)):
+    for module, table in ((requests, wire.REQUESTS), (events, wire.EVENTS)):
         classes = [
             cls
-            for cls in vars(wire).values()
-            if isinstance(cls, type) and issubclass(cls, base) and "kind" in vars(cls)
+            for cls in vars(module).values()
+            if isinstance(cls, type) and issubclass(cls, Message) and "kind" in vars(cls)
         ]
         assert len({cls.kind for cls in classes}) == len(classes)
         assert {cls.kind: cls for cls in classes} == table
@@ -133,7 +133,7 @@ def test_what_an_older_version_does_not_write_has_its_default(
 def test_a_plan_of_another_version_is_refused_when_it_is_read(data: object) -> None:
     line = json.dumps({"plan": data, "wait": "ssh", "timeout": 9})
     request = wire.decode(line, wire.REQUESTS, "ready")
-    assert isinstance(request, wire.AwaitReady)
+    assert isinstance(request, requests.AwaitReady)
     assert request.wait == "ssh"
     with pytest.raises(UsageError, match="of another version of oar-lxc"):
         _ = request.plan
@@ -154,19 +154,19 @@ def test_what_is_no_event_is_refused(line: str) -> None:
 
 
 def test_a_message_is_a_frozen_dataclass() -> None:
-    one = wire.Exit("vm1", status=3)
+    one = events.Exit("vm1", status=3)
     assert is_dataclass(one)
     assert repr(one) == "Exit(container='vm1', status=3)"
-    assert one == wire.Exit("vm1", 3) != wire.Exit("vm1", 4)
-    assert {one, wire.Exit("vm1", 3)} == {one}
-    assert replace(one, status=4) == wire.Exit("vm1", 4)
-    assert wire.Gone("vm1") != wire.Stopped("vm1")
+    assert one == events.Exit("vm1", 3) != events.Exit("vm1", 4)
+    assert {one, events.Exit("vm1", 3)} == {one}
+    assert replace(one, status=4) == events.Exit("vm1", 4)
+    assert events.Gone("vm1") != events.Stopped("vm1")
     with pytest.raises(FrozenInstanceError, match="status"):
         one.status = 4  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError, match="status"):
         del one.status
     match one:
-        case wire.Exit(container=name, status=status):
+        case events.Exit(container=name, status=status):
             assert (name, status) == ("vm1", 3)
         case _:
             pytest.fail("it is an Exit")
@@ -184,18 +184,18 @@ def test_a_message_has_its_fields_and_no_others(
     values: tuple[object, ...], keys: dict[str, object], why: str
 ) -> None:
     with pytest.raises(TypeError, match=why):
-        wire.Exit(*values, **keys)  # type: ignore[arg-type]
+        events.Exit(*values, **keys)  # type: ignore[arg-type]
 
 
 def test_scripts_that_take_events_for_dicts_can_read_them() -> None:
-    event = wire.Started("vm1", 0.5, 7, "0-3", "/oar")
+    event = events.Started("vm1", 0.5, 7, "0-3", "/oar")
     assert (event["event"], event["container"], event["seconds"]) == ("started", "vm1", 0.5)
     with pytest.raises(KeyError, match="colour"):
         event["colour"]
 
 
 def test_an_error_is_told_and_raised_again_with_its_node() -> None:
-    error = wire.Failed.of(ContainerError("vm1", "", "no init", ["a", "b"])).error("node1")
+    error = events.Failed.of(ContainerError("vm1", "", "no init", ["a", "b"])).error("node1")
     assert str(error) == "container vm1 on node node1: no init\n    a\n    b"
 
 

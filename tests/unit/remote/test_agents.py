@@ -15,19 +15,9 @@ import pytest
 
 from oar_lxc.client.lookup import find_remote
 from oar_lxc.errors import ContainerError, NodeError, UsageError
-from oar_lxc.model.wire import (
-    REQUESTS,
-    Changed,
-    Event,
-    Exec,
-    Freeze,
-    Gone,
-    List,
-    Output,
-    Request,
-    decode,
-    encode,
-)
+from oar_lxc.model.events import Changed, Event, Gone, Output
+from oar_lxc.model.requests import Exec, Freeze, List, Request
+from oar_lxc.model.wire import REQUESTS, decode, encode
 from oar_lxc.remote.agents import LateRequest, Remote, raise_first
 from tests.unit.fakes.programs import add_program
 

@@ -20,19 +20,9 @@ from typing import Any
 import pytest
 
 from oar_lxc.linux.isolated import isolated
-from oar_lxc.model.wire import (
-    REQUESTS,
-    UP,
-    Event,
-    Exec,
-    Exit,
-    Gone,
-    List,
-    Request,
-    Watch,
-    decode,
-    encode,
-)
+from oar_lxc.model.events import Event, Exit, Gone
+from oar_lxc.model.requests import Exec, List, Request, Watch
+from oar_lxc.model.wire import REQUESTS, UP, decode, encode
 from oar_lxc.remote import agents
 from oar_lxc.remote.agents import Remote
 from oar_lxc.remote.fanout import Order
