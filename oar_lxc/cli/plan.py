@@ -9,7 +9,7 @@ import click
 
 from oar_lxc.cli.shared.table import print_table
 from oar_lxc.client.lookup import find_job
-from oar_lxc.errors import UsageError
+from oar_lxc.errors import SpecError, UsageError
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import check_job_id
 from oar_lxc.model.plan import Plan, make_plan
@@ -17,7 +17,7 @@ from oar_lxc.model.specfile import read_spec
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--job", "job_id", metavar="JOB", help="Lay it out over the nodes of this job.")
 @click.option("--nodes", type=click.IntRange(1), metavar="N", help="Lay it out over N nodes …")
 @click.option("--cores", type=click.IntRange(1), metavar="N", help="… with N cores each.")
@@ -36,7 +36,11 @@ def plan(
       oar-lxc plan vms.toml --nodes 2 --cores 4 --json
     """
     read = read_spec(spec)
-    made = make_plan(read, _job(job_id, nodes, cores))
+    job = _job(job_id, nodes, cores)
+    try:
+        made = make_plan(read, job)
+    except SpecError as error:
+        raise SpecError(f"{spec}, {error}") from None
     if as_json:
         click.echo(json.dumps(made.to_data()["containers"], indent=1))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from oar_lxc.errors import ImageError
 from oar_lxc.image.pipeline import Source
 from oar_lxc.image.tarstream import FILE, LINKS
+from oar_lxc.model.arguments import shown
 
 FIRST = 70_000  # bytes at a file's start that tell its form
 
@@ -152,6 +154,20 @@ def refuse_other(first: bytes, packed: str = "") -> None:
             f"it is an image of a whole disk{around}, which cannot be read: "
             + _MOUNT.format("guestmount -a FILE -i --ro DIRECTORY")
         )
+    if not first:
+        raise ImageError(f"it is empty{around}: look at how it was made")
+    if _is_text(first):
+        line = first.split(b"\n")[0].decode(errors="replace").strip()
+        raise ImageError(
+            f"it is a text{around}, which begins with {shown(line)}: images are made of root file "
+            "systems, as a tar archive, directory or squashfs"
+        )
+
+
+def _is_text(first: bytes) -> bool:
+    """Whether bytes are UTF-8 without control characters; a header of tar has zero bytes."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(first)
+    return "\ufffd" not in text and all(c.isprintable() or c in "\t\n\r\f\v\x1b" for c in text)
 
 
 def _is_tar(first: bytes) -> bool:

@@ -70,7 +70,7 @@ class JobNetwork:
         """
         if index >= self.capacity:
             raise SpecError(
-                f"the network of job {self.job_id} has {self.capacity} addresses for containers; "
+                f"the job's network has {self.capacity} addresses for containers; "
                 f"container number {index + 1} would have none: ask for fewer containers"
             )
         return self._address(len(self.nodes) + index)

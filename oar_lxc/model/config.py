@@ -14,6 +14,7 @@ from oar_lxc.model import idspans
 from oar_lxc.model.addresses import POOL, PREFIX
 from oar_lxc.model.hints import hint
 from oar_lxc.model.layout import CONFIG, IMAGES, STATE
+from oar_lxc.model.toml import parse_toml
 
 PREPARE_BY = ("stanza", "prologue")
 MAX_DEADLINE = 3600
@@ -101,11 +102,9 @@ def parse_config(content: bytes, path: Path = CONFIG) -> Config:
     Raises:
         ConfigError: see :func:`read_config`.
     """
-    import tomllib  # slow to load for a hook, and most nodes have no such file
-
     try:
-        data = tomllib.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        data = parse_toml(content)
+    except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     _refuse_unknown(path, data, TABLES, "")
     for table in data:
@@ -170,13 +169,15 @@ def _nameservers(path: Path, found: object) -> tuple[str, ...]:
 
 def _trees(path: Path, found: object) -> tuple[str, ...]:
     """Check trees only by their names, as a system call on a dead mount may block."""
-    for tree in found if isinstance(found, list) else [None]:
+    if not isinstance(found, list):
+        raise ConfigError(f'{path}: mounts.trees is {found!r}; it is a list such as ["{HOME}"]')
+    for tree in found:
         if not isinstance(tree, str) or not _is_tree(tree):
             raise ConfigError(
-                f"{path}: mounts.trees has {found!r}; it is a list of directories such as "
+                f"{path}: mounts.trees has {tree!r}; it is a list of directories such as "
                 f'["{HOME}"], absolute and not of the system itself'
             )
-    return tuple(dict.fromkeys(found)) if isinstance(found, list) else ()
+    return tuple(dict.fromkeys(found))
 
 
 def _is_tree(tree: str) -> bool:
@@ -197,7 +198,9 @@ def _store(path: Path, text: object) -> Path:
 
 def _users(path: Path, found: object) -> tuple[idspans.Span, ...]:
     try:
-        return idspans.parse_spans(found if isinstance(found, list) else [None])
+        if not isinstance(found, list):
+            raise ValueError("no list")
+        return idspans.parse_spans(found)
     except ValueError as error:
         raise ConfigError(
             f"{path}: ids.users is {found!r}: {error}; it is a list of user ids such as "

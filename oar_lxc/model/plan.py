@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv4Network
 from typing import Any
@@ -135,16 +136,19 @@ def make_plan(
         used.setdefault(other.node, set()).update(_cores(other))
     spec = as_spec(spec)
     for group in spec.groups:
-        network.container_address((group.total or 1) - 1)  # refuse before they are spread
+        with _asked_by(group):
+            network.container_address((group.total or 1) - 1)  # refuse before they are spread
     addresses = _addresses(network, {other.address for other in others}, first)
     for node, group in _layout(spec, job, others):
         numbers[group.name] += 1
         cores = _own_cores(group)
+        with _asked_by(group):
+            address = next(addresses)
         containers.append(
             PlannedContainer(
                 name=f"{group.name}{numbers[group.name]}",
                 node=node,
-                address=next(addresses),
+                address=address,
                 image=group.image,
                 group=group.name,
                 cores=cores,
@@ -162,7 +166,8 @@ def make_plan(
         )
         used[node].update(_cores(containers[-1]))
         if max(used[node], default=-1) >= job.cores[node]:
-            raise SpecError(_too_many_cores(containers, others, node, job.cores[node]))
+            why = _too_many_cores(containers, others, node, job.cores[node])
+            raise SpecError(f"{_asked(group)}{why}")
     _refuse_doubles(containers, others)
     return Plan(job.id, tuple(containers))
 
@@ -268,7 +273,7 @@ def _too_many_cores(
     if theirs:
         has += f", of which other sessions have {theirs}"
     return (
-        f"group {last.group}: container {last.name} would be given core number "
+        f"container {last.name} would be given core number "
         f"{last.first_core + last.cores} of {node}, and {has}: ask for "
         "fewer containers or cores, or reserve more"
     )
@@ -280,6 +285,7 @@ def _refuse_doubles(
     groups: dict[str, str] = {}
     ports = {(c.node, port.node): c.name for c in others for port in c.ports}
     nodes = {other.name: other.node for other in others}
+    of = {planned.name: planned.group for planned in containers}
     for planned in containers:
         if planned.name in nodes:
             raise SpecError(
@@ -296,10 +302,33 @@ def _refuse_doubles(
         for port in planned.ports:
             holder = ports.setdefault((planned.node, port.node), planned.name)
             if holder != planned.name:
-                raise SpecError(
-                    f"port {port.node} of {planned.node} cannot lead into both {holder} and "
-                    f"{planned.name}: a group with ports has one container on each node"
-                )
+                raise SpecError(_port_taken(planned, port.node, holder, of.get(holder, "")))
+
+
+def _port_taken(planned: PlannedContainer, port: int, holder: str, group: str) -> str:
+    leads = f"group {planned.group}: ports has {port}, which on {planned.node} leads into {holder}"
+    if group == planned.group:
+        return (
+            f"{leads} and cannot lead into {planned.name} too: a group with ports has one "
+            "container on each node"
+        )
+    whose = f"group {group}" if group else "another session"
+    return f"{leads} of {whose} already: choose another port"
+
+
+@contextmanager
+def _asked_by(group: Group) -> Iterator[None]:
+    """Say which group asks for too much, and by which keys."""
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"{_asked(group)}{error}") from None
+
+
+def _asked(group: Group) -> str:
+    keys = [key for key in ("per_node", "per_core", "total", "cores") if getattr(group, key)]
+    asked = " and ".join(f"{key} is {getattr(group, key)}" for key in keys)
+    return f"group {group.name}: {asked}; " if asked else f"group {group.name}: "
 
 
 def head_of(nodes: Sequence[str]) -> str:

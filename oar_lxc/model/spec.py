@@ -71,13 +71,14 @@ class Mount:
         wrong = len(paths) != 2 or not all(_PATH.fullmatch(p) for p in paths)
         if wrong or any(".." in p.split("/") for p in paths) or not paths[1].strip("/"):
             raise SpecError(
-                f"mount {text!r} is not SOURCE[:TARGET][:rw] with absolute paths without '..', "
-                "such as '/home/alice/data:/data'"
+                f"mounts has {shown(text)}, which is not SOURCE[:TARGET][:rw] with absolute paths "
+                "without '..', such as '/home/alice/data:/data'"
             )
         target = paths[1].rstrip("/")
         if target in SYSTEM or target.startswith(tuple(f"{path}/" for path in KERNEL)):
             raise SpecError(
-                f"mount {text!r} would hide the container's own {target}: choose another target"
+                f"mounts has {shown(text)}, which would hide the container's own {target}: choose "
+                "another target"
             )
         return cls(paths[0], paths[1], writable)
 
@@ -105,7 +106,8 @@ class Port:
         if match and 1024 <= int(match[1]) < 65536 and 1 <= int(match[2]) < 65536:
             return cls(int(match[1]), int(match[2]))
         raise SpecError(
-            f"port {text!r} is not NODE:CONTAINER, such as '8080:80', the first from 1024 to 65535"
+            f"ports has {shown(text)}, which is not NODE:CONTAINER, such as '8080:80', the first "
+            "from 1024 to 65535"
         )
 
 

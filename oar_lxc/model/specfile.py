@@ -13,14 +13,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from oar_lxc.errors import SpecError
+from oar_lxc.model.arguments import shown
 from oar_lxc.model.hints import refuse_unknown
 from oar_lxc.model.spec import Group, Spec
+from oar_lxc.model.toml import parse_toml
 
 GROUP = "group"
 TOP_KEYS = (*(f.name for f in fields(Spec) if f.name != "groups"), GROUP)
@@ -36,8 +37,8 @@ def read_spec(path: Path) -> Spec:
             allowed; the sentence names the file, the group, key and value, and what is allowed.
     """
     try:
-        data = tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
+        data = parse_toml(_read(path))
+    except ValueError as error:
         raise SpecError(f"{path}: {error}") from error
     refuse_unknown(str(path), data, TOP_KEYS)
     tables = data.pop(GROUP, None)
@@ -51,12 +52,12 @@ def read_spec(path: Path) -> Spec:
 
 
 def _group(path: Path, table: dict[str, Any], number: int) -> Group:
-    name = table.get("name")
-    where = f"{path}, group {name if isinstance(name, str) and name else number}"
+    called = table.get("name")
+    where = f"{path}, group {called if isinstance(called, str) and called else number}"
     refuse_unknown(where, table, GROUP_KEYS)
     try:
-        if isinstance(table.get("provision"), str):
-            table["provision"] = _read(path.parent / Path(table["provision"]).expanduser())
+        if isinstance(name := table.get("provision"), str):
+            table["provision"] = _text("provision", path.parent, name)
         if isinstance(table.get("ssh_keys"), list):
             table["ssh_keys"] = [_key(path.parent, key) for key in table["ssh_keys"]]
         return Group(**table)
@@ -67,18 +68,27 @@ def _group(path: Path, table: dict[str, Any], number: int) -> Group:
 def _key(directory: Path, key: object) -> object:
     """Return a public key; read it from its file if a path is given."""
     if isinstance(key, str) and key.endswith(".pub") and " " not in key:
-        return _read(directory / Path(key).expanduser()).strip()
+        return _text("ssh_keys", directory, key).strip()
     return key
 
 
-def _read(path: Path) -> str:
+def _text(key: str, directory: Path, name: str) -> str:
+    """Return the text of a file that a key names."""
+    try:
+        path = directory / Path(name).expanduser()
+        return _read(path).decode("utf-8-sig")  # editors of Windows write a byte order mark
+    except UnicodeDecodeError:
+        raise SpecError(f"{key} has {shown(name)}, and {path} is no text in UTF-8") from None
+    except (SpecError, RuntimeError, ValueError) as error:
+        raise SpecError(f"{key} has {shown(name)}, and {error}") from None
+
+
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(LONGEST + 1)
-        if len(content) > LONGEST:
-            raise SpecError(f"{path} is larger than {LONGEST >> 20} MiB")
-        return content.decode("utf-8-sig")  # editors of Windows write a byte order mark
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path} is no text in UTF-8") from error
+    if len(content) > LONGEST:
+        raise SpecError(f"{path} is larger than {LONGEST >> 20} MiB")
+    return content

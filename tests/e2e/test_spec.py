@@ -133,4 +133,4 @@ def test_a_spec_that_asks_too_much_is_refused_before_it_is_submitted(cluster: Cl
     argv = ("oar-lxc", "plan", "big.toml", "--nodes", "2", "--cores", "4")
     result = cluster.frontend(*argv, check=False)
     assert result.status == 2
-    assert "group big: container big1 would be given core number 9 of node1" in result.stderr
+    assert "container big1 would be given core number 9 of node1" in result.stderr

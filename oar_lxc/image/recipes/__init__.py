@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from oar_lxc.errors import ImageError
 from oar_lxc.model.hints import hint
+from oar_lxc.model.toml import parse_toml
 
 HERE = Path(__file__).parent
 DEBIAN = "debian.sh"
@@ -41,10 +41,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not _SUITE.fullmatch(self.suite):
-            raise ImageError(f"suite {self.suite!r} is no release such as bookworm")
+            raise ImageError(f"suite is {self.suite!r}; it is a release such as bookworm")
         for package in self.packages:
             if not _PACKAGE.fullmatch(package):
-                raise ImageError(f"package {package!r} is no name of a package")
+                raise ImageError(f"packages has {package!r}, which is no name of a package")
 
     def with_packages(self, names: tuple[str, ...]) -> Recipe:
         """Return the recipe with more packages."""
@@ -86,8 +86,10 @@ def read_recipe(path: Path) -> Recipe:
         ImageError: it is not TOML, has an unknown key, or a value of a wrong type.
     """
     try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = parse_toml(path.read_bytes())
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise ImageError(f"{path}: {error}") from error
     for key, value in data.items():
         if key not in KEYS:

@@ -271,7 +271,7 @@ def test_cores_and_ports_are_the_jobs(remote: FakeRemote) -> None:
     Path(remote.by_name["node1"].layout.private / "ledger.json").write_text(
         json.dumps({"next": 0, "sessions": {"x": held("a1", "node1", port)}})
     )
-    with pytest.raises(SpecError, match="port 8080 of node1 cannot lead into both a1 and vm1"):
+    with pytest.raises(SpecError, match="vm: ports has 8080, which on node1 leads into a1"):
         Session(Group(ports=(port,)), job).__enter__()
 
 

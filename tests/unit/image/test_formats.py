@@ -237,9 +237,11 @@ OTHERS = {
     "sif": (at(32, b"SIF_MAGIC"), "an image of Apptainer"),
     "deb": (b"!<arch>\ndebian-binary", "a Debian package"),
     "cpio": (b"070701", "a cpio archive"),
+    "text": ("Grüße,\nAlice\n".encode(), "it is a text.*, which begins with 'Grüße,': images are"),
+    "nothing": (b"", "it is empty.*: look at how it was made"),
     "page": (b"<!DOCTYPE html><html>", "a web page, no archive: look at what was downloaded"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-    "text": (b"hello " * 1000, "it is no tar archive"),
+    "other": (b"\0hello" * 1000, "it is no tar archive"),
 }
 
 

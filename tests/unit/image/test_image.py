@@ -115,7 +115,7 @@ def damaged(at: int, data: bytes = b"") -> bytes:
 CUT = " is damaged or cut short (it ends in the middle)"
 REFUSED = {
     "cut": (system(member("x", content=b"y" * 5000))[:4000], CUT),
-    "empty": (b"", CUT),
+    "empty": (b"", ": it is empty: look at how it was made"),
     "damaged": (damaged(1024), " is damaged or cut short (the checksum of a header is wrong)"),
     "damaged gzip": (
         damaged(-5, gzip.compress(system())),
@@ -130,7 +130,7 @@ REFUSED = {
         CUT,
     ),
     "hostile": (archive([member("../x")]), ": member ../x leads out of the root by '..'"),
-    "text": (b"hello " * 1000, ": it is no tar archive"),
+    "other": (b"\0hello" * 1000, ": it is no tar archive"),
 }
 
 
@@ -354,8 +354,8 @@ def test_a_recipe_file_adds_to_a_ready_one(tmp_path: Path) -> None:
         ("pakages = []", "unknown key pakages; did you mean packages"),
         ("zzz = 1", "unknown key zzz; known: base, suite"),
         ("packages = 'gcc'", "packages is 'gcc'; it is a list of texts"),
-        ("packages = ['gcc;reboot']", "package 'gcc;reboot' is no name of a package"),
-        ("suite = '--help'", "suite '--help' is no release"),
+        ("packages = ['gcc;reboot']", "packages has 'gcc;reboot', which is no name of a package"),
+        ("suite = '--help'", "suite is '--help'; it is a release"),
         ("script = 1", "script is 1; it is a text"),
         ("base = 'x'", "base is 'x'; ready recipes are debian-12, busybox"),
         ("= 1", "Invalid"),

@@ -62,10 +62,11 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
             '[hooks]\nprepares = "stanza"\n',
             r"unknown key hooks.prepares; did you mean hooks.prepare",
         ),
+        ('[mounts]\ntrees = "/home"\n', "mounts.trees is '/home'; it is a list such as"),
         *(
             (f"[mounts]\ntrees = {value}\n", "mounts.trees has .*; it is a list of directories")
             for value in (
-                *('"/home"', "[1]", '["home"]', '["/home/"]', '["/a/../b"]', '["/"]', '["//x"]'),
+                *("[1]", '["home"]', '["/home/"]', '["/a/../b"]', '["/"]', '["//x"]'),
                 *('["/proc/1"]', '["/var"]', '["/var/lib/oar-lxc/jobs"]', "[[]]", '[""]'),
             )
         ),
@@ -82,7 +83,7 @@ def test_what_is_set_holds(tmp_path: Path) -> None:
         ('[images]\nstore = "images"\n', "images.store is 'images'; it is the absolute path"),
         ('[images]\nstore = "/x/../y"\n', "images.store is '/x/../y'"),
         ("[images]\nstore = 1\n", "images.store is 1"),
-        ('[ids]\nusers = "1000-1999"\n', "ids.users is '1000-1999': None is not"),
+        ('[ids]\nusers = "1000-1999"\n', "ids.users is '1000-1999': no list; it is a list"),
         (
             "[ids]\nusers = [1000]\n",
             r"ids.users is \[1000\]: 1000 is not .*; it is a list of user",
@@ -124,9 +125,9 @@ def _second_name(path: Path) -> None:
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
         (_huge, "it has more than 1048576 bytes"),
         (_second_name, "it is not of whom it should be"),
-        (lambda path: path.write_bytes(b"\xff\xfe\0"), "can't decode"),
+        (lambda path: path.write_bytes(b"\xff\xfe\0"), "it is no text in UTF-8"),
         (lambda path: path.write_bytes(b"\0"), "Invalid"),
-        (lambda path: path.write_text("x = " + "[" * 100_000), "recursion"),
+        (lambda path: path.write_text("x = " + "[" * 100_000), "nested too deeply"),
         (lambda path: path.write_text("x = " + "9" * 100_000), "Exceeds the limit"),
     ],
 )

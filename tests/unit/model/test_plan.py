@@ -62,8 +62,8 @@ def test_more_containers_than_addresses_are_one_sentence_at_once(number: int) ->
     with pytest.raises(SpecError) as caught:
         make_plan(Group(per_node=number), JOB)
     assert str(caught.value) == (
-        "the network of job 42 has 2044 addresses for containers; container number 2045 would "
-        "have none: ask for fewer containers"
+        f"group vm: per_node is {number}; the job's network has 2044 addresses for containers; "
+        "container number 2045 would have none: ask for fewer containers"
     )
 
 
@@ -134,8 +134,8 @@ def test_more_cores_than_reserved_are_one_sentence() -> None:
     with pytest.raises(SpecError) as caught:
         make_plan(Group(name="a", per_node=2, cores=1), JOB)
     assert str(caught.value) == (
-        "group a: container a4 would be given core number 2 of node1, and the job has 1 there: "
-        "ask for fewer containers or cores, or reserve more"
+        "group a: per_node is 2 and cores is 1; container a4 would be given core number 2 of "
+        "node1, and the job has 1 there: ask for fewer containers or cores, or reserve more"
     )
 
 
@@ -202,8 +202,9 @@ def test_cores_between_those_of_others_are_given_out() -> None:
     with pytest.raises(SpecError) as caught:
         make_plan(Group(name="b", total=1, cores=2), job, others=others)
     assert str(caught.value) == (
-        "group b: container b1 would be given core number 5 of node1, and the job has 4 there, of "
-        "which other sessions have 2: ask for fewer containers or cores, or reserve more"
+        "group b: total is 1 and cores is 2; container b1 would be given core number 5 of "
+        "node1, and the job has 4 there, of which other sessions have 2: ask for fewer containers "
+        "or cores, or reserve more"
     )
 
 
@@ -227,7 +228,7 @@ def test_names_and_ports_of_other_sessions_are_refused() -> None:
         "group vm: another session of the job has a container vm1, on node2: give the group "
         "another name, such as vm-b"
     )
-    with pytest.raises(SpecError, match="port 8080 of node2 cannot lead into both vm1 and b1"):
+    with pytest.raises(SpecError, match=r"b: ports has 8080, which on node2 leads into vm1 of an"):
         make_plan(Group(name="b", ports=(Port(8080, 81),)), JOB, others=others)
 
 
@@ -245,8 +246,16 @@ def test_groups_whose_containers_would_have_one_name_are_refused() -> None:
 def test_a_port_of_a_node_leads_into_one_container() -> None:
     ports = (Port(8080, 80),)
     assert make_plan(Group(ports=ports), JOB).containers[1].ports == ports
-    with pytest.raises(SpecError, match="port 8080 of node2 cannot lead into both vm1 and vm2"):
+    with pytest.raises(SpecError) as caught:
         make_plan(Group(ports=ports, per_node=2), JOB)
+    assert str(caught.value) == (
+        "group vm: ports has 8080, which on node2 leads into vm1 and cannot lead into vm2 too: a "
+        "group with ports has one container on each node"
+    )
+    with pytest.raises(
+        SpecError, match="b: ports has 8080, which on node2 leads into a1 of group"
+    ):
+        make_plan(Spec((Group(name="a", ports=ports), Group(name="b", ports=ports))), JOB)
 
 
 def test_the_nodefile_has_a_line_for_each_core() -> None:

@@ -58,7 +58,11 @@ def test_a_file_says_what_the_dataclasses_say(tmp_path: Path) -> None:
         ("", "there is no group: write a table [[group]] for each"),
         ("[group]\n", "there is no group: write a table [[group]] for each"),
         ("group = [1]\n", "there is no group: write a table [[group]] for each"),
-        ("[[group]\n", "Expected"),
+        ("[[group]\n", ": line 1 is '[[group]', which is no TOML: Expected"),
+        ("wait = 'x'\r\nwait = 'y'\r\n", ": line 2 is \"wait = 'y'\", which is no TOML: "),
+        ("wait = [", ": it is no TOML: Invalid value (at end of document)"),
+        ("wait = " + "[" * 5000, ": its lists or tables are nested too deeply"),
+        ("timeout = " + "9" * 5000, ": it is no TOML: Exceeds the limit"),
         ("[[groups]]\n", "unknown key 'groups'; did you mean group?"),
         ("zzz = 1\n", "unknown key 'zzz'; known: wait, timeout, group"),
         ('wait = "sssh"\n[[group]]\n', "wait is 'sssh'; did you mean ssh?"),
@@ -66,7 +70,10 @@ def test_a_file_says_what_the_dataclasses_say(tmp_path: Path) -> None:
         ("[[group]]\nname = 'a'\ncores = 0\n", ", group a: cores is 0; at least 1 core"),
         ("[[group]]\n[[group]]\nper_node = 0\n", ", group 2: per_node is 0; at least 1"),
         ("[[group]]\n[[group]]\n", "two groups have the name 'vm'"),
+        ("[[group]]\nprovision = 'no.sh'\n", "1: provision has 'no.sh', and "),
         ("[[group]]\nprovision = 'no.sh'\n", "no.sh cannot be read: No such file"),
+        ("[[group]]\nprovision = '~nobody9/x'\n", "1: provision has '~nobody9/x', and "),
+        ("[[group]]\nprovision = 'a\\u0000b'\n", "provision"),
         ("[[group]]\nprovision = '/dev/zero'\n", "/dev/zero is larger than 1 MiB"),
         ("[[group]]\nssh_keys = ['no.pub']\n", "no.pub cannot be read: No such file"),
         ("[[group]]\nssh_keys = ['x']\n", "'x' is no public key"),
@@ -88,7 +95,7 @@ def test_a_file_that_is_no_text_or_is_not_there_is_named(tmp_path: Path) -> None
     with pytest.raises(SpecError, match=r"vms\.toml cannot be read: No such file"):
         read_spec(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(SpecError, match=r"vms\.toml is no text in UTF-8"):
+    with pytest.raises(SpecError, match=r"vms\.toml: it is no text in UTF-8"):
         read_spec(path)
 
 
