@@ -37,15 +37,10 @@ from types import FrameType
 from typing import NoReturn
 
 from oar_lxc.agent.prepared import environ_here, open_job
-from oar_lxc.container.runtime import (
-    RUNNING,
-    LxcRuntime,
-    environment_inside,
-    log_size,
-    lxc_path,
-    not_running,
-    why_full,
-)
+from oar_lxc.container.command import environment_inside
+from oar_lxc.container.lxc_log import log_size, why_full
+from oar_lxc.container.lxc_path import lxc_path
+from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.deadline import Deadline
@@ -55,6 +50,7 @@ from oar_lxc.linux.signals import default_signals, shell_status
 from oar_lxc.model.description import configured_address, read_description
 from oar_lxc.model.layout import LOG_FILE, JobLayout, check_job_id
 from oar_lxc.model.published import PublishedJob
+from oar_lxc.model.states import RUNNING, not_running
 
 CHUNK = 65536
 ACTIONS = ("attach", "connect", "console", "log", "ssh")

@@ -17,11 +17,12 @@ from oar_lxc.agent.timeline import note
 from oar_lxc.agent.times import LAUNCHED, READY, write_times
 from oar_lxc.container.create import remove_containers, remove_half_made
 from oar_lxc.container.limit_cgroups import thaw_limit_cgroups
-from oar_lxc.container.runtime import FROZEN, KILL_TIMEOUT, RUNNING, STOPPED
+from oar_lxc.container.runtime import KILL_TIMEOUT
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.model import events, requests
 from oar_lxc.model.description import containers_of
+from oar_lxc.model.states import FROZEN, RUNNING, STOPPED
 
 
 def start(node: OnNode, request: requests.Start) -> None:

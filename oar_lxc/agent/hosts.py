@@ -16,11 +16,11 @@ import json
 from collections.abc import Mapping, Sequence
 
 from oar_lxc.agent.node import OnNode
-from oar_lxc.container.runtime import RUNNING
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.model.events import Event
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.states import RUNNING
 
 TIMEOUT = 10.0  # seconds a container has to take new names; after that it keeps the old ones
 Known = dict[str, dict[str, tuple[str, str]]]  # session → container → address, public host key

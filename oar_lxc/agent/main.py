@@ -15,7 +15,7 @@ from importlib import import_module
 
 from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.prepared import environ_here, open_job
-from oar_lxc.container.runtime import LxcRuntime
+from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.linux.error_exit import exit_on_error

@@ -16,6 +16,7 @@ from oar_lxc.container.ssh_probe import wait_ssh
 from oar_lxc.model.events import Event, Exit, Failed, Output, Provisioned, Reached, Ready
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
+from oar_lxc.model.states import RUNNING as IS_RUNNING
 
 Abandoned = Callable[[], bool]
 LITTLE = 64 << 20  # bytes of memory; with less, a system hardly boots
@@ -101,7 +102,7 @@ def wait_ready(
         reached.append(name)
         emit(Reached(name, what))
     states = {name: runtime.state(name) for name in left}
-    running = [name for name, state in states.items() if state == "RUNNING"]
+    running = [name for name, state in states.items() if state == IS_RUNNING]
     journals = journal_tails(runtime, running, abandoned)
     for name, planned in left.items():
         log = journals.get(name) or runtime.log_tail(name)
@@ -192,7 +193,7 @@ def _run_scripts(
 
 
 def _why_late(planned: PlannedContainer, state: str, what: str, timeout: float) -> str:
-    if state != "RUNNING":
+    if state != IS_RUNNING:
         reason = f"it is {state} and not ready: its init has ended"
         if 0 < planned.memory < LITTLE:
             reason += f"; {planned.memory / (1 << 20):g}M of memory may be too little for it"

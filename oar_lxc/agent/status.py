@@ -11,10 +11,10 @@ from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.timeline import read_timeline
 from oar_lxc.agent.times import LAUNCHED, READY, read_times
 from oar_lxc.container.facts import init_facts, running_facts
-from oar_lxc.container.runtime import RUNNING
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model import events, requests
 from oar_lxc.model.description import configured_address, read_description
+from oar_lxc.model.states import RUNNING
 
 
 def list_containers(node: OnNode, request: requests.List) -> None:

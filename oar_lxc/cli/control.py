@@ -11,9 +11,10 @@ from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.targets import complete_container, find_several
 from oar_lxc.errors import OarLxcError, printable
 from oar_lxc.model import events, requests
+from oar_lxc.model.states import FROZEN, RUNNING, STOPPED
 
 TIMEOUT = 10.0
-WORDS = {"RUNNING": "runs", "STOPPED": "is stopped", "FROZEN": "is frozen"}
+WORDS = {RUNNING: "runs", STOPPED: "is stopped", FROZEN: "is frozen"}
 
 _containers = click.argument(
     "containers", nargs=-1, required=True, shell_complete=complete_container

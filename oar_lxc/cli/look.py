@@ -14,10 +14,10 @@ from oar_lxc.cli.shared.attach import on_node_of, run_attach
 from oar_lxc.cli.shared.table import print_table
 from oar_lxc.cli.shared.targets import complete_container, complete_job, remote_of_job
 from oar_lxc.client.lookup import ask_nodes
-from oar_lxc.container.runtime import RUNNING
 from oar_lxc.errors import ContainerError, printable
 from oar_lxc.model.events import OfContainer, Shown
 from oar_lxc.model.requests import Show
+from oar_lxc.model.states import RUNNING
 from oar_lxc.remote.agents import Remote, raise_first
 
 

@@ -49,6 +49,7 @@ from oar_lxc.model.message import message
 from oar_lxc.model.plan import Plan, PlannedContainer, head_of, make_plan
 from oar_lxc.model.published import PublishedJob, read_published
 from oar_lxc.model.spec import SSH, TIMEOUT, Group, Spec, as_spec
+from oar_lxc.model.states import RUNNING
 from oar_lxc.remote.agents import LateRequest, Remote, raise_first
 
 
@@ -300,7 +301,7 @@ class Session:
         return ContainerHandle(
             container=planned.name,
             node=planned.node,
-            state="RUNNING",
+            state=RUNNING,
             address=planned.ip,
             pid=event.pid,
             cpus=event.cpus,

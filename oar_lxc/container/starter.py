@@ -1,6 +1,6 @@
 """The program that starts containers; it loads nothing but LXC.
 
-:class:`oar_lxc.container.runtime.LxcRuntime` runs it, by an interpreter with ``-I -S``::
+:class:`oar_lxc.container.lxc_runtime.LxcRuntime` runs it, by an interpreter with ``-I -S``::
 
     starter.py PLACE AT_ONCE
 

@@ -26,7 +26,7 @@ SERVER = f"""
 import os, pickle, socket, sys
 from pathlib import Path
 from oar_lxc.linux.cgroups import enter_cgroups
-from oar_lxc.container.runtime import LxcRuntime
+from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError
 
 enter_cgroups(sys.argv[1:])

@@ -181,7 +181,7 @@ def test_the_files_for_ssh_work_and_end_with_the_session(job: PretendJob) -> Non
 LOOK = """
 import gc, os, sys
 from oar_lxc.agent.prepared import environ_here
-from oar_lxc.container.runtime import LxcRuntime
+from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.model.layout import JobLayout
 gc.disable()
 layout = JobLayout(int(sys.argv[1]))

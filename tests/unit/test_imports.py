@@ -37,7 +37,7 @@ MAY_IMPORT = {
 NOT_FOR_ROOT = {"click", "lxc", "psutil", "pyroute2", "rich", "structlog"}
 # Start programs with streams of the user's or of a copy, which oar_lxc.linux.run is not for.
 STARTS_PROGRAMS = {"cli/shared/streams.py", "cli/shared/tarpipe.py", "linux/run.py"}
-IMPORTS_LXC = {"container/runtime.py", "container/starter.py"}
+IMPORTS_LXC = {"container/lxc_runtime.py", "container/starter.py"}
 
 MODULES = sorted(
     path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"

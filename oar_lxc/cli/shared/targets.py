@@ -11,10 +11,10 @@ from click.shell_completion import CompletionItem
 
 from oar_lxc.client import lookup
 from oar_lxc.client.lookup import find_container, list_containers, parse_target
-from oar_lxc.container.runtime import RUNNING, not_running
 from oar_lxc.errors import ContainerError, OarLxcError, UsageError
 from oar_lxc.model.events import Container
 from oar_lxc.model.layout import check_job_id
+from oar_lxc.model.states import RUNNING, not_running
 from oar_lxc.oar.commands import running_jobs
 from oar_lxc.remote.agents import Remote
 

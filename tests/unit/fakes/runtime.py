@@ -9,18 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from oar_lxc.container.runtime import (
-    FROZEN,
-    PATH_INSIDE,
-    RUNNING,
-    STOPPED,
-    Started,
-    Starter,
-    become_command,
-    not_running,
-)
+from oar_lxc.container.command import PATH_INSIDE, become_command
+from oar_lxc.container.runtime import Started, Starter
 from oar_lxc.errors import ContainerError
 from oar_lxc.model.layout import CONFIG_FILE, LOG_FILE
+from oar_lxc.model.states import FROZEN, RUNNING, STOPPED, not_running
 from tests.unit.fakes.programs import alive, wait_until
 
 IMAGE = "debian-12"

@@ -1,0 +1,59 @@
+"""Find reasons in LXC's log of a container, as the bindings give none."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from oar_lxc.model.description import read_description
+from oar_lxc.model.layout import LOG_FILE
+
+# Messages in the log of every rootless container; they explain no failure.
+_NOISE = (
+    "Failed to allocate new network namespace id",
+    "No security context received",
+    'Unsupported config key "lxc.seccomp"',
+)
+LOG_TAIL = 8  # lines of LXC's log that go into an error
+
+
+def log_tail(directory: Path) -> list[str]:
+    """Return the last lines of LXC's log for a container, without their time stamps."""
+    try:
+        text = (directory / LOG_FILE).read_text(errors="replace")
+    except OSError:
+        return []
+    lines = [re.sub(r"^(\S+ )?\S+ \d{14}\.\d+ ", "", x) for x in text.splitlines()]
+    return [x for x in lines if not any(noise in x for noise in _NOISE)][-LOG_TAIL:]
+
+
+def log_size(directory: Path) -> int:
+    """Return the size of LXC's log for a container in bytes, for :func:`why_full`."""
+    with suppress(OSError):
+        return (directory / LOG_FILE).stat().st_size
+    return 0
+
+
+def why_full(directory: Path, written: int) -> str:
+    """Return the error if a command failed because of the container's limit of processes.
+
+    Args:
+        directory: the container's directory.
+        written: the size of LXC's log before the command was tried.
+
+    Returns:
+        The reason; empty if the limit is not the cause.
+    """
+    with suppress(OSError):
+        with (directory / LOG_FILE).open("rb") as log:
+            log.seek(written)
+            if b"Resource temporarily unavailable - Failed to clone" not in log.read(1 << 16):
+                return ""
+        limit = read_description(directory).get("processes")
+        if type(limit) is int and limit > 0:
+            return (
+                f"processes is {limit}, which leaves no room for a command: end some inside, or "
+                "give its group more"
+            )
+    return ""
