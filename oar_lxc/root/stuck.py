@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -70,13 +70,19 @@ def parents_of_zombies(stuck: Collection[int], whose: Whose) -> set[int]:
         stuck: the processes that do not die.
         whose: the user's ids.
     """
-    firsts = [pid for pid in stuck if is_first(pid)]
-    ending = {chain[0] for pid in firsts if (chain := pid_namespaces(pid))}
+    firsts = _pid_namespaces(pid for pid in stuck if is_first(pid))
+    ending = {chain[0] for chain in firsts.values() if chain}
     if not ending:
         return set()
-    zombies = (pid for pid in pids() if is_zombie(pid))
-    found = {parent(pid) for pid in zombies if not ending.isdisjoint(pid_namespaces(pid))}
+    zombies = _pid_namespaces(pid for pid in pids() if is_zombie(pid))
+    found = {parent(pid) for pid, chain in zombies.items() if not ending.isdisjoint(chain)}
     return _users(found - set(stuck), whose, UserNamespaces(whose)) - ancestry()
+
+
+def _pid_namespaces(processes: Iterable[int]) -> dict[int, list[str]]:
+    """Return the PID namespaces of processes, innermost first; none of one that blocks a look."""
+    looks = examine(sorted(processes), lambda pid: " ".join(map(str, pid_namespaces(pid))))
+    return {pid: (found or "").split() for pid, found in looks}
 
 
 def _users(found: Collection[int], whose: Whose, namespaces: UserNamespaces) -> set[int]:
