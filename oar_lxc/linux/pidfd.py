@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 from collections.abc import Collection
@@ -10,15 +11,21 @@ from contextlib import suppress
 
 from oar_lxc.linux.deadline import Deadline
 
+SHARE = 0.75  # the part of a process's open files that may be handles
+
 
 class Handles:
     """Handles of processes, with which they are killed.
 
     A number may belong to another process by the time it is used; a handle always means the same
     process. So open the handle first, then read facts of the number: they hold for the handle.
+
+    A user can have more processes than this one may have open files. So a part of these is left
+    for other uses, such as reading those facts.
     """
 
     def __init__(self) -> None:
+        self._most = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * SHARE)
         self._open: dict[int, int] = {}
         self._poll = select.poll()
         self._dying: set[int] = set()
@@ -31,8 +38,8 @@ class Handles:
             self.drop(pid)
 
     def hold(self, pid: int) -> None:
-        """Open a process's handle; it is closed at the end of the block."""
-        if pid not in self._open:
+        """Open a process's handle, unless there are too many; the end of the block closes it."""
+        if pid not in self._open and len(self._open) < self._most:
             with suppress(OSError):  # it is gone, or too many files are open: the next round's
                 self._open[pid] = os.pidfd_open(pid)
 

@@ -17,6 +17,7 @@ from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 
+AT_MOST = 10_000  # processes of a job to find before they are killed
 AT_ONCE = 1000  # processes that one child examines while their handles are open
 
 
@@ -44,7 +45,8 @@ def job_processes(
 
     Args:
         job: what belongs to the job.
-        handles: gets handles of the processes found, opened before they are examined.
+        handles: gets handles of the processes found, opened before they are examined. The search
+            then ends after :data:`AT_MOST` processes, as they can be killed before the next one.
         others: gets the other processes of the user, also under the user's other ranges.
         unseen: gets the processes that could not be examined and may be the job's.
 
@@ -77,6 +79,8 @@ def job_processes(
         waiting.clear()
 
     for pid in pids():
+        if handles and len(found) >= AT_MOST:
+            break
         if job.deadline.passed:
             raise TooLateError("the time was over before all processes of this node were seen")
         threads = threads_of(pid)  # 0 for most processes, as they are the kernel's own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,6 +115,35 @@ def test_those_that_are_found_are_held_and_no_others(
         handles.wait(Deadline.after(5))
     assert is_zombie(inside.pid)
     assert not is_zombie(outside.pid)
+
+
+def test_a_search_leaves_open_files_for_its_own_reads(
+    cgroups: JobCgroups, tmp_path: Path, spawn: Spawn
+) -> None:
+    """A user can have more processes than root's program may have open files."""
+    inside = [spawn(["sleep", "60"]) for _ in range(80)]
+    put(tmp_path, "oar/alice_42/lxc", *(process.pid for process in inside))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, limits[1]))
+    try:
+        while found := job_processes(belongings(cgroups, Whose(-1, NOBODY))):
+            with Handles() as handles:
+                assert job_processes(belongings(cgroups, Whose(-1, NOBODY)), handles) == found
+                handles.kill(found)
+                handles.wait(Deadline.after(5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert all(is_zombie(process.pid) for process in inside)
+
+
+def test_a_search_for_what_can_be_killed_does_not_wait_for_all(
+    cgroups: JobCgroups, tmp_path: Path, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "AT_MOST", 2)
+    put(tmp_path, "oar/alice_42/lxc", *(spawn(["sleep", "60"]).pid for _ in range(3)))
+    with Handles() as handles:
+        assert len(job_processes(belongings(cgroups, Whose(-1, NOBODY)), handles)) == 2
+    assert len(job_processes(belongings(cgroups, Whose(-1, NOBODY)))) == 3
 
 
 def is_kthreadd(pid: int) -> bool:
