@@ -110,8 +110,12 @@ matrix: need-root setup venv ## Let jobs fail in every way, and count what is le
 	$(OAR_LXC) sandbox up
 	$(BIN)/python -m tests.matrix $(if $(FAULT),--fault $(FAULT)) $(MATRIX_OPTIONS)
 
+.PHONY: properties
+properties: venv ## Try the tests of properties with many examples, other ones each time
+	HYPOTHESIS_PROFILE=deep $(BIN)/pytest --numprocesses=auto --dist=worksteal -m hypothesis tests/unit
+
 .PHONY: soak
-soak: need-root setup venv ## Run JOBS=200 jobs with faults at random, by SEED=1 (root)
+soak: need-root setup venv properties ## Run JOBS=200 jobs with faults at random, by SEED=1 (root)
 	$(OAR_LXC) sandbox up
 	$(BIN)/python -m tests.matrix.soak --jobs $(JOBS) --seed $(SEED)
 

@@ -1,25 +1,8 @@
-"""What hypothesis tries on the parsers, and how long it may."""
+"""What hypothesis tries on the parsers."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.configuration import set_hypothesis_home_dir
-
-# What it computes of characters and of our sources, a second for each process that runs tests.
-set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache/hypothesis")
-
-# The same examples in every run, and nothing kept on disk: a failure here is a failure everywhere.
-# Every example of these tests writes its file anew, so that they may share one directory.
-quick = settings(
-    max_examples=25,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 # Text as a hostile user would have it: any character, and those that parsers trip over.
 hostile = st.text(

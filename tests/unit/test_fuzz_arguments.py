@@ -21,7 +21,7 @@ from oar_lxc.model.layout import MAX_JOB_ID
 from oar_lxc.model.wire import UP
 from oar_lxc.oar import hook
 from oar_lxc.root import main
-from tests.unit.strategies import hostile, job_ids, nodes, quick, users
+from tests.unit.strategies import hostile, job_ids, nodes, users
 
 USAGE = 2
 # Words as OAR, or who plays OAR, might give them.
@@ -101,7 +101,6 @@ def node_main(argv: list[str]) -> tuple[int, str]:
     raise AssertionError("it must leave")
 
 
-@quick
 @given(st.sampled_from(["destroy", "leftovers"]), jobs, people, groups)
 def test_only_a_job_of_a_user_is_gone_to_work_on(
     command: str, job: str, user: str, group: str
@@ -121,7 +120,6 @@ def test_only_a_job_of_a_user_is_gone_to_work_on(
         assert err.count("\n") == 1
 
 
-@quick
 @given(job_ids, users, nodes, many_nodes)
 def test_nodes_are_host_names_and_this_one_is_among_them(
     job: int, user: str, node: str, names: str
@@ -135,7 +133,6 @@ def test_nodes_are_host_names_and_this_one_is_among_them(
         assert (status, err.count("\n")) == (USAGE, 1)
 
 
-@quick
 @given(
     job_ids, users, st.one_of(hostile, st.sampled_from(["nan", "inf", "-1", "1e999", "7", "0.5"]))
 )
@@ -154,7 +151,6 @@ def test_a_deadline_is_never_longer_than_configured_nor_shorter_than_a_second(te
     assert 0.9 < rest <= 45.1
 
 
-@quick
 @given(st.lists(st.one_of(hostile, st.sampled_from(["--job", "--", "-h", "@file", "destroy"]))))
 def test_any_words_are_refused_with_status_2(words: list[str]) -> None:
     assume("-h" not in words)
@@ -163,7 +159,6 @@ def test_any_words_are_refused_with_status_2(words: list[str]) -> None:
     assert "Traceback" not in err
 
 
-@quick
 @given(st.one_of(hostile, st.lists(jobs, max_size=3).map(",".join)))
 def test_jobs_that_have_ended_are_numbers(text: str) -> None:
     status, err = node_main(["reap", "--dry-run", f"--ended={text}"])
@@ -178,7 +173,6 @@ def test_a_grace_that_is_no_time_is_refused(grace: str) -> None:
     assert node_main(["reap", "--dry-run", f"--grace={grace}"])[0] == USAGE
 
 
-@quick
 @given(st.sampled_from(["prologue", "x", ""]), jobs, people, st.lists(hostile))
 def test_any_arguments_of_a_hook_are_a_jobs_or_refused(
     name: str, job: str, user: str, more: list[str]
@@ -194,7 +188,6 @@ def test_any_arguments_of_a_hook_are_a_jobs_or_refused(
     assert err.getvalue().count("\n") == 1
 
 
-@quick
 @given(jobs, hostile, st.one_of(hostile, st.sampled_from(["{}", "[]", "1", "null", "{", '"x"'])))
 def test_any_request_to_an_agent_is_an_event_and_a_status(
     job: str, operation: str, request: str

@@ -31,7 +31,7 @@ from oar_lxc.model.spec import Group, Mount
 from oar_lxc.root import grants
 from oar_lxc.root.ranges import COUNT, is_first_id
 from oar_lxc.root.record import Record, read_record
-from tests.unit.strategies import hostile, job_ids, nodes, quick, users
+from tests.unit.strategies import hostile, job_ids, nodes, users
 
 # What a JSON file may hold in a key's place, and what its keys may be.
 plain = st.one_of(
@@ -59,7 +59,6 @@ NASTY_LINES = st.sampled_from(
 )
 
 
-@quick
 @given(st.lists(nodes, max_size=4), NASTY_LINES, st.integers(0, 4))
 def test_a_nodefile_with_one_bad_line_is_refused_and_the_line_is_named(
     tmp_path: Path, names: list[str], bad: str, place: int
@@ -71,7 +70,6 @@ def test_a_nodefile_with_one_bad_line_is_refused_and_the_line_is_named(
         read_nodefile(path)
 
 
-@quick
 @given(st.binary())
 def test_names_in_a_nodefile_are_host_names_whatever_its_bytes(
     tmp_path: Path, content: bytes
@@ -93,7 +91,6 @@ PROPERTIES = st.dictionaries(
 )
 
 
-@quick
 @given(st.lists(PROPERTIES, min_size=1, max_size=4))
 def test_resources_are_read_as_oar_writes_them(
     tmp_path: Path, resources: list[dict[str, str]]
@@ -107,7 +104,6 @@ def test_resources_are_read_as_oar_writes_them(
 VARIABLES = ["OAR_JOB_ID", "OAR_NODEFILE", "OAR_USER", "OAR_JOB_WALLTIME_SECONDS", "OAR_ARRAY_ID"]
 
 
-@quick
 @given(st.dictionaries(st.sampled_from([*VARIABLES, "OAR_RESOURCE_PROPERTIES_FILE"]), hostile))
 def test_any_environment_is_a_job_or_refused(environ: dict[str, str]) -> None:
     try:
@@ -120,7 +116,6 @@ def test_any_environment_is_a_job_or_refused(environ: dict[str, str]) -> None:
 RECORD_KEYS = list(Record.__dataclass_fields__)
 
 
-@quick
 @given(st.dictionaries(st.sampled_from([*RECORD_KEYS, "more"]), values))
 def test_a_record_of_any_values_is_one_of_the_job_or_none(
     tmp_path: Path, changed: dict[str, object]
@@ -172,7 +167,6 @@ def test_a_time_in_a_record_that_is_no_time_is_none(tmp_path: Path, key: str, va
 PUBLISHED = PublishedJob(42, "alice", "node1", ("node1",), "ready", first_id=LOWEST)
 
 
-@quick
 @given(st.dictionaries(st.sampled_from(list(PublishedJob.__dataclass_fields__)), values))
 def test_any_values_that_are_published_are_read_or_refused(
     tmp_path: Path, changed: dict[str, object]
@@ -197,7 +191,6 @@ def escaped(name: bytes) -> bytes:
     return b"".join(b"\\%03o" % x if x in b" \t\n\\" else bytes([x]) for x in name)
 
 
-@quick
 @given(
     st.lists(
         st.tuples(names, names, st.lists(names.map(lambda x: x.replace(b",", b"")))), max_size=5
@@ -219,7 +212,6 @@ def test_a_mount_table_is_read_line_by_line(
     assert {x.kind for x in found} <= {"tmpfs"}
 
 
-@quick
 @given(st.binary())
 def test_any_mount_table_can_be_read(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mountinfo"
@@ -230,7 +222,6 @@ def test_any_mount_table_can_be_read(tmp_path: Path, content: bytes) -> None:
 foreign = st.binary(max_size=30).map(lambda x: x.replace(b"\n", b""))
 
 
-@quick
 @given(
     job_ids, users, st.integers(0, MOST_USERS - 1), st.lists(foreign, max_size=5), st.booleans()
 )
@@ -265,7 +256,6 @@ def test_lines_of_others_stay_to_the_byte_when_ids_come_and_go(
     assert len(list(directory.iterdir())) == 3
 
 
-@quick
 @given(st.sampled_from([field.name for field in fields(Group)]), values)
 def test_a_spec_of_any_value_is_allowed_or_refused(key: str, value: object) -> None:
     try:
@@ -279,7 +269,6 @@ def test_a_spec_of_any_value_is_allowed_or_refused(key: str, value: object) -> N
     assert all(isinstance(mount, Mount) for mount in group.mounts)
 
 
-@quick
 @given(st.dictionaries(st.sampled_from(["hooks", "network", "prepare", "pool", ""]), values))
 def test_a_configuration_of_any_values_is_one_or_refused(
     tmp_path: Path, tables: dict[str, object]
@@ -304,7 +293,6 @@ def _toml(value: object) -> str:
     return json.dumps(value)
 
 
-@quick
 @given(
     job_ids,
     st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True, alphabet=st.characters(codec="ascii")),
@@ -314,7 +302,6 @@ def test_a_target_is_read_as_it_was_written(job_id: int, name: str) -> None:
     assert parse_target(name) == (None, name)
 
 
-@quick
 @given(hostile, st.sampled_from(["{}/vm1", "42/{}", "{}", "42/vm1{}", "{}42/vm1", "42{}vm1"]))
 def test_what_is_taken_for_a_target_names_a_job_and_a_directory(text: str, form: str) -> None:
     try:

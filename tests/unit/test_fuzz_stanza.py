@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from tests.unit.site import Site
 from tests.unit.site import site as site  # a fixture
-from tests.unit.strategies import quick
 
 # What users choose of a description: names, properties, types. As Data::Dumper quotes it.
 TEXT = st.text("abz 09_=>{}()[]@%$&;#\\'\"`\t\n,.:/-é\u2028", max_size=20) | st.sampled_from(
@@ -39,7 +38,6 @@ def forget(site: Site) -> None:
         (site.directory / name).unlink(missing_ok=True)
 
 
-@quick
 @given(ACTION, st.dictionaries(TYPES, TEXT, max_size=3), TEXT, TEXT, st.lists(TEXT, max_size=2))
 def test_what_users_choose_never_changes_what_is_done(
     site: Site, action: str, types: dict[str, str], name: str, project: str, hosts: list[str]
@@ -86,7 +84,6 @@ ODD = st.recursive(
 )
 
 
-@quick
 @given(ACTION, st.dictionaries(st.sampled_from(["types", "nodes", "ssh_keys", "job_id"]), ODD))
 def test_a_description_of_another_shape_still_reaches_the_site(
     site: Site, action: str, odd: dict[str, object]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 
 from oar_lxc.client.extract import Extraction, Refused, check_parts
-from tests.unit.strategies import hostile, quick
+from tests.unit.strategies import hostile
 
 
 class Into:
@@ -149,7 +149,6 @@ def test_a_time_that_no_clock_tells_is_no_obstacle(into: Into) -> None:
     assert (into.path / "f").exists()
 
 
-@quick
 @given(hostile)
 def test_any_name_is_parts_below_or_refused(name: str) -> None:
     try:

@@ -32,7 +32,7 @@ from oar_lxc.model.published import READY, PublishedJob
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import add_program
 from tests.unit.fakes.remote import FakeRemote
-from tests.unit.strategies import hostile, quick
+from tests.unit.strategies import hostile
 
 # As oarstat of OAR 2.5.9 prints it.
 OARSTAT = """Job_Id: 42
@@ -70,7 +70,6 @@ def test_what_is_no_target_is_refused_in_one_sentence(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@quick
 @given(hostile)
 def test_any_text_is_a_target_or_refused(text: str) -> None:
     try:

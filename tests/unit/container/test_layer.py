@@ -8,8 +8,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from oar_lxc.container.layer import Account, LayerFiles, extend
+from oar_lxc.container.layer import MARK, Account, LayerFiles, extend, hosts_script
+from oar_lxc.linux.run import run
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.plan import PlannedContainer
 from tests.unit.fakes.node import HOST_KEY, KEYS
@@ -179,3 +182,45 @@ def test_a_value_that_pam_would_cut_is_left_out_of_the_file_that_it_reads(rootfs
     assert 'A="b c"\n' in text
     assert "OAR_JOB_NAME" not in text
     assert files.environment(planned)["OAR_JOB_NAME"] == "a#b"
+
+
+accounts = st.builds(
+    lambda name, uid: f"{name}:x:{uid}:100::/:/bin/sh",
+    st.sampled_from("abc"),
+    st.sampled_from(["1", "2", "33"]),
+)
+
+
+@given(st.lists(accounts | st.just("# no account"), max_size=6), accounts)
+def test_a_name_of_passwd_has_one_line_and_it_is_the_first_of_its_id(
+    lines: list[str], mine: str
+) -> None:
+    name, _, uid = mine.split(":")[:3]
+    new = extend(lines, mine)
+    assert [line for line in new if line.split(":")[0] == name] == [mine]
+    assert next(line for line in new if line.split(":")[2:3] == [uid]) == mine
+    others = [line for line in lines if line.split(":")[0] != name]
+    assert [line for line in new if line != mine] == others
+
+
+names = st.dictionaries(
+    st.sampled_from(["vm1", "vm2", "vm12", "a1"]),
+    st.tuples(st.ip_addresses(v=4).map(str), st.sampled_from(["ssh-ed25519 A", "ssh-ed25519 B"])),
+)
+
+
+@given(st.lists(names, min_size=1, max_size=3), st.sampled_from(["", "::1 vm1\n# mine\n"]))
+def test_a_name_has_one_line_of_ours_however_often_names_change(
+    tmp_path: Path, told: list[dict[str, tuple[str, str]]], others: str
+) -> None:
+    for name in ("etc/hosts", "etc/ssh/ssh_known_hosts"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(others)
+    script = "".join(map(hosts_script, told)).replace("put /", f"put {tmp_path}/")
+    run(["sh", "-c", script])
+    last = told[-1].items()
+    hosts = "".join(f"{ip} {name} {MARK}\n" for name, (ip, _) in last)
+    assert (tmp_path / "etc/hosts").read_text() == others + hosts
+    known = "".join(f"{name},{ip} {key} {MARK}\n" for name, (ip, key) in last)
+    assert (tmp_path / "etc/ssh/ssh_known_hosts").read_text() == others + known

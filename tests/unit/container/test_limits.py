@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from oar_lxc.container.limits import Share, oom_kills, read_cpus, siblings, write_cpus
 from oar_lxc.model.plan import PlannedContainer
 from tests.unit.fakes.programs import deep_tree
-from tests.unit.strategies import quick
 
 
 def planned(first: int = 0, cores: int = 0, memory: int = 0) -> PlannedContainer:
@@ -44,7 +43,6 @@ def test_cpus_are_divided_among_the_jobs_cores(
     assert [list(share.part(core, 1)) for core in range(cores)] == parts
 
 
-@quick
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=40, unique=True), st.integers(1, 40))
 def test_no_cpu_is_left_out_and_none_is_anothers(cpus: list[int], cores: int) -> None:
     share = Share(cpus, cores)
@@ -67,7 +65,6 @@ def test_where_the_cpuset_is_off_time_is_divided() -> None:
     assert (limits.cpus, limits.quota) == ("", 2)
 
 
-@quick
 @given(st.sets(st.integers(0, 300), min_size=1))
 def test_lists_of_cpus_are_read_as_they_are_written(cpus: set[int]) -> None:
     assert read_cpus(write_cpus(cpus)) == sorted(cpus)

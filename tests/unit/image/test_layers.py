@@ -32,7 +32,6 @@ from tests.unit.archives import (
     write,
     zstd,
 )
-from tests.unit.strategies import quick
 
 DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 NAME = ImageName("made")
@@ -408,7 +407,6 @@ def named(name: str, kind: bytes, target: str) -> tuple[tarfile.TarInfo, bytes]:
     return member("short", kind, linkname="t", pax_headers={"path": name, "linkpath": target})
 
 
-@quick
 @given(layers)
 def test_whatever_layers_say_the_tree_is_that_of_its_archive_or_refused(
     tmp_path_factory: pytest.TempPathFactory, layers: list[list[tuple[str, bytes, str]]]

@@ -23,7 +23,7 @@ from oar_lxc.image.store import Store
 from oar_lxc.model.image_name import ImageName
 from tests.unit.archives import member, system
 from tests.unit.fakes.programs import add_program
-from tests.unit.strategies import hostile, quick
+from tests.unit.strategies import hostile
 
 NAME = ImageName("mine")
 CHUNK = 1000
@@ -131,7 +131,6 @@ def test_what_nobody_completed_is_removed_after_a_week(
     assert new.exists()
 
 
-@quick
 @given(hostile)
 def test_any_line_is_a_header_or_refused(text: str) -> None:
     try:

@@ -23,7 +23,6 @@ from oar_lxc.image.tarstream import (
     padding,
 )
 from tests.unit.archives import archive, file_of, member
-from tests.unit.strategies import quick
 
 FORMS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 words = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
@@ -45,7 +44,6 @@ def read(data: bytes) -> list[tuple[Member, bytes]]:
         os.close(fd)
 
 
-@quick
 @given(paths, st.binary(max_size=3000), ids, ids, st.sampled_from(FORMS[1:]))
 def test_what_tarfile_writes_is_read(
     path: str, content: bytes, uid: int, gid: int, form: int
@@ -89,7 +87,6 @@ xattrs = st.dictionaries(
 )
 
 
-@quick
 @given(paths, paths, ids.filter(lambda n: n < 8**7), xattrs, st.sampled_from([b"0", b"2", b"5"]))
 def test_what_is_written_is_read_again(
     path: str, target: str, uid: int, attributes: dict[bytes, bytes], kind: bytes
@@ -110,7 +107,6 @@ def test_extended_attributes_of_any_bytes_are_read() -> None:
     assert one.xattrs == {b"security.capability": value.hex().encode()}
 
 
-@quick
 @given(st.integers(0, 10239))
 def test_an_archive_that_was_cut_is_never_whole(size: int) -> None:
     whole = archive([member("a", content=b"y" * 700), member("b", content=b"")])
@@ -122,7 +118,6 @@ def test_an_archive_that_was_cut_is_never_whole(size: int) -> None:
             read(whole[:size])
 
 
-@quick
 @given(st.binary(max_size=3000))
 def test_any_bytes_are_an_archive_or_refused(data: bytes) -> None:
     try:
@@ -131,7 +126,6 @@ def test_any_bytes_are_an_archive_or_refused(data: bytes) -> None:
         return
 
 
-@quick
 @given(st.integers(0, 511), st.integers(1, 255))
 def test_a_header_of_which_a_byte_changed_is_refused_or_means_the_same(at: int, by: int) -> None:
     data = bytearray(archive([member("a", content=b"y" * 700)], tarfile.USTAR_FORMAT))

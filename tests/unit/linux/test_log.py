@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.linux.log import NodeLog, say, tell
-from tests.unit.strategies import quick
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -73,7 +72,6 @@ def write_with_structlog(
     return out.getvalue()
 
 
-@quick
 @given(LEVELS, st.text(), FACTS, FACTS)
 def test_a_line_is_the_one_that_structlog_writes(
     tmp_path: Path,

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from oar_lxc.errors import SpecError
 from oar_lxc.model.addresses import POOL, PREFIX, JobNetwork
-from tests.unit.strategies import job_ids, nodes, quick
+from tests.unit.strategies import job_ids, nodes
 
 
-@quick
 @given(job_ids, st.lists(nodes, min_size=1, max_size=8))
 def test_every_node_computes_the_same_network(job_id: int, names: list[str]) -> None:
     shuffled = names * 2
@@ -22,13 +21,11 @@ def test_every_node_computes_the_same_network(job_id: int, names: list[str]) -> 
     assert JobNetwork.of(job_id, names) == JobNetwork.of(job_id, shuffled)
 
 
-@quick
 @given(job_ids, st.sampled_from([str(POOL), "172.16.0.0/12", "192.168.0.0/16", "10.0.0.0/21"]))
 def test_a_jobs_network_is_part_of_the_pool(job_id: int, pool: str) -> None:
     assert JobNetwork.of(job_id, ["node1"], IPv4Network(pool)).subnet.subnet_of(IPv4Network(pool))
 
 
-@quick
 @given(job_ids, st.integers(1, (POOL.num_addresses >> (32 - PREFIX)) - 1))
 def test_jobs_with_near_ids_have_networks_of_their_own(job_id: int, distance: int) -> None:
     one, other = JobNetwork.of(job_id, ["n"]), JobNetwork.of(job_id + distance, ["n"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -13,9 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import ConfigError
-from oar_lxc.model.addresses import POOL
-from oar_lxc.model.config import Config, lenient_config, read_config
-from tests.unit.strategies import hostile, quick
+from oar_lxc.model.addresses import POOL, PREFIX
+from oar_lxc.model.config import (
+    MAX_DEADLINE,
+    PREPARE_BY,
+    Config,
+    lenient_config,
+    parse_config,
+    read_config,
+)
+from oar_lxc.setup.config_file import with_prepare
+from tests.unit.strategies import hostile
 
 
 def read(tmp_path: Path, text: str) -> Config:
@@ -165,7 +175,6 @@ keys = st.one_of(st.sampled_from(["hooks", "prepare", "deadline"]), st.text("ab"
 values = st.one_of(st.integers(), st.floats(), st.booleans(), st.sampled_from(["stanza", "x"]))
 
 
-@quick
 @given(st.one_of(st.binary(), hostile.map(str.encode)))
 def test_any_content_is_a_configuration_or_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "oar-lxc.toml"
@@ -177,7 +186,6 @@ def test_any_content_is_a_configuration_or_refused(tmp_path: Path, content: byte
     assert tomllib.loads(content.decode("utf-8-sig")).keys() <= {"hooks", "network", "images"}
 
 
-@quick
 @given(st.dictionaries(keys, values))
 def test_only_known_keys_and_values_are_taken(tmp_path: Path, hooks: dict[str, object]) -> None:
     lines = [f"{key} = {_toml(value)}" for key, value in hooks.items()]
@@ -192,3 +200,55 @@ def test_only_known_keys_and_values_are_taken(tmp_path: Path, hooks: dict[str, o
 
 def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+paths = st.lists(st.text("aé '\"\\.#", min_size=1).filter(lambda x: x.strip(".")), min_size=1).map(
+    lambda parts: "/srv/" + "/".join(parts)
+)
+spans = st.lists(st.integers(1, 40), min_size=1, max_size=6).map(
+    lambda widths: tuple((100 * i + 1, 100 * i + width) for i, width in enumerate(widths))
+)
+configs = st.builds(
+    Config,
+    prepare=st.sampled_from(PREPARE_BY),
+    deadline=st.floats(1, MAX_DEADLINE),
+    pool=st.builds(
+        lambda address, length: IPv4Network((address, length), strict=False),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, PREFIX),
+    ),
+    trees=st.lists(paths, unique=True).map(tuple),
+    store=paths.map(Path),
+    users=spans,
+    nameservers=st.lists(st.ip_addresses().map(str)).map(tuple),
+)
+
+
+@given(configs)
+def test_a_configuration_is_read_as_it_was_written(config: Config) -> None:
+    users = [f"{first}-{last}" for first, last in config.users]
+    content = "\n".join(
+        [
+            "[hooks]",
+            f"prepare = {json.dumps(config.prepare)}",
+            f"deadline = {config.deadline!r}",
+            "[network]",
+            f"pool = {json.dumps(str(config.pool))}",
+            f"nameservers = {json.dumps(config.nameservers)}",
+            "[mounts]",
+            f"trees = {json.dumps(config.trees)}",
+            "[images]",
+            f"store = {json.dumps(str(config.store))}",
+            "[ids]",
+            f"users = {json.dumps(users)}",
+        ]
+    )
+    assert parse_config(content.encode()) == config
+
+
+@given(configs, st.sampled_from(PREPARE_BY))
+def test_what_set_up_changes_is_one_value(config: Config, prepare: str) -> None:
+    content = f"[mounts]\ntrees = {json.dumps(config.trees)}  # hooks\n[hooks]  # prepare = 1\n"
+    content += f"deadline = {config.deadline!r}\n[images]\nstore = {json.dumps(str(config.store))}"
+    told = parse_config(with_prepare(content, prepare).encode())
+    assert told == replace(parse_config(content.encode()), prepare=prepare)

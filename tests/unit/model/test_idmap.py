@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.model.idmap import Extent, IdMap, map_text
-from tests.unit.strategies import quick
 
 FIRST, COUNT = 0x70000000, 65536
 own_ids = st.one_of(st.integers(1, COUNT - 1), st.integers(COUNT, FIRST - 1))
@@ -19,7 +18,6 @@ def outside(extents: tuple[Extent, ...], inside: int) -> int | None:
     return found[0] if found else None
 
 
-@quick
 @given(own_ids, own_ids)
 def test_only_the_user_is_the_same_on_both_sides(uid: int, gid: int) -> None:
     ids = IdMap.of_job(FIRST, COUNT, uid, gid)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.model.idspans import DEFAULT, LOWEST, MOST_USERS, format_spans, number_of, parse_spans
-from tests.unit.strategies import quick
 
 
 def test_words_are_spans_of_user_ids() -> None:
@@ -47,7 +46,6 @@ def test_what_is_wrong_is_said(words: list[object], message: str) -> None:
         parse_spans(words)
 
 
-@quick
 @given(st.lists(st.integers(1, LOWEST - 1), unique=True, min_size=1, max_size=30))
 def test_numbers_are_of_one_user_each(uids: list[int]) -> None:
     spans = parse_spans(map(str, uids))

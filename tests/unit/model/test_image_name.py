@@ -7,10 +7,9 @@ from hypothesis import given
 
 from oar_lxc.errors import ImageError
 from oar_lxc.model.image_name import ImageName, check_name
-from tests.unit.strategies import hostile, quick
+from tests.unit.strategies import hostile
 
 
-@quick
 @given(hostile)
 def test_what_is_taken_for_a_name_stays_in_its_directory(text: str) -> None:
     try:

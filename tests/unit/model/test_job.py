@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from oar_lxc.errors import JobEnvironmentError
 from oar_lxc.model.job import Job, read_nodefile, read_resources
-from tests.unit.strategies import hostile, nodes, quick
+from tests.unit.strategies import hostile, nodes
 
 ASCII = st.characters(codec="ascii")
 # As oarexec of OAR 2.5.9 writes it: a blank before each property, no comma after the last.
@@ -135,7 +135,6 @@ def test_a_nodefile_may_have_blank_lines_and_carriage_returns(tmp_path: Path) ->
     assert read_nodefile(tmp_path / "nodes") == {"node1": 2, "node1.example.org": 1}
 
 
-@quick
 @given(st.lists(nodes, min_size=1, max_size=8))
 def test_a_nodefile_is_read_as_it_was_written(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "nodes").write_text("".join(f"{name}\n" for name in names))
@@ -144,7 +143,6 @@ def test_a_nodefile_is_read_as_it_was_written(tmp_path: Path, names: list[str]) 
     assert list(cores) == list(dict.fromkeys(names))
 
 
-@quick
 @given(
     st.lists(
         st.tuples(
@@ -180,7 +178,6 @@ def test_a_damaged_resource_file_is_one_sentence_that_names_file_and_line(
         read_resources(path)
 
 
-@quick
 @given(st.one_of(st.binary(), hostile.map(str.encode)))
 @pytest.mark.parametrize("read", [read_nodefile, read_resources])
 def test_any_content_is_read_or_refused(

@@ -9,10 +9,9 @@ from hypothesis import given
 
 from oar_lxc.errors import UsageError
 from oar_lxc.model.layout import MAX_JOB_ID, JobLayout, check_job_id, check_node, check_user
-from tests.unit.strategies import hostile, job_ids, nodes, quick, users
+from tests.unit.strategies import hostile, job_ids, nodes, users
 
 
-@quick
 @given(job_ids)
 def test_a_job_id_is_a_number(job_id: int) -> None:
     assert check_job_id(job_id) == check_job_id(str(job_id)) == job_id
@@ -46,7 +45,6 @@ def test_what_is_no_job_id_is_refused(text: str) -> None:
         check_job_id(text)
 
 
-@quick
 @given(users)
 def test_a_user_name_is_taken(name: str) -> None:
     assert check_user(name) == name
@@ -60,7 +58,6 @@ def test_what_is_no_user_name_is_refused(text: str) -> None:
         check_user(text)
 
 
-@quick
 @given(nodes)
 def test_a_host_name_is_taken(name: str) -> None:
     assert check_node(name) == name
@@ -74,7 +71,6 @@ def test_what_is_no_host_name_is_refused(text: str) -> None:
         check_node(text)
 
 
-@quick
 @given(hostile)
 def test_what_is_taken_is_safe_in_a_path_and_on_a_command_line(text: str) -> None:
     for check in (check_user, check_node, check_job_id):
@@ -88,7 +84,6 @@ def test_what_is_taken_is_safe_in_a_path_and_on_a_command_line(text: str) -> Non
         assert not taken.startswith("-")
 
 
-@quick
 @given(job_ids)
 def test_everything_of_a_job_lies_below_its_directory_or_is_its_record(job_id: int) -> None:
     layout = JobLayout(job_id, Path("/state"))
@@ -98,7 +93,6 @@ def test_everything_of_a_job_lies_below_its_directory_or_is_its_record(job_id: i
     assert layout.record == Path(f"/state/records/{job_id}.json")
 
 
-@quick
 @given(job_ids)
 def test_names_of_devices_are_short_enough_for_the_kernel_and_different(job_id: int) -> None:
     layout = JobLayout(job_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from ipaddress import IPv4Interface, IPv4Network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.job import Job
 from oar_lxc.model.plan import Plan, make_plan
 from oar_lxc.model.spec import Group, Mount, Port, Spec
-from tests.unit.strategies import job_ids, nodes, quick
+from tests.unit.strategies import job_ids, nodes
 
 JOB = Job(42, "alice", {"node2": 2, "node1": 1})
 
@@ -71,7 +72,6 @@ def test_as_many_containers_as_addresses_fit() -> None:
     assert len(make_plan(Group(per_node=1022), JOB).containers) == 2044
 
 
-@quick
 @given(specs, jobs)
 def test_no_address_is_given_twice_and_all_are_in_the_jobs_network(spec: Group, job: Job) -> None:
     plan = make_plan(spec, job)
@@ -91,7 +91,6 @@ def test_addresses_come_from_the_clusters_pool() -> None:
     assert [c.ip for c in plan.containers] == ["192.168.80.3", "192.168.80.4"]
 
 
-@quick
 @given(specs, jobs)
 def test_each_node_gets_what_the_spec_says(spec: Group, job: Job) -> None:
     plan = make_plan(spec, job)
@@ -100,11 +99,95 @@ def test_each_node_gets_what_the_spec_says(spec: Group, job: Job) -> None:
     assert sum(len(plan.on(node)) for node in job.nodes) == len(plan.containers)
 
 
-@quick
-@given(specs, jobs)
-def test_a_plan_survives_json(spec: Group, job: Job) -> None:
-    plan = make_plan(spec, job)
-    assert Plan.from_data(json.loads(json.dumps(plan.to_data()))) == plan
+counts: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.builds(dict, per_node=st.integers(1, 5), cores=st.none() | st.integers(1, 3)),
+    st.builds(dict, total=st.integers(1, 20), cores=st.none() | st.integers(1, 3)),
+    st.just({"per_core": True}),
+)
+more = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": st.sampled_from(["debian-12", "mine:2"]),
+        "memory": st.integers(2**25, 2**40),
+        "processes": st.integers(4, 1000),
+        "environment": st.dictionaries(st.sampled_from("AB"), st.sampled_from(["", "é x"])),
+        "mounts": st.just((Mount("/home/alice/data", "/data", True),)),
+        "provision": st.just("#!/bin/sh\ntrue\n"),
+        "ssh_keys": st.just(("ssh-ed25519 AAAA a@b",)),
+    },
+)
+wholes = st.lists(
+    st.builds(
+        lambda name, count, rest: Group(name=name, **count, **rest),
+        st.sampled_from("abcd"),
+        counts,
+        more,
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda group: group.name,
+).map(lambda groups: Spec(tuple(groups)))
+
+
+def plan_or_none(spec: Spec, job: Job) -> Plan | None:
+    """Return a plan, None where the job has too few cores for it."""
+    try:
+        return make_plan(spec, job)
+    except SpecError as error:
+        if "ask for fewer containers" not in str(error):
+            raise
+        return None
+
+
+@given(wholes, jobs)
+def test_a_plan_survives_json(spec: Spec, job: Job) -> None:
+    plan = plan_or_none(spec, job)
+    if plan:
+        assert Plan.from_data(json.loads(json.dumps(plan.to_data()))) == plan
+
+
+@given(wholes)
+def test_a_spec_survives_json(spec: Spec) -> None:
+    assert Spec.from_data(json.loads(json.dumps(spec.to_data()))) == spec
+
+
+@given(wholes, jobs)
+def test_no_core_is_given_twice_and_none_that_the_job_does_not_have(spec: Spec, job: Job) -> None:
+    plan = plan_or_none(spec, job)
+    given_out = [
+        (c.node, core)
+        for c in (plan.containers if plan else ())
+        for core in range(c.first_core, c.first_core + c.cores)
+    ]
+    assert len(set(given_out)) == len(given_out)
+    assert all(core < job.cores[node] for node, core in given_out)
+
+
+@given(st.integers(1, 60), st.lists(nodes, min_size=1, max_size=6, unique=True), st.integers(1, 8))
+def test_a_total_is_the_same_on_like_nodes_but_for_one(
+    total: int, names: list[str], cores: int
+) -> None:
+    plan = make_plan(Group(total=total), Job(42, "alice", dict.fromkeys(names, cores)))
+    numbers = [len(plan.on(node)) for node in names]
+    assert sum(numbers) == total
+    assert max(numbers) - min(numbers) <= 1
+
+
+@given(st.integers(1, 60), jobs)
+def test_no_node_could_give_one_of_a_total_away_and_all_have_more(total: int, job: Job) -> None:
+    plan = make_plan(Group(total=total), job)
+    numbers = {node: len(plan.on(node)) for node in job.nodes}
+    # What a container has of its node's cores, and what one more would have on another node.
+    least = min(job.cores[node] / number for node, number in numbers.items() if number)
+    assert all(job.cores[node] / (number + 1) <= least for node, number in numbers.items())
+
+
+@given(st.data(), jobs)
+def test_as_many_containers_with_cores_fit_as_the_job_has_cores(
+    data: st.DataObject, job: Job
+) -> None:
+    total = data.draw(st.integers(1, sum(job.cores.values())))
+    assert len(make_plan(Group(total=total, cores=1), job).containers) == total
 
 
 def test_groups_count_their_containers_over_the_whole_job() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from oar_lxc.errors import NodeNotPreparedError
 from oar_lxc.model.published import READY, REFUSED, PublishedJob, read_published
-from tests.unit.strategies import job_ids, nodes, quick, users
+from tests.unit.strategies import job_ids, nodes, users
 
 jobs = st.builds(
     PublishedJob,
@@ -26,7 +26,6 @@ jobs = st.builds(
 )
 
 
-@quick
 @given(jobs)
 def test_a_published_job_is_read_as_it_was_written(job: PublishedJob) -> None:
     assert PublishedJob.from_json(job.to_json()) == job
@@ -72,7 +71,6 @@ def test_damaged_text_is_one_sentence_that_names_the_file(tmp_path: Path, text: 
     assert "\n" not in str(caught.value)
 
 
-@quick
 @given(st.binary())
 def test_any_content_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "job.json"

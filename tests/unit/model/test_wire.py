@@ -18,7 +18,6 @@ from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.model import events, plan, requests, spec, wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.message import Message
-from tests.unit.strategies import quick
 
 REPOSITORY = Path(__file__).parents[3]
 # Surrogates too: bytes that are no UTF-8 travel as those.
@@ -88,7 +87,6 @@ def test_kinds_are_different_and_none_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("cls", EVERY)
-@quick
 @given(st.data())
 def test_a_message_arrives_as_it_was(cls: type[Message], data: st.DataObject) -> None:
     message = data.draw(MESSAGES[cls])
@@ -101,7 +99,6 @@ def test_a_message_arrives_as_it_was(cls: type[Message], data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("cls", EVERY)
-@quick
 @given(st.data())
 def test_fields_of_a_newer_version_are_left_alone(cls: type[Message], data: st.DataObject) -> None:
     message = data.draw(MESSAGES[cls])
@@ -110,7 +107,6 @@ def test_fields_of_a_newer_version_are_left_alone(cls: type[Message], data: st.D
 
 
 @pytest.mark.parametrize("cls", EVERY)
-@quick
 @given(st.data())
 def test_what_an_older_version_does_not_write_has_its_default(
     cls: type[Message], data: st.DataObject

@@ -24,7 +24,7 @@ from oar_lxc.root.allocation import (
 )
 from oar_lxc.root.ranges import COUNT, JOBS, is_first_id, ranges_of
 from oar_lxc.root.record import Record, read_record
-from tests.unit.strategies import hostile, quick
+from tests.unit.strategies import hostile
 
 ALICE, BOB = 1001, 1002
 TODAY = int(time.time() // 86400)
@@ -57,7 +57,6 @@ def first_of(number: int) -> int:
     return LOWEST + number * COUNT
 
 
-@quick
 @given(uids, st.integers(0, JOBS - 1))
 def test_a_range_lies_in_the_pool(uid: int, row: int) -> None:
     first = ranges_of(uid, DEFAULT)[row]
@@ -158,7 +157,6 @@ def test_one_range_given_to_somebody_may_be_the_whole_pool(layout: JobLayout) ->
         give(layout)
 
 
-@quick
 @given(st.one_of(st.binary(), hostile.map(str.encode)))
 def test_any_file_of_ranges_can_be_read(layout: JobLayout, content: bytes) -> None:
     (layout.state / "subuid").write_bytes(content)

@@ -19,7 +19,6 @@ from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.root.files import edit_lines, job_locked, locked, write_durably
 from tests.unit.fakes.programs import deep_tree
-from tests.unit.strategies import quick
 
 
 def mode(path: Path) -> int:
@@ -109,7 +108,6 @@ def test_a_reader_sees_the_old_text_or_the_new(tmp_path: Path) -> None:
 line = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
 
 
-@quick
 @given(st.lists(line, max_size=6), line.filter(bool))
 def test_an_edit_adds_and_takes_its_own_line_and_keeps_all_others(
     tmp_path: Path, others: list[str], own: str

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root.idmapped import mounts_under
-from tests.unit.strategies import quick
 
 JOB = Path("/var/lib/oar-lxc/jobs/42")
 # All that a name may hold in the kernel's eyes: any byte but / and NUL.
@@ -43,7 +42,6 @@ def test_mounts_at_and_below_a_directory_are_found_in_their_order(tmp_path: Path
     assert mounts_under(JOB, process) == [JOB, JOB / "images", JOB / "containers/a b\t"]
 
 
-@quick
 @given(st.lists(st.tuples(names, st.sampled_from([b"tmpfs", b"cgroup", b"fuse.x"]))), names)
 def test_a_choice_of_mounts_is_what_a_look_at_all_would_choose(
     tmp_path: Path, mounts: list[tuple[bytes, bytes]], below: bytes
@@ -75,7 +73,6 @@ def test_the_table_of_this_process_can_be_read() -> None:
     assert Path("/") in mounts_under(Path("/"))
 
 
-@quick
 @given(st.lists(names, max_size=5), st.lists(names, max_size=3))
 def test_any_mount_point_is_read_as_it_is(
     tmp_path: Path, others: list[bytes], inside: list[bytes]

@@ -13,7 +13,7 @@ from oar_lxc.errors import OarLxcError, TooLateError, UsageError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.root import job_cgroups
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups, check_oar_cgroup, hierarchies
-from tests.unit.strategies import hostile, job_ids, quick, users
+from tests.unit.strategies import hostile, job_ids, users
 
 # From Debian 12 with the hybrid set-up; the second mount of the cpuset is OAR's old style.
 MOUNTINFO = """\
@@ -77,7 +77,6 @@ def test_a_users_mount_is_no_hierarchy_whatever_its_name(tmp_path: Path) -> None
     assert len(hierarchies(tmp_path / "mountinfo")) == 4
 
 
-@quick
 @given(job_ids, users)
 def test_the_path_that_oar_makes_is_taken(job_id: int, user: str) -> None:
     path = f"/oar/{user}_{job_id}"
@@ -122,7 +121,6 @@ def test_a_path_that_is_another_jobs_or_none_is_refused(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@quick
 @given(hostile, st.sampled_from(["", "/alice_42", "alice_42"]))
 def test_what_is_taken_names_a_cgroup_of_the_job_below_another(text: str, end: str) -> None:
     try:

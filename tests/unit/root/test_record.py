@@ -15,7 +15,7 @@ from oar_lxc.model.idspans import LOWEST
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.ranges import COUNT
 from oar_lxc.root.record import Record, read_record, this_boot
-from tests.unit.strategies import job_ids, quick, users
+from tests.unit.strategies import job_ids, users
 
 RECORD = Record(42, "alice", "boot", 1.5, LOWEST, "/oar/alice_42")
 
@@ -33,7 +33,6 @@ def test_a_record_is_read_as_it_was_written_and_only_root_reads_it(layout: JobLa
     assert os.listdir(layout.record.parent) == ["42.json"]
 
 
-@quick
 @given(job_ids, users, st.floats(0, 2e9), st.integers(0, 4093), st.booleans())
 def test_every_record_is_read_as_it_was_written(
     tmp_path: Path, job_id: int, user: str, created: float, number: int, cpuset: bool
@@ -58,7 +57,6 @@ def test_a_record_that_was_cut_off_anywhere_is_none(layout: JobLayout) -> None:
         assert read_record(layout.record) is None
 
 
-@quick
 @given(st.one_of(st.binary(), st.text().map(str.encode)))
 def test_garbage_is_none(layout: JobLayout, content: bytes) -> None:
     layout.record.write_bytes(content)
