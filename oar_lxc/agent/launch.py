@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oar_lxc.agent.node import OnNode, outcome_event
+from oar_lxc.agent.times import LAUNCHED, write_times
 from oar_lxc.container.runtime import KILL_TIMEOUT, Started, Starter
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
@@ -36,8 +37,11 @@ def launch(node: OnNode, request: requests.Launch) -> None:
     """
     enter_cgroups(node.published.cgroups)
     with node.runtime.starting() as starter:
+        # All that is needed later, too: an upgrade may replace the files during the waits below.
         from oar_lxc.agent.hosts import all_names, learn, tell
         from oar_lxc.agent.job_key import JobKey
+        from oar_lxc.agent.ports import open_ports
+        from oar_lxc.agent.readiness import bring_up
         from oar_lxc.agent.timeline import note, noted
         from oar_lxc.container.create import create_containers
         from oar_lxc.container.node_launch import NodeLaunch
@@ -85,12 +89,8 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                 if others:
                     tell(node, sorted({*node.runtime.names()} - {c.name for c in share}))
                 if any(planned.ports for planned in share):
-                    from oar_lxc.agent.ports import open_ports
-
                     open_ports(node.layout, request.session, share)
     if share:
-        from oar_lxc.agent.readiness import bring_up
-
         bring_up(node, share, request.wait, request.timeout)
 
 
@@ -133,8 +133,6 @@ def _tell_outcomes(
     node: OnNode, launched: float, outcomes: Iterable[Started | ContainerError]
 ) -> bool:
     """Emit an event for each outcome of a start; return whether all these containers run."""
-    from oar_lxc.agent.times import LAUNCHED, write_times
-
     all_run = True
     for event in map(outcome_event, outcomes):
         if isinstance(event, events.Failed):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from oar_lxc.container.facts import init_facts
 from oar_lxc.container.runtime import Runtime, Started
 from oar_lxc.errors import ContainerError
 from oar_lxc.linux.lock import locked
@@ -49,6 +50,4 @@ def outcome_event(one: Started | ContainerError) -> events.Started | events.Fail
     """Return the event for the outcome of a container's start."""
     if isinstance(one, ContainerError):
         return events.Failed.of(one)
-    from oar_lxc.container.facts import init_facts  # imported while the first containers start
-
     return events.Started(one.name, round(one.seconds, 4), **init_facts(one.init_pid))

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from ipaddress import IPv4Network
 from types import TracebackType
 
@@ -214,7 +215,7 @@ class Session:
 
     def _finish(self, grace: float = 0) -> None:
         try:
-            from oar_lxc.client.sshfiles import forget_ended  # a launch does not need it
+            from oar_lxc.client.sshfiles import forget_ended
 
             with deferred_signals():
                 self.stop(grace)
@@ -234,6 +235,9 @@ class Session:
 
     def _launch_request(self) -> requests.Launch:
         """Get addresses, cores and keys; tell what is planned; return the request to launch it."""
+        # For the end of the block: an upgrade may replace the files before. The agents come up
+        # meanwhile.
+        import_module("oar_lxc.client.sshfiles")
         allotted = self._allot()
         self.plan = allotted.plan
         self._planned = {container.name: container for container in self.plan.containers}

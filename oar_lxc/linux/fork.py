@@ -12,14 +12,30 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from oar_lxc.linux.signals import IGNORED_BY_PYTHON
 
 
 def may_fork() -> bool:
-    """Whether a fork of this process can run Python: no other thread may hold a lock."""
-    return len(os.listdir("/proc/self/task")) == 1
+    """Whether a fork of this process can run another program of this package.
+
+    No other thread may hold a lock. And the package must not have been upgraded since it was
+    loaded, as modules of two versions do not fit together; a new interpreter loads those of one.
+    """
+    return len(os.listdir("/proc/self/task")) == 1 and _files() == _LOADED
+
+
+def _files() -> tuple[int, int] | None:
+    """Return what tells the package's present files from those of another version."""
+    with suppress(OSError):
+        status = (Path(__file__).parents[1] / "__init__.py").stat()
+        return status.st_ino, status.st_mtime_ns  # a package manager makes each file anew
+    return None
+
+
+_LOADED = _files()  # at the first use it could be too late
 
 
 def become(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,3 +118,23 @@ def test_a_process_with_threads_does_not_fork() -> None:
     argv = [sys.executable, "-c", THREADS]
     told = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout == "[True, False]\n"
+
+
+# What runs here was loaded from files that are not there any more.
+UPGRADED = """
+import os, shutil
+from oar_lxc.linux.fork import may_fork
+told = [may_fork()]
+shutil.copyfile("oar_lxc/__init__.py", "new")
+os.rename("new", "oar_lxc/__init__.py")
+told.append(may_fork())
+shutil.rmtree("oar_lxc")
+print([*told, may_fork()])
+"""
+
+
+def test_a_process_of_a_package_that_was_upgraded_does_not_fork(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "oar_lxc", tmp_path / "oar_lxc")
+    argv = [sys.executable, "-c", UPGRADED]
+    told = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout == "[True, False, False]\n"
