@@ -14,8 +14,9 @@ TYPE_CHECKING = False  # type checkers know this name; its import from typing wo
 if TYPE_CHECKING:
     from typing import Any
 
+    from oar_lxc.client.commands import Outcome
     from oar_lxc.client.progress import Progress
-    from oar_lxc.client.session import ContainerHandle, Outcome, Session
+    from oar_lxc.client.session import ContainerHandle, Session
     from oar_lxc.errors import OarLxcError
     from oar_lxc.model.job import Job
     from oar_lxc.model.spec import Group, Mount, Port, Spec
@@ -42,7 +43,7 @@ _HOMES = {
     "Job": "oar_lxc.model.job",
     "Mount": "oar_lxc.model.spec",
     "OarLxcError": "oar_lxc.errors",
-    "Outcome": "oar_lxc.client.session",
+    "Outcome": "oar_lxc.client.commands",
     "Port": "oar_lxc.model.spec",
     "Progress": "oar_lxc.client.progress",
     "Session": "oar_lxc.client.session",

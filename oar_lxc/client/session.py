@@ -17,11 +17,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from importlib import import_module
 from ipaddress import IPv4Network
 from types import TracebackType
 
+from oar_lxc.client.commands import OnOutput, Outcome, run_in_containers
 from oar_lxc.errors import (
     ContainerError,
     LaunchError,
@@ -37,8 +38,6 @@ from oar_lxc.linux.signals import Checkpoint, deferred_signals, raising_signals
 from oar_lxc.model import events, requests
 from oar_lxc.model.arguments import (
     check_callable,
-    check_command,
-    check_input,
     check_names,
     check_seconds,
     shown,
@@ -51,7 +50,7 @@ from oar_lxc.model.plan import Plan, PlannedContainer, head_of, make_plan
 from oar_lxc.model.published import PublishedJob, read_published
 from oar_lxc.model.spec import SSH, TIMEOUT, Group, Spec, as_spec
 from oar_lxc.model.states import RUNNING
-from oar_lxc.remote.agents import LateRequest, Remote, raise_first
+from oar_lxc.remote.agents import LateRequest, Remote
 
 
 @message
@@ -81,27 +80,8 @@ class ContainerHandle(events.Container):
         return self.session.run(argv, [self.name], timeout, stdin)[0]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended in one container.
-
-    Attributes:
-        container: the container's name.
-        status: exit status; 128 + number if a signal ended the command, 124 if its time was up,
-            127 if there is no such command.
-        stdout: its standard output; bytes that are no UTF-8 as surrogates.
-        stderr: its standard error, in the same form.
-    """
-
-    container: str
-    status: int
-    stdout: str
-    stderr: str
-
-
 GRACE = 10.0  # seconds that containers get to halt at a checkpoint
 OnProgress = Callable[[str, events.Event], None]
-OnOutput = Callable[[str, str, str], None]
 
 
 class Session:
@@ -409,52 +389,3 @@ class Session:
         while True:  # reached only when no agent watches any more
             # Not pause(): a signal that comes just before it would wait for the next signal.
             time.sleep(5)
-
-
-def run_in_containers(
-    remote: Remote,
-    names: Sequence[str],
-    nodes: Sequence[str],
-    argv: Sequence[str],
-    *,
-    timeout: float | None = None,
-    stdin: str | bytes = "",
-    on_output: OnOutput | None = None,
-) -> list[Outcome]:
-    """Run a command in containers through the agents of their nodes; see :meth:`Session.run`."""
-    check_callable("on_output", on_output)
-    request = requests.Exec(
-        containers=tuple(names),
-        argv=tuple(check_command(argv)),
-        stdin=check_input(stdin),
-        timeout=None if timeout is None else check_seconds("timeout", timeout),
-    )
-    text: dict[tuple[str, str], list[str]] = {}
-    status: dict[str, int] = {}
-    failures: list[OarLxcError] = []
-
-    def take(node: str, event: events.Event) -> None:
-        match event:
-            case events.Output() if on_output:
-                on_output(event.container, event.stream, event.data)
-            case events.Output():
-                text.setdefault((event.container, event.stream), []).append(event.data)
-            case events.Exit():
-                status[event.container] = event.status
-            case events.Failed():
-                failures.append(event.error(node))
-
-    failures += remote.call(request, take, nodes)
-    raise_first(failures)
-    for name in names:
-        if name not in status:
-            raise ContainerError(name, "", "there is no such container in the job")
-    return [
-        Outcome(
-            name,
-            status[name],
-            "".join(text.get((name, "stdout"), ())),
-            "".join(text.get((name, "stderr"), ())),
-        )
-        for name in names
-    ]

@@ -47,7 +47,7 @@ def _steps(job: PretendJob, count: int) -> dict[str, float]:
     steps["list"] = oar_lxc(job, ["list", "--json"])
     program = (
         "import sys; from oar_lxc.client.lookup import find_remote, list_containers; "
-        "from oar_lxc.client.session import run_in_containers as run; r = find_remote(None); "
+        "from oar_lxc.client.commands import run_in_containers as run; r = find_remote(None); "
         "names = [c.name for c in list_containers(r)]; "
         "done = run(r, names, r.nodes, ['true']); "
         "sys.exit(any(x.status for x in done) or len(done) != int(sys.argv[1]))"

@@ -16,7 +16,8 @@ import pytest
 
 from oar_lxc.agent.hosts import all_names
 from oar_lxc.client import session
-from oar_lxc.client.session import Outcome, Session
+from oar_lxc.client.commands import Outcome
+from oar_lxc.client.session import Session
 from oar_lxc.errors import (
     ContainerError,
     JobEnvironmentError,
