@@ -155,7 +155,9 @@ def find_shared(first_id: int) -> list[str]:
     first, last = first_id - 1, first_id + ID_COUNT
     own = [f"-{kind} +{first} -{kind} -{last}".split() for kind in ("uid", "gid")]
     places = [
-        path for path in ("/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp") if Path(path).is_dir()
+        path
+        for path in ("/dev/mqueue", "/dev/shm", "/run/lock", "/tmp", "/var/tmp")
+        if Path(path).is_dir()
     ]
     command = ["find", *places, "-xdev", "(", *own[0], "-o", *own[1], ")", "-print0"]
     told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)

@@ -12,19 +12,18 @@ import ctypes
 import os
 import stat
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.linux.deadline import NEVER, Deadline
+from oar_lxc.linux.statx import Facts, facts_of
 from oar_lxc.root.ownership import Whose
 
 SYSVIPC = Path("/proc/sysvipc")
-PLACES = tuple(map(Path, ("/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp")))  # noqa: S108
+PLACES = tuple(map(Path, ("/dev/mqueue", "/dev/shm", "/run/lock", "/tmp", "/var/tmp")))  # noqa: S108
 NOBODY = 65534
 # The part of a destroy's time for a search, as there may be millions of files; and the part for
 # the reaper, for which no job waits.
@@ -36,46 +35,15 @@ _IPC_RMID = 0
 _SHM_DEST = 0o1000  # removed already, but a process still has it
 _SYS_OPENAT2 = 437
 _RESOLVE_NO_XDEV = 1
-_AT_SYMLINK_NOFOLLOW = 0x100
-_AT_NO_AUTOMOUNT = 0x800
-_AT_EMPTY_PATH = 0x1000
-_AT_STATX_DONT_SYNC = 0x4000  # do not ask a file system in user space
-_STATX = struct.Struct("=20xIIH2xQ104xQ")  # stx_uid, stx_gid, stx_mode, stx_ino, stx_mnt_id
-_STATX_MASK = 0x7FF | 0x1000  # the basic fields and the mount's number
-_STATX_SIZE = 256
-
-_OF_NAME = _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_statx = _libc.statx
-_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
-
-
-class _Buffers(threading.local):
-    """A buffer per thread for the kernel's answers, used again for each of many calls."""
-
-    def __init__(self) -> None:
-        self.statx = ctypes.create_string_buffer(_STATX_SIZE)
-
-
-_buffers = _Buffers()
 
 
 class _MovedError(OarLxcError):
     """A directory was moved during the search, so the search may be incomplete."""
 
 
-class _Facts(NamedTuple):
-    """What the kernel itself knows of a file, without asking its file system."""
-
-    uid: int
-    gid: int
-    mode: int
-    inode: int
-    mount: int
-
-
-_Visit = Callable[[int, str, _Facts, str], None]  # open directory, name, facts, path
+_Visit = Callable[[int, str, Facts, str], None]  # open directory, name, facts, path
 
 
 @dataclass
@@ -153,7 +121,7 @@ class Litter:
     def __bool__(self) -> bool:
         return bool(self.ipc or self.files)
 
-    def _remove(self, directory: int, name: str, facts: _Facts, path: str) -> None:
+    def _remove(self, directory: int, name: str, facts: Facts, path: str) -> None:
         with suppress(OSError):
             if not stat.S_ISDIR(facts.mode):
                 os.unlink(name, dir_fd=directory)
@@ -186,7 +154,7 @@ class Litter:
         return self.whose.is_jobs(uid) or (self.whose.is_jobs(gid) and self.whose.is_users(uid))
 
     def _visit(self, act: _Visit) -> None:
-        def visit(directory: int, name: str, facts: _Facts, path: str) -> None:
+        def visit(directory: int, name: str, facts: Facts, path: str) -> None:
             if self._is_jobs(facts.uid, facts.gid):
                 act(directory, name, facts, path)
 
@@ -242,9 +210,9 @@ def _visit_all(place: Path, visit: _Visit, end: Deadline) -> None:
     path = [str(place)]
     # The way down. Each entry: the directory's facts, its parent's descriptor (or -1 and the
     # parent's inode), and the directories left to visit in the parent.
-    above: list[tuple[_Facts, int, int, list[tuple[str, _Facts]]]] = []
+    above: list[tuple[Facts, int, int, list[tuple[str, Facts]]]] = []
     try:
-        mount = _facts(here, "").mount
+        mount = facts_of(here, "").mount
         below = _list(here, mount, visit, str(place), end)
         while below or above:
             if below:
@@ -257,7 +225,7 @@ def _visit_all(place: Path, visit: _Visit, end: Deadline) -> None:
                 if len(above) < KEPT_OPEN:
                     above.append((facts, here, 0, below))
                 else:
-                    above.append((facts, -1, _facts(here, "").inode, below))
+                    above.append((facts, -1, facts_of(here, "").inode, below))
                     os.close(here)
                 here = fd
                 path.append(name)
@@ -287,7 +255,7 @@ def _parent(directory: int, inode: int) -> int:
     """Open the parent of an open directory; -1 if its parent has not the inode ``inode``."""
     with suppress(OSError):
         fd = _open(directory, "..")
-        if _facts(fd, "").inode == inode:
+        if facts_of(fd, "").inode == inode:
             return fd
         os.close(fd)
     return -1
@@ -295,15 +263,15 @@ def _parent(directory: int, inode: int) -> int:
 
 def _list(
     here: int, mount: int, visit: _Visit, path: str, end: Deadline
-) -> list[tuple[str, _Facts]]:
+) -> list[tuple[str, Facts]]:
     """Visit the files in an open directory, and return the directories in it."""
-    found: list[tuple[str, _Facts]] = []
+    found: list[tuple[str, Facts]] = []
     with suppress(FileNotFoundError), os.scandir(here) as entries:  # it was removed meanwhile
         for entry in entries:
             if end.passed:
                 raise TooLateError(f"the time was over before all in {path} was seen")
             try:
-                facts = _facts(here, entry.name)
+                facts = facts_of(here, entry.name)
             except OSError:  # it is gone
                 continue
             if facts.mount != mount:
@@ -313,15 +281,6 @@ def _list(
             else:
                 visit(here, entry.name, facts, f"{path}/{entry.name}")
     return found
-
-
-def _facts(directory: int, name: str) -> _Facts:
-    """Ask the kernel, and no file system, about a file in an open directory, or the directory."""
-    buffer = _buffers.statx
-    flags = _OF_NAME if name else _OF_NAME | _AT_EMPTY_PATH
-    if _statx(directory, os.fsencode(name), flags, _STATX_MASK, buffer) != 0:
-        raise OSError(ctypes.get_errno(), "statx")
-    return _Facts(*_STATX.unpack_from(buffer))
 
 
 def _open(directory: int, name: str) -> int:

@@ -13,11 +13,13 @@ import fcntl
 import os
 import select
 import signal
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.statx import facts_of
 from oar_lxc.root.ownership import Whose
 
 # linux/nsfs.h
@@ -30,6 +32,7 @@ _PR_SET_DUMPABLE = 4
 # The first words of links in /proc/PID/fd; other links are paths and begin with a slash.
 _KINDS = {"cgroup", "ipc", "mnt", "net", "pid", "socket", "time", "user", "uts"}
 _SIOCGSKNS = 0x894C  # linux/sockios.h: the network namespace of a socket
+_TAP = (10, 200)  # /dev/net/tun, by whatever name
 _SYS_PIDFD_GETFD = 438
 _LONGEST = 1 << 16  # bytes of a map; the kernel's limit is a page
 _PATIENCE = 1.0  # seconds for a child to enter a namespace
@@ -92,7 +95,11 @@ class UserNamespaces:
         with suppress(OSError):
             path = f"/proc/{pid}/fd/{fd}"
             kind, colon, _ = os.readlink(path).partition(":[")
-            if not colon or kind not in _KINDS:
+            if kind.startswith("/"):
+                if not _is_tap(path):
+                    return False
+                kind = "socket"
+            elif not colon or kind not in _KINDS:
                 return False
             with _socket_namespace(pid, int(fd)) if kind == "socket" else _opened(path) as handle:
                 if fcntl.ioctl(handle, _NS_GET_NSTYPE) == _CLONE_NEWUSER:
@@ -246,8 +253,14 @@ def _has_entered(child: int, handle: int, ready: int) -> bool:
     return False
 
 
+def _is_tap(path: str) -> bool:
+    """Whether a file is the device for networks in user space, which tells a namespace, too."""
+    facts = facts_of(0, path, follow=True)
+    return stat.S_ISCHR(facts.mode) and (facts.major, facts.minor) == _TAP
+
+
 def _socket_namespace(pid: int, fd: int) -> _closing:
-    """Open the network namespace of a socket that a process has open."""
+    """Open the network namespace of a socket, or of such a device, that a process has open."""
     with _closing(os.pidfd_open(pid)) as process:
         copy = int(_libc.syscall(ctypes.c_long(_SYS_PIDFD_GETFD), process, fd, 0))
     if copy < 0:

@@ -234,18 +234,31 @@ def test_a_file_system_of_another_job_holds_nobody_and_lxcfs_is_left_alone(
 
 # Enters the user namespace of the job's containers by a file of it; without a word, or on and on.
 ENTER = """
-kind, path, go = sys.argv[1:]
+kind, path, go, device = sys.argv[1:]
 CLONE_NEWUSER = 0x10000000
 handle = os.open(path, os.O_RDONLY)
-NS_GET_USERNS = 0xB701
+NS_GET_USERNS, SIOCGSKNS = 0xB701, 0x894C
 def enter():
     fd = handle
-    if kind == "network":
+    if kind in ("network", "tap"):
         import fcntl
-        fd = fcntl.ioctl(handle, NS_GET_USERNS)
+        fd = fcntl.ioctl(fcntl.ioctl(tap, SIOCGSKNS) if kind == "tap" else handle, NS_GET_USERNS)
     assert libc.setns(fd, CLONE_NEWUSER) == 0, ctypes.get_errno()
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+if kind == "tap":  # a device for networks in user space, opened in the namespace
+    import socket
+    here, there = socket.socketpair()
+    if os.fork() == 0:
+        network = os.open(path.removesuffix("user") + "net", os.O_RDONLY)
+        enter_user = libc.setns(handle, CLONE_NEWUSER)
+        assert enter_user == 0 and libc.setns(network, 0) == 0, ctypes.get_errno()
+        socket.send_fds(there, [b"x"], [os.open(device, os.O_RDWR)])
+        os._exit(0)
+    (tap,) = socket.recv_fds(here, 1, 1)[1]
+    for file in (here, there): file.close()
+    os.close(handle)
+    os.wait()
 tell(os.getpid())
 if kind == "again":
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -270,7 +283,7 @@ signal.pause()
 """
 
 
-@pytest.mark.parametrize("kind", ["quiet", "again", "network", "dead"])
+@pytest.mark.parametrize("kind", ["quiet", "again", "network", "tap", "dead"])
 def test_nobody_comes_back_to_the_ids_of_a_job_that_has_ended(
     make_job: Callable[[], PretendJob], kind: str
 ) -> None:
@@ -278,13 +291,19 @@ def test_nobody_comes_back_to_the_ids_of_a_job_that_has_ended(
     job, other = make_job(), make_job()
     go = Path(f"/tmp/oar-lxc-test-go-{job.id}")
     inside = ("lxc-usernsexec", *ids_options(job), "--", "unshare", "--net")
+    device = Path(f"/dev/oar-lxc-test-tap-{job.id}")
+    os.mknod(device, stat.S_IFCHR, os.makedev(10, 200))
+    device.chmod(0o666)
     try:
         with (
             attack(other, WAITING) as (innocent, _),
             attack(job, WAITING, before=inside) as (_, pid),
         ):
             name = "net" if kind == "network" else "user"
-            with attack(other, ENTER, kind, f"/proc/{pid}/ns/{name}", str(go)) as (_, holder):
+            with attack(other, ENTER, kind, f"/proc/{pid}/ns/{name}", str(go), str(device)) as (
+                _,
+                holder,
+            ):
                 time.sleep(0.3)
                 assert lives(int(holder))
                 assert_gone(job)
@@ -294,6 +313,7 @@ def test_nobody_comes_back_to_the_ids_of_a_job_that_has_ended(
                 assert innocent.poll() is None
     finally:
         go.unlink(missing_ok=True)
+        device.unlink()
 
 
 def test_who_destroys_a_job_from_inside_another_is_not_frozen_with_that(
