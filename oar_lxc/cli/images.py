@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +47,18 @@ _archive = click.option(
     is_flag=True,
     help="Keep it packed, for a store on a file system that cannot shift ids (NFS).",
 )
+_job = click.option(
+    "--job",
+    metavar="JOB",
+    shell_complete=complete_job,
+    help="As the nodes of this job of yours have them.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+_ON_NODES = (
+    "public images are on nodes: run this in a job, or name one of yours that runs, as in "
+    "`oar-lxc image {} --job 42`"
+)
 
 
 @click.group()
@@ -65,12 +78,7 @@ def image() -> None:
 
 
 @image.command("list")
-@click.option(
-    "--job",
-    metavar="JOB",
-    shell_complete=complete_job,
-    help="As the nodes of this job of yours have them.",
-)
+@_job
 @_store
 @_json
 def list_(job: str | None, directory: Path | None, as_json: bool) -> None:
@@ -84,8 +92,8 @@ def list_(job: str | None, directory: Path | None, as_json: bool) -> None:
       oar-lxc image list --job 42
       oar-lxc image list --json
     """
-    if job and directory:
-        raise UsageError("--job or --store, not both")
+    if job:
+        _refuse_both(directory)
     found = (
         _of_job(job)
         if job
@@ -103,6 +111,11 @@ def list_(job: str | None, directory: Path | None, as_json: bool) -> None:
         click.echo(hint, err=True)
 
 
+def _refuse_both(directory: Path | None) -> None:
+    if directory:
+        raise UsageError("--job or --store, not both")
+
+
 def _hint(job: str | None, directory: Path | None, found: list[ImageOfJob]) -> str:
     """Return a hint where more images may be; empty if the list is complete."""
     if job or directory:
@@ -111,10 +124,7 @@ def _hint(job: str | None, directory: Path | None, found: list[ImageOfJob]) -> s
         return "" if found else "no images here: `oar-lxc image build` or `import` makes one"
     if PUBLIC in {one.facts.whose for one in found}:
         return ""
-    return (
-        f"{'' if found else 'no images here; '}public images are on nodes: run this in a job, or "
-        "name one of yours that runs, as in `oar-lxc image list --job 42`"
-    )
+    return f"{'' if found else 'no images here; '}{_ON_NODES.format('list')}"
 
 
 def _of_job(job: str) -> list[ImageOfJob]:
@@ -134,22 +144,60 @@ def _row(one: ImageOfJob, job: str | None) -> list[str]:
 
 @image.command()
 @click.argument("name")
+@_job
 @_store
 @_json
-def show(name: str, directory: Path | None, as_json: bool) -> None:
+def show(name: str, job: str | None, directory: Path | None, as_json: bool) -> None:
     """Show what is known of the image NAME[:TAG].
 
+    Public images are on nodes: users see them inside a job, or from a frontend with --job. Then
+    JSON is a list, as nodes may have different images of one name.
+
     \b
-    Example:
+    Examples:
       oar-lxc image show debian-12
+      oar-lxc image show debian-12 --job 42
     """
-    store, parsed = find(name, directory)
-    facts = asdict(facts_of(store.record(parsed), whose(store), store))
-    if as_json:
-        click.echo(json.dumps(facts, indent=1))
+    if job:
+        _refuse_both(directory)
+        found = _named(ImageName.parse(name), job)
     else:
+        store, parsed = _found(name, directory)
+        found = [ImageOfJob(facts_of(store.record(parsed), whose(store), store))]
+    told = [asdict(one.facts) | ({"nodes": [*one.nodes]} if job else {}) for one in found]
+    if as_json:
+        click.echo(json.dumps(told if job else told[0], indent=1))
+        return
+    for number, facts in enumerate(told):
+        if number:
+            click.echo()
         for key, value in facts.items():
-            click.echo(f"{key.replace('_', ' ')}: {value}")
+            text = ", ".join(value) or "none: it is at home" if key == "nodes" else value
+            click.echo(f"{key.replace('_', ' ')}: {text}")
+
+
+def _found(name: str, directory: Path | None) -> tuple[Store, ImageName]:
+    """Find an image; where it may be on nodes alone, say so."""
+    try:
+        return find(name, directory)
+    except ImageError as error:
+        if directory or os.geteuid() == 0 or job_around():
+            raise
+        raise ImageError(f"{error}; {_ON_NODES.format(f'show {name}')}") from None
+
+
+def _named(name: ImageName, job: str) -> list[ImageOfJob]:
+    """Return the images of a name that a job has on its nodes, or the caller at home.
+
+    Raises:
+        ImageError: there is none.
+    """
+    there = _of_job(job)
+    found = [one for one in there if one.facts.image == str(name)]
+    if not found:
+        names = ", ".join(dict.fromkeys(one.facts.image for one in there)) or "none"
+        raise ImageError(f"image {name} is on no node of job {job}; images there: {names}")
+    return found
 
 
 @image.command("import")
@@ -175,11 +223,28 @@ def import_(name: str, source: str, archive: bool, directory: Path | None) -> No
       docker save alpine >alpine.tar; oar-lxc image import alpine alpine.tar
       oar-lxc image import web docker-archive:all.tar:web:2
     """
+    _check_order(name, source)
     parsed = ImageName.parse(name)
     store = writable_store(directory, parsed, archive)
     with raising_signals(), Meter(f"importing {parsed}") as meter:
         record = import_image(store, parsed, source, meter.update, meter.say)
     click.echo(f"{parsed} {record.digest}")
+
+
+def _check_order(name: str, source: str) -> None:
+    """Refuse the arguments of an import in the order of cp.
+
+    Raises:
+        UsageError: NAME is what there is, and SOURCE is not, but could be a name.
+    """
+    if os.access(source, os.F_OK) or not os.access(name, os.F_OK):
+        return
+    with suppress(ImageError):
+        ImageName.parse(source)
+        raise UsageError(
+            f"{source}: No such file or directory; the image's name comes first: "
+            f"`oar-lxc image import {shlex.quote(source)} {shlex.quote(name)}`"
+        )
 
 
 @image.command()

@@ -14,6 +14,7 @@ from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.table import print_table
 from oar_lxc.errors import UsageError
 from oar_lxc.sandbox.cluster import Sandbox
+from oar_lxc.sandbox.machine import Machine
 from oar_lxc.sandbox.state import COMMAND, Settings
 
 user_option = click.option(
@@ -119,7 +120,7 @@ def exec_(user: str, machine: str, command: tuple[str, ...]) -> None:
       oar-lxc sandbox exec node1 -- oar-lxc-node reap
       oar-lxc sandbox exec --user alice frontend -- oarstat
     """
-    _become(Sandbox().machine(machine).command(command, user, os.environ.get("TERM", "")))
+    _become(_machine(machine, user).command(command, user, os.environ.get("TERM", "")))
 
 
 @sandbox.command()
@@ -133,7 +134,7 @@ def shell(user: str, machine: str) -> None:
       oar-lxc sandbox shell --user alice frontend
     """
     term = os.environ.get("TERM", "")
-    _become(Sandbox().machine(machine).command(["bash", "-l"], user, term))
+    _become(_machine(machine, user).command(["bash", "-l"], user, term))
 
 
 @sandbox.command()
@@ -168,6 +169,12 @@ def _told(what: str) -> Iterator[Sandbox]:
 def _program() -> str:
     """Return the command as the user has called it."""
     return COMMAND if sys.argv[0].endswith("/__main__.py") else sys.argv[0]
+
+
+def _machine(name: str, user: str) -> Machine:
+    machine = Sandbox().machine(name)
+    machine.require_user(user)
+    return machine
 
 
 def _become(argv: list[str]) -> None:

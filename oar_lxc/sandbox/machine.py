@@ -216,6 +216,24 @@ class Machine:
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env"]
         return [*command, *become, "env", f"PATH={PATH}", "LANG=C.UTF-8", *home]
 
+    def require_user(self, user: str) -> None:
+        """Refuse a user that this machine does not have.
+
+        Raises:
+            SandboxError: there is no such user, or the machine does not run.
+        """
+        if not self.running:
+            raise SandboxError(
+                f"machine {self.name} does not run: `oar-lxc sandbox up` brings it up"
+            )
+        lines = [line.split(":") for line in self.run(["getent", "passwd"]).stdout.splitlines()]
+        if user not in (line[0] for line in lines):
+            # Those that people use: with a shell.
+            shells = sorted(line[0] for line in lines if line[-1].endswith("sh"))
+            raise SandboxError(
+                f"machine {self.name} has no user {user}; users with a shell: {', '.join(shells)}"
+            )
+
     def run(
         self,
         argv: Sequence[str],

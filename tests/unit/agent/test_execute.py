@@ -161,7 +161,10 @@ def test_what_a_command_leaves_behind_holds_nothing_up_for_longer_than_the_time(
 
 def test_a_container_that_does_not_run_fails_and_the_others_run(runtime: FakeRuntime) -> None:
     events = run(runtime, "echo", "here", names=("stopped", "vm2"))
-    why = "it is STOPPED, not RUNNING: start it with `oar-lxc start`"
+    why = (
+        "it is STOPPED, not RUNNING: start it with `oar-lxc start`; `oar-lxc logs --lxc` has "
+        "LXC's log of it"
+    )
     assert events[0] == Failed("stopped", why)
     assert statuses(events) == {"vm2": 0}
     assert text(events, "vm2", "stdout") == "here\n"

@@ -12,7 +12,7 @@ import pytest
 from oar_lxc.cli.images import image
 from oar_lxc.client import lookup
 from oar_lxc.client.images import images_of
-from oar_lxc.errors import NodeError, UsageError
+from oar_lxc.errors import ImageError, NodeError, UsageError
 from oar_lxc.image.importing import import_image
 from oar_lxc.image.provide import pushed_store
 from oar_lxc.image.record import Record
@@ -98,6 +98,28 @@ def test_a_frontend_lists_the_images_of_a_job_and_those_at_home(
     assert [(one["image"], one["nodes"]) for one in found] == [(IMAGE, list(NODES)), ("mine", [])]
 
 
+def test_a_frontend_shows_an_image_that_is_on_nodes_alone(
+    remote: FakeRemote, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(image, "show", IMAGE, "--job", "42") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert {f"image: {IMAGE}", "whose: public", "nodes: node2, node10"} <= set(told)
+    import_image(Store.private(), ImageName("mine"), source)
+    assert invoke(image, "show", "mine", "--job", "42", "--json") == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert (facts["image"], facts["whose"], facts["nodes"]) == ("mine", "own", [])
+    with pytest.raises(ImageError, match=f"image no is on no node of job 42; .*: {IMAGE}, mine$"):
+        invoke(image, "show", "no", "--job", "42")
+
+
+def test_who_looks_for_an_image_at_home_alone_is_told_where_else_it_may_be(
+    remote: FakeRemote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(ImageError, match=r"public .* as in `oar-lxc image show there --job 42`"):
+        invoke(image, "show", "there")
+
+
 def test_that_a_jobs_nodes_have_no_images_is_told_on_standard_error(
     remote: FakeRemote, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,8 +130,9 @@ def test_that_a_jobs_nodes_have_no_images_is_told_on_standard_error(
 
 
 def test_a_job_and_a_store_are_not_asked_for_at_once(remote: FakeRemote) -> None:
-    with pytest.raises(UsageError, match="--job or --store, not both"):
-        invoke(image, "list", "--job", "42", "--store", "/x")
+    for words in (["list"], ["show", IMAGE]):
+        with pytest.raises(UsageError, match="--job or --store, not both"):
+            invoke(image, *words, "--job", "42", "--store", "/x")
 
 
 def test_a_hostile_archive_of_the_pushed_ones_is_not_opened(remote: FakeRemote) -> None:

@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import re
+import shlex
 import stat
 import subprocess
 import threading
@@ -411,6 +412,20 @@ def test_a_user_cannot_take_the_name_of_a_public_image(
     with pytest.raises(ImageError, match="mine is the name of a public image"):
         invoke(image, "import", "mine", source)
     assert invoke(image, "import", "mine:2", source) == 0
+
+
+@pytest.mark.parametrize("there", ["rootfs.tar", "root fs.tar"])
+def test_who_names_the_file_first_is_told_the_order(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(there).write_bytes(system())
+    with pytest.raises(UsageError) as caught:
+        invoke(image, "import", there, "mine:2")
+    assert str(caught.value) == (
+        "mine:2: No such file or directory; the image's name comes first: `oar-lxc image import "
+        f"mine:2 {shlex.quote(there)}`"
+    )
 
 
 def test_that_there_are_no_images_is_told_on_standard_error(

@@ -13,7 +13,8 @@ from oar_lxc.model.addresses import POOL
 from oar_lxc.sandbox.cluster import _server_arguments, not_alive
 from oar_lxc.sandbox.machine import Definition, Machine, Mount
 from oar_lxc.sandbox.network import CANDIDATES, Addresses
-from oar_lxc.sandbox.state import Settings, State
+from oar_lxc.sandbox.state import SandboxError, Settings, State
+from tests.unit.fakes.programs import add_program
 
 WHERE = Addresses(IPv4Network("10.77.0.0/24"))
 
@@ -66,6 +67,26 @@ def test_a_machine_exists_when_all_of_it_is_written(tmp_path: Path) -> None:
     assert (node.exists, node.ready) == (True, False)
     node.mark_ready()
     assert node.ready
+
+
+def test_a_user_that_a_machine_does_not_have_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    node = machine(tmp_path)
+    node.define(definition(tmp_path))
+    add_program(tmp_path / "bin", "lxc-info", "echo -1")
+    with pytest.raises(SandboxError, match="machine node1 does not run: `oar-lxc sandbox up`"):
+        node.require_user("alice")
+    users = (
+        "root:x:0:0::/root:/bin/bash\\nalice:x:1:1::/home/alice:/bin/sh\\nd:x:2:2::/:/bin/false"
+    )
+    add_program(tmp_path / "bin", "lxc-info", "echo 7")
+    add_program(tmp_path / "bin", "lxc-attach", f"printf '{users}'")
+    node.require_user("alice")
+    with pytest.raises(SandboxError) as caught:
+        node.require_user("bob")
+    assert str(caught.value) == "machine node1 has no user bob; users with a shell: alice, root"
 
 
 def test_the_topmost_layer_comes_first(tmp_path: Path) -> None:
