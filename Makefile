@@ -116,6 +116,7 @@ properties: venv ## Try the tests of properties with many examples, other ones e
 
 .PHONY: soak
 soak: need-root setup venv properties ## Run JOBS=200 jobs with faults at random, by SEED=1 (root)
+	HYPOTHESIS_PROFILE=deep $(BIN)/pytest -m hypothesis tests/integration
 	$(OAR_LXC) sandbox up
 	$(BIN)/python -m tests.matrix.soak --jobs $(JOBS) --seed $(SEED)
 
