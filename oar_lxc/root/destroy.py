@@ -122,7 +122,7 @@ class Destruction:
                 running=running,
                 litter=litter,
                 rules=[] if unfiltered.is_set() else None,
-                unknown=[killing.unknown],
+                holders=[killing.unknown],
             )
         if not left:
             forget(half_written(layout.record))

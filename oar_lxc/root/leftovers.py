@@ -18,7 +18,7 @@ from oar_lxc.root.oar_files import oar_files
 from oar_lxc.root.processes import job_processes
 from oar_lxc.root.trash import trash_of
 
-NOT_KNOWN = ("unknown", "litter")  # fields that have reasons, not names
+NOT_KNOWN = ("unknown", "holders", "litter")  # fields that have reasons, not names
 UNSEEN = "unknown, as no cgroup file system is mounted"
 
 NFT_TIMEOUT = 5.0  # seconds; it takes milliseconds
@@ -31,10 +31,12 @@ class Running:
     Attributes:
         processes: ids of processes.
         unknown: why there may be more; empty if there are no more.
+        holders: why another process of the user may be able to take ids of the job; empty if none.
     """
 
     processes: Collection[int]
     unknown: str = ""
+    holders: str = ""
 
     @classmethod
     def of(cls, job: Belongings) -> Running:
@@ -42,7 +44,7 @@ class Running:
         try:
             unseen: set[int] = set()
             found = job_processes(job, unseen=unseen)
-            return cls(found, keep_waiting(unseen))
+            return cls(found, holders=keep_waiting(unseen))
         except (OSError, TooLateError) as error:
             return cls((), f"its processes: {error}")
 
@@ -64,6 +66,9 @@ class Leftovers:
         lines: lines in /etc/subuid, /etc/subgid, /etc/lxc/lxc-usernet and /run/lxc/nics.
         rules: elements of the packet filter.
         unknown: why a search was incomplete, so that more may be left.
+        holders: why a process of the user, in another job or in none, may still be able to take
+            ids of this one. That alone is no failure, as a user can always have processes that
+            cannot be looked at, and the ids stay the user's.
         litter: why the search in the directories that all users share was incomplete. That alone
             is no failure, as any user can put more files there than a hook has time for.
     """
@@ -77,12 +82,13 @@ class Leftovers:
     lines: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    holders: list[str] = field(default_factory=list)
     litter: list[str] = field(default_factory=list)
 
     @property
     def fails(self) -> bool:
         """Whether it makes a hook fail, so that OAR gives the node to no other job."""
-        return bool(replace(self, litter=[]))
+        return bool(replace(self, holders=[], litter=[]))
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
@@ -102,7 +108,7 @@ class Leftovers:
             for kind, found in asdict(self).items()
             if found and kind not in NOT_KNOWN
         ]
-        parts += [f"not known: {why}" for why in (*self.unknown, *self.litter)]
+        parts += [f"not known: {why}" for why in (*self.unknown, *self.holders, *self.litter)]
         return printable("; ".join(parts)) or "nothing"
 
 
@@ -113,7 +119,7 @@ def find_leftovers(
     running: Running | None = None,
     litter: Litter | None = None,
     rules: list[str] | None = None,
-    unknown: Collection[str] = (),
+    holders: Collection[str] = (),
 ) -> Leftovers:
     """Search for everything that a job may have on this node.
 
@@ -123,7 +129,7 @@ def find_leftovers(
         running: the result of an earlier search for its processes, if any.
         litter: the result of an earlier search in the shared directories, if any.
         rules: the result of an earlier search in the packet filter, if any.
-        unknown: why other searches were incomplete.
+        holders: why an earlier search for processes that may take its ids was incomplete.
     """
     layout, cgroups, whose = job.layout, job.cgroups, job.whose
     paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
@@ -147,7 +153,8 @@ def find_leftovers(
         ipc=litter.ipc,
         lines=_lines(layout, whose.first_id),
         rules=_rules(layout) if rules is None else rules,
-        unknown=list({why: 0 for why in (running.unknown, *unknown) if why}),
+        unknown=[running.unknown] if running.unknown else [],
+        holders=list({why: 0 for why in (running.holders, *holders) if why}),
         litter=[_seen(litter)] if litter.unknown else [],
     )
 

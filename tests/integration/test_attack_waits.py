@@ -158,11 +158,11 @@ def test_who_lets_nobody_look_holds_up_no_other_users_job(
 def test_who_lets_nobody_look_is_not_known_to_be_harmless_and_not_killed(
     job: PretendJob, make_job: Callable[[], PretendJob], device: str
 ) -> None:
-    """It is of another job of the user's: that one's to kill."""
+    """It is of another job of the user's, that one's to kill: no reason to suspect the node."""
     other, first_id = make_job(), published(job).first_id
     with attack(job, WAITING) as (process, _), served(other, "exec", device) as (server, pid):
         done = job.node_side("destroy", "--deadline", "15", check=False)
-        assert done.status == 1
+        assert done.status == 0
         why = "not known: whether the user's other processes hold its ids"
         assert f"{why}: {pid} cannot be looked at" in done.stderr
         assert process.wait(5) == -9

@@ -89,10 +89,10 @@ def test_what_was_never_looked_at_is_not_called_gone(node: Path) -> None:
     left = find_leftovers(
         job.until(NEVER),
         litter=Litter(job.whose, Deadline.after(0), places=()),
-        unknown=[killing.unknown],
+        holders=[killing.unknown],
     )
-    assert (len(left.unknown), len(left.litter)) == (1, 1)
-    assert left.fails
+    assert (len(left.holders), len(left.litter)) == (1, 1)
+    assert left
     assert "they were not looked at" in str(left)
     assert "nothing was looked at" in str(left)
 
@@ -193,8 +193,9 @@ def test_links_are_found_by_the_bridge_they_are_plugged_into(node: Path) -> None
     assert links.job_links(layout) == ["veth9", "olv42", "olb42"]
 
 
-def test_litter_that_takes_too_long_is_left_and_no_failure() -> None:
-    left = Leftovers(litter=["what its ids left in /tmp: the time was over"])
+@pytest.mark.parametrize("kind", ["holders", "litter"])
+def test_what_a_user_can_keep_from_being_known_is_left_and_no_failure(kind: str) -> None:
+    left = replace(Leftovers(), **{kind: ["what its ids left in /tmp: the time was over"]})
     assert left
     assert not left.fails
     assert str(left) == "not known: what its ids left in /tmp: the time was over"
