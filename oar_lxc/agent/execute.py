@@ -6,9 +6,9 @@ import codecs
 import os
 import selectors
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from oar_lxc.agent.node import Emit, OnNode
 from oar_lxc.container.runtime import Runtime
@@ -40,16 +40,13 @@ def execute_request(node: OnNode, request: Exec) -> None:
     present = node.runtime.names()
     names = present if wanted is None else [name for name in wanted if name in present]
     enter_cgroups(node.published.cgroups)
-    stdin = request.stdin.encode("utf-8", "surrogateescape")
-    execute(node.runtime, names, request.argv, stdin, request.timeout, node.emit, node.abandoned)
+    command = replace(request, containers=tuple(names))
+    execute(node.runtime, command, node.emit, node.abandoned)
 
 
 def execute(
     runtime: Runtime,
-    names: Sequence[str],
-    argv: Sequence[str],
-    stdin: bytes,
-    timeout: float | None,
+    command: Exec,
     emit: Emit,
     abandoned: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -60,10 +57,8 @@ def execute(
 
     Args:
         runtime: the containers of this node.
-        names: the containers to run the command in.
-        argv: the command; found through PATH inside the container.
-        stdin: standard input of the command in each container.
-        timeout: seconds; None: no limit.
+        command: the command, which is found through PATH inside the container, and the names of
+            the containers to run it in.
         emit: called with each event.
         abandoned: whether the caller is gone; the commands are then killed.
 
@@ -72,11 +67,11 @@ def execute(
     """
     selector = selectors.DefaultSelector()
     running: list[_Running] = []
-    end = NEVER if timeout is None else Deadline.after(timeout)
+    end = NEVER if command.timeout is None else Deadline.after(command.timeout)
     try:
-        for name in names:
+        for name in command.containers or ():
             try:
-                running.append(_begin(runtime, name, argv, stdin, selector))
+                running.append(_begin(runtime, name, command, selector))
             except ContainerError as error:
                 emit(Failed.of(error))
         while running:
@@ -84,34 +79,33 @@ def execute(
                 _transfer(key, selector, emit)
             if abandoned():
                 raise OarLxcError("whoever asked for the command is gone")
-            for command in list(running):
-                if _finished(command, end.passed):
-                    _close(command, selector)
-                    running.remove(command)
-                    for stream, rest in command.rest.items():  # a line that the timeout cut off
+            for one in list(running):
+                if _finished(one, end.passed):
+                    _close(one, selector)
+                    running.remove(one)
+                    for stream, rest in one.rest.items():  # a line that the timeout cut off
                         text = rest.decode("utf-8", "surrogateescape")
-                        emit(Output(command.name, stream, text))
-                    emit(Exit(command.name, command.status or 0))
+                        emit(Output(one.name, stream, text))
+                    emit(Exit(one.name, one.status or 0))
     finally:
-        for command in running:
+        for one in running:
             with suppress(ProcessLookupError):
-                os.kill(command.pid, signal.SIGKILL)
-            _close(command, selector)
+                os.kill(one.pid, signal.SIGKILL)
+            _close(one, selector)
         selector.close()
 
 
 def _begin(
     runtime: Runtime,
     name: str,
-    argv: Sequence[str],
-    stdin: bytes,
+    command: Exec,
     selector: selectors.BaseSelector,
 ) -> _Running:
     in_r, in_w = os.pipe()
     out_r, out_w = os.pipe()
     err_r, err_w = os.pipe()
     try:
-        command = _Running(name, runtime.attach(name, argv, in_r, out_w, err_w))
+        running = _Running(name, runtime.attach(name, command.argv, in_r, out_w, err_w))
     except BaseException:
         for fd in (in_w, out_r, err_r):
             os.close(fd)
@@ -120,15 +114,15 @@ def _begin(
         for fd in (in_r, out_w, err_w):
             os.close(fd)
     for fd, stream in ((out_r, "stdout"), (err_r, "stderr")):
-        command.open.add(fd)
-        selector.register(fd, selectors.EVENT_READ, (command, stream, b""))
-    if stdin:
+        running.open.add(fd)
+        selector.register(fd, selectors.EVENT_READ, (running, stream, b""))
+    if stdin := command.stdin.encode("utf-8", "surrogateescape"):
         os.set_blocking(in_w, False)
-        command.open.add(in_w)
-        selector.register(in_w, selectors.EVENT_WRITE, (command, "stdin", stdin))
+        running.open.add(in_w)
+        selector.register(in_w, selectors.EVENT_WRITE, (running, "stdin", stdin))
     else:
         os.close(in_w)
-    return command
+    return running
 
 
 def _transfer(

@@ -20,6 +20,7 @@ from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.model.events import Event
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.requests import Exec
 from oar_lxc.model.states import RUNNING
 
 TIMEOUT = 10.0  # seconds a container has to take new names; after that it keeps the old ones
@@ -82,8 +83,9 @@ def tell(node: OnNode, containers: Sequence[str]) -> None:
     if not running:
         return
     enter_cgroups(node.published.cgroups)
-    script = hosts_script(all_names(node.layout)).encode()
-    execute(node.runtime, running, ["/bin/sh"], script, TIMEOUT, _ignore, node.abandoned)
+    script = hosts_script(all_names(node.layout))
+    write = Exec(tuple(running), argv=("/bin/sh",), stdin=script, timeout=TIMEOUT)
+    execute(node.runtime, write, _ignore, node.abandoned)
 
 
 def _ignore(event: Event) -> None:

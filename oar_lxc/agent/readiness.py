@@ -15,6 +15,7 @@ from oar_lxc.container.runtime import Runtime
 from oar_lxc.container.ssh_probe import wait_ssh
 from oar_lxc.model.events import Event, Exit, Failed, Output, Provisioned, Reached, Ready
 from oar_lxc.model.plan import PlannedContainer
+from oar_lxc.model.requests import Exec
 from oar_lxc.model.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
 from oar_lxc.model.states import RUNNING as IS_RUNNING
 
@@ -173,9 +174,9 @@ def _run_scripts(
             case Exit():
                 statuses[event.container] = event.status
 
-    names = [planned.name for planned in group]
-    argv = ["/bin/sh", "-c", _PROVISION, f"/{PROVISION}"]
-    execute(runtime, names, argv, b"", seconds, take, abandoned)
+    names = tuple(planned.name for planned in group)
+    argv = ("/bin/sh", "-c", _PROVISION, f"/{PROVISION}")
+    execute(runtime, Exec(names, argv=argv, timeout=seconds), take, abandoned)
     bad = [name for name, status in statuses.items() if status]
     logs = last_lines(runtime, bad, f"tail -n {TAIL} {PROVISION_LOG}", abandoned)
     first_lines = {planned.name: planned.provision.splitlines()[0] for planned in group}
@@ -239,6 +240,6 @@ def last_lines(
             lines += event.data.splitlines()
             del lines[:-TAIL]
 
-    argv = ["/bin/sh", "-c", script]
-    execute(runtime, names, argv, b"", _JOURNAL_TIMEOUT, take, abandoned)
+    command = Exec(tuple(names), argv=("/bin/sh", "-c", script), timeout=_JOURNAL_TIMEOUT)
+    execute(runtime, command, take, abandoned)
     return said

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.model import events, requests
-from oar_lxc.model.arguments import check_callable, check_command, check_input, check_seconds
 from oar_lxc.remote.agents import Remote, raise_first
 
 OnOutput = Callable[[str, str, str], None]
@@ -33,36 +32,23 @@ class Outcome:
 
 def run_in_containers(
     remote: Remote,
-    names: Sequence[str],
     nodes: Sequence[str],
-    argv: Sequence[str],
-    *,
-    timeout: float | None = None,
-    stdin: str | bytes = "",
+    command: requests.Exec,
     on_output: OnOutput | None = None,
 ) -> list[Outcome]:
     """Run a command in containers through the agents of their nodes.
 
     Args:
         remote: the job's ``Remote``.
-        names: the containers.
-        nodes: their nodes.
-        argv: the command and its arguments.
-        timeout: seconds after which the command is killed; None: no limit.
-        stdin: the command's standard input.
+        nodes: the containers' nodes.
+        command: the command, with the names of the containers.
         on_output: called with the output as it comes; see
             :meth:`oar_lxc.client.session.Session.run`, which also tells of the errors.
 
     Returns:
-        One outcome for each container, in the order of ``names``.
+        One outcome for each container, in the order of the command's names.
     """
-    check_callable("on_output", on_output)
-    request = requests.Exec(
-        containers=tuple(names),
-        argv=tuple(check_command(argv)),
-        stdin=check_input(stdin),
-        timeout=None if timeout is None else check_seconds("timeout", timeout),
-    )
+    names = command.containers or ()
     text: dict[tuple[str, str], list[str]] = {}
     status: dict[str, int] = {}
     failures: list[OarLxcError] = []
@@ -78,7 +64,7 @@ def run_in_containers(
             case events.Failed():
                 failures.append(event.error(node))
 
-    failures += remote.call(request, take, nodes)
+    failures += remote.call(command, take, nodes)
     raise_first(failures)
     for name in names:
         if name not in status:

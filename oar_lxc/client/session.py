@@ -38,6 +38,8 @@ from oar_lxc.linux.signals import Checkpoint, deferred_signals, raising_signals
 from oar_lxc.model import events, requests
 from oar_lxc.model.arguments import (
     check_callable,
+    check_command,
+    check_input,
     check_names,
     check_seconds,
     shown,
@@ -340,9 +342,14 @@ class Session:
         by_name = {c.name: c.node for c in self.plan.containers}
         names = [*by_name] if containers is None else check_names(containers, by_name)
         nodes = [n for n in self.job.nodes if n in {by_name[name] for name in names}]
-        return run_in_containers(
-            self._remote, names, nodes, argv, timeout=timeout, stdin=stdin, on_output=on_output
+        check_callable("on_output", on_output)
+        command = requests.Exec(
+            containers=tuple(names),
+            argv=tuple(check_command(argv)),
+            stdin=check_input(stdin),
+            timeout=None if timeout is None else check_seconds("timeout", timeout),
         )
+        return run_in_containers(self._remote, nodes, command, on_output)
 
     def stop(self, grace: float = 0) -> None:
         """Destroy the session's containers now, and not only at the end of the block.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from oar_lxc.errors import ImageError
 
@@ -353,7 +353,6 @@ def header(member: Member) -> bytes:
     """Return a member's header, with an extended header before it if needed."""
     extended: list[bytes] = []
     path, target, size = member.path, member.target, member.size
-    uid, gid = member.uid, member.gid
     if len(path) > 100:
         extended.append(_record(b"path", path))
         path = b"long"
@@ -367,20 +366,22 @@ def header(member: Member) -> bytes:
         key = _XATTR + name.replace(b"%", b"%25").replace(b"=", b"%3D")
         extended.append(_record(key, member.xattrs[name]))
     mtime = max(0, min(member.mtime, _OCTAL_12))
-    block = _block(path, member.mode, uid, gid, size, mtime, member.kind, target)
+    block = _block(replace(member, path=path, target=target, size=size, mtime=mtime))
     if not extended:
         return block
     data = b"".join(extended)
-    before = _block(b"extended", 0o644, 0, 0, len(data), 0, b"x", b"")
+    before = _block(Member(b"extended", b"x", size=len(data)))
     return before + data + bytes(padding(len(data))) + block
 
 
-def _block(
-    path: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, kind: bytes, target: bytes
-) -> bytes:
+def _block(member: Member) -> bytes:
+    """Return the header of a member whose fields are short enough for it."""
+    uid, gid = member.uid, member.gid
     if max(uid, gid) > _OCTAL_8:
-        raise ImageError(f"owner {uid}:{gid} of {os.fsdecode(path)} is out of range")
-    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, uid, gid, size, mtime)
+        raise ImageError(f"owner {uid}:{gid} of {os.fsdecode(member.path)} is out of range")
+    numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0"
+    numbers %= (member.mode, uid, gid, member.size, member.mtime)
+    path, kind, target = member.path, member.kind, member.target
     checksum = sum(path) + sum(numbers) + sum(kind) + sum(target) + _ALWAYS
     path, target = path.ljust(100, b"\0"), target.ljust(100, b"\0")
     return b"%b%b%06o\0 %b%b%b" % (path, numbers, checksum, kind, target, _USTAR)

@@ -49,7 +49,8 @@ def _steps(job: PretendJob, count: int) -> dict[str, float]:
         "import sys; from oar_lxc.client.lookup import find_remote, list_containers; "
         "from oar_lxc.client.commands import run_in_containers as run; r = find_remote(None); "
         "names = [c.name for c in list_containers(r)]; "
-        "done = run(r, names, r.nodes, ['true']); "
+        "from oar_lxc.model.requests import Exec; "
+        "done = run(r, r.nodes, Exec(tuple(names), argv=('true',))); "
         "sys.exit(any(x.status for x in done) or len(done) != int(sys.argv[1]))"
     )
     steps["list, exec in all"] = _python(job, program, str(count))

@@ -126,9 +126,11 @@ from oar_lxc.remote import agents
 agents.WIDTH = 1
 from oar_lxc.client.lookup import find_remote
 from oar_lxc.client.commands import run_in_containers
+from oar_lxc.model.requests import Exec
 way = find_remote(int(sys.argv[1]))
-argv = ["sh", "-c", f"hostname; sleep {sys.argv[2]}"]
-for outcome in run_in_containers(way, ["vm1", "vm2", "vm3", "vm4"], way.nodes, argv):
+argv = ("sh", "-c", f"hostname; sleep {sys.argv[2]}")
+command = Exec(("vm1", "vm2", "vm3", "vm4"), argv=argv)
+for outcome in run_in_containers(way, way.nodes, command):
     print(outcome.status, outcome.stdout, end="")
 """
 

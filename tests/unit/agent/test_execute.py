@@ -11,6 +11,7 @@ import pytest
 
 from oar_lxc.agent.execute import execute
 from oar_lxc.model.events import Event, Exit, Failed, Output
+from oar_lxc.model.requests import Exec
 from tests.unit.fakes.programs import alive, wait_until
 from tests.unit.fakes.runtime import FakeRuntime
 
@@ -36,7 +37,9 @@ def run(
     timeout: float | None = 20,
 ) -> list[Event]:
     events: list[Event] = []
-    execute(runtime, names, argv, stdin, timeout, events.append)
+    text = stdin.decode("utf-8", "surrogateescape")
+    command = Exec(names, argv=argv, stdin=text, timeout=timeout)
+    execute(runtime, command, events.append)
     return events
 
 
@@ -186,7 +189,7 @@ def test_when_nobody_takes_the_events_the_commands_are_killed(
     before = descriptors()
     script = f"echo $$ > {tmp_path}/$$; echo x; exec sleep 60"
     with pytest.raises(BrokenPipeError):
-        execute(runtime, ("vm1", "vm2"), ("sh", "-c", script), b"", None, refuse)
+        execute(runtime, Exec(("vm1", "vm2"), argv=("sh", "-c", script)), refuse)
     assert descriptors() == before
     pids = [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()]
     assert pids
