@@ -28,7 +28,7 @@ from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.client.images import ImageOfJob, images_of
 from oar_lxc.errors import ImageError, UsageError
 from oar_lxc.image.building import BuildPlace, build_image
-from oar_lxc.image.importing import import_image, verify
+from oar_lxc.image.importing import Listener, import_image, verify
 from oar_lxc.image.recipes import RECIPES, recipe_for
 from oar_lxc.image.store import Store, facts_of
 from oar_lxc.linux.signals import raising_signals
@@ -227,7 +227,7 @@ def import_(name: str, source: str, archive: bool, directory: Path | None) -> No
     parsed = ImageName.parse(name)
     store = writable_store(directory, parsed, archive)
     with raising_signals(), Meter(f"importing {parsed}") as meter:
-        record = import_image(store, parsed, source, meter.update, meter.say)
+        record = import_image(store, parsed, source, Listener(meter.say, meter.update))
     click.echo(f"{parsed} {record.digest}")
 
 
@@ -285,9 +285,8 @@ def build(
     store = writable_store(directory, parsed, archive)
     build_place = _build_place(name)
     with raising_signals(), Meter(f"building {parsed}") as meter:
-        record = build_image(
-            store, parsed, chosen, meter.say, build_place, meter.update, meter.follow
-        )
+        listener = Listener(meter.say, meter.update, meter.follow)
+        record = build_image(store, parsed, chosen, build_place, listener)
     click.echo(f"{parsed} {record.digest}")
 
 

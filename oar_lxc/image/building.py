@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from oar_lxc.image.apt import host_sources, lists_script
-from oar_lxc.image.importing import as_image_error, publish_stream
+from oar_lxc.image.importing import NOBODY, Listener, Say, as_image_error, publish_stream
 from oar_lxc.image.program_errors import need, reason_of_build_error
 from oar_lxc.image.recipes import DEBIAN, HERE, Recipe, recipe_for
 from oar_lxc.image.record import Record
@@ -22,9 +22,6 @@ from oar_lxc.linux.unshare import dies_with_caller, in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.model.image_name import ImageName
 
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
-Follow = Callable[[Callable[[], str]], None]
 # The ssh server's package makes each missing host key, and the script that prepares a Debian
 # system removes them all again. An RSA key takes seconds, so this puts an empty file in its place.
 NO_SLOW_KEY = 'mkdir -p "$1/etc/ssh" && touch "$1/etc/ssh/ssh_host_rsa_key"'
@@ -65,7 +62,7 @@ def build(name: str, directory: Path = DIRECTORY, say: Say | None = None) -> Pat
     recipe = recipe_for(parsed.name)
     store = Store(directory)
     if not store.has(parsed):
-        build_image(store, parsed, recipe, say)
+        build_image(store, parsed, recipe, listener=Listener(say) if say else NOBODY)
     return store.directory(parsed) / ROOTFS
 
 
@@ -73,10 +70,8 @@ def build_image(
     store: Store,
     name: ImageName,
     recipe: Recipe,
-    say: Say | None = None,
     build_place: BuildPlace | None = None,
-    progress: Progress = lambda done, total: None,
-    follow: Follow = lambda last: None,
+    listener: Listener = NOBODY,
 ) -> Record:
     """Build an image by a recipe, and publish it.
 
@@ -84,15 +79,13 @@ def build_image(
         store: the store that gets it.
         name: the image's name.
         recipe: how to build it.
-        say: called with each line about the progress.
         build_place: the place of the build if the caller is not root.
-        progress: called with the bytes done and in all, once mmdebstrap writes the system.
-        follow: called with a function that returns all that mmdebstrap wrote so far.
+        listener: what is called meanwhile; bytes are told once mmdebstrap writes the system.
 
     Raises:
         ImageError: the build failed; nothing is left of the attempt.
     """
-    say = say or (lambda text: None)
+    say = listener.say
     store.refuse_existing(name)
     need("mmdebstrap", "mmdebstrap")
     say(f"building image {name} from packages of {recipe.suite}")
@@ -123,10 +116,9 @@ def build_image(
             env |= build_place.environ
         with open_program(command, env=env) as stream:
             if stream.program:
-                follow(stream.program.said)
-            record = publish_stream(
-                store, half, name, stream, f"packages of {recipe.suite}", progress, say
-            )
+                listener.follow(stream.program.said)
+            wanted = Record(name.name, name.tag, source=f"packages of {recipe.suite}")
+            record = publish_stream(store, half, wanted, stream, listener)
     say(f"built image {name} in {time.monotonic() - start:.0f} s")
     return record
 

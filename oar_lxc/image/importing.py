@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError, printable
@@ -22,6 +23,7 @@ from oar_lxc.model.image_name import ImageName
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
 Say = Callable[[str], None]
+Follow = Callable[[Callable[[], str]], None]
 
 # Names are checked already, so -P spares tar its own, slower protection against links. Blocks of
 # 256 KiB: tar's default of 10 KiB takes a quarter more time.
@@ -37,12 +39,29 @@ def _quiet(done: int, total: int) -> None:
     pass
 
 
+@dataclass(frozen=True)
+class Listener:
+    """The functions that are called while an image is made.
+
+    Attributes:
+        say: gets each remark about the image, and each line about the progress.
+        progress: gets the bytes done and in all.
+        follow: gets a function that returns all that the program that builds wrote so far.
+    """
+
+    say: Say = lambda text: None
+    progress: Progress = _quiet
+    follow: Follow = lambda last: None
+
+
+NOBODY = Listener()
+
+
 def import_image(
     store: Store,
     name: ImageName,
     source: str,
-    progress: Progress = _quiet,
-    say: Say = lambda text: None,
+    listener: Listener = NOBODY,
     *,
     expected: str = "",
     origin: str = "",
@@ -53,8 +72,7 @@ def import_image(
         store: the store that gets it.
         name: its name; the store must not have it yet.
         source: see :func:`oar_lxc.image.sources.open_source`.
-        progress: called with the bytes done and in all.
-        say: called with remarks about the image.
+        listener: what is called meanwhile.
         expected: the digest that it must have; empty if unknown.
         origin: the source to write into its record; by default ``source``.
 
@@ -66,34 +84,36 @@ def import_image(
         scratch = half / "scratch"
         scratch.mkdir()
         with open_source(source, scratch) as stream:
-            return publish_stream(
-                store, half, name, stream, origin or source, progress, say, expected=expected
-            )
+            wanted = Record(name.name, name.tag, expected, source=origin or source)
+            return publish_stream(store, half, wanted, stream, listener)
 
 
 def publish_stream(
-    store: Store,
-    half: Path,
-    name: ImageName,
-    stream: Stream,
-    source: str,
-    progress: Progress = _quiet,
-    say: Say = lambda text: None,
-    *,
-    expected: str = "",
+    store: Store, half: Path, wanted: Record, stream: Stream, listener: Listener = NOBODY
 ) -> Record:
     """Write the image of a stream into a half-made directory, and publish it.
+
+    Args:
+        store: the store that gets it.
+        half: the directory, of :meth:`~oar_lxc.image.store.Store.half`.
+        wanted: its name, its source and, if known, the digest that it must have.
+        stream: what it is made from.
+        listener: what is called meanwhile.
+
+    Returns:
+        The image's whole record.
 
     Raises:
         ImageError: the stream is not a valid image.
         CommandError: a program that writes or reads the stream failed.
     """
+    name, say = wanted.image, listener.say
     done = 0
 
     def count(size: int) -> None:
         nonlocal done
         done += size
-        progress(done, stream.size)
+        listener.progress(done, stream.size)
 
     manifest = _fill(half, stream, count, archive=store.archives)
     if not any(path in manifest.entries for path in _TOP):
@@ -111,9 +131,9 @@ def publish_stream(
             f"image {name} has no /sbin/init: containers of it cannot boot. Install one (as "
             "systemd-sysv, openrc or busybox-init) and import it under another tag"
         )
-    record = Record.of(name, manifest, source)
-    if expected and record.digest != expected:
-        raise ImageError(f"its digest is {record.digest}, it should be {expected}")
+    record = Record.of(name, manifest, wanted.source)
+    if wanted.digest and record.digest != wanted.digest:
+        raise ImageError(f"its digest is {record.digest}, it should be {wanted.digest}")
     remove_tree(half / "scratch")
     store.publish(half, record)
     return record

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.importing import import_image
+from oar_lxc.image.importing import Listener, import_image
 from oar_lxc.image.program_errors import (
     need,
     reason_of,
@@ -52,7 +52,7 @@ def refused(store: Store, source: str | Path) -> str:
 def taken(store: Store, source: str | Path) -> tuple[set[str], list[str]]:
     """Return what an image of a source has, and what was said of it."""
     said: list[str] = []
-    import_image(store, NAME, str(source), say=said.append)
+    import_image(store, NAME, str(source), Listener(said.append))
     unpack = ["zstd", "-dcq", str(store.directory(NAME) / ARCHIVE)]
     listed = run(["tar", "-tf", "-"], input=run(unpack).stdout).stdout.split()
     return {name.removeprefix("./").rstrip("/") for name in listed}, said

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import ImageError
-from oar_lxc.image.importing import import_image, verify
+from oar_lxc.image.importing import Listener, import_image, verify
 from oar_lxc.image.store import ARCHIVE, Store
 from oar_lxc.linux.run import run
 from oar_lxc.model.image_name import ImageName
@@ -232,7 +232,7 @@ def test_an_image_that_no_machine_here_can_run_is_refused(store: Store, tmp_path
 def test_for_which_machine_an_image_is_made_is_told(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(tar_of(of_crane(ONE, architecture="s390x")))
     said: list[str] = []
-    import_image(store, NAME, str(tmp_path / "a"), say=said.append)
+    import_image(store, NAME, str(tmp_path / "a"), Listener(said.append))
     assert any("it is made for s390x" in line for line in said)
     (tmp_path / "b").write_bytes(tar_of(of_crane(ONE, os="windows")))
     with pytest.raises(ImageError, match="it is an image of windows"):
