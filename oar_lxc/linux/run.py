@@ -38,7 +38,7 @@ class Result:
     stderr: str
 
 
-def run(
+def run(  # noqa: PLR0913  # the arguments are those of subprocess.run()
     argv: Sequence[str],
     *,
     input: str | bytes | None = None,
