@@ -63,7 +63,7 @@ exec "$@"
 """
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
-GRACE = 5.0  # seconds between SIGHUP and SIGKILL for a command whose caller is gone
+HANGUP_SECONDS = 5.0  # seconds between SIGHUP and SIGKILL for a command whose caller is gone
 
 # Most consoles are never opened: the getty is started when a console is opened for the first time.
 # It is on a terminal that lxc-console reads directly, and not on /dev/console, which passes
@@ -259,7 +259,7 @@ def _wait_or_hang_up(pid: int) -> int:
         heard -= happened
         if not heard:
             _send(pid, number)
-            number, timeout = signal.SIGKILL, GRACE * 1000
+            number, timeout = signal.SIGKILL, HANGUP_SECONDS * 1000
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return shell_status(code)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from oar_lxc.agent.hosts import forget, may_be_stale, tell
+from oar_lxc.agent.hosts import forget, may_be_stale, write_hosts
 from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.ports import close_ports
 from oar_lxc.agent.timeline import note
@@ -72,7 +72,7 @@ def destroy(node: OnNode, request: requests.Destroy) -> None:
             remove_half_made(node.layout, node.published, request["session"])
         with suppress(OSError, OarLxcError):  # to tell other containers is not essential
             if not left and forget(node.layout, request.session):
-                tell(node, node.runtime.names())
+                write_hosts(node, node.runtime.names())
     if names:
         note(node.layout, "destroy", begin, time.monotonic() - start, len(gone))
     for name in gone:
@@ -109,7 +109,7 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                 write_times(node.layout, one.name, times)
                 _tell(node, one.name, RUNNING, STOPPED)
         if may_be_stale(node.layout):
-            tell(node, stopped)
+            write_hosts(node, stopped)
 
 
 def _stop(
@@ -147,7 +147,7 @@ def _freeze(node: OnNode, names: Sequence[str], before: str, after: str) -> None
             continue
         _tell(node, name, after, state)
     if after == RUNNING and may_be_stale(node.layout):
-        tell(node, names)
+        write_hosts(node, names)
 
 
 def _tell(node: OnNode, name: str, state: str, was: str, *, killed: bool = False) -> None:

@@ -74,7 +74,7 @@ def may_be_stale(layout: JobLayout) -> bool:
     return len(known) + len(ended) > 1
 
 
-def tell(node: OnNode, containers: Sequence[str]) -> None:
+def write_hosts(node: OnNode, containers: Sequence[str]) -> None:
     """Write all names of the job into running containers; ignore those that do not take them."""
     from oar_lxc.agent.execute import execute
     from oar_lxc.container.layer import hosts_script

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from oar_lxc.agent.node import OnNode, outcome_event
 from oar_lxc.agent.times import LAUNCHED, write_times
-from oar_lxc.container.runtime import KILL_TIMEOUT, Started, Starter
+from oar_lxc.container.runtime import KILL_TIMEOUT, StartedContainer, Starter
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.model import events, requests
@@ -38,7 +38,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
     enter_cgroups(node.published.cgroups)
     with node.runtime.starting() as starter:
         # All that is needed later, too: an upgrade may replace the files during the waits below.
-        from oar_lxc.agent.hosts import all_names, learn, tell
+        from oar_lxc.agent.hosts import all_names, learn, write_hosts
         from oar_lxc.agent.job_key import JobKey
         from oar_lxc.agent.ports import open_ports
         from oar_lxc.agent.readiness import bring_up
@@ -87,7 +87,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                 if share:
                     note(node.layout, "start", first, time.time() - first, len(share))
                 if others:
-                    tell(node, sorted({*node.runtime.names()} - {c.name for c in share}))
+                    write_hosts(node, sorted({*node.runtime.names()} - {c.name for c in share}))
                 if any(planned.ports for planned in share):
                     open_ports(node.layout, request.session, share)
     if share:
@@ -130,7 +130,7 @@ def _refuse_existing(node: OnNode, share: Sequence[PlannedContainer]) -> None:
 
 
 def _tell_outcomes(
-    node: OnNode, launched: float, outcomes: Iterable[Started | ContainerError]
+    node: OnNode, launched: float, outcomes: Iterable[StartedContainer | ContainerError]
 ) -> bool:
     """Emit an event for each outcome of a start; return whether all these containers run."""
     all_run = True

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from oar_lxc.container.facts import init_facts
-from oar_lxc.container.runtime import Runtime, Started
+from oar_lxc.container.runtime import Runtime, StartedContainer
 from oar_lxc.errors import ContainerError
 from oar_lxc.linux.lock import locked
 from oar_lxc.model import events
@@ -46,7 +46,7 @@ class OnNode:
             yield
 
 
-def outcome_event(one: Started | ContainerError) -> events.Started | events.Failed:
+def outcome_event(one: StartedContainer | ContainerError) -> events.Started | events.Failed:
     """Return the event for the outcome of a container's start."""
     if isinstance(one, ContainerError):
         return events.Failed.of(one)

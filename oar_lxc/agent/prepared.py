@@ -6,10 +6,9 @@ import os
 import pwd
 
 from oar_lxc.errors import NodeNotPreparedError
+from oar_lxc.linux.run import SYSTEM_PATH
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import PublishedJob, read_published
-
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def open_job(job_id: int) -> tuple[JobLayout, PublishedJob]:
@@ -36,5 +35,5 @@ def environ_here(layout: JobLayout) -> dict[str, str]:
     return {
         # LXC keeps its locks here. Its default is in the user's home, which outlives the job.
         "XDG_RUNTIME_DIR": str(layout.private),
-        "PATH": PATH,  # the system's programs, not the user's own
+        "PATH": SYSTEM_PATH,  # the system's programs, not the user's own
     }

@@ -16,8 +16,8 @@ from oar_lxc.container.ssh_probe import wait_ssh
 from oar_lxc.model.events import Event, Exit, Failed, Output, Provisioned, Reached, Ready
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.requests import Exec
-from oar_lxc.model.spec import BOOT, RUNNING, SSH, SYSTEMD_PROCESSES
-from oar_lxc.model.states import RUNNING as IS_RUNNING
+from oar_lxc.model.spec import SYSTEMD_PROCESSES, WAIT_BOOT, WAIT_RUNNING, WAIT_SSH
+from oar_lxc.model.states import RUNNING
 
 Abandoned = Callable[[], bool]
 LITTLE = 64 << 20  # bytes of memory; with less, a system hardly boots
@@ -42,7 +42,9 @@ def bring_up(node: OnNode, share: Sequence[PlannedContainer], what: str, timeout
     scripted = [planned for planned in share if planned.provision]
     if scripted:
         with noted(node.layout, "boot", len(scripted)):
-            booted = wait_ready(node.runtime, scripted, BOOT, timeout, node.emit, node.abandoned)
+            booted = wait_ready(
+                node.runtime, scripted, WAIT_BOOT, timeout, node.emit, node.abandoned
+            )
         booted_ones = [planned for planned in scripted if planned.name in booted]
         with noted(node.layout, "provision", len(booted_ones)):
             good = provision(node.runtime, booted_ones, node.emit, node.abandoned)
@@ -55,7 +57,7 @@ def wait_until_ready(
     node: OnNode, share: Sequence[PlannedContainer], what: str, timeout: float
 ) -> None:
     """Wait until containers are ready; events ``Ready``, or ``Failed``."""
-    if what == RUNNING:
+    if what == WAIT_RUNNING:
         for planned in share:
             write_times(node.layout, planned.name, {READY: time.time()})
         return
@@ -103,7 +105,7 @@ def wait_ready(
         reached.append(name)
         emit(Reached(name, what))
     states = {name: runtime.state(name) for name in left}
-    running = [name for name, state in states.items() if state == IS_RUNNING]
+    running = [name for name, state in states.items() if state == RUNNING]
     journals = journal_tails(runtime, running, abandoned)
     for name, planned in left.items():
         log = journals.get(name) or runtime.log_tail(name)
@@ -118,9 +120,9 @@ def _reached(
     timeout: float,
     abandoned: Abandoned,
 ) -> Iterator[str]:
-    if what == RUNNING:
+    if what == WAIT_RUNNING:
         yield from (planned.name for planned in share)
-    elif what == SSH:
+    elif what == WAIT_SSH:
         addresses = {planned.name: planned.ip for planned in share}
         yield from wait_ssh(addresses, timeout, lambda name: runtime.init_pid(name) > 0, abandoned)
     else:
@@ -194,14 +196,14 @@ def _run_scripts(
 
 
 def _why_late(planned: PlannedContainer, state: str, what: str, timeout: float) -> str:
-    if state != IS_RUNNING:
+    if state != RUNNING:
         reason = f"it is {state} and not ready: its init has ended"
         if 0 < planned.memory < LITTLE:
             reason += f"; {planned.memory / (1 << 20):g}M of memory may be too little for it"
     else:
         reason = {
-            SSH: f"sshd did not answer within {timeout:g} s",
-            BOOT: f"it had not booted after {timeout:g} s",
+            WAIT_SSH: f"sshd did not answer within {timeout:g} s",
+            WAIT_BOOT: f"it had not booted after {timeout:g} s",
         }.get(what, f"`{what}` did not succeed within {timeout:g} s")
     if 0 < planned.processes < SYSTEMD_PROCESSES:
         reason += (

@@ -35,7 +35,9 @@ def inventory(job: str | None) -> None:
     """
     remote = remote_of_job(job)
     files, containers = write_files(remote)
-    click.echo(render(remote.job_id, files, containers, find_groups(remote, containers)), nl=False)
+    click.echo(
+        inventory_text(remote.job_id, files, containers, find_groups(remote, containers)), nl=False
+    )
 
 
 def find_groups(remote: Remote, containers: Sequence[Container]) -> dict[str, str]:
@@ -44,7 +46,7 @@ def find_groups(remote: Remote, containers: Sequence[Container]) -> dict[str, st
     return {shown.name: shown.group for _, shown in remote.collect(Show(names), Shown)}
 
 
-def render(
+def inventory_text(
     job_id: int,
     files: SshFiles,
     containers: Sequence[Container],

@@ -79,7 +79,7 @@ def show(container: str, as_json: bool) -> None:
         told = {"name": facts.pop("name"), "job": job_id, **facts}
         click.echo(json.dumps(told, indent=1))
         return
-    for key, value in describe(job_id, shown):
+    for key, value in fact_lines(job_id, shown):
         if value:
             click.echo(f"{key + ':':<14} {value}")
 
@@ -97,7 +97,7 @@ def _facts(told: OfContainer) -> dict[str, object]:
     return {"name": facts.pop("container"), **facts}
 
 
-def describe(job_id: int, shown: Shown) -> list[tuple[str, str]]:
+def fact_lines(job_id: int, shown: Shown) -> list[tuple[str, str]]:
     """Return the facts of a container as lines for people: key and text."""
     unready = shown.state == RUNNING and not shown.ready
     lines = [

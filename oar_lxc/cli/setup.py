@@ -24,14 +24,14 @@ from oar_lxc.setup import (
     resources,
     server,
 )
-from oar_lxc.setup.steps import Event, Outcome, Plan, Step, execute
+from oar_lxc.setup.steps import SetupPlan, Step, StepOutcome, StepResult, execute
 
 _MARKS = {
-    Outcome.TRUE: ("ok", "green"),
-    Outcome.CHANGED: ("changed", "yellow"),
-    Outcome.WOULD_CHANGE: ("would change", "yellow"),
-    Outcome.LATER: ("later", "cyan"),
-    Outcome.PROBLEM: ("problem", "red"),
+    StepOutcome.TRUE: ("ok", "green"),
+    StepOutcome.CHANGED: ("changed", "yellow"),
+    StepOutcome.WOULD_CHANGE: ("would change", "yellow"),
+    StepOutcome.LATER: ("later", "cyan"),
+    StepOutcome.PROBLEM: ("problem", "red"),
 }
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -48,7 +48,7 @@ bundle_option = click.option(
     "--bundle",
     "bundle_path",
     type=click.Path(path_type=Path, dir_okay=False, readable=False),
-    default=bundle.PATH,
+    default=bundle.BUNDLE,
     show_default=True,
     help="The bundle that `setup server` made.",
 )
@@ -92,7 +92,7 @@ def setup() -> None:
     "--bundle",
     "bundle_path",
     type=click.Path(path_type=Path, dir_okay=False, readable=False),
-    default=bundle.PATH,
+    default=bundle.BUNDLE,
     show_default=True,
     help="Where to write what the other machines need.",
 )
@@ -195,14 +195,16 @@ def _network(text: str) -> Any:
         raise UsageError(f"--network {text}: {error}") from None
 
 
-def _carry_out(plan: Plan, dry_run: bool) -> None:
+def _carry_out(plan: SetupPlan, dry_run: bool) -> None:
     start = time.monotonic()
     events = execute(plan, _tell, _during, dry_run)
     for note in plan.notes:
         click.echo(f"note: {note}")
-    problems = sum(event.outcome is Outcome.PROBLEM for event in events)
-    changes = sum(event.outcome in (Outcome.CHANGED, Outcome.WOULD_CHANGE) for event in events)
-    later = sum(event.outcome is Outcome.LATER for event in events)
+    problems = sum(event.outcome is StepOutcome.PROBLEM for event in events)
+    changes = sum(
+        event.outcome in (StepOutcome.CHANGED, StepOutcome.WOULD_CHANGE) for event in events
+    )
+    later = sum(event.outcome is StepOutcome.LATER for event in events)
     if problems:
         raise click.ClickException(f"left to you: {problems} of {len(events)} steps")
     if not changes and not later:
@@ -220,9 +222,9 @@ def _during(step: Step) -> Meter:
     return Meter(f"  … {step.title}")
 
 
-def _tell(event: Event) -> None:
+def _tell(event: StepResult) -> None:
     word, colour = _MARKS[event.outcome]
     click.echo(f"{click.style(f'{word:>12}', fg=colour)}  {event.step.title}")
-    if event.outcome in (Outcome.WOULD_CHANGE, Outcome.LATER, Outcome.PROBLEM):
+    if event.outcome in (StepOutcome.WOULD_CHANGE, StepOutcome.LATER, StepOutcome.PROBLEM):
         for line in event.detail.splitlines():
             click.echo(f"{'':14}{line}")

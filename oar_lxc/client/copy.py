@@ -21,7 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from oar_lxc.client.extract import CHUNK, Complain, Extraction, Readable, Refused, check_parts
+from oar_lxc.client.extract import (
+    CHUNK,
+    Complain,
+    Extraction,
+    Readable,
+    RefusedMember,
+    check_parts,
+)
 from oar_lxc.errors import OarLxcError
 
 
@@ -108,7 +115,7 @@ class Target(Protocol):
     label: str
 
     def add(self, member: tarfile.TarInfo, content: Readable | None) -> None:
-        """Write one member; raise Refused, OSError or CopyError if that fails."""
+        """Write one member; raise RefusedMember, OSError or CopyError if that fails."""
 
     def finish(self) -> None:
         """Complete the copy; raise CopyError if it failed."""
@@ -268,7 +275,7 @@ class LocalTarget:
         self.label = path
 
     def add(self, member: tarfile.TarInfo, content: Readable | None) -> None:
-        """Write one member; raise OSError, Refused or CopyError if that fails."""
+        """Write one member; raise OSError, RefusedMember or CopyError if that fails."""
         if self.stream is None:
             if self._mode is not None and member.isreg():
                 member.mode = self._mode
@@ -309,10 +316,12 @@ def transfer(
             original = check_parts(member.name)
             top = () if source.name == "." else (source.name,)
             if original[: len(top)] != top:
-                raise Refused(f"{member.name!r} was not asked for")
+                raise RefusedMember(f"{member.name!r} was not asked for")
             if member.issym() and original == top:
                 # As the target itself, it would lead the next copy out of the target.
-                raise Refused(f"{member.name!r} is a link to {member.linkname!r}: not copied")
+                raise RefusedMember(
+                    f"{member.name!r} is a link to {member.linkname!r}: not copied"
+                )
             if not (source.inside and target.inside):
                 member.uid = member.gid = 0
                 member.uname = member.gname = ""
@@ -322,7 +331,7 @@ def transfer(
             if target.over and member.isdir() and not check_parts(member.name)[1:]:
                 raise CopyError(f"{target.label}: it is a file, and {source.name} a directory")
             target.add(member, None if content is None else _Counted(content, progress))
-        except Refused as error:
+        except RefusedMember as error:
             complain(f"{target.label}: {error}")
         except OSError as error:
             if error.errno is None:
@@ -334,7 +343,7 @@ def renamed(name: str, source: str, target: Target) -> str:
     """Return a member's name at the target.
 
     Raises:
-        Refused: the name leads out of the target.
+        RefusedMember: the name leads out of the target.
     """
     parts = check_parts(name)
     if source != "." and not target.into:

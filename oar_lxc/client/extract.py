@@ -36,7 +36,7 @@ class Readable(Protocol):
         """Return up to ``size`` bytes, or none at the end."""
 
 
-class Refused(OarLxcError):
+class RefusedMember(OarLxcError):
     """A member is not allowed; the message names it and says why."""
 
 
@@ -58,7 +58,7 @@ class Extraction:
         """Write one member.
 
         Raises:
-            Refused: the member is not allowed, or its content is cut off.
+            RefusedMember: the member is not allowed, or its content is cut off.
             OSError: the disk is full, or another file is in the way.
         """
         parts = check_parts(member.name)
@@ -70,7 +70,7 @@ class Extraction:
             mode &= 0o777
         if not parts:
             if not member.isdir():
-                raise Refused(f"{member.name!r} is not a directory")
+                raise RefusedMember(f"{member.name!r} is not a directory")
             return  # the directory itself exists already
         with self._parent(parts) as parent:
             name = parts[-1]
@@ -111,7 +111,9 @@ class Extraction:
                 except OSError as error:
                     if error.errno in (errno.ELOOP, errno.ENOTDIR):
                         path = "/".join(parts[: number + 1])
-                        raise Refused(f"{path} is no directory but a link or a file") from error
+                        raise RefusedMember(
+                            f"{path} is no directory but a link or a file"
+                        ) from error
                     raise
                 os.close(fd)
                 fd = below
@@ -139,7 +141,7 @@ class Extraction:
                 while left and content is not None:
                     data = content.read(min(left, CHUNK))
                     if not data:
-                        raise Refused(f"{member.name}: the copy was cut off")
+                        raise RefusedMember(f"{member.name}: the copy was cut off")
                     if member.sparse is not None and not data.strip(b"\0"):
                         file.seek(len(data), os.SEEK_CUR)  # holes stay holes
                     else:
@@ -155,7 +157,9 @@ class Extraction:
     def _link(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
         target = check_parts(member.linkname)
         if target not in self._made:
-            raise Refused(f"{member.name}: a hard link to {member.linkname!r}, which was not sent")
+            raise RefusedMember(
+                f"{member.name}: a hard link to {member.linkname!r}, which was not sent"
+            )
         with self._parent(target) as there:
 
             def make(new: str) -> None:
@@ -170,11 +174,11 @@ def check_parts(name: str) -> tuple[str, ...]:
     """Return the parts of a member's name.
 
     Raises:
-        Refused: the name is absolute or leads upwards.
+        RefusedMember: the name is absolute or leads upwards.
     """
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if name.startswith("/") or ".." in parts or "\0" in name:
-        raise Refused(f"{name!r} leads out of what was asked for")
+        raise RefusedMember(f"{name!r} leads out of what was asked for")
     return parts
 
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from oar_lxc.model import events
-from oar_lxc.model.spec import RUNNING
+from oar_lxc.model.spec import WAIT_RUNNING
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -81,7 +81,7 @@ class Progress:
             self._plan(node, event)
         elif self._live and isinstance(event, events.OfContainer) and type(event) in STATES:
             self._follow(event)
-        elif line := describe(node, event):
+        elif line := event_line(node, event):
             print(line, file=self._stream, flush=True)
 
     def _plan(self, node: str, event: events.Planned) -> None:
@@ -89,7 +89,7 @@ class Progress:
             return
         name = event.container
         self._rows[name] = _Row(name, node, STATES[events.Planned], time.monotonic())
-        self._last = events.Started if event.wait == RUNNING else events.Ready
+        self._last = events.Started if event.wait == WAIT_RUNNING else events.Ready
         if self._live is None:
             self._live = self._start()
 
@@ -145,7 +145,7 @@ class Progress:
         return table
 
 
-def describe(node: str, event: events.Event) -> str:
+def event_line(node: str, event: events.Event) -> str:
     """Return a line of text for an event; empty for an event that is not shown."""
     match event:
         case events.Started() | events.Provisioned() | events.Ready() | events.Stopped():

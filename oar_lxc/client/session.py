@@ -50,7 +50,7 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.message import message
 from oar_lxc.model.plan import Plan, PlannedContainer, head_of, make_plan
 from oar_lxc.model.published import PublishedJob, read_published
-from oar_lxc.model.spec import SSH, TIMEOUT, Group, Spec, as_spec
+from oar_lxc.model.spec import DEFAULT_TIMEOUT, WAIT_SSH, Group, Spec, as_spec
 from oar_lxc.model.states import RUNNING
 from oar_lxc.remote.agents import LateRequest, Remote
 
@@ -82,7 +82,7 @@ class ContainerHandle(events.Container):
         return self.session.run(argv, [self.name], timeout, stdin)[0]
 
 
-GRACE = 10.0  # seconds that containers get to halt at a checkpoint
+CHECKPOINT_SECONDS = 10.0  # seconds that containers get to halt at a checkpoint
 OnProgress = Callable[[str, events.Event], None]
 
 
@@ -193,7 +193,7 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         """Destroy all containers of the session; at a checkpoint, halt them first."""
-        self._finish(GRACE if isinstance(error, Checkpoint) else 0)
+        self._finish(CHECKPOINT_SECONDS if isinstance(error, Checkpoint) else 0)
 
     def _finish(self, grace: float = 0) -> None:
         try:
@@ -298,7 +298,7 @@ class Session:
             session=self,
         )
 
-    def wait_ready(self, what: str = SSH, timeout: float = TIMEOUT) -> None:
+    def wait_ready(self, what: str = WAIT_SSH, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Wait until all containers are ready.
 
         Args:

@@ -12,7 +12,7 @@ from oar_lxc.container.runtime import Runtime
 from oar_lxc.container.ssh_probe import ABANDONED, EndedContainers
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.model.spec import BOOT
+from oar_lxc.model.spec import WAIT_BOOT
 
 _RETRY = 0.1  # seconds between two tries in one container
 _POLL = 0.01
@@ -39,14 +39,14 @@ def wait_inside(
     Args:
         runtime: the containers of this node.
         names: the containers to wait for; one that has ended is not waited for.
-        what: :data:`~oar_lxc.model.spec.BOOT`, or a command for the container's shell.
+        what: :data:`~oar_lxc.model.spec.WAIT_BOOT`, or a command for the container's shell.
         timeout: seconds for all together; a container not yielded by then is late.
         abandoned: whether the caller is gone.
 
     Raises:
         OarLxcError: the caller is gone.
     """
-    argv = ["/bin/sh", "-c", _BOOTED if what == BOOT else what]
+    argv = ["/bin/sh", "-c", _BOOTED if what == WAIT_BOOT else what]
     end = Deadline.after(timeout)
     due = dict.fromkeys(names, Deadline.after(0))
     running: dict[str, int] = {}

@@ -19,18 +19,18 @@ from typing import Any
 
 from oar_lxc.container.binds import binds_of
 from oar_lxc.container.capacity import check_memory, job_memory
-from oar_lxc.container.layer import Account, LayerFiles
+from oar_lxc.container.layer import AccountInside, LayerFiles
 from oar_lxc.container.limit_cgroups import make_limit_cgroups, remove_limit_cgroups
 from oar_lxc.container.limits import Share
 from oar_lxc.container.lxc_config import (
     LXCFS,
     NodeSettings,
+    config_text,
     neighbours_text,
-    render,
 )
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.errors import CommandError, ConfigError
-from oar_lxc.image.provide import halt_signal
+from oar_lxc.image.provide import halt_signal_of_image
 from oar_lxc.linux.background import in_background
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
@@ -77,7 +77,7 @@ def create_containers(
     settings = _node_settings(
         launch, containers, share, account.home if account else "/", bool(neighbours)
     )
-    configs = {c.name: render(launch, c, settings[c.name]) for c in containers}
+    configs = {c.name: config_text(launch, c, settings[c.name]) for c in containers}
     files = LayerFiles(
         names=launch.names,
         keys=launch.keys,
@@ -92,7 +92,7 @@ def create_containers(
     filled: set[str] = set()
     for batch in _batches(containers):
         for planned in batch:
-            description = describe(planned, launch.session, files.environment(planned))
+            description = description_of(planned, launch.session, files.environment(planned))
             description["host_key"] = launch.host_keys[planned.name].public
             texts = {
                 DESCRIPTION_FILE: json.dumps(description) + "\n",
@@ -123,7 +123,7 @@ def _node_settings(
 ) -> dict[str, NodeSettings]:
     """Return what each container gets of this node, by the container's name."""
     lxcfs = has_lxcfs()
-    halts = {name: halt_signal(rootfs) for name, rootfs in launch.images.items()}
+    halts = {name: halt_signal_of_image(rootfs) for name, rootfs in launch.images.items()}
     limits = {planned.name: share.limits(planned) for planned in containers}
     return {
         planned.name: NodeSettings(
@@ -166,7 +166,7 @@ def _make_directory(
         raise
 
 
-def describe(
+def description_of(
     planned: PlannedContainer, session: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return a container's description, which the agent's other operations read.
@@ -235,7 +235,7 @@ def in_user_namespace_argv(published: PublishedJob, argv: Sequence[str]) -> list
     return ["lxc-usernsexec", *published.ids.arguments(), "--", *argv]
 
 
-def _account(published: PublishedJob) -> Account | None:
+def _account(published: PublishedJob) -> AccountInside | None:
     """Return the account of the job's user; None if the containers do not map the user's id."""
     if not published.uid:
         return None
@@ -244,7 +244,7 @@ def _account(published: PublishedJob) -> Account | None:
         group = grp.getgrgid(published.gid).gr_name
     except KeyError:
         group = published.user
-    return Account(
+    return AccountInside(
         published.user,
         published.uid,
         published.gid,

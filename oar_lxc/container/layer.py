@@ -77,7 +77,7 @@ UseDNS no
 
 
 @dataclass(frozen=True)
-class Account:
+class AccountInside:
     """The account of the job's user inside containers.
 
     Attributes:
@@ -118,7 +118,7 @@ class LayerFiles:
     names: Mapping[str, tuple[str, str]]
     keys: Mapping[str, str]
     host_keys: Mapping[str, KeyPair]
-    account: Account | None
+    account: AccountInside | None
     ids: IdMap
     resolver: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)

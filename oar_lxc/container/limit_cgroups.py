@@ -13,7 +13,7 @@ from pathlib import Path
 
 from oar_lxc.container.lxc_config import MONITOR, Limits, limit_files
 from oar_lxc.errors import OarLxcError
-from oar_lxc.linux.cgroups import remove_tree, thaw
+from oar_lxc.linux.cgroups import remove_cgroups, thaw
 from oar_lxc.linux.deadline import Deadline
 
 
@@ -61,7 +61,7 @@ def remove_limit_cgroups(
     end = Deadline.after(wait)
     going = [*names, *(f"{MONITOR}.{name}" for name in names)]
     left = [Path(path) / name for path in paths for name in going]
-    while left := [cgroup for cgroup in left if not remove_tree(cgroup)]:
+    while left := [cgroup for cgroup in left if not remove_cgroups(cgroup)]:
         if end.passed:
             break
         time.sleep(0.002)

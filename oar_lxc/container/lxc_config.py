@@ -132,7 +132,7 @@ class NodeSettings:
     neighbours: bool = False
 
 
-def render(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSettings) -> str:
+def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSettings) -> str:
     """Return a container's configuration."""
     published, directory = launch.published, launch.directory(planned)
     text = _CONFIG.format(

@@ -24,7 +24,7 @@ from oar_lxc.container.halt import HALT_COMMAND, halt_signal
 from oar_lxc.container.lxc_log import log_size, log_tail, why_full
 from oar_lxc.container.lxc_path import command_socket, lxc_path
 from oar_lxc.container.lxc_starter import LxcStarter
-from oar_lxc.container.runtime import Started, Starter
+from oar_lxc.container.runtime import StartedContainer, Starter
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.pidfd import Handles
@@ -63,7 +63,7 @@ class LxcRuntime:
         """Return the process id of a container's init; -1 if the container does not run."""
         return int(self._container(name).init_pid) if self._listens(name) else -1
 
-    def start(self, name: str) -> Started:
+    def start(self, name: str) -> StartedContainer:
         """Start a container and return when it is RUNNING."""
         with self.starting() as starter:
             starter.send([name])

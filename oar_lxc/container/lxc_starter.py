@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.container.lxc_path import renew_lxc_path
-from oar_lxc.container.runtime import Started
+from oar_lxc.container.runtime import StartedContainer
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.run import Program
 
@@ -39,11 +39,11 @@ class LxcStarter:
         lines = (f"{name} {renew_lxc_path(self._directory, name)}\n" for name in names)
         self._program.send("".join(lines).encode())
 
-    def finished(self) -> Iterator[Started | ContainerError]:
+    def finished(self) -> Iterator[StartedContainer | ContainerError]:
         """Yield the outcomes that the program has written so far."""
         return self._told(wait=False)
 
-    def rest(self) -> Iterator[Started | ContainerError]:
+    def rest(self) -> Iterator[StartedContainer | ContainerError]:
         """Yield all other outcomes, and an error for each container that was not tried."""
         self._program.feed(b"")
         yield from self._told(wait=True)
@@ -56,7 +56,7 @@ class LxcStarter:
         with suppress(OarLxcError):
             self._program.finish(START_TIMEOUT)
 
-    def _told(self, *, wait: bool) -> Iterator[Started | ContainerError]:
+    def _told(self, *, wait: bool) -> Iterator[StartedContainer | ContainerError]:
         rest = b""
         while rest or wait or select.select([self._program.stdout], [], [], 0)[0]:
             data = os.read(self._program.stdout, 1 << 16)
@@ -65,9 +65,9 @@ class LxcStarter:
             *lines, rest = (rest + data).split(b"\n")  # the rest of an unfinished line comes soon
             yield from map(self._read, lines)
 
-    def _read(self, line: bytes) -> Started | ContainerError:
+    def _read(self, line: bytes) -> StartedContainer | ContainerError:
         name, seconds, pid = line.decode().split()
         self._left.discard(name)
         if int(pid) > 0:
-            return Started(name, int(pid), float(seconds))
+            return StartedContainer(name, int(pid), float(seconds))
         return self._error(name, "LXC could not start it")

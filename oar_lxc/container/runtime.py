@@ -17,7 +17,7 @@ KILL_TIMEOUT = 10.0  # seconds after SIGKILL until a container that still runs i
 
 
 @dataclass(frozen=True)
-class Started:
+class StartedContainer:
     """A container that runs.
 
     Attributes:
@@ -37,10 +37,10 @@ class Starter(Protocol):
     def send(self, names: Sequence[str]) -> None:
         """Let containers be started, and do not wait for them."""
 
-    def finished(self) -> Iterator[Started | ContainerError]:
+    def finished(self) -> Iterator[StartedContainer | ContainerError]:
         """Yield the outcomes since the last call; do not wait for more."""
 
-    def rest(self) -> Iterator[Started | ContainerError]:
+    def rest(self) -> Iterator[StartedContainer | ContainerError]:
         """Yield the outcomes of all other containers that were sent; accept no more containers."""
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class Runtime(Protocol):
     def init_pid(self, name: str) -> int:
         """Return the process id of a container's init; -1 if the container does not run."""
 
-    def start(self, name: str) -> Started:
+    def start(self, name: str) -> StartedContainer:
         """Start a container; raise ContainerError with the end of LXC's log if that fails."""
 
     def starting(self) -> AbstractContextManager[Starter]:

@@ -12,8 +12,8 @@ from oar_lxc.errors import ImageError
 from oar_lxc.linux.lock import take
 from oar_lxc.linux.run import run
 
-STATE = "/var/lib/apt"
-LISTS = Path(STATE, "lists")
+APT_STATE = "/var/lib/apt"
+LISTS = Path(APT_STATE, "lists")
 
 
 def lists_script(lists: Path = LISTS) -> str:
@@ -60,7 +60,7 @@ def host_sources(suite: str) -> list[str]:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Let only one oar-lxc fetch lists at a time, as a second apt fails instead of waiting."""
-    fd = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(APT_STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         take(fd)
         yield

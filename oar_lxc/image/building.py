@@ -15,9 +15,9 @@ from oar_lxc.image.apt import host_sources, lists_script
 from oar_lxc.image.importing import NOBODY, Listener, Say, as_image_error, publish_stream
 from oar_lxc.image.program_errors import need, reason_of_build_error
 from oar_lxc.image.recipes import DEBIAN, HERE, Recipe, recipe_for
-from oar_lxc.image.record import Record
+from oar_lxc.image.record import ImageRecord
 from oar_lxc.image.sources import open_program
-from oar_lxc.image.store import DIRECTORY, ROOTFS, Store
+from oar_lxc.image.store import PUBLIC_STORE, ROOTFS, Store
 from oar_lxc.linux.unshare import dies_with_caller, in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.model.image_name import ImageName
@@ -43,7 +43,7 @@ class BuildPlace:
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
-def build(name: str, directory: Path = DIRECTORY, say: Say | None = None) -> Path:
+def build(name: str, directory: Path = PUBLIC_STORE, say: Say | None = None) -> Path:
     """Build and publish the image of a ready recipe, unless it exists.
 
     Args:
@@ -72,7 +72,7 @@ def build_image(
     recipe: Recipe,
     build_place: BuildPlace | None = None,
     listener: Listener = NOBODY,
-) -> Record:
+) -> ImageRecord:
     """Build an image by a recipe, and publish it.
 
     Args:
@@ -117,7 +117,7 @@ def build_image(
         with open_program(command, env=env) as stream:
             if stream.program:
                 listener.follow(stream.program.said)
-            wanted = Record(name.name, name.tag, source=f"packages of {recipe.suite}")
+            wanted = ImageRecord(name.name, name.tag, source=f"packages of {recipe.suite}")
             record = publish_stream(store, half, wanted, stream, listener)
     say(f"built image {name} in {time.monotonic() - start:.0f} s")
     return record

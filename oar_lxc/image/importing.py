@@ -13,7 +13,7 @@ from oar_lxc.errors import CommandError, ImageError, printable
 from oar_lxc.image.manifest import Manifest, read_tree
 from oar_lxc.image.pipeline import ingest
 from oar_lxc.image.program_errors import need, no_room, reason_of
-from oar_lxc.image.record import INIT, Record
+from oar_lxc.image.record import INIT, ImageRecord
 from oar_lxc.image.sources import Stream, open_archive, open_source
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.image.tarstream import DamagedError, TruncatedError
@@ -21,7 +21,7 @@ from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import Program, running
 from oar_lxc.model.image_name import ImageName
 
-Progress = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
+OnBytes = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
 Say = Callable[[str], None]
 Follow = Callable[[Callable[[], str]], None]
 
@@ -50,7 +50,7 @@ class Listener:
     """
 
     say: Say = lambda text: None
-    progress: Progress = _quiet
+    progress: OnBytes = _quiet
     follow: Follow = lambda last: None
 
 
@@ -65,7 +65,7 @@ def import_image(
     *,
     expected: str = "",
     origin: str = "",
-) -> Record:
+) -> ImageRecord:
     """Make an image from an archive, a directory, squashfs, or an image of OCI or Docker.
 
     Args:
@@ -84,13 +84,13 @@ def import_image(
         scratch = half / "scratch"
         scratch.mkdir()
         with open_source(source, scratch) as stream:
-            wanted = Record(name.name, name.tag, expected, source=origin or source)
+            wanted = ImageRecord(name.name, name.tag, expected, source=origin or source)
             return publish_stream(store, half, wanted, stream, listener)
 
 
 def publish_stream(
-    store: Store, half: Path, wanted: Record, stream: Stream, listener: Listener = NOBODY
-) -> Record:
+    store: Store, half: Path, wanted: ImageRecord, stream: Stream, listener: Listener = NOBODY
+) -> ImageRecord:
     """Write the image of a stream into a half-made directory, and publish it.
 
     Args:
@@ -131,7 +131,7 @@ def publish_stream(
             f"image {name} has no /sbin/init: containers of it cannot boot. Install one (as "
             "systemd-sysv, openrc or busybox-init) and import it under another tag"
         )
-    record = Record.of(name, manifest, wanted.source)
+    record = ImageRecord.of(name, manifest, wanted.source)
     if wanted.digest and record.digest != wanted.digest:
         raise ImageError(f"its digest is {record.digest}, it should be {wanted.digest}")
     remove_tree(half / "scratch")
@@ -234,7 +234,7 @@ def pump(
     return manifest
 
 
-def verify(store: Store, name: ImageName, progress: Progress = _quiet) -> Record:
+def verify(store: Store, name: ImageName, progress: OnBytes = _quiet) -> ImageRecord:
     """Read all of an image and compare it with its digest.
 
     Raises:
@@ -245,7 +245,7 @@ def verify(store: Store, name: ImageName, progress: Progress = _quiet) -> Record
     return record
 
 
-def read_manifest(store: Store, name: ImageName, progress: Progress = _quiet) -> Manifest:
+def read_manifest(store: Store, name: ImageName, progress: OnBytes = _quiet) -> Manifest:
     """Return the manifest of an image's files as they are now.
 
     Raises:

@@ -187,7 +187,7 @@ def _climbs_out(path: bytes, target: bytes) -> bool:
     return False
 
 
-class Output:
+class OutputPipe:
     """The pipe that gets the checked stream, in few large writes."""
 
     def __init__(self, fd: int) -> None:
@@ -246,7 +246,7 @@ def ingest(
         ImageError: the source is truncated or damaged, or has a member that no image may have.
         BrokenPipeError: the program that reads the pipe has ended.
     """
-    out = Output(output) if output is not None else None
+    out = OutputPipe(output) if output is not None else None
     checked = Checked()
     entries = checked.manifest.entries
     told = 0
@@ -309,7 +309,7 @@ def ingest(
     return checked.manifest
 
 
-def _content(source: Source, size: int, out: Output | None) -> str:
+def _content(source: Source, size: int, out: OutputPipe | None) -> str:
     total = hashlib.sha256()
     for piece in source.stream(size):
         total.update(piece)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError
-from oar_lxc.image.record import RECORD, Record
+from oar_lxc.image.record import RECORD, ImageRecord
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.linux.lock import locked
 from oar_lxc.linux.run import run
@@ -76,13 +76,13 @@ def _names(store: Store) -> list[ImageName]:
         return []
 
 
-def halt_signal(rootfs: Path) -> str:
+def halt_signal_of_image(rootfs: Path) -> str:
     """Return the signal on which an image's init shuts down."""
     name = ImageName("image")  # the name does not matter here
     try:
-        return Record.read(rootfs.parent, name).halt_signal
+        return ImageRecord.read(rootfs.parent, name).halt_signal
     except ImageError:
-        return Record(name.name, name.tag).halt_signal
+        return ImageRecord(name.name, name.tag).halt_signal
 
 
 def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) -> Path:
@@ -106,7 +106,7 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
     return final / ROOTFS
 
 
-def _unpack_into(half: Path, store: Store, record: Record, inside: Inside) -> None:
+def _unpack_into(half: Path, store: Store, record: ImageRecord, inside: Inside) -> None:
     # Slow to import, so not for launches of public images.
     from oar_lxc.image.importing import UNPACK, as_image_error, pump
     from oar_lxc.image.sources import open_archive

@@ -25,7 +25,7 @@ _SIGNAL = re.compile(r"SIG[A-Z0-9]+(\+[0-9]+)?")
 
 
 @dataclass(frozen=True)
-class Record:
+class ImageRecord:
     """The facts of an image at its publication.
 
     Attributes:
@@ -55,7 +55,7 @@ class Record:
         return ImageName(self.name, self.tag)
 
     @classmethod
-    def of(cls, name: ImageName, manifest: Manifest, source: str) -> Record:
+    def of(cls, name: ImageName, manifest: Manifest, source: str) -> ImageRecord:
         """Make the record of a new image."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         return cls(
@@ -74,7 +74,7 @@ class Record:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
-    def read(cls, directory: Path, name: ImageName) -> Record:
+    def read(cls, directory: Path, name: ImageName) -> ImageRecord:
         """Read the record in an image's directory; missing keys get their defaults.
 
         The name comes from ``name``, not from the file.

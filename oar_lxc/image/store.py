@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from oar_lxc.errors import ImageError, OarLxcError
-from oar_lxc.image.record import RECORD, Record
+from oar_lxc.image.record import RECORD, ImageRecord
 from oar_lxc.linux.atomic import sync_directory
 from oar_lxc.linux.lock import take
 from oar_lxc.linux.removal import remove_tree
@@ -24,7 +24,7 @@ from oar_lxc.model.events import Image
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import IMAGES, STATE
 
-DIRECTORY = STATE / IMAGES
+PUBLIC_STORE = STATE / IMAGES
 ROOTFS = "rootfs"
 ARCHIVE = "rootfs.tar.zst"
 PRIVATE = Path(".local/share/oar-lxc/images")  # below the user's home
@@ -47,7 +47,7 @@ class Store:
     """
 
     def __init__(
-        self, root: Path = DIRECTORY, *, archives: bool = False, transient: bool = False
+        self, root: Path = PUBLIC_STORE, *, archives: bool = False, transient: bool = False
     ) -> None:
         self.root = root
         self.archives = archives
@@ -91,16 +91,16 @@ class Store:
         """Return the directory of an image, whether the image exists or not."""
         return self.root / name.directory
 
-    def record(self, name: ImageName) -> Record:
+    def record(self, name: ImageName) -> ImageRecord:
         """Return the record of an image.
 
         Raises:
             ImageError: there is no such image; the message names those that exist.
         """
         self.require(name)
-        return Record.read(self.directory(name), name)
+        return ImageRecord.read(self.directory(name), name)
 
-    def identified(self, name: ImageName) -> Record:
+    def identified(self, name: ImageName) -> ImageRecord:
         """Return the record of an image that has a digest.
 
         Raises:
@@ -111,7 +111,7 @@ class Store:
             raise ImageError(f"image {name} in {self.root} has no digest: import it anew")
         return record
 
-    def refuse_changed(self, record: Record, digest: str) -> None:
+    def refuse_changed(self, record: ImageRecord, digest: str) -> None:
         """Refuse an image that was changed after its publication.
 
         Raises:
@@ -166,7 +166,7 @@ class Store:
                 remove_tree(half)
             self._vanish()
 
-    def publish(self, half: Path, record: Record) -> Path:
+    def publish(self, half: Path, record: ImageRecord) -> Path:
         """Write a half-made image to disk, and then give it its name atomically.
 
         Returns:
@@ -303,7 +303,7 @@ def _lock(path: Path) -> int:
         raise
 
 
-def facts_of(record: Record, whose: str, store: Store) -> Image:
+def facts_of(record: ImageRecord, whose: str, store: Store) -> Image:
     """Return all facts of an image, in the form for people and programs."""
     path = str(store.directory(record.image))
     return Image(image=str(record.image), whose=whose, **asdict(record), path=path)

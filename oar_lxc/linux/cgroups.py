@@ -150,7 +150,7 @@ def thaw(root: Path, *, depth: float = float("inf"), deadline: Deadline = NEVER)
     return found
 
 
-def remove_tree(root: Path, deadline: Deadline = NEVER) -> bool:
+def remove_cgroups(root: Path, deadline: Deadline = NEVER) -> bool:
     """Remove a cgroup and all below it, the deepest first.
 
     A cgroup stays busy for a moment after its last process died. One that is busy stays, and so

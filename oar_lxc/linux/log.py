@@ -76,7 +76,7 @@ def say(text: str) -> None:
     _print(f"oar-lxc-node: {text}", sys.stderr, 2)
 
 
-def tell(text: object) -> None:
+def print_result(text: object) -> None:
     """Write a result to standard output; a missing reader is no error."""
     _print(str(text), sys.stdout, 1)
 

@@ -18,7 +18,7 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 @dataclass(frozen=True)
-class Mount:
+class MountEntry:
     """One mount, as proc(5) describes ``mountinfo``.
 
     Attributes:
@@ -42,7 +42,7 @@ class Mount:
 
 def read_mounts(
     path: Path = MOUNTINFO, *, kinds: Collection[bytes] = (), below: Path | None = None
-) -> Iterator[Mount]:
+) -> Iterator[MountEntry]:
     """Yield the mounts of a process, in the order they were mounted.
 
     A node has hundreds of mounts; the filters spare the caller most of the parsing.
@@ -70,7 +70,7 @@ def read_mounts(
             options = tuple(os.fsdecode(tail[2]).split(","))
             device, root, point = map(_text, fields[2:5])
             number, parent = (int(field) if field.isdigit() else 0 for field in fields[:2])
-            yield Mount(device, root, Path(point), _text(tail[0]), options, number, parent)
+            yield MountEntry(device, root, Path(point), _text(tail[0]), options, number, parent)
 
 
 def _text(field: bytes) -> str:

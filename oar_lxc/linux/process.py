@@ -114,7 +114,7 @@ def identity(pid: int) -> list[str]:
     return [str(pid), str(start or "")]
 
 
-def read_record(path: str) -> bytes:
+def read_proc(path: str) -> bytes:
     """Read a file of ``/proc``; for one process, one read mostly returns all of it.
 
     Raises:
@@ -133,7 +133,7 @@ def read_record(path: str) -> bytes:
 def _text(path: str) -> bytes:
     """Return the text of a file of ``/proc``; empty if the process is gone."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        return read_record(path)
+        return read_proc(path)
     return b""
 
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 from oar_lxc.errors import CommandError, CommandTimeoutError
 from oar_lxc.linux.verbose import doing
 
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # where the system's own programs are
 KILL_WAIT = 2.0  # seconds; a user cannot kill a program that runs set-user-id root
 PIPE_SIZE = 1 << 20  # bytes; the kernel's limit for a user
 NONE = -1  # no file descriptor

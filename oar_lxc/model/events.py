@@ -353,7 +353,7 @@ class Phase(Event):
 
 @message
 class Image(Event):
-    """An image that the job has on a node; see :class:`oar_lxc.image.record.Record`.
+    """An image that the job has on a node; see :class:`oar_lxc.image.record.ImageRecord`.
 
     Attributes:
         image: name and tag.

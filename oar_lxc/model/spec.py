@@ -13,11 +13,11 @@ from oar_lxc.model.hints import nearest, refuse_unknown
 from oar_lxc.model.image_name import check_name
 
 DEFAULT_IMAGE = "debian-12"
-RUNNING = "running"
-BOOT = "boot"
-SSH = "ssh"
-WAITS = (RUNNING, BOOT, SSH)
-TIMEOUT = 120.0
+WAIT_RUNNING = "running"
+WAIT_BOOT = "boot"
+WAIT_SSH = "ssh"
+WAITS = (WAIT_RUNNING, WAIT_BOOT, WAIT_SSH)
+DEFAULT_TIMEOUT = 120.0
 MAX_TIMEOUT = 86400.0
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 LEAST_MEMORY = 4 << 20  # bytes; an init does not run in less
@@ -386,9 +386,9 @@ class Spec:
         "When the containers are ready: ``running`` (init runs), ``boot`` (the system has "
         "booted), ``ssh`` (its ssh server answers), or a command for the container's shell that "
         "is tried until it succeeds.",
-        RUNNING,
+        WAIT_RUNNING,
     )
-    timeout: float = _doc("Seconds that this may take.", TIMEOUT)
+    timeout: float = _doc("Seconds that this may take.", DEFAULT_TIMEOUT)
 
     def __new__(cls, *values: object, **keys: object) -> Spec:
         """Refuse an unknown key with a hint, before Python refuses it without one."""

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from oar_lxc.linux.regular import read_regular
-from oar_lxc.oar.paths import CONF, SSH_PORT
+from oar_lxc.oar.paths import CONF, SSHD_PORT
 
-SSH = ["/usr/bin/ssh", "-p", str(SSH_PORT), "-e", "none"]
+DEFAULT_SSH = ["/usr/bin/ssh", "-p", str(SSHD_PORT), "-e", "none"]
 NODE_COMMAND = "/usr/sbin/oar-lxc-node"
 FANOUT = 64
 
@@ -51,4 +51,4 @@ def ssh() -> list[str]:
         text = os.fsdecode(read_regular(CONF, follow=True))
         if match := re.search(r'^OPENSSH_CMD="(.*)"', text, re.MULTILINE):
             command = shlex.split(match[1])
-    return [*(command or SSH), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+    return [*(command or DEFAULT_SSH), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]

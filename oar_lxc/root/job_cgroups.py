@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
-from oar_lxc.linux.cgroups import processes_below, remove_tree, thaw, walk, write_file
+from oar_lxc.linux.cgroups import processes_below, remove_cgroups, thaw, walk, write_file
 from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root import halted
@@ -281,7 +281,7 @@ class JobCgroups:
         done = True
         for hierarchy in sorted(self._hierarchies, key=lambda h: not last.isdisjoint(h.names)):
             for root in self._roots(hierarchy):
-                done = remove_tree(root, self.deadline) and done
+                done = remove_cgroups(root, self.deadline) and done
         return done
 
 

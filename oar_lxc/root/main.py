@@ -19,7 +19,8 @@ from typing import NoReturn
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import exit_on_error
-from oar_lxc.linux.log import NodeLog, say, tell
+from oar_lxc.linux.log import NodeLog, print_result, say
+from oar_lxc.linux.run import SYSTEM_PATH
 from oar_lxc.linux.signals import shell_status
 from oar_lxc.model.config import lenient_config, read_config
 from oar_lxc.model.idspans import Span, parse_spans
@@ -28,7 +29,6 @@ from oar_lxc.root.account import find_account, job_uid
 from oar_lxc.root.job_cgroups import JobCgroups, check_oar_cgroup, leave_freezers
 from oar_lxc.root.record import GRACE, Record
 
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 DONE = 0
 FAILED = 1
 USAGE = 2
@@ -162,7 +162,7 @@ def _forget_caller() -> None:
             os.set_inheritable(number, True)
     os.umask(0o022)
     os.chdir("/")  # the caller's directory may be gone, or its file server dead
-    os.environ["PATH"] = PATH  # oardodo's PATH lacks /usr/sbin, or is the caller's
+    os.environ["PATH"] = SYSTEM_PATH  # oardodo's PATH lacks /usr/sbin, or is the caller's
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else failures of programs go unnoticed
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
@@ -262,9 +262,9 @@ def _leftovers(arguments: argparse.Namespace) -> int:
         found = {
             kind: names for kind, names in asdict(left).items() if names or kind not in NOT_KNOWN
         }
-        tell(json.dumps(found, indent=1))
+        print_result(json.dumps(found, indent=1))
     else:
-        tell(f"left of job {layout.job_id}: {left}")
+        print_result(f"left of job {layout.job_id}: {left}")
     return FAILED if left else DONE
 
 
@@ -299,9 +299,9 @@ def _reap(arguments: argparse.Namespace) -> int:
     for one in preview(judge) if arguments.dry_run else reap(judge, log, seconds):
         done.append(one)
         if not arguments.json:
-            tell(one)
+            print_result(one)
     if arguments.json:
-        tell(json.dumps([asdict(one) for one in done], indent=1))
+        print_result(json.dumps([asdict(one) for one in done], indent=1))
     for why in judge.unknown:
         say(f"reap: there may be more jobs than were found: {why}")
     failed = any(one.action == NOT_DESTROYED for one in done)

@@ -41,6 +41,6 @@ def make_room(place: Path = LIMITS) -> None:
             (place / name).write_text(f"{wanted}\n")
 
 
-def shown(place: Path = LIMITS) -> bool:
+def shows_limits(place: Path = LIMITS) -> bool:
     """Whether this network namespace shows the kernel's limits."""
     return (place / "gc_thresh3").exists()

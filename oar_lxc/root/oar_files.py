@@ -12,21 +12,21 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.lock import take
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.run import run
-from oar_lxc.oar.paths import CPUSET, HOME, job_key
+from oar_lxc.oar.paths import CPUSET, OAR_HOME, job_key
 from oar_lxc.root.files import forget
 
 _BEGIN, _END = (f"-----{word} OPENSSH PRIVATE KEY-----".encode() for word in ("BEGIN", "END"))
 _MAGIC = b"openssh-key-v1\0"
 
 
-def oar_files(job_id: int, user: str, directory: Path = HOME) -> list[Path]:
+def oar_files(job_id: int, user: str, directory: Path = OAR_HOME) -> list[Path]:
     """Return OAR's existing files of a job: key, environment, nodefile, resources, pid."""
     names = [job_key(job_id, user).name, f"{user}_{job_id}.env", str(job_id)]
     names += [f"{job_id}_resources", f"pid_of_oarexec_for_jobId_{job_id}"]
     return [path for path in map(directory.joinpath, names) if os.path.lexists(path)]
 
 
-def remove_oar_files(job_id: int, user: str, timeout: float, directory: Path = HOME) -> None:
+def remove_oar_files(job_id: int, user: str, timeout: float, directory: Path = OAR_HOME) -> None:
     """Remove OAR's files of a job, and the job's key from OAR's authorized_keys.
 
     Args:

@@ -11,7 +11,7 @@ from functools import partial
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.examination import examine
 from oar_lxc.linux.pidfd import Handles
-from oar_lxc.linux.process import ancestry, ids_of, owner, pids, read_record
+from oar_lxc.linux.process import ancestry, ids_of, owner, pids, read_proc
 from oar_lxc.linux.process import threads as threads_of
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.namespaces import UserNamespaces
@@ -141,11 +141,11 @@ def _has_thread(pid: int, whose: Whose) -> bool:
 def _cgroups_of(pid: int, threads: int) -> str:
     """Return the text of /proc about a process's cgroups; its threads may be in different ones."""
     if threads == 1:
-        return os.fsdecode(read_record(f"/proc/{pid}/cgroup"))
+        return os.fsdecode(read_proc(f"/proc/{pid}/cgroup"))
     texts = []
     for task in os.listdir(f"/proc/{pid}/task"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            texts.append(read_record(f"/proc/{pid}/task/{task}/cgroup"))
+            texts.append(read_proc(f"/proc/{pid}/task/{task}/cgroup"))
     return os.fsdecode(b"\n".join(texts))
 
 

@@ -23,7 +23,7 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.bounded import bounded
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
-from oar_lxc.linux.mounts import Mount, read_mounts
+from oar_lxc.linux.mounts import MountEntry, read_mounts
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import idmapped
@@ -104,7 +104,7 @@ def _points_below(source: Path, home: Path) -> list[Path]:
     return sorted(points, key=lambda point: (not home.is_relative_to(point), len(point.parts)))
 
 
-def _is_of_a_user(mount: Mount) -> bool:
+def _is_of_a_user(mount: MountEntry) -> bool:
     """Whether a user other than root made a FUSE mount, by the options that fusermount sets."""
     owners = {x.removeprefix("user_id=") for x in mount.options if x.startswith("user_id=")}
     return mount.kind.startswith("fuse") and bool(owners - {"0"})

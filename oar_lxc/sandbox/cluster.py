@@ -17,7 +17,7 @@ from oar_lxc.linux.run import kill_children, run
 from oar_lxc.model.layout import IMAGES
 from oar_lxc.sandbox import homes, host, network
 from oar_lxc.sandbox.images import Cache
-from oar_lxc.sandbox.machine import Definition, Machine, Mount, remove_shared_cgroups
+from oar_lxc.sandbox.machine import Definition, HostMount, Machine, remove_shared_cgroups
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import SandboxError, Settings, State, locked
 from oar_lxc.setup import bundle, deb, packages
@@ -210,7 +210,7 @@ class Sandbox:
         """Set up the server; return its bundle for the other machines."""
         with self.report.step("setting up the server"):
             self._set_up(server, _server_arguments(settings, where))
-        return server.run(["cat", str(bundle.PATH)]).stdout.encode("utf-8", "surrogateescape")
+        return server.run(["cat", str(bundle.BUNDLE)]).stdout.encode("utf-8", "surrogateescape")
 
     def _join(self, machines: list[Machine], secrets: bytes) -> None:
         """Set up the machines that are not the server."""
@@ -257,14 +257,14 @@ class Sandbox:
             "etc/resolv.conf": resolver_text(),
         }
         if machine.name != "server":
-            mounts.append(Mount(self.state.homes, "home"))
+            mounts.append(HostMount(self.state.homes, "home"))
         if _role(machine) == "node":
             storage = self.state.storage / machine.name
             if storage.exists():
                 shutil.rmtree(storage)
             (storage / IMAGES).mkdir(parents=True)
-            mounts.append(Mount(storage, "var/lib/oar-lxc"))
-            mounts.append(Mount(self.state.images, f"var/lib/oar-lxc/{IMAGES}"))
+            mounts.append(HostMount(storage, "var/lib/oar-lxc"))
+            mounts.append(HostMount(self.state.images, f"var/lib/oar-lxc/{IMAGES}"))
             # In a container, the package lxc makes no bridge lxcbr0, but would wait 30 s for it.
             files["etc/default/lxc-net"] = 'USE_LXC_BRIDGE="false"\n'
         return Definition(

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from oar_lxc.linux.atomic import write_atomic
-from oar_lxc.linux.cgroups import remove_tree
+from oar_lxc.linux.cgroups import remove_cgroups
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import Result, run
 from oar_lxc.sandbox.state import SandboxError, State
@@ -45,7 +45,7 @@ lxc.log.level = WARN
 
 
 @dataclass(frozen=True)
-class Mount:
+class HostMount:
     """A directory of the host that a machine sees."""
 
     source: Path
@@ -68,7 +68,7 @@ class Definition:
     """
 
     lowers: Sequence[Path]
-    mounts: Sequence[Mount]
+    mounts: Sequence[HostMount]
     address: IPv4Address
     prefix: int
     gateway: IPv4Address
@@ -185,7 +185,7 @@ class Machine:
         while (left := self.cgroups()) and not deadline.passed:
             # LXC's monitor removes them, too, a moment after the machine has stopped.
             for cgroup in left:
-                remove_tree(cgroup)
+                remove_cgroups(cgroup)
         # For the files of a whole machine, rm takes a fraction of the time of shutil.
         run(["rm", "-rf", "--one-file-system", str(self.directory)], timeout=900)
 
@@ -281,4 +281,4 @@ class Machine:
 def remove_shared_cgroups() -> None:
     """Remove the cgroups that LXC makes for all its containers together, if they are unused."""
     for path in (*CGROUPS.glob("lxc.pivot"), *CGROUPS.glob("*/lxc.pivot")):
-        remove_tree(path)
+        remove_cgroups(path)

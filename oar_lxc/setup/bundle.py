@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oar_lxc.setup.steps import SetupError
 
-PATH = Path("/etc/oar-lxc/bundle.tar")
+BUNDLE = Path("/etc/oar-lxc/bundle.tar")
 _MEMBER = "bundle.json"
 _FORMAT = 1
 
@@ -68,7 +68,7 @@ class Bundle:
             return cls(**data)
         except FileNotFoundError:
             raise SetupError(
-                f"{path} does not exist: copy {PATH} from the OAR server, which "
+                f"{path} does not exist: copy {BUNDLE} from the OAR server, which "
                 "`oar-lxc setup server` makes, and give its place with --bundle"
             ) from None
         except (

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from oar_lxc.linux.run import Result, run
-from oar_lxc.oar.paths import SSH_PORT
+from oar_lxc.oar.paths import SSHD_PORT
 from oar_lxc.setup import database
-from oar_lxc.setup.bundle import PATH as BUNDLE
-from oar_lxc.setup.steps import Plan, Step
+from oar_lxc.setup.bundle import BUNDLE
+from oar_lxc.setup.steps import SetupPlan, Step
 
 # Words of ssh → their meaning and what to do; the first that matches counts.
 _MEANINGS = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        f"its host key of port {SSH_PORT} is not the cluster's: run `oar-lxc setup node` there "
+        f"its host key of port {SSHD_PORT} is not the cluster's: run `oar-lxc setup node` there "
         f"with {BUNDLE} of this server",
     ),
     (
         "Host key verification failed",
-        f"its host key of port {SSH_PORT} is unknown here: run `oar-lxc setup server` here, then "
+        f"its host key of port {SSHD_PORT} is unknown here: run `oar-lxc setup server` here, then "
         f"`oar-lxc setup node` there with {BUNDLE} of this server",
     ),
     (
@@ -27,7 +27,7 @@ _MEANINGS = (
     ),
     (
         "Connection refused",
-        f"nothing listens on port {SSH_PORT}: start OAR's sshd there, systemctl restart oar-node",
+        f"nothing listens on port {SSHD_PORT}: start OAR's sshd there, systemctl restart oar-node",
     ),
     (
         "Could not resolve",
@@ -35,7 +35,7 @@ _MEANINGS = (
     ),
     (
         "timed out",
-        f"it does not answer: is it on, and does a packet filter stop port {SSH_PORT}?",
+        f"it does not answer: is it on, and does a packet filter stop port {SSHD_PORT}?",
     ),
     (
         "No route to host",
@@ -44,7 +44,7 @@ _MEANINGS = (
 )
 
 
-def make_plan() -> Plan:
+def make_plan() -> SetupPlan:
     """Return the check of all nodes that have resources; it runs on the server.
 
     Raises:
@@ -54,7 +54,7 @@ def make_plan() -> Plan:
         "SELECT DISTINCT network_address AS node FROM resources "
         "WHERE type = 'default' AND network_address <> '' ORDER BY 1"
     )
-    return Plan("check", [reachable(str(row["node"])) for row in rows])
+    return SetupPlan("check", [reachable(str(row["node"])) for row in rows])
 
 
 def reachable(node: str) -> Step:
@@ -62,11 +62,11 @@ def reachable(node: str) -> Step:
 
     def problem() -> str | None:
         options = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
-        argv = ["ssh", "-p", str(SSH_PORT), *options, "-o", "ConnectTimeout=5", node, "true"]
+        argv = ["ssh", "-p", str(SSHD_PORT), *options, "-o", "ConnectTimeout=5", node, "true"]
         result = run(["runuser", "-u", "oar", "--", *argv], check=False, timeout=30, cwd="/")
         return None if result.status == 0 else f"node {node}: {explain(result)}"
 
-    return Step(f"node {node} lets user oar in on port {SSH_PORT}", problem)
+    return Step(f"node {node} lets user oar in on port {SSHD_PORT}", problem)
 
 
 def explain(result: Result) -> str:

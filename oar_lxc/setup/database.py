@@ -28,7 +28,7 @@ _END = "# oar-lxc: end"
 
 
 @dataclass(frozen=True)
-class Settings:
+class DatabaseSettings:
     """The settings of OAR's database in ``oar.conf``.
 
     Attributes:
@@ -50,7 +50,7 @@ class Settings:
     ro_password: str
 
     @classmethod
-    def of(cls, conf: oarconf.OarConf) -> Settings:
+    def of(cls, conf: oarconf.OarConf) -> DatabaseSettings:
         """Read the settings, with OAR's defaults for missing keys."""
 
         def get(key: str, default: str = "") -> str:
@@ -95,7 +95,7 @@ class Settings:
         }
 
 
-def current() -> Settings:
+def current() -> DatabaseSettings:
     """Read the settings of this machine.
 
     Raises:
@@ -106,13 +106,13 @@ def current() -> Settings:
         raise SetupError(
             f"{CONF} has DB_TYPE={conf.get('DB_TYPE')}: only PostgreSQL (Pg) can be set up"
         )
-    return Settings.of(conf)
+    return DatabaseSettings.of(conf)
 
 
 class Database:
     """OAR's database, used through psql as OAR's database user."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
 
     def execute(self, sql: str, *, check: bool = True, **variables: str) -> Result:
@@ -267,7 +267,7 @@ def created() -> Step:
     return Step("OAR's database exists and is whole", pending, apply)
 
 
-def _what_is_missing(settings: Settings) -> str:
+def _what_is_missing(settings: DatabaseSettings) -> str:
     exists = _as_postgres(
         f"SELECT count(*) FROM pg_database WHERE datname = '{settings.name}'", check=False
     )
@@ -292,7 +292,7 @@ def _as_postgres(sql: str, database: str = "postgres", check: bool = True) -> st
     return result.stdout.strip() if result.status == 0 else None
 
 
-def _users(settings: Settings) -> str:
+def _users(settings: DatabaseSettings) -> str:
     return f"{settings.user} and {settings.ro_user}"
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from oar_lxc.setup import join, packages, requirements
 from oar_lxc.setup.bundle import Bundle
-from oar_lxc.setup.steps import Plan
+from oar_lxc.setup.steps import SetupPlan
 
 
-def make_plan(path: Path, settings: Mapping[str, str]) -> Plan:
+def make_plan(path: Path, settings: Mapping[str, str]) -> SetupPlan:
     """Return the plan for a frontend.
 
     Args:
@@ -18,7 +18,7 @@ def make_plan(path: Path, settings: Mapping[str, str]) -> Plan:
         settings: more keys of ``oar.conf``.
     """
     bundle = Bundle.read(path)
-    return Plan(
+    return SetupPlan(
         "frontend",
         [
             requirements.is_debian(),

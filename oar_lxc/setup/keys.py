@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oar_lxc.linux.run import run
-from oar_lxc.oar.paths import SSH, SSH_PORT
+from oar_lxc.oar.paths import SSH_DIRECTORY, SSHD_PORT
 from oar_lxc.setup import files
 from oar_lxc.setup.steps import NotYetError, Step
 
@@ -78,13 +78,18 @@ def key_pair_exists(title: str, path: Path, user: str, group: str, comment: str)
 def oar_account_has(private: str, public: str) -> list[Step]:
     """Make the steps after which user oar of this machine has the cluster's key pair."""
     return [
-        files.directory("user oar has a directory for keys", SSH, 0o700, "oar", "oar"),
+        files.directory("user oar has a directory for keys", SSH_DIRECTORY, 0o700, "oar", "oar"),
         files.own_file(
-            "user oar has the cluster's key", SSH / "id_rsa", private, 0o600, "oar", "oar"
+            "user oar has the cluster's key",
+            SSH_DIRECTORY / "id_rsa",
+            private,
+            0o600,
+            "oar",
+            "oar",
         ),
         files.own_file(
             "user oar has the cluster's public key",
-            SSH / "id_rsa.pub",
+            SSH_DIRECTORY / "id_rsa.pub",
             public,
             0o644,
             "oar",
@@ -95,7 +100,7 @@ def oar_account_has(private: str, public: str) -> list[Step]:
 
 def oar_lets_itself_in(public: Callable[[], str]) -> Step:
     """Make the step after which user oar may log in with its own key, marked as OAR's."""
-    path = SSH / "authorized_keys"
+    path = SSH_DIRECTORY / "authorized_keys"
 
     def with_key(text: str) -> str:
         key = " ".join(public().split()[:2])
@@ -115,17 +120,20 @@ def oar_knows_the_nodes(host_public: Callable[[], str]) -> list[Step]:
     def with_line(text: str) -> str:
         key = " ".join(host_public().split()[:2])
         others = [
-            line for line in text.splitlines() if line and not line.startswith(f"[*]:{SSH_PORT} ")
+            line for line in text.splitlines() if line and not line.startswith(f"[*]:{SSHD_PORT} ")
         ]
-        return "\n".join([f"[*]:{SSH_PORT} {key}", *others]) + "\n"
+        return "\n".join([f"[*]:{SSHD_PORT} {key}", *others]) + "\n"
 
     return [
         _oar_file(
-            "user oar knows the host key of port 6667", SSH / "known_hosts", with_line, 0o644
+            "user oar knows the host key of port 6667",
+            SSH_DIRECTORY / "known_hosts",
+            with_line,
+            0o644,
         ),
         _oar_file(
             "user oar's ssh asks no questions, and refuses other host keys",
-            SSH / "config",
+            SSH_DIRECTORY / "config",
             strict,
             0o644,
         ),

@@ -145,7 +145,7 @@ def no_file(title: str, path: Path) -> Step:
 
 def notes(limits: Path = neighbours.LIMITS) -> list[str]:
     """Return notes on what only the host can do, if this node is a container."""
-    if neighbours.shown(limits):
+    if neighbours.shows_limits(limits):
         return []
     values = " ".join(f"net.ipv4.neigh.default.{n}={v}" for n, v in neighbours.WANTED.items())
     return [

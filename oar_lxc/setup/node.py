@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oar_lxc.image.building import build
-from oar_lxc.image.store import DIRECTORY as IMAGE_STORE
-from oar_lxc.image.store import Store
+from oar_lxc.image.store import PUBLIC_STORE, Store
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
 from oar_lxc.model.config import read_config
@@ -29,9 +28,8 @@ from oar_lxc.setup import (
     services,
     units,
 )
-from oar_lxc.setup.bundle import PATH as BUNDLE
-from oar_lxc.setup.bundle import Bundle
-from oar_lxc.setup.steps import Plan, Step
+from oar_lxc.setup.bundle import BUNDLE, Bundle
+from oar_lxc.setup.steps import SetupPlan, Step
 
 DIRECTORIES = (
     (STATE, 0o755),
@@ -62,11 +60,11 @@ class Options:
     images: Sequence[str] = ()
 
 
-def make_plan(options: Options) -> Plan:
+def make_plan(options: Options) -> SetupPlan:
     """Return the plan for a node."""
     bundle = Bundle.read(options.bundle)
     prepare = options.prepare or bundle.prepare
-    return Plan(
+    return SetupPlan(
         "node",
         [
             requirements.is_debian(),
@@ -77,7 +75,9 @@ def make_plan(options: Options) -> Plan:
             join.oar_conf(bundle, options.settings),
             *join.oar_keys(bundle),
             # OAR would make it readable for all users, and a user who can read it can lock it.
-            files.own_file("nobody but OAR holds its lock", paths.LOCK, "", 0o600, "oar", "oar"),
+            files.own_file(
+                "nobody but OAR holds its lock", paths.JOB_MANAGER_LOCK, "", 0o600, "oar", "oar"
+            ),
             files.own_file(
                 "OAR's sshd has the cluster's host key", paths.HOST_KEY, bundle.host_private, 0o600
             ),
@@ -94,7 +94,7 @@ def make_plan(options: Options) -> Plan:
             config_file.nodes_are_prepared_by(prepare),
             *(
                 files.directory(f"{path} is there", path, mode)
-                for path, mode in (*DIRECTORIES, (IMAGE_STORE, 0o755))
+                for path, mode in (*DIRECTORIES, (PUBLIC_STORE, 0o755))
             ),
             _usernet_exists(),
             *network.steps(),
@@ -151,12 +151,12 @@ def _build(name: str) -> None:
 def _presents(host_public: str) -> bool:
     """Whether OAR's sshd answers here with the cluster's host key."""
     try:
-        with socket.create_connection(("127.0.0.1", paths.SSH_PORT), timeout=2):
+        with socket.create_connection(("127.0.0.1", paths.SSHD_PORT), timeout=2):
             pass
     except OSError:
         return False
     scan = run(
-        ["ssh-keyscan", "-T", "5", "-t", "rsa", "-p", str(paths.SSH_PORT), "127.0.0.1"],
+        ["ssh-keyscan", "-T", "5", "-t", "rsa", "-p", str(paths.SSHD_PORT), "127.0.0.1"],
         check=False,
     )
     return host_public.split()[1] in scan.stdout

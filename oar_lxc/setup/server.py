@@ -22,9 +22,8 @@ from oar_lxc.setup import (
     units,
 )
 from oar_lxc.setup import stanza as jrm
-from oar_lxc.setup.bundle import PATH as BUNDLE
-from oar_lxc.setup.bundle import Bundle
-from oar_lxc.setup.steps import NotYetError, Plan, Step
+from oar_lxc.setup.bundle import BUNDLE, Bundle
+from oar_lxc.setup.steps import NotYetError, SetupPlan, Step
 
 CPUSET_PATH = "/oar"
 PORT = 6666
@@ -71,9 +70,9 @@ class Options:
         return "stanza" if self.stanza else "prologue"
 
 
-def make_plan(options: Options) -> Plan:
+def make_plan(options: Options) -> SetupPlan:
     """Return the plan for an OAR server."""
-    plan = Plan("server", [])
+    plan = SetupPlan("server", [])
     keep_passwords: dict[str, str] = {}
 
     def configure(text: str) -> str:
@@ -105,7 +104,7 @@ def _configured(
 ) -> oarconf.OarConf:
     """Return the ``oar.conf`` of the server; all other keys stay as they are."""
     # Passwords are made only once, so that the text shown is the text written.
-    for key, password in database.Settings.of(conf).with_passwords().items():
+    for key, password in database.DatabaseSettings.of(conf).with_passwords().items():
         passwords.setdefault(key, password)
         conf = conf.set(key, passwords[key])
     conf = conf.set("SERVER_HOSTNAME", _hostname(conf, options))
@@ -176,13 +175,15 @@ def _job_resource_manager(options: Options) -> list[Step]:
 
 def _keys() -> list[Step]:
     def oar_public() -> str:
-        return keys.read_public(paths.SSH / "id_rsa")
+        return keys.read_public(paths.SSH_DIRECTORY / "id_rsa")
 
     def host_public() -> str:
         return keys.read_public(SHARED_HOST_KEY)
 
     return [
-        keys.key_pair_exists("user oar has a key", paths.SSH / "id_rsa", "oar", "oar", "oar"),
+        keys.key_pair_exists(
+            "user oar has a key", paths.SSH_DIRECTORY / "id_rsa", "oar", "oar", "oar"
+        ),
         keys.key_pair_exists(
             "the nodes have one host key for port 6667",
             SHARED_HOST_KEY,
@@ -218,7 +219,7 @@ def _make_bundle(options: Options) -> Bundle:
     settings = database.current()
     server = conf.get("SERVER_HOSTNAME") or ""
     try:
-        oar_private = (paths.SSH / "id_rsa").read_text()
+        oar_private = (paths.SSH_DIRECTORY / "id_rsa").read_text()
         host_private = SHARED_HOST_KEY.read_text()
     except FileNotFoundError as error:
         raise NotYetError(f"{error.filename} is not made yet") from None
@@ -228,7 +229,7 @@ def _make_bundle(options: Options) -> Bundle:
         cpuset_path=conf.get("CPUSET_PATH") or "",
         prepare=options.prepare,
         oar_private=oar_private,
-        oar_public=keys.read_public(paths.SSH / "id_rsa"),
+        oar_public=keys.read_public(paths.SSH_DIRECTORY / "id_rsa"),
         host_private=host_private,
         host_public=keys.read_public(SHARED_HOST_KEY),
     )

@@ -35,7 +35,7 @@ class Step:
     apply: Callable[[], None] | None = None
 
 
-class Outcome(Enum):
+class StepOutcome(Enum):
     """The outcome of a step."""
 
     TRUE = "ok"
@@ -46,16 +46,16 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True)
-class Event:
+class StepResult:
     """A step and its outcome; ``detail`` is what changed, or the problem."""
 
     step: Step
-    outcome: Outcome
+    outcome: StepOutcome
     detail: str = ""
 
 
 @dataclass
-class Plan:
+class SetupPlan:
     """The steps that set up a machine in a role, in order.
 
     Attributes:
@@ -70,11 +70,11 @@ class Plan:
 
 
 def execute(
-    plan: Plan,
-    tell: Callable[[Event], None],
+    plan: SetupPlan,
+    tell: Callable[[StepResult], None],
     during: Callable[[Step], AbstractContextManager[object]] = nullcontext,
     dry_run: bool = False,
-) -> list[Event]:
+) -> list[StepResult]:
     """Apply a plan, or find out what it would change.
 
     Args:
@@ -88,9 +88,9 @@ def execute(
 
     Raises:
         SetupError: a step that only a person can do is not done, or a step had no effect. In a dry
-            run, the outcome :attr:`Outcome.PROBLEM` takes its place.
+            run, the outcome :attr:`StepOutcome.PROBLEM` takes its place.
     """
-    events: list[Event] = []
+    events: list[StepResult] = []
     for step in plan.steps:
         event = _preview(step) if dry_run else _make_true(step, during)
         events.append(event)
@@ -98,22 +98,24 @@ def execute(
     return events
 
 
-def _preview(step: Step) -> Event:
+def _preview(step: Step) -> StepResult:
     try:
         detail = step.pending()
     except NotYetError as reason:
-        return Event(step, Outcome.LATER, str(reason))
+        return StepResult(step, StepOutcome.LATER, str(reason))
     except SetupError as problem:
-        return Event(step, Outcome.PROBLEM, str(problem))
+        return StepResult(step, StepOutcome.PROBLEM, str(problem))
     if detail is None:
-        return Event(step, Outcome.TRUE)
-    return Event(step, Outcome.WOULD_CHANGE if step.apply else Outcome.PROBLEM, detail)
+        return StepResult(step, StepOutcome.TRUE)
+    return StepResult(
+        step, StepOutcome.WOULD_CHANGE if step.apply else StepOutcome.PROBLEM, detail
+    )
 
 
-def _make_true(step: Step, during: Callable[[Step], AbstractContextManager[object]]) -> Event:
+def _make_true(step: Step, during: Callable[[Step], AbstractContextManager[object]]) -> StepResult:
     detail = step.pending()
     if detail is None:
-        return Event(step, Outcome.TRUE)
+        return StepResult(step, StepOutcome.TRUE)
     if step.apply is None:
         raise SetupError(detail)
     with during(step):
@@ -121,4 +123,4 @@ def _make_true(step: Step, during: Callable[[Step], AbstractContextManager[objec
     left = step.pending()
     if left is not None:
         raise SetupError(f"{step.title}: was applied, and still is not so: {left}")
-    return Event(step, Outcome.CHANGED, detail)
+    return StepResult(step, StepOutcome.CHANGED, detail)

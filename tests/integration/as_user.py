@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from oar_lxc.container.runtime import Started, Starter
+from oar_lxc.container.runtime import StartedContainer, Starter
 from oar_lxc.errors import ContainerError
 from tests.integration.conftest import published
 from tests.pretend import PYTHON, PretendJob
@@ -70,9 +70,9 @@ class UserRuntime:
     def init_pid(self, name: str) -> int:
         return int(self._call("init_pid", name))
 
-    def start(self, name: str) -> Started:
+    def start(self, name: str) -> StartedContainer:
         started = self._call("start", name)
-        assert isinstance(started, Started)
+        assert isinstance(started, StartedContainer)
         return started
 
     @contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.importing import import_image
-from oar_lxc.image.store import DIRECTORY, Store
+from oar_lxc.image.store import PUBLIC_STORE, Store
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.removal import remove_tree
@@ -44,7 +44,7 @@ signal.pause()
 def test_containers_root_holds_no_lock_of_the_store_and_reads_nothing_half_made(
     job: PretendJob,
 ) -> None:
-    store = Store(DIRECTORY)
+    store = Store(PUBLIC_STORE)
     images = JobLayout(job.id).images
     before = ("lxc-usernsexec", *ids_options(job), "--")
     with store.half() as half:

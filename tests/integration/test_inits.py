@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.image.importing import import_image
-from oar_lxc.image.store import DIRECTORY, Store
+from oar_lxc.image.store import PUBLIC_STORE, Store
 from oar_lxc.linux.run import run
 from oar_lxc.model.image_name import ImageName
 from tests.pretend import PYTHON, PretendJob
@@ -40,7 +40,7 @@ def sysvinit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     archive = tmp_path_factory.mktemp("sysvinit") / "rootfs.tar"
     options = ["--variant=minbase", "--include=sysvinit-core,sysv-rc", "--skip=output/dev"]
     run(["mmdebstrap", *options, "bookworm", str(archive)], timeout=300)
-    store = Store(DIRECTORY)
+    store = Store(PUBLIC_STORE)
     import_image(store, SYSVINIT, str(archive))
     archive.unlink()
     yield

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from oar_lxc.cli.shared.streams import NotBegunError, become, run_here, run_through_oarsh
+from oar_lxc.cli.shared.streams import NotBegunError, replace_process, run_here, run_through_oarsh
 from oar_lxc.cli.shared.targets import find_running, find_target
 from oar_lxc.client import lookup
 from oar_lxc.client.lookup import has_container, parse_target
@@ -51,7 +51,7 @@ class AttachCommand:
         if self.token:
             return run_through_oarsh(self.argv, self.token, terminal=self.terminal)
         if self.terminal:
-            become(self.argv)
+            replace_process(self.argv)
         return run_here(self.argv)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oar_lxc.errors import ImageError, UsageError
-from oar_lxc.image.record import Record
+from oar_lxc.image.record import ImageRecord
 from oar_lxc.image.store import Store
 from oar_lxc.image.uses import containers_using, uses_of
 from oar_lxc.model.config import read_config
@@ -41,7 +41,7 @@ def stores_of(directory: Path | None) -> list[Store]:
     return [public(), Store.private()]
 
 
-def every(directory: Path | None) -> Iterator[tuple[Record, Store]]:
+def every(directory: Path | None) -> Iterator[tuple[ImageRecord, Store]]:
     """Yield all images that the caller can see, each with its store."""
     for store in stores_of(directory):
         try:

@@ -49,7 +49,7 @@ class NotBegunError(OarLxcError):
         super().__init__(f"the attach program did not begin (status {status}): {said}")
 
 
-def become(argv: Sequence[str]) -> NoReturn:
+def replace_process(argv: Sequence[str]) -> NoReturn:
     """Replace this process by a program; the program gets our terminal and all signals."""
     os.execvp(argv[0], list(argv))  # noqa: S606
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 from oar_lxc.cli.shared.attach import AttachCommand
 from oar_lxc.cli.shared.streams import Marked, NotBegunError
 from oar_lxc.client.copy import CopyError, Place, split_path
-from oar_lxc.client.extract import CHUNK, Complain, Readable, Refused
+from oar_lxc.client.extract import CHUNK, Complain, Readable, RefusedMember
 from oar_lxc.errors import printable
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.login_shell import mark_of
@@ -303,11 +303,11 @@ class ContainerTarget(_Process):
         """Send one member.
 
         Raises:
-            Refused: the member is a device, which a container may not make.
+            RefusedMember: the member is a device, which a container may not make.
             CopyError: the container's tar has ended.
         """
         if member.ischr() or member.isblk():
-            raise Refused(f"{member.name}: not copied, as it is a device")
+            raise RefusedMember(f"{member.name}: not copied, as it is a device")
         member.name = below + member.name
         if member.islnk():
             member.linkname = below + member.linkname

@@ -20,7 +20,7 @@ import pytest
 from oar_lxc.agent.timeline import note
 from oar_lxc.cli import control
 from oar_lxc.cli import main as cli_main
-from oar_lxc.cli.look import describe, size
+from oar_lxc.cli.look import fact_lines, size
 from oar_lxc.cli.main import cli
 from oar_lxc.cli.shared import attach
 from oar_lxc.cli.shared.meter import Meter
@@ -445,7 +445,7 @@ def test_show_is_lines_for_people_and_json_for_programs(
 def test_what_a_container_uses_is_told_with_its_limits() -> None:
     always = Shown("vm1", "RUNNING", "n", "a", "vm", "i", cores=2, ports=(), pid=7, ready=True)
     memory = replace(always, memory=1 << 20, memory_limit=512 << 20)
-    lines = dict(describe(42, replace(memory, cpus="0-1", processes=5, processes_limit=0)))
+    lines = dict(fact_lines(42, replace(memory, cpus="0-1", processes=5, processes_limit=0)))
     assert lines["memory"] == "1.0 MiB of 512.0 MiB"
     assert lines["processes"] == "5, no limit of its own"
     assert lines["CPUs"] == "0-1, 2 reserved for it"

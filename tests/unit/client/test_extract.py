@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from oar_lxc.client.extract import Extraction, Refused, check_parts
+from oar_lxc.client.extract import Extraction, RefusedMember, check_parts
 from tests.unit.strategies import hostile
 
 
@@ -73,14 +73,14 @@ def test_files_directories_and_links_come_with_modes_and_times(into: Into) -> No
 )
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE])
 def test_a_name_that_leads_out_is_refused(into: Into, name: str, kind: bytes) -> None:
-    with pytest.raises(Refused, match="leads out"):
+    with pytest.raises(RefusedMember, match="leads out"):
         into.add(name, b"x", kind, linkname="x")
     assert os.listdir(into.path) == []
 
 
 def test_nothing_is_written_through_a_link_that_was_sent(into: Into) -> None:
     into.add("d", kind=tarfile.SYMTYPE, linkname=str(into.outside))
-    with pytest.raises(Refused, match="d is no directory but a link"):
+    with pytest.raises(RefusedMember, match="d is no directory but a link"):
         into.add("d/x", b"x")
     with pytest.raises(OSError, match="exists"):
         into.add("d", kind=tarfile.DIRTYPE, mode=0o777)
@@ -88,7 +88,7 @@ def test_nothing_is_written_through_a_link_that_was_sent(into: Into) -> None:
 
 def test_nothing_is_written_through_a_link_that_was_there(into: Into) -> None:
     (into.path / "d").symlink_to(into.outside)
-    with pytest.raises(Refused, match="d is no directory but a link"):
+    with pytest.raises(RefusedMember, match="d is no directory but a link"):
         into.add("d/x", b"x")
 
 
@@ -102,7 +102,7 @@ def test_a_file_takes_the_place_of_a_link_and_not_of_what_it_points_to(into: Int
 @pytest.mark.parametrize("target", ["secret", "/etc/passwd", "../outside/secret"])
 def test_a_hard_link_to_what_was_not_sent_is_refused(into: Into, target: str) -> None:
     (into.path / "secret").write_text("was there before")
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedMember):
         into.add("h", kind=tarfile.LNKTYPE, linkname=target)
     assert os.listdir(into.path) == ["secret"]
 
@@ -131,7 +131,7 @@ def test_a_file_has_no_set_id_bits_and_that_is_told(into: Into) -> None:
 
 def test_a_copy_that_is_cut_off_leaves_the_old_file(into: Into) -> None:
     (into.path / "f").write_text("old")
-    with pytest.raises(Refused, match="f: the copy was cut off"):
+    with pytest.raises(RefusedMember, match="f: the copy was cut off"):
         into.add("f", b"ne", size=100)
     assert (into.path / "f").read_text() == "old"
     assert os.listdir(into.path) == ["f"]
@@ -153,6 +153,6 @@ def test_a_time_that_no_clock_tells_is_no_obstacle(into: Into) -> None:
 def test_any_name_is_parts_below_or_refused(name: str) -> None:
     try:
         parts = check_parts(name)
-    except Refused:
+    except RefusedMember:
         return
     assert all(part not in ("", ".", "..") and "/" not in part for part in parts)

@@ -15,7 +15,7 @@ from oar_lxc.client.images import images_of
 from oar_lxc.errors import ImageError, NodeError, UsageError
 from oar_lxc.image.importing import import_image
 from oar_lxc.image.provide import pushed_store
-from oar_lxc.image.record import Record
+from oar_lxc.image.record import ImageRecord
 from oar_lxc.image.store import Store
 from oar_lxc.model.image_name import ImageName
 from tests.unit.archives import member, system
@@ -51,7 +51,7 @@ def public(remote: FakeRemote, node: str, name: str, digest: str) -> None:
     parsed = ImageName.parse(name)
     directory = remote.by_name[node].layout.images / parsed.directory
     (directory / "rootfs").mkdir(parents=True, exist_ok=True)
-    record = Record(parsed.name, parsed.tag, f"sha256:{digest * 64}")
+    record = ImageRecord(parsed.name, parsed.tag, f"sha256:{digest * 64}")
     (directory / "image.json").write_text(record.to_json())
 
 

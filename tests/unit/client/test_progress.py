@@ -12,7 +12,7 @@ from typing import TextIO
 
 import pytest
 
-from oar_lxc.client.progress import Progress, describe
+from oar_lxc.client.progress import Progress, event_line
 from oar_lxc.model import events
 
 
@@ -143,5 +143,5 @@ def test_more_containers_than_lines_are_counted(terminal: Terminal) -> None:
 
 
 def test_one_process_is_one() -> None:
-    told = describe("node1", events.OutOfMemory("vm1", 1))
+    told = event_line("node1", events.OutOfMemory("vm1", 1))
     assert told == "vm1 on node1: its memory was full, 1 process was killed"

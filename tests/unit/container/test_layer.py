@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.container.layer import MARK, Account, LayerFiles, extend, hosts_script
+from oar_lxc.container.layer import MARK, AccountInside, LayerFiles, extend, hosts_script
 from oar_lxc.linux.run import run
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.plan import PlannedContainer
 from tests.unit.fakes.node import HOST_KEY, KEYS
 
-ALICE = Account("alice", 2001, 2001, "alice", "Alice", "/home/alice", "/bin/zsh")
+ALICE = AccountInside("alice", 2001, 2001, "alice", "Alice", "/home/alice", "/bin/zsh")
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n"
 NAMES = {"vm1": ("100.64.0.2", "ssh-ed25519 A"), "vm2": ("100.64.0.3", "ssh-ed25519 B")}
 
@@ -33,7 +33,7 @@ def rootfs(tmp_path: Path) -> Path:
 
 def members(
     rootfs: Path,
-    account: Account | None = ALICE,
+    account: AccountInside | None = ALICE,
     *,
     home: bool = False,
 ) -> dict[str, tuple[tarfile.TarInfo, str]]:
@@ -80,9 +80,9 @@ def test_she_has_her_shell_where_the_image_has_it(rootfs: Path) -> None:
 
 
 def test_her_group_may_be_one_of_the_image(rootfs: Path) -> None:
-    account = Account("alice", 2001, 100, "people", home="/home/alice")
+    account = AccountInside("alice", 2001, 100, "people", home="/home/alice")
     assert members(rootfs, account)["etc/group"][1] == "root:x:0:\nusers:x:100:\n"
-    account = Account("alice", 2001, 4711, "users", home="/home/alice")
+    account = AccountInside("alice", 2001, 4711, "users", home="/home/alice")
     text = members(rootfs, account)["etc/group"][1]
     assert text == "root:x:0:\nusers:x:100:\ngroup4711:x:4711:\n"
 
@@ -118,7 +118,7 @@ def test_directories_on_the_way_stay_as_the_image_has_them(rootfs: Path) -> None
     (rootfs / "scratch").mkdir()
     (rootfs / "scratch").chmod(0o1777)
     (rootfs / "homes").symlink_to("scratch")
-    account = Account("alice", 2001, 2001, "alice", home="/homes/alice")
+    account = AccountInside("alice", 2001, 2001, "alice", home="/homes/alice")
     found = members(rootfs, account)
     assert found["scratch"][0].mode == 0o1777
     assert found["scratch/alice"][0].mode == 0o700

@@ -10,10 +10,10 @@ from oar_lxc.container.lxc_config import (
     Bind,
     Limits,
     NodeSettings,
+    config_text,
     hardware_address,
     limit_files,
     neighbours_text,
-    render,
 )
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.model.layout import JobLayout
@@ -31,7 +31,7 @@ NONE = Limits()
 
 
 def lines(limits: Limits = NONE, *binds: Bind, lxcfs: bool = False) -> list[str]:
-    return render(LAUNCH, VM, NodeSettings(limits, binds, lxcfs=lxcfs)).splitlines()
+    return config_text(LAUNCH, VM, NodeSettings(limits, binds, lxcfs=lxcfs)).splitlines()
 
 
 def starting(prefix: str, found: list[str]) -> list[str]:
@@ -104,7 +104,7 @@ def test_too_few_and_too_many_pairs_are_no_neighbours(
 
 
 def test_neighbours_are_told_by_a_hook_that_no_container_starts_without() -> None:
-    told = render(LAUNCH, VM, NodeSettings(NONE, neighbours=True)).splitlines()
+    told = config_text(LAUNCH, VM, NodeSettings(NONE, neighbours=True)).splitlines()
     (hook,) = starting("lxc.hook.mount = ", told)
     assert hook.endswith(f"ip -force -batch {LAUNCH.layers}/.neighbours || :")
     assert starting("lxc.hook.mount", lines()) == []

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from oar_lxc.container.lxc_starter import LxcStarter
-from oar_lxc.container.runtime import Started
+from oar_lxc.container.runtime import StartedContainer
 from oar_lxc.errors import ContainerError
 from oar_lxc.linux.run import running
 from tests.unit.fakes.programs import wait_until
@@ -37,20 +37,20 @@ def test_a_starter_tells_what_is_known_and_waits_for_the_rest_alone(tmp_path: Pa
         assert list(started.finished()) == []
         started.send(["vm1", "vm2"])
         assert wait_until((tmp_path / "read").exists)
-        assert list(started.finished()) == [Started("vm1", 7, 0.5)]
+        assert list(started.finished()) == [StartedContainer("vm1", 7, 0.5)]
         assert list(started.finished()) == []
         started.send(["vm3"])
         (tmp_path / "go").touch()
         failed, last = started.rest()
     assert str(failed) == "container vm2 on node node1: LXC could not start it"
-    assert last == Started("vm3", 8, 0.2)
+    assert last == StartedContainer("vm3", 8, 0.2)
 
 
 def test_what_a_starter_did_not_come_to_has_failed(tmp_path: Path) -> None:
     with starter(tmp_path, 'read -r name path; echo "$name 0.5 7"; kill -9 $$') as started:
         started.send(["vm1", "vm2"])
         one, other = started.rest()
-        assert one == Started("vm1", 7, 0.5)
+        assert one == StartedContainer("vm1", 7, 0.5)
         assert "vm2 on node node1: it was not started: what starts" in str(other)
 
 

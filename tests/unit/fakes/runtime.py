@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from oar_lxc.container.command import PATH_INSIDE, become_command
-from oar_lxc.container.runtime import Started, Starter
+from oar_lxc.container.runtime import StartedContainer, Starter
 from oar_lxc.errors import ContainerError
 from oar_lxc.model.layout import CONFIG_FILE, LOG_FILE
 from oar_lxc.model.states import FROZEN, RUNNING, STOPPED, not_running
@@ -22,18 +22,18 @@ IMAGE = "debian-12"
 class StarterByStarting:
     """A starter that starts each container when it is asked what became of it."""
 
-    def __init__(self, start: Callable[[str], Started | ContainerError]) -> None:
+    def __init__(self, start: Callable[[str], StartedContainer | ContainerError]) -> None:
         self._start = start
         self._sent: list[str] = []
 
     def send(self, names: Sequence[str]) -> None:
         self._sent += names
 
-    def finished(self) -> Iterator[Started | ContainerError]:
+    def finished(self) -> Iterator[StartedContainer | ContainerError]:
         while self._sent:
             yield self._start(self._sent.pop(0))
 
-    def rest(self) -> Iterator[Started | ContainerError]:
+    def rest(self) -> Iterator[StartedContainer | ContainerError]:
         return self.finished()
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class FakeRuntime:
             return -1
         return pid if alive(pid) else -1
 
-    def start(self, name: str) -> Started:
+    def start(self, name: str) -> StartedContainer:
         one = self.begin(name)
         if isinstance(one, ContainerError):
             raise one
@@ -96,7 +96,7 @@ class FakeRuntime:
     def starting(self) -> Iterator[Starter]:
         yield StarterByStarting(self.begin)
 
-    def begin(self, name: str) -> Started | ContainerError:
+    def begin(self, name: str) -> StartedContainer | ContainerError:
         """Start a container; return what becomes of it."""
         if name in self.broken:
             log = self.broken[name]
@@ -108,7 +108,7 @@ class FakeRuntime:
             "sleep", ["sleep", "600"], os.environ, file_actions=null, setsid=True
         )
         (self.inits / name).write_text(str(pid))
-        return Started(name, pid, time.monotonic() - begin)
+        return StartedContainer(name, pid, time.monotonic() - begin)
 
     def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         mortal = [name for name in names if name not in self.immortal]

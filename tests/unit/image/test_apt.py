@@ -72,7 +72,7 @@ def test_two_that_need_the_lists_at_once_do_not_get_in_each_others_way(
     """As images that are built side by side on a machine that has never fetched any."""
     add_program(tmp_path / "bin", "apt-get", APT)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(apt, "STATE", str(tmp_path))
+    monkeypatch.setattr(apt, "APT_STATE", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with ThreadPoolExecutor() as pool:
         first, second = pool.map(apt.host_sources, ["bookworm"] * 2)

@@ -24,7 +24,7 @@ from oar_lxc.image import building as build_module
 from oar_lxc.image import importing
 from oar_lxc.image.importing import import_image, verify
 from oar_lxc.image.recipes import HERE, RECIPES, Recipe, read_recipe, recipe_for
-from oar_lxc.image.record import Record
+from oar_lxc.image.record import ImageRecord
 from oar_lxc.image.store import Store
 from oar_lxc.image.uses import Use, uses_of
 from oar_lxc.model.image_name import ImageName
@@ -182,7 +182,7 @@ def test_of_two_imports_of_one_name_the_second_to_end_is_refused(
         (half / "rootfs.tar.zst").touch()
         import_image(store, NAME, source)
         with pytest.raises(ImageError, match="exists already"):
-            store.publish(half, Record("mine", "2"))
+            store.publish(half, ImageRecord("mine", "2"))
     verify(store, NAME)
 
 
@@ -225,11 +225,11 @@ def test_an_image_that_is_removed_is_gone(store: Store, source: str) -> None:
 def test_a_record_is_read_as_far_as_it_is_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "image.json").write_text(text)
     try:
-        record = Record.read(tmp_path, NAME)
+        record = ImageRecord.read(tmp_path, NAME)
     except ImageError as error:
         assert "import" in str(error)  # noqa: PT017
         return
-    assert record == Record("mine", "2")
+    assert record == ImageRecord("mine", "2")
 
 
 DIGEST = "sha256:" + "ab" * 32
@@ -288,7 +288,7 @@ def test_a_job_of_which_nothing_can_be_read_is_named_by_its_number(
 # Building.
 
 
-def built(store: Store) -> Record:
+def built(store: Store) -> ImageRecord:
     return build_module.build_image(store, ImageName("debian-12"), RECIPES["debian-12"])
 
 

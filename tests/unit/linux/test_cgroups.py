@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import TooLateError
-from oar_lxc.linux.cgroups import processes_below, remove_tree, thaw, walk
+from oar_lxc.linux.cgroups import processes_below, remove_cgroups, thaw, walk
 from oar_lxc.linux.deadline import Deadline
 from tests.unit.fakes.programs import deep_tree
 
@@ -117,7 +117,7 @@ def _if_there(act: Callable[[], object]) -> None:
 @pytest.mark.parametrize(("depth", "name"), LEVELS)
 def test_trees_deeper_than_paths_are_removed(tmp_path: Path, depth: int, name: str) -> None:
     with deep_tree(tmp_path, name, depth) as root:
-        assert remove_tree(root)
+        assert remove_cgroups(root)
         assert not root.exists()
 
 
@@ -126,15 +126,15 @@ def test_what_stays_keeps_only_what_is_above_it(tmp_path: Path) -> None:
     (tmp_path / "root/a/busy/file").touch()  # a plain directory's way to be busy
     (tmp_path / "root/b/c").mkdir(parents=True)
     (tmp_path / "root/a/d").mkdir()
-    assert not remove_tree(tmp_path / "root")
+    assert not remove_cgroups(tmp_path / "root")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "busy", "file", "root"]
-    assert remove_tree(tmp_path / "missing")
-    assert remove_tree(tmp_path / "missing/below")
+    assert remove_cgroups(tmp_path / "missing")
+    assert remove_cgroups(tmp_path / "missing/below")
 
 
 def test_nothing_is_removed_after_the_deadline(tmp_path: Path) -> None:
     with pytest.raises(TooLateError, match="time was over"):
-        remove_tree(tmp_path, Deadline.after(0))
+        remove_cgroups(tmp_path, Deadline.after(0))
     assert tmp_path.exists()
 
 
@@ -143,7 +143,7 @@ def test_what_may_not_be_entered_stays_and_the_rest_goes(tmp_path: Path) -> None
     (tmp_path / "root/open/below").mkdir(parents=True)
     (tmp_path / "root/closed").chmod(0)
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    code = "import sys, oar_lxc.linux.cgroups as c; print(c.remove_tree(c.Path(sys.argv[1])))"
+    code = "import sys, oar_lxc.linux.cgroups as c; print(c.remove_cgroups(c.Path(sys.argv[1])))"
     said = subprocess.run(
         [*(drop if os.geteuid() == 0 else []), sys.executable, "-c", code, str(tmp_path / "root")],
         capture_output=True,

@@ -19,7 +19,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.linux.log import NodeLog, say, tell
+from oar_lxc.linux.log import NodeLog, print_result, say
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -110,7 +110,11 @@ def test_a_fifo_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["exec >&-", "exec >/dev/full", "true"])
 def test_nobody_has_to_read_what_is_told(end: str) -> None:
-    code = "from oar_lxc.linux.log import tell\nfor _ in range(9): tell('\\udcff' * 9999)\nexit(7)"
+    code = (
+        "from oar_lxc.linux.log import print_result\n"
+        "for _ in range(9): print_result('\\udcff' * 9999)\n"
+        "exit(7)"
+    )
     script = f'{end}; "$@"; echo $? >&2'
     argv = ["sh", "-c", script, "sh", sys.executable, "-c", code]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -161,7 +165,7 @@ def test_what_is_said_goes_to_standard_error(capsys: pytest.CaptureFixture[str])
 
 def test_what_is_said_does_not_act_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     say("left: /tmp/\x1b[2J\r\udcff\nit is kept")
-    tell('{\n "files": []\n}')
+    print_result('{\n "files": []\n}')
     told = capsys.readouterr()
     assert told.err == "oar-lxc-node: left: /tmp/?[2J?\\udcff\nit is kept\n"
     assert told.out == '{\n "files": []\n}\n'

@@ -137,7 +137,7 @@ def test_without_an_ssh_in_oar_conf_there_is_a_default(
     (cluster.directory / "oar.conf").unlink()
     if text is not None:
         (cluster.directory / "oar.conf").write_text(text)
-    monkeypatch.setattr(reach, "SSH", ["ssh", "-x-default"])
+    monkeypatch.setattr(reach, "DEFAULT_SSH", ["ssh", "-x-default"])
     assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
     assert [call[0] for call in cluster.ssh] == ["-x-default"] * 2
 
@@ -333,7 +333,7 @@ def test_a_damaged_oar_conf_keeps_no_node_from_being_cleaned(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, content: bytes | str
 ) -> None:
     _damage(cluster.directory / "oar.conf", content)
-    monkeypatch.setattr(reach, "SSH", ["ssh", "-x-default"])
+    monkeypatch.setattr(reach, "DEFAULT_SSH", ["ssh", "-x-default"])
     assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
     assert [call[0] for call in cluster.ssh] == ["-x-default"] * 2
 

@@ -59,7 +59,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     found = Cluster(tmp_path)
     monkeypatch.setenv("PATH", f"{found.bin}:{os.environ['PATH']}")
     monkeypatch.setattr(ssh, "CONF", tmp_path / "missing")
-    monkeypatch.setattr(ssh, "SSH", [str(found.bin / "ssh")])
+    monkeypatch.setattr(ssh, "DEFAULT_SSH", [str(found.bin / "ssh")])
     for name in ("node1", "node2", "node3"):
         found.node(name, [])
     return found

@@ -11,7 +11,7 @@ import pytest
 
 from oar_lxc.model.addresses import POOL
 from oar_lxc.sandbox.cluster import _server_arguments, not_alive
-from oar_lxc.sandbox.machine import Definition, Machine, Mount
+from oar_lxc.sandbox.machine import Definition, HostMount, Machine
 from oar_lxc.sandbox.network import CANDIDATES, Addresses
 from oar_lxc.sandbox.state import SandboxError, Settings, State
 from tests.unit.fakes.programs import add_program
@@ -26,7 +26,7 @@ def machine(tmp_path: Path, name: str = "node1") -> Machine:
 def definition(tmp_path: Path) -> Definition:
     return Definition(
         lowers=[tmp_path / "layer", tmp_path / "base"],
-        mounts=[Mount(tmp_path / "home", "home")],
+        mounts=[HostMount(tmp_path / "home", "home")],
         address=IPv4Address("10.77.0.11"),
         prefix=24,
         gateway=IPv4Address("10.77.0.1"),

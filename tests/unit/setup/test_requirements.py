@@ -9,7 +9,7 @@ import pytest
 
 from oar_lxc.setup import frontend, node, packages, requirements
 from oar_lxc.setup.bundle import Bundle
-from oar_lxc.setup.steps import Plan
+from oar_lxc.setup.steps import SetupPlan
 
 
 def hybrid(tmp_path: Path) -> tuple[Path, Path]:
@@ -82,7 +82,7 @@ def test_storage_is_judged_by_what_it_will_lie_on(tmp_path: Path) -> None:
 def test_the_server_is_neither_a_frontend_nor_a_node(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    plan: Callable[[Path], Plan],
+    plan: Callable[[Path], SetupPlan],
     told: str,
     server: bool,
 ) -> None:

@@ -149,9 +149,9 @@ def test_another_file_is_no_bundle(tmp_path: Path, junk: bytes) -> None:
 
 
 def test_a_database_on_the_server_has_the_server_s_name_elsewhere() -> None:
-    local = database.Settings.of(OarConf(SITE))
+    local = database.DatabaseSettings.of(OarConf(SITE))
     assert local.for_machine("oar")["DB_HOSTNAME"] == "oar"
-    remote = database.Settings.of(OarConf('DB_HOSTNAME="db.example.org"\n'))
+    remote = database.DatabaseSettings.of(OarConf('DB_HOSTNAME="db.example.org"\n'))
     assert remote.for_machine("oar")["DB_HOSTNAME"] == "db.example.org"
 
 

@@ -7,7 +7,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from oar_lxc.setup.steps import Event, NotYetError, Outcome, Plan, SetupError, Step, execute
+from oar_lxc.setup.steps import (
+    NotYetError,
+    SetupError,
+    SetupPlan,
+    Step,
+    StepOutcome,
+    StepResult,
+    execute,
+)
 
 
 class Switch:
@@ -23,21 +31,21 @@ class Switch:
         self.on = not self.broken
 
 
-def outcomes(plan: Plan, dry_run: bool = False) -> list[Outcome]:
-    told: list[Event] = []
+def outcomes(plan: SetupPlan, dry_run: bool = False) -> list[StepOutcome]:
+    told: list[StepResult] = []
     assert execute(plan, told.append, dry_run=dry_run) == told
     return [event.outcome for event in told]
 
 
 def test_only_what_is_needed_is_applied_and_a_second_run_does_nothing() -> None:
-    plan = Plan("role", [Switch(on=True).step(), Switch().step()])
-    assert outcomes(plan) == [Outcome.TRUE, Outcome.CHANGED]
-    assert outcomes(plan) == [Outcome.TRUE, Outcome.TRUE]
+    plan = SetupPlan("role", [Switch(on=True).step(), Switch().step()])
+    assert outcomes(plan) == [StepOutcome.TRUE, StepOutcome.CHANGED]
+    assert outcomes(plan) == [StepOutcome.TRUE, StepOutcome.TRUE]
 
 
 def test_a_dry_run_changes_nothing() -> None:
     switch = Switch()
-    assert outcomes(Plan("role", [switch.step()]), dry_run=True) == [Outcome.WOULD_CHANGE]
+    assert outcomes(SetupPlan("role", [switch.step()]), dry_run=True) == [StepOutcome.WOULD_CHANGE]
     assert not switch.on
 
 
@@ -45,13 +53,15 @@ def test_a_dry_run_tells_what_depends_on_earlier_steps() -> None:
     def pending() -> str | None:
         raise NotYetError("comes with the package")
 
-    assert outcomes(Plan("role", [Step("later", pending)]), dry_run=True) == [Outcome.LATER]
+    assert outcomes(SetupPlan("role", [Step("later", pending)]), dry_run=True) == [
+        StepOutcome.LATER
+    ]
 
 
 def test_what_only_a_person_can_do_stops_the_run_and_not_the_dry_run() -> None:
     switch = Switch()
-    plan = Plan("role", [Step("check", lambda: "mount it"), switch.step()])
-    expected = [Outcome.PROBLEM, Outcome.WOULD_CHANGE]
+    plan = SetupPlan("role", [Step("check", lambda: "mount it"), switch.step()])
+    expected = [StepOutcome.PROBLEM, StepOutcome.WOULD_CHANGE]
     assert outcomes(plan, dry_run=True) == expected
     with pytest.raises(SetupError, match="mount it"):
         outcomes(plan)
@@ -60,7 +70,7 @@ def test_what_only_a_person_can_do_stops_the_run_and_not_the_dry_run() -> None:
 
 def test_a_step_that_does_not_take_effect_is_an_error() -> None:
     with pytest.raises(SetupError, match="still is not so: turn it on"):
-        outcomes(Plan("role", [Switch(broken=True).step()]))
+        outcomes(SetupPlan("role", [Switch(broken=True).step()]))
 
 
 def test_a_step_is_announced_before_it_is_applied_and_for_as_long() -> None:
@@ -73,6 +83,6 @@ def test_a_step_is_announced_before_it_is_applied_and_for_as_long() -> None:
         yield
         announced.append(("applied", switch.on))
 
-    plan = Plan("role", [switch.step("a title"), Switch(on=True).step("quiet")])
+    plan = SetupPlan("role", [switch.step("a title"), Switch(on=True).step("quiet")])
     execute(plan, lambda event: None, during)
     assert announced == [("a title", False), ("applied", True)]
