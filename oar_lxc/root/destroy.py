@@ -15,7 +15,7 @@ from oar_lxc.linux.background import in_background
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import connections, grants, idmapped, links, packetfilter, user_nics
+from oar_lxc.root import connections, grants, idmapped, keyrings, links, packetfilter, user_nics
 from oar_lxc.root.allocation import find_range, find_whose
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.files import forget, half_written, job_locked, locked
@@ -110,7 +110,7 @@ class Destruction:
         with (
             in_background(lambda: self._remove_network(log, end, unfiltered)),
             in_background(lambda: self._remove_tree(log, end)),
-            in_background(lambda: step(log, "litter", litter.remove)),
+            in_background(lambda: self._remove_litter(log, litter, end)),
         ):
             step(log, "cgroups", killing.remove_cgroups)
             check = job.until(deadline)
@@ -181,6 +181,10 @@ class Destruction:
                 unfiltered.set()
 
         self._step(log, "filter", forget)
+
+    def _remove_litter(self, log: NodeLog, litter: Litter, end: Deadline) -> None:
+        self._step(log, "keyrings", lambda: keyrings.forget(litter.whose, end))
+        self._step(log, "litter", litter.remove)
 
     def _remove_tree(self, log: NodeLog, end: Deadline) -> None:
         step = self._step

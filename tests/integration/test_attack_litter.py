@@ -15,6 +15,7 @@ from tests import kernel
 from tests.integration.attacks import PROLOGUE, assert_gone, ids_options
 from tests.integration.conftest import published
 from tests.pretend import PYTHON, PretendJob
+from tests.unit.fakes.programs import wait_until
 
 LEAVE = """
 key, mark = int(sys.argv[1]), sys.argv[2]
@@ -101,6 +102,41 @@ def test_memory_queues_and_files_of_a_jobs_ids_go_with_it(
         assert (status.st_uid, oct(status.st_mode)) == (own.stat().st_uid, "0o41777")
     assert Path("/etc/passwd").read_bytes() == passwd
     assert own.exists()
+
+
+KEEP_KEYS = """
+SYS_add_key, SYS_keyctl = (248, 250) if os.uname().machine == "x86_64" else (217, 219)
+GET_PERSISTENT, PROCESS, USER = 22, -2, -4
+os.setresuid(os.geteuid(), os.geteuid(), os.geteuid())
+persistent = libc.syscall(SYS_keyctl, GET_PERSISTENT, -1, PROCESS)
+for keyring in (USER, persistent):
+    assert libc.syscall(SYS_add_key, b"user", b"x", b"x" * 5000, 5000, keyring) > 0
+"""
+
+
+def keys_of(uid: int) -> int:
+    """Return how many bytes of keys a user id has, of which the kernel counts each."""
+    for line in kernel.read("/proc/key-users").splitlines():
+        if line.split(":")[0].strip() == str(uid):
+            return int(line.split()[4].partition("/")[0])
+    return 0
+
+
+def test_keys_of_a_jobs_ids_go_with_it(job: PretendJob, mark: str) -> None:
+    """Some would last until the next boot; the user may not remove them, having no such id."""
+    first_id = published(job).first_id
+    python = f"/var/tmp/{mark}.file"
+    make = f"cp {os.path.realpath(PYTHON)} {python}; chmod 6755 {python}"
+    before = keys_of(first_id)
+    for argv in (
+        ["lxc-usernsexec", *ids_options(job), "--", "sh", "-ec", make],
+        [python, "-IS", "-c", PROLOGUE + KEEP_KEYS],
+    ):
+        done = job.run(argv)
+        assert done.status == 0, done.stderr
+    assert keys_of(first_id) >= before + 10_000
+    assert_gone(job)
+    assert wait_until(lambda: keys_of(first_id) < 5000)
 
 
 def test_what_is_left_elsewhere_is_told(job: PretendJob, mark: str) -> None:
