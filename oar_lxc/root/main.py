@@ -199,11 +199,17 @@ def _prepare(arguments: argparse.Namespace) -> int:
     with suppress(OSError):  # the prepare meets the error again, and handles it
         if not (account := find_account(user)):
             raise UsageError(f"user {user} does not exist on this node")
-    config = read_config()
+    node = check_node(arguments.node)
+    log = NodeLog(bound={"job": layout.job_id, "node": node})
+    try:
+        config = read_config()
+    except ConfigError as error:
+        log.write("wrong configuration", "error", error=str(error), instead="no containers")
+        raise
     preparation = Preparation(
         layout,
         user,
-        check_node(arguments.node),
+        node,
         [check_node(node) for node in arguments.nodes.split(",")],
         replace(config, users=_users(arguments.users) or config.users),
         cgroup,
@@ -212,7 +218,6 @@ def _prepare(arguments: argparse.Namespace) -> int:
     )
     if preparation.node not in preparation.nodes:
         raise UsageError(f"node {preparation.node} is not among --nodes {arguments.nodes}")
-    log = NodeLog(bound={"job": layout.job_id, "node": preparation.node})
     with log.step("prepare"):
         preparation.run(log, _deadline(config.deadline, arguments.deadline))
     return DONE

@@ -126,7 +126,7 @@ def test_a_wrong_configuration_is_said_and_a_job_is_destroyed(
             assert f"{CONFIG}: " in result.stderr
         assert refused.status == 1
         assert left(unprepared, 0) == {"cgroups": oar_cgroups(unprepared)}
-        assert '"wrong configuration"' in LOG.read_text()
+        assert '"instead": "no containers"' in LOG.read_text()
 
 
 @pytest.mark.parametrize("kind", ["huge", "directory", "fifo"])
