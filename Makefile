@@ -28,6 +28,7 @@ APT_PACKAGES := \
 	python3-lxc \
 	fuse3 lxcfs openssh-client procps uidmap \
 	libcap2-bin skopeo squashfs-tools squashfs-tools-ng umoci xz-utils zstd
+DEB_PACKAGES := dpkg python3 python3-click
 FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3
 
 .PHONY: help
@@ -136,8 +137,9 @@ docs: venv ## Build the documentation in docs/_build/html, and run its examples
 	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
 
 .PHONY: deb
-deb: venv ## Build the Debian package in dist/
-	$(BIN)/python -m oar_lxc.setup.deb --output dist
+deb: ## Build the Debian package in dist/
+	@$(SUBMAKE) setup APT_PACKAGES="$(DEB_PACKAGES)"
+	$(PYTHON) -Es -m oar_lxc.setup.deb --output dist
 
 .PHONY: venv
 venv: $(STAMP) ## Make the virtual environment .venv

@@ -226,7 +226,7 @@ class Machine:
             raise SandboxError(
                 f"machine {self.name} does not run: `oar-lxc sandbox up` brings it up"
             )
-        lines = [line.split(":") for line in self.run(["getent", "passwd"]).stdout.splitlines()]
+        lines = [line.split(":") for line in self.read("/etc/passwd").splitlines()]
         if user not in (line[0] for line in lines):
             # Those that people use: with a shell.
             shells = sorted(line[0] for line in lines if line[-1].endswith("sh"))

@@ -127,17 +127,22 @@ if command -v py3clean >/dev/null; then
 fi
 """
 
-# Only the root side removes a job's directory, so a purge keeps them: the job may still run.
+# Only the root side removes a job's directory, so a purge keeps them: the job may still run. What
+# is mounted below may be other machines' too. The directory itself may be a mount point.
 POSTRM = """\
 #!/bin/sh
 set -e
 if [ "$1" = purge ]; then
-    if [ -n "$(ls -A /var/lib/oar-lxc/jobs 2>/dev/null)" ]; then
-        echo "oar-lxc: /var/lib/oar-lxc/jobs is not empty: left /var/lib/oar-lxc as it is" >&2
-    else
-        rm -rf --one-file-system /var/lib/oar-lxc
-    fi
     rm -rf /etc/oar-lxc
+    state=/var/lib/oar-lxc
+    if [ -n "$(ls -A $state/jobs 2>/dev/null)" ]; then
+        echo "oar-lxc: $state/jobs is not empty: left $state as it is" >&2
+    elif grep -q " $state/" /proc/self/mountinfo; then
+        echo "oar-lxc: something is mounted below $state: left it as it is" >&2
+    elif [ -d $state ]; then
+        find $state -xdev -mindepth 1 -delete
+        rmdir $state 2>/dev/null || true
+    fi
 fi
 """
 

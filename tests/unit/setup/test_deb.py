@@ -145,6 +145,28 @@ def test_a_maintainer_script_parses(script: str, checkout: Path, tmp_path: Path)
     subprocess.run(["sh", "-n", root / "DEBIAN" / script], check=True)
 
 
+@pytest.mark.parametrize("kept", ["", "a job", "a mount"])
+def test_a_purge_removes_all_but_jobs_and_what_is_mounted(tmp_path: Path, kept: str) -> None:
+    state, etc, mounts = tmp_path / "state", tmp_path / "etc", tmp_path / "mounts"
+    (state / "store/images/debian-12/rootfs").mkdir(parents=True)
+    (state / "jobs/42" if kept == "a job" else state / "jobs").mkdir(parents=True)
+    etc.mkdir()
+    below = f" {state}/store/images" if kept == "a mount" else f" {state}"
+    mounts.write_text(f"29 1 8:1 / / rw - ext4 x rw\n30 29 8:2 /{below} rw - ext4 x rw\n")
+    script = deb.POSTRM.replace("/var/lib/oar-lxc", str(state)).replace("/etc/oar-lxc", str(etc))
+    script = script.replace("/proc/self/mountinfo", str(mounts))
+    for action in ("remove", "upgrade"):
+        subprocess.run(["sh", "-c", script, "postrm", action], check=True)
+        assert etc.exists()
+    done = subprocess.run(
+        ["sh", "-c", script, "postrm", "purge"], capture_output=True, text=True, check=True
+    )
+    assert not etc.exists()
+    assert (state / "store/images/debian-12/rootfs").exists() == bool(kept)
+    assert state.exists() == bool(kept)
+    assert done.stderr.count("\n") == bool(kept)
+
+
 @pytest.mark.parametrize("shell", deb.COMPLETIONS)
 def test_the_completion_asks_the_installed_command(shell: str) -> None:
     assert f"_OAR_LXC_COMPLETE={shell}_complete" in script_for(shell)
