@@ -23,7 +23,7 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.model.addresses import PREFIX, JobNetwork
 from oar_lxc.model.config import lenient_config
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import links
+from oar_lxc.root import bridge
 
 if TYPE_CHECKING:
     from socket import socket
@@ -66,7 +66,7 @@ def subnet_of(layout: JobLayout, timeout: float) -> IPv4Network | None:
         found = fcntl.ioctl(probe, _SIOCGIFADDR, name)
         return IPv4Network((found[20:24], PREFIX), strict=False)
     network = JobNetwork(layout.job_id, (), lenient_config()[0].pool)
-    return None if links.holder_of_subnet(network, timeout) else network.subnet
+    return None if bridge.holder_of_subnet(network, timeout) else network.subnet
 
 
 def forget(subnet: IPv4Network, deadline: Deadline, count: Path = COUNT) -> None:

@@ -15,10 +15,10 @@ from oar_lxc.linux.background import in_background
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import connections, grants, idmapped, keyrings, links, packetfilter, user_nics
-from oar_lxc.root.allocation import find_range, find_whose
+from oar_lxc.root import bridge, connections, grants, idmapped, keyrings, packetfilter, user_nics
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.files import forget, half_written, job_locked, locked
+from oar_lxc.root.id_allocation import find_range, find_whose
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.kill import Killing
 from oar_lxc.root.leftovers import Leftovers, Running, find_leftovers
@@ -160,14 +160,14 @@ class Destruction:
             grants.revoke(self.layout, first_id)
 
     def _remove_network(self, log: NodeLog, end: Deadline, unfiltered: threading.Event) -> None:
-        uid = self.uid if (links.NET / self.layout.bridge).exists() else 0
+        uid = self.uid if (bridge.NET / self.layout.bridge).exists() else 0
 
         subnet: list[IPv4Network] = []
 
         def remove() -> None:
             with suppress(OSError, OarLxcError):
                 subnet.extend(filter(None, [connections.subnet_of(self.layout, end.timeout())]))
-            links.remove(self.layout, end.timeout(), links.stray_links(self.user, self.uid))
+            bridge.remove(self.layout, end.timeout(), bridge.stray_links(self.user, self.uid))
 
         self._step(log, "links", remove)
         # After the links: no packet adds a connection again.

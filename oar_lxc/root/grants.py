@@ -10,7 +10,7 @@ from pathlib import Path
 from oar_lxc.errors import UsageError
 from oar_lxc.model.layout import JobLayout, check_job_id, check_user
 from oar_lxc.root.files import edit_lines, forget, half_written, read_lines
-from oar_lxc.root.ranges import COUNT
+from oar_lxc.root.id_ranges import COUNT
 
 SUBUID = Path("/etc/subuid")
 SUBGID = Path("/etc/subgid")

@@ -10,7 +10,7 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError, printable
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import grants, idmapped, job_cgroups, links, packetfilter, user_nics
+from oar_lxc.root import bridge, grants, idmapped, job_cgroups, packetfilter, user_nics
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.kill import keep_waiting
 from oar_lxc.root.litter import Litter
@@ -145,7 +145,7 @@ def find_leftovers(
         processes=sorted(running.processes),
         cgroups=[str(path) for path in cgroups.roots()] if job_cgroups.hierarchies() else [UNSEEN],
         mounts=[str(point) for point in idmapped.mounts_under(layout.directory)],
-        links=[*links.job_links(layout), *links.stray_links(cgroups.user, whose.uid)],
+        links=[*bridge.job_links(layout), *bridge.stray_links(cgroups.user, whose.uid)],
         files=[
             *(str(path) for path in paths if os.path.lexists(path)),
             *([] if litter.unknown else litter.files),

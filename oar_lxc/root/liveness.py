@@ -13,9 +13,9 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.model.layout import JOB_DIRECTORIES, MAX_JOB_ID, RECORDS, STATE, JobLayout
 from oar_lxc.root import grants, packetfilter
 from oar_lxc.root.account import find_name, private_owner
+from oar_lxc.root.bridge import NET
 from oar_lxc.root.job_cgroups import OWN, hierarchies
 from oar_lxc.root.leftovers import NFT_TIMEOUT
-from oar_lxc.root.links import NET
 from oar_lxc.root.record import GRACE, Record, read_record, this_boot
 
 

@@ -247,8 +247,8 @@ def _destroy(arguments: argparse.Namespace) -> int:
 
 
 def _leftovers(arguments: argparse.Namespace) -> int:
-    from oar_lxc.root.allocation import find_whose
     from oar_lxc.root.belongings import Belongings
+    from oar_lxc.root.id_allocation import find_whose
     from oar_lxc.root.leftovers import NOT_KNOWN, Leftovers, find_leftovers
     from oar_lxc.root.record import read_record
 
@@ -277,7 +277,7 @@ def _first_ids(
     given: str | None, layout: JobLayout, user: str, uid: int, record: Record | None
 ) -> set[int]:
     """Return the first ids of the ranges to search for: the job's, or all that it may have had."""
-    from oar_lxc.root.allocation import find_range, is_of, possible_ranges
+    from oar_lxc.root.id_allocation import find_range, is_of, possible_ranges
 
     if given is None:
         first = find_range(layout, user, uid, record)

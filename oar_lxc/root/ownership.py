@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from oar_lxc.root.ranges import COUNT
+from oar_lxc.root.id_ranges import COUNT
 
 
 @dataclass(frozen=True)

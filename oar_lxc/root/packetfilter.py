@@ -21,8 +21,8 @@ from oar_lxc.linux.run import Result, run
 from oar_lxc.model.addresses import VXLAN_PORT, JobNetwork
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.account import UNKNOWN, find_uid
+from oar_lxc.root.bridge import NET, flooded
 from oar_lxc.root.files import filter_locked
-from oar_lxc.root.links import NET, flooded
 from oar_lxc.root.record import read_record
 from oar_lxc.root.user_database import hide_users
 

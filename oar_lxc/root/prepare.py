@@ -22,11 +22,11 @@ from oar_lxc.model.config import Config
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import READY, REFUSED, PublishedJob
-from oar_lxc.root import grants, idmapped, links, packetfilter, ranges
+from oar_lxc.root import bridge, grants, id_ranges, idmapped, packetfilter
 from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
-from oar_lxc.root.allocation import NoRangeError, allocate
 from oar_lxc.root.destroy import Destruction
 from oar_lxc.root.files import job_locked, locked, write_durably
+from oar_lxc.root.id_allocation import NoRangeError, allocate
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.oar_files import keep_keys
 from oar_lxc.root.record import Record, read_record, this_boot
@@ -154,7 +154,7 @@ class Preparation:
                 self.layout.job_id, self.user, this_boot(), time.time(), first_id, self.oar_cgroup
             )
             record.write(self.layout)
-        holder = links.holder_of_subnet(network, end.timeout())
+        holder = bridge.holder_of_subnet(network, end.timeout())
         if holder and holder != self.layout.bridge:
             raise Refusal(
                 f"its network {network.subnet} is still held by {holder}; submit the job again, "
@@ -184,7 +184,7 @@ class Preparation:
             if why := why_open(self.config.store):
                 raise Refusal(why)
             if not idmapped.mounts_under(layout.images):
-                id_map = IdMap.of_job(first_id, ranges.COUNT, account.uid, account.gid)
+                id_map = IdMap.of_job(first_id, id_ranges.COUNT, account.uid, account.gid)
                 self._mount_images(id_map)
         with log.step("trees"):
             trees = mount_trees(layout, self.config.trees, account, log, end)
@@ -193,8 +193,8 @@ class Preparation:
         with log.step("links"):
             if not layout.published.exists():
                 # Publishing comes last, so links without it are half made or of another job.
-                links.remove(layout, end.timeout())
-                peers = links.create(layout, network, self.node, end.timeout())
+                bridge.remove(layout, end.timeout())
+                peers = bridge.create(layout, network, self.node, end.timeout())
                 packetfilter.admit(layout, account.uid, peers, self.config.pool, end.timeout())
         if end.passed:
             raise OarLxcError("it took too long: the node is slow, or its lock was held")
@@ -205,7 +205,7 @@ class Preparation:
             nodes=network.nodes,
             state=READY,
             first_id=first_id,
-            id_count=ranges.COUNT,
+            id_count=id_ranges.COUNT,
             uid=account.uid,
             gid=account.gid,
             cgroups=tuple(map(str, delegated)),

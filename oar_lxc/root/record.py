@@ -13,8 +13,8 @@ from oar_lxc.linux.process import start_time
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.layout import JobLayout, check_job_id, check_user
 from oar_lxc.root.files import write_anyway, write_durably
+from oar_lxc.root.id_ranges import is_first_id
 from oar_lxc.root.job_cgroups import check_oar_cgroup
-from oar_lxc.root.ranges import is_first_id
 
 LONGEST = 1 << 16  # bytes of a record
 GRACE = 120.0  # seconds that OAR and its hooks get at a job's start and at its end

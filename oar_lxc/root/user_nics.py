@@ -21,7 +21,7 @@ from pathlib import Path
 
 from oar_lxc.linux.lock import take
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root.links import NET
+from oar_lxc.root.bridge import NET
 
 NICS = Path("/run/lxc/nics")
 PATIENCE = 0.1  # seconds to wait for the lock, which is normally held for a moment

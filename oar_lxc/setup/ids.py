@@ -8,7 +8,7 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.regular import read_regular
-from oar_lxc.root.ranges import COUNT, is_first_id, overlapping
+from oar_lxc.root.id_ranges import COUNT, is_first_id, overlapping
 
 ETC = Path("/etc")
 _SUBORDINATE = ("subuid", "subgid")

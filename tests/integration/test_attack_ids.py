@@ -20,8 +20,8 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.log import NodeLog
 from oar_lxc.model.config import Config
 from oar_lxc.model.layout import STATE, JobLayout
+from oar_lxc.root.id_ranges import JOBS
 from oar_lxc.root.prepare import Preparation
-from oar_lxc.root.ranges import JOBS
 from tests import kernel
 from tests.integration.attacks import PLUG, assert_gone, attack, ids_options, lives
 from tests.integration.conftest import IMAGE, containers_of, left, next_id, published

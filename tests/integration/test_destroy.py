@@ -335,7 +335,7 @@ STEPS = {
     "ids": "oar_lxc.root.grants.revoke",
     "processes": "oar_lxc.linux.pidfd.Handles.kill",
     "cgroups": "oar_lxc.root.job_cgroups.JobCgroups.remove",
-    "links": "oar_lxc.root.links.remove",
+    "links": "oar_lxc.root.bridge.remove",
     "mounts": "oar_lxc.root.idmapped.unmount_under",
     "files": "oar_lxc.root.destroy.discard",
     "verify": "oar_lxc.root.destroy.find_leftovers",

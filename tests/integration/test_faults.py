@@ -18,7 +18,7 @@ from oar_lxc.model.idspans import LOWEST as FIRST
 from oar_lxc.model.layout import CONFIG, STATE, JobLayout
 from oar_lxc.root import grants
 from oar_lxc.root.files import JOBS_LOCK, LOCK, SHADOW_LOCK
-from oar_lxc.root.ranges import COUNT
+from oar_lxc.root.id_ranges import COUNT
 from oar_lxc.root.record import Record, read_record, this_boot
 from tests import kernel
 from tests.integration.conftest import left, published

@@ -21,7 +21,7 @@ KILLED = """
 import os, pwd, signal, sys
 sys.path.insert(0, sys.argv[1])
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root.allocation import find_whose
+from oar_lxc.root.id_allocation import find_whose
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.standstill import standstill

@@ -390,7 +390,7 @@ STEPS = {
     "directories": "oar_lxc.root.prepare.Preparation._make_directories",
     "images": "oar_lxc.root.idmapped.mount_idmapped",
     "cgroups": "oar_lxc.root.job_cgroups.JobCgroups.delegate",
-    "links": "oar_lxc.root.links.create",
+    "links": "oar_lxc.root.bridge.create",
     "published": "oar_lxc.model.published.PublishedJob.to_json",
 }
 

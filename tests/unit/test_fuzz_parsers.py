@@ -29,7 +29,7 @@ from oar_lxc.model.layout import MAX_JOB_ID, JobLayout, check_node
 from oar_lxc.model.published import PublishedJob, read_published
 from oar_lxc.model.spec import Group, Mount
 from oar_lxc.root import grants
-from oar_lxc.root.ranges import COUNT, is_first_id
+from oar_lxc.root.id_ranges import COUNT, is_first_id
 from oar_lxc.root.record import Record, read_record
 from tests.unit.strategies import hostile, job_ids, nodes, users
 

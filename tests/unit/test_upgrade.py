@@ -21,7 +21,7 @@ from oar_lxc.model import requests, wire
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import Plan
 from oar_lxc.model.published import PublishedJob
-from oar_lxc.root.allocation import find_range, find_whose
+from oar_lxc.root.id_allocation import find_range, find_whose
 from oar_lxc.root.main import parser
 from oar_lxc.root.record import Record, read_record
 

@@ -9,7 +9,7 @@ import pytest
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import grants
-from oar_lxc.root.ranges import COUNT, is_first_id
+from oar_lxc.root.id_ranges import COUNT, is_first_id
 
 OTHERS = "root:100000:65536\nalice:165536:65536\n# a comment\n\n"
 

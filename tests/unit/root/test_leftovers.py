@@ -16,14 +16,14 @@ import pytest
 from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import grants, job_cgroups, leftovers, links, processes
+from oar_lxc.root import bridge, grants, job_cgroups, leftovers, processes
 from oar_lxc.root.belongings import Belongings
+from oar_lxc.root.id_ranges import COUNT
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
 from oar_lxc.root.kill import Killing
 from oar_lxc.root.leftovers import Leftovers, find_leftovers
 from oar_lxc.root.litter import Litter
 from oar_lxc.root.ownership import Whose
-from oar_lxc.root.ranges import COUNT
 from tests.unit.fakes.programs import add_program
 
 FIRST = LOWEST + (MOST_USERS - 1) * COUNT  # which no job on this machine has
@@ -36,7 +36,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(grants, name, tmp_path / name.lower())
     for name in ("records", "jobs", "cgroup", "net"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(links, "NET", tmp_path / "net")
+    monkeypatch.setattr(bridge, "NET", tmp_path / "net")
     found = [Hierarchy(tmp_path / "cgroup", ("cpuset",), False)]
     monkeypatch.setattr(job_cgroups, "hierarchies", lambda: found)
     elements = tmp_path / "elements"
@@ -183,14 +183,14 @@ def test_a_person_is_told_kinds_numbers_and_examples() -> None:
 
 def test_links_are_found_by_the_bridge_they_are_plugged_into(node: Path) -> None:
     layout = JobLayout(42, node)
-    assert links.job_links(layout) == []
+    assert bridge.job_links(layout) == []
     (node / "net/olb42/brif").mkdir(parents=True)
     (node / "net/olb42/brif/olv42").mkdir()
     (node / "net/olv42").mkdir()
     (node / "net/veth9").mkdir()
-    assert links.job_links(layout) == ["olv42", "olb42"]
+    assert bridge.job_links(layout) == ["olv42", "olb42"]
     (node / "net/olb42/brif/veth9").mkdir()
-    assert links.job_links(layout) == ["veth9", "olv42", "olb42"]
+    assert bridge.job_links(layout) == ["veth9", "olv42", "olb42"]
 
 
 WHY = "the time was over"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from oar_lxc.root.id_ranges import COUNT
 from oar_lxc.root.ownership import Whose
-from oar_lxc.root.ranges import COUNT
 
 FIRST = 3 * COUNT
 ALICE = Whose(2001, FIRST, ((FIRST, COUNT), (9 * COUNT, 10)))

@@ -16,10 +16,10 @@ from oar_lxc.linux.process import is_zombie, pids
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import job_cgroups, processes
 from oar_lxc.root.belongings import Belongings
+from oar_lxc.root.id_ranges import COUNT
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.processes import job_processes
-from oar_lxc.root.ranges import COUNT
 from tests.unit.fakes.programs import wait_until
 
 Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oar_lxc.model.idspans import LOWEST
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root.ranges import COUNT
+from oar_lxc.root.id_ranges import COUNT
 from oar_lxc.root.record import Record, read_record, this_boot
 from tests.unit.strategies import job_ids, users
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
-from oar_lxc.root.ranges import COUNT, overlapping, ranges_of
+from oar_lxc.root.id_ranges import COUNT, overlapping, ranges_of
 from oar_lxc.setup.ids import notes
 
 DEBIAN = {

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.model.idspans import DEFAULT, LOWEST, MOST_USERS, parse_spans
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import allocation, grants
-from oar_lxc.root.allocation import (
+from oar_lxc.root import grants, id_allocation
+from oar_lxc.root.id_allocation import (
     TABLE,
     NoRangeError,
     allocate,
     find_range,
     possible_ranges,
 )
-from oar_lxc.root.ranges import COUNT, JOBS, is_first_id, ranges_of
+from oar_lxc.root.id_ranges import COUNT, JOBS, is_first_id, ranges_of
 from oar_lxc.root.record import Record, read_record
 from tests.unit.strategies import hostile
 
@@ -126,7 +126,7 @@ def test_a_range_that_a_machine_of_systemd_nspawn_has_is_passed_over(
 ) -> None:
     taken = layout.state / "nspawn-uid"
     taken.mkdir()
-    monkeypatch.setattr(allocation, "NSPAWN", taken)
+    monkeypatch.setattr(id_allocation, "NSPAWN", taken)
     (taken / "524288").touch()
     (taken / "other").touch()
     assert give(layout) == MINE[0]

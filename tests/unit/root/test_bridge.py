@@ -11,7 +11,7 @@ import pytest
 from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import links
+from oar_lxc.root import bridge
 from tests.unit.fakes.programs import add_program
 
 NETWORK = JobNetwork.of(42, ["node1"])  # 100.65.80.0/21
@@ -37,7 +37,7 @@ def test_a_subnet_that_nobody_has_is_held_by_nobody(
         ("olb43", "100.65.88.1"),
         ("x", "100.65.79.255"),
     )
-    assert links.holder_of_subnet(NETWORK, 10) == ""
+    assert bridge.holder_of_subnet(NETWORK, 10) == ""
 
 
 @pytest.mark.parametrize("address", ["100.65.80.1", "100.65.80.0", "100.65.87.255"])
@@ -45,7 +45,7 @@ def test_the_device_with_an_address_in_the_subnet_holds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     ip(tmp_path, monkeypatch, ("lo", "127.0.0.1"), ("eth9", address))
-    assert links.holder_of_subnet(NETWORK, 10) == "eth9"
+    assert bridge.holder_of_subnet(NETWORK, 10) == "eth9"
 
 
 def test_a_machine_without_addresses_holds_nothing(
@@ -53,7 +53,7 @@ def test_a_machine_without_addresses_holds_nothing(
 ) -> None:
     ip(tmp_path, monkeypatch)
     (tmp_path / "listing").write_text("")
-    assert links.holder_of_subnet(NETWORK, 10) == ""
+    assert bridge.holder_of_subnet(NETWORK, 10) == ""
 
 
 def test_an_ip_that_fails_is_an_error_and_not_nobody(
@@ -62,7 +62,7 @@ def test_an_ip_that_fails_is_an_error_and_not_nobody(
     ip(tmp_path, monkeypatch)
     add_program(tmp_path / "bin", "ip", "echo Cannot open netlink socket >&2; exit 1")
     with pytest.raises(CommandError, match="Cannot open netlink socket"):
-        links.holder_of_subnet(NETWORK, 10)
+        bridge.holder_of_subnet(NETWORK, 10)
 
 
 def test_a_node_whose_address_is_unknown_is_one_sentence_with_what_to_do(
@@ -73,6 +73,6 @@ def test_a_node_whose_address_is_unknown_is_one_sentence_with_what_to_do(
     with pytest.raises(
         OarLxcError, match=r"address of node node2\.invalid is not known"
     ) as caught:
-        links.create(JobLayout(42), network, "node1", 10)
+        bridge.create(JobLayout(42), network, "node1", 10)
     assert "DNS or /etc/hosts" in str(caught.value)
     assert "\n" not in str(caught.value)

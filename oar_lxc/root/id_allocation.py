@@ -1,6 +1,6 @@
 """Choose the id range of a job: one of its user's ranges that no other job has.
 
-A range's user follows from the configuration (:mod:`oar_lxc.root.ranges`). A node also keeps a
+A range's user follows from the configuration (:mod:`oar_lxc.root.id_ranges`). A node also keeps a
 table of the user that had each range. If a change of the configuration would give a range to
 another user, no job gets that range. And the table still tells the ranges of jobs that are gone.
 """
@@ -22,8 +22,8 @@ from oar_lxc.model.idspans import Span, format_spans
 from oar_lxc.model.layout import CONFIG, JOB_DIRECTORIES, RECORDS, JobLayout
 from oar_lxc.root.files import write_durably
 from oar_lxc.root.grants import granted_ranges, jobs_of_lines
+from oar_lxc.root.id_ranges import COUNT, JOBS, is_first_id, ranges_of
 from oar_lxc.root.ownership import Whose
-from oar_lxc.root.ranges import COUNT, JOBS, is_first_id, ranges_of
 from oar_lxc.root.record import Record, read_record
 
 TABLE = "ranges.json"  # below the state directory: first id → [uid, day when it was first given]
