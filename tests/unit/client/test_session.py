@@ -133,7 +133,7 @@ def test_a_launch_on_a_node_that_does_not_answer_is_undone_on_the_others(
     remote: FakeRemote,
 ) -> None:
     remote.unreachable = ["node2"]
-    with pytest.raises(LaunchError, match="node node2: oarsh or the agent failed"):
+    with pytest.raises(LaunchError, match="node node2: it cannot be reached"):
         Session(job=JOB).__enter__()
     assert remote.running() == []
     assert files(remote) == []
@@ -390,7 +390,7 @@ def test_a_command_in_a_container_that_died_is_an_error(remote: FakeRemote) -> N
 def test_a_command_on_a_node_that_does_not_answer_is_an_error(remote: FakeRemote) -> None:
     with Session(job=JOB) as containers:
         remote.unreachable = ["node2"]
-        with pytest.raises(NodeError, match=r"node node2: .* no route"):
+        with pytest.raises(NodeError, match=r"node node2: .* No route"):
             containers.run(["true"])
         remote.unreachable = []
 

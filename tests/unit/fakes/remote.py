@@ -50,9 +50,7 @@ class FakeRemote(Remote):
         line = wire.encode(asked).decode()
         for name in self.nodes if nodes is None else nodes:
             if name in self.unreachable:
-                failures.append(
-                    NodeError(name, "oarsh or the agent failed (status 255): no route")
-                )
+                failures.append(NodeError(name, "it cannot be reached: ssh: No route to host"))
                 continue
             node = self.by_name[name]
 
