@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
@@ -44,7 +45,7 @@ def open_ports(layout: JobLayout, session: str, share: Sequence[PlannedContainer
         os.waitpid(pid, 0)
         raise OarLxcError(said)
     note = {"pid": pid, "argv": argv}
-    layout.port_forward(session).write_text(json.dumps(note) + "\n")
+    write_atomic(layout.port_forward(session), json.dumps(note) + "\n")
 
 
 def close_ports(layout: JobLayout, session: str | None) -> None:

@@ -185,6 +185,9 @@ def check_parts(name: str) -> tuple[str, ...]:
 def _place(parent: int, name: str, make: Callable[[str], None]) -> None:
     """Make a file under a temporary name, then rename it to its own; replace a file there.
 
+    This is not :func:`oar_lxc.linux.atomic.write_atomic`: the file may be a link, or longer than
+    the memory; and both names are looked up in an open directory, which cannot be exchanged.
+
     Raises:
         IsADirectoryError: a directory has the name.
     """
