@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from oar_lxc.linux.deadline import Deadline
 
-SHARE = 0.75  # the part of a process's open files that may be handles
+SHARE = 0.75  # the part of the files that a process may still open that may be handles
 
 
 class Handles:
@@ -25,7 +25,8 @@ class Handles:
     """
 
     def __init__(self) -> None:
-        self._most = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * SHARE)
+        free = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/proc/self/fd"))
+        self._most = int(free * SHARE)
         self._open: dict[int, int] = {}
         self._poll = select.poll()
         self._dying: set[int] = set()

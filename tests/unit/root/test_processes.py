@@ -123,6 +123,7 @@ def test_a_search_leaves_open_files_for_its_own_reads(
     """A user can have more processes than root's program may have open files."""
     inside = [spawn(["sleep", "60"]) for _ in range(80)]
     put(tmp_path, "oar/alice_42/lxc", *(process.pid for process in inside))
+    others = [os.open(tmp_path, os.O_RDONLY) for _ in range(100)]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, limits[1]))
     try:
@@ -133,6 +134,8 @@ def test_a_search_leaves_open_files_for_its_own_reads(
                 handles.wait(Deadline.after(5))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in others:
+            os.close(fd)
     assert all(is_zombie(process.pid) for process in inside)
 
 
