@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from oar_lxc.root import main as node_main
+from oar_lxc.linux.log import NodeLog
 from oar_lxc.root.main import main
 
 PREPARE = ["prepare", "--job", "42", "--user", "root", "--node", "node1", "--nodes", "node1"]
@@ -16,7 +16,7 @@ PREPARE = ["prepare", "--job", "42", "--user", "root", "--node", "node1", "--nod
 def _no_root_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the checks run as anybody; whatever goes beyond them fails the test."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(node_main, "NodeLog", None)
+    monkeypatch.setattr(NodeLog, "write", lambda *_, **__: pytest.fail("it was logged"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
