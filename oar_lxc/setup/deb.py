@@ -21,6 +21,7 @@ from textwrap import wrap
 from typing import Any
 
 from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.linux.log import LOG
 from oar_lxc.linux.run import run
 from oar_lxc.setup.completion import NAME, script_for
 
@@ -39,12 +40,14 @@ DEPENDS = (
 )
 # For the shell's completion of commands, jobs and containers.
 RECOMMENDS = ("bash-completion",)
-# tcsh reads completions only in /etc, where files are the administrator's.
-CONFFILES = ("etc/csh/cshrc.d/oar-lxc",)
+# Files in /etc are the administrator's. tcsh reads completions only there.
+TCSH_COMPLETION = "etc/csh/cshrc.d/oar-lxc"
+LOGROTATE = "etc/logrotate.d/oar-lxc"
+CONFFILES = (TCSH_COMPLETION, LOGROTATE)
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/oar-lxc",
     "fish": "usr/share/fish/vendor_completions.d/oar-lxc.fish",
-    "tcsh": CONFFILES[0],
+    "tcsh": TCSH_COMPLETION,
     "zsh": "usr/share/zsh/vendor-completions/_oar-lxc",
 }
 # Packages that only nodes need; `oar-lxc setup node` installs them. As recommended packages, they
@@ -129,11 +132,23 @@ fi
 
 # Only the root side removes a job's directory, so a purge keeps them: the job may still run. What
 # is mounted below may be other machines' too. The directory itself may be a mount point.
+# The log is opened for each line, so nothing has to be told that there is a new file.
+ROTATION = f"""\
+{LOG} {{
+    weekly
+    rotate 8
+    compress
+    delaycompress
+    missingok
+    notifempty
+}}
+"""
 POSTRM = """\
 #!/bin/sh
 set -e
 if [ "$1" = purge ]; then
     rm -rf /etc/oar-lxc
+    rm -f /var/log/oar-lxc.log /var/log/oar-lxc.log.*
     state=/var/lib/oar-lxc
     if [ -n "$(ls -A $state/jobs 2>/dev/null)" ]; then
         echo "oar-lxc: $state/jobs is not empty: left $state as it is" >&2
@@ -280,6 +295,7 @@ def _stage_files(root: Path, source: Path, version: str) -> None:
         _write(share / f"man/man{section}/{page.name}.gz", _gzip(page.read_text()))
     for shell, path in COMPLETIONS.items():
         _write(root / path, script_for(shell))
+    _write(root / LOGROTATE, ROTATION)
 
 
 def _stage_control(root: Path, version: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import oar_lxc
 from oar_lxc.errors import UsageError
+from oar_lxc.linux.log import LOG
 from oar_lxc.setup import deb
 from oar_lxc.setup.completion import script_for
 
@@ -151,17 +152,23 @@ def test_a_purge_removes_all_but_jobs_and_what_is_mounted(tmp_path: Path, kept: 
     (state / "store/images/debian-12/rootfs").mkdir(parents=True)
     (state / "jobs/42" if kept == "a job" else state / "jobs").mkdir(parents=True)
     etc.mkdir()
+    logs = [tmp_path / name for name in ("oar-lxc.log", "oar-lxc.log.1", "oar-lxc.log.2.gz")]
+    for log in logs:
+        log.touch()
     below = f" {state}/store/images" if kept == "a mount" else f" {state}"
     mounts.write_text(f"29 1 8:1 / / rw - ext4 x rw\n30 29 8:2 /{below} rw - ext4 x rw\n")
     script = deb.POSTRM.replace("/var/lib/oar-lxc", str(state)).replace("/etc/oar-lxc", str(etc))
     script = script.replace("/proc/self/mountinfo", str(mounts))
+    script = script.replace("/var/log/", f"{tmp_path}/")
     for action in ("remove", "upgrade"):
         subprocess.run(["sh", "-c", script, "postrm", action], check=True)
         assert etc.exists()
+        assert all(log.exists() for log in logs)
     done = subprocess.run(
         ["sh", "-c", script, "postrm", "purge"], capture_output=True, text=True, check=True
     )
     assert not etc.exists()
+    assert not any(log.exists() for log in logs)
     assert (state / "store/images/debian-12/rootfs").exists() == bool(kept)
     assert state.exists() == bool(kept)
     assert done.stderr.count("\n") == bool(kept)
@@ -175,7 +182,13 @@ def test_the_completion_asks_the_installed_command(shell: str) -> None:
 def test_what_an_administrator_may_edit_stays_as_it_is(checkout: Path, tmp_path: Path) -> None:
     root = extract(deb.build(tmp_path, checkout), tmp_path / "root")
     listed = (root / "DEBIAN/conffiles").read_text().splitlines()
-    assert listed == [f"/{path.relative_to(root)}" for path in (root / "etc").rglob("*.d/*")]
+    assert listed == sorted(f"/{path.relative_to(root)}" for path in (root / "etc").rglob("*.d/*"))
+
+
+def test_the_log_of_a_node_is_rotated(checkout: Path, tmp_path: Path) -> None:
+    root = extract(deb.build(tmp_path, checkout), tmp_path / "root")
+    (head, *_) = (root / "etc/logrotate.d/oar-lxc").read_text().splitlines()
+    assert head == f"{LOG} {{"
 
 
 @pytest.mark.parametrize(
