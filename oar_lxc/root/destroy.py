@@ -103,6 +103,8 @@ class Destruction:
             lambda: step(log, "ids", lambda: self._revoke(first_id, end.timeout() / 2))
         ) as done:
             step(log, "processes", partial(killing.kill, done))
+        # Before the check for processes: what removes keyrings has ids of the job.
+        step(log, "keyrings", lambda: keyrings.forget(whose, end))
         share = PATIENT_SHARE if self.layer == REAPER else SHARE
         litter = Litter(whose, Deadline.after(end.timeout() * share), end)
         unfiltered = threading.Event()
@@ -110,7 +112,7 @@ class Destruction:
         with (
             in_background(lambda: self._remove_network(log, end, unfiltered)),
             in_background(lambda: self._remove_tree(log, end)),
-            in_background(lambda: self._remove_litter(log, litter, end)),
+            in_background(lambda: step(log, "litter", litter.remove)),
         ):
             step(log, "cgroups", killing.remove_cgroups)
             check = job.until(deadline)
@@ -181,10 +183,6 @@ class Destruction:
                 unfiltered.set()
 
         self._step(log, "filter", forget)
-
-    def _remove_litter(self, log: NodeLog, litter: Litter, end: Deadline) -> None:
-        self._step(log, "keyrings", lambda: keyrings.forget(litter.whose, end))
-        self._step(log, "litter", litter.remove)
 
     def _remove_tree(self, log: NodeLog, end: Deadline) -> None:
         step = self._step
