@@ -49,7 +49,7 @@ class AttachCommand:
         """
         doing("running the attach program", node=self.node, command=shlex.join(self.argv))
         if self.token:
-            return run_through_oarsh(self.argv, self.token, terminal=self.terminal)
+            return run_through_oarsh(self.argv, self.token, node=self.node, terminal=self.terminal)
         if self.terminal:
             replace_process(self.argv)
         return run_here(self.argv)

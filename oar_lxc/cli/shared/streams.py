@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -205,7 +206,9 @@ def in_memory(name: str, text: str) -> str:
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
-def run_through_oarsh(argv: Sequence[str], token: str, *, terminal: bool = False) -> int:
+def run_through_oarsh(
+    argv: Sequence[str], token: str, *, node: str = "", terminal: bool = False
+) -> int:
     """Run oarsh so that it ends when this process ends, for any reason; return its exit status.
 
     oarsh runs as user oar, so we may not send signals to it. But the kernel sends SIGHUP to a
@@ -214,6 +217,7 @@ def run_through_oarsh(argv: Sequence[str], token: str, *, terminal: bool = False
     Args:
         argv: the command.
         token: the token of the mark that the program on the node writes first.
+        node: the node as the command names it.
         terminal: whether that terminal is also the program's; if not, it gets three pipes.
 
     Raises:
@@ -243,7 +247,7 @@ def run_through_oarsh(argv: Sequence[str], token: str, *, terminal: bool = False
     before = _handle({signal.SIGTERM: _leave, signal.SIGHUP: _leave})
     try:
         if terminal:
-            return _Streams(process, token, master, master).run_on_terminal()
+            return _Streams(process, token, master, master, node=node).run_on_terminal()
         out, into, err = map(_fd, (process.stdout, process.stdin, process.stderr))
         return _Streams(process, token, out, into, err).run(master)
     finally:
@@ -268,6 +272,7 @@ class _Streams:
         out: the file with its output.
         into: the file for its input.
         err: the file with its standard error; None if that is part of the output.
+        node: the node, whose name is in ssh's farewell on a terminal.
     """
 
     def __init__(
@@ -277,6 +282,7 @@ class _Streams:
         out: int,
         into: int,
         err: int | None = None,
+        node: str = "",
     ) -> None:
         end = Deadline.after(SHELL_SECONDS)
         self._process = process
@@ -284,6 +290,9 @@ class _Streams:
         self._err = None if err is None else Marked(err, token, end)
         self._into = into
         self._lost: OSError | None = None
+        # ssh says so at the end on a terminal; a log level that silences it hides errors, too.
+        said = rb"Connection to %b closed\.\r*\n\Z" % re.escape(node.encode())
+        self._farewell = re.compile(said) if node else None
 
     def run(self, master: int) -> int:
         """Pass all data through pipes; return the exit status.
@@ -348,11 +357,15 @@ class _Streams:
         """
         try:
             while True:
+                farewell = self._farewell.search(rest) if self._farewell else None
+                held = farewell[0] if farewell else b""  # dropped if it is the end
+                rest = rest[: len(rest) - len(held)]
                 while rest:
                     rest = rest[os.write(1, rest) :]
                 rest = _read(self._out.fd)
                 if not rest:
                     return
+                rest = held + rest
         except BrokenPipeError:
             pass
         except OSError as error:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from oar_lxc.linux.error_exit import FAILED
 from oar_lxc.linux.login_shell import mark_of
 
@@ -92,6 +94,32 @@ def test_a_reader_that_is_gone_is_told_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     assert ended("seq 1000000", writer) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("script", "shown"),
+    [
+        ("printf 'Connection to node1 closed.\\r\\n'", ""),
+        ("echo hi; sleep 0.2; printf 'Connection to node1 closed.\\r\\n'", "hi"),
+        (
+            "printf 'Connection to node1 closed.\\n'; sleep 0.2; echo hi",
+            "Connection to node1 closed. hi",
+        ),
+        ("echo Connection to node2 closed.", "Connection to node2 closed."),
+    ],
+)
+def test_what_ssh_says_at_the_end_on_a_terminal_is_no_output(script: str, shown: str) -> None:
+    """But what a program says itself is, and all that is not the end."""
+    code = EXEC.replace(f"{TOKEN!r}))", f"{TOKEN!r}, node='node1', terminal=True))")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        argv = [sys.executable, "-c", code, "sh", "-c", f"printf '{MARK}'; {script}; exit 3"]
+        os.execv(sys.executable, argv)
+    try:
+        assert " ".join(heard(terminal, "\0").split()) == shown
+    finally:
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
 
 
 def test_ctrl_c_in_a_copy_leaves_time_to_tidy_up_in_the_container(tmp_path: Path) -> None:
