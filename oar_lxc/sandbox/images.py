@@ -47,7 +47,7 @@ BASE = (
 
 ROLES = {
     "server": packages.SERVER,
-    "frontend": packages.FRONTEND,
+    "frontend": (*packages.FRONTEND, "man-db", "wget"),  # what its users type
     "node": packages.NODE,
 }
 
@@ -60,12 +60,13 @@ _APT_OPTIONS = (
 )
 
 _PREFIX = ".half-"
-_UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
+_MAN = "/usr/share/man/"
+_UNREAD = ("/usr/share/doc/*", f"{_MAN}*", "/usr/share/locale/*")
 
 # Runs in a mount namespace of its own, so that the host does not see its mounts.
 _LAYER_SCRIPT = r"""
 set -e
-base=$1 half=$2; shift 2
+base=$1 half=$2 read=$3; shift 3
 merged=$half/merged
 mount -t overlay -o "lowerdir=$base,upperdir=$half/rootfs,workdir=$half/work" overlay "$merged"
 mount -t proc proc "$merged/proc"
@@ -73,6 +74,7 @@ mount -t tmpfs tmpfs "$merged/run"
 mount -t tmpfs tmpfs "$merged/tmp"
 mount --rbind /dev "$merged/dev"
 cp --remove-destination /etc/resolv.conf "$merged/etc/resolv.conf"
+[ -z "$read" ] || sed -i "\|$read|d" "$merged/etc/dpkg/dpkg.cfg.d/sandbox"
 # Nothing starts while packages are installed: this is a directory, not a machine.
 printf '#!/bin/sh\nexit 101\n' > "$merged/usr/sbin/policy-rc.d"
 chmod 755 "$merged/usr/sbin/policy-rc.d"
@@ -124,7 +126,9 @@ class Cache:
         def make(half: Path) -> None:
             for name in ("rootfs", "work", "merged"):
                 (half / name).mkdir()
-            script = [_LAYER_SCRIPT, "layer", str(base), str(half)]
+            # Users of a frontend read manual pages, too.
+            read = _MAN if role == "frontend" else ""
+            script = [_LAYER_SCRIPT, "layer", str(base), str(half), read]
             install = [*packages.APT_INSTALL, *names]
             run(in_own_namespaces(unsynced(["sh", "-c", *script, *install])), timeout=1200)
             shutil.rmtree(half / "work")

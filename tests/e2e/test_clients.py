@@ -56,6 +56,11 @@ def shell(job: SubmittedJob, line: str, check: bool = True) -> Result:
     return job.cluster.frontend("bash", "-c", f"JOB={job.id}; {line}", check=check, timeout=120)
 
 
+def test_the_frontend_has_what_the_tutorial_types(cluster: Cluster) -> None:
+    found = cluster.frontend("sh", "-c", "man -w oar-lxc oarsub && command -v wget")
+    assert len(found.stdout.split()) == 3
+
+
 def test_ssh_runs_commands_and_passes_their_status(job: SubmittedJob) -> None:
     """No prompt, no warning, no host key unchecked."""
     done = shell(job, "ssh -o BatchMode=yes vm1.$JOB 'hostname; id -u; exit 5'", check=False)
