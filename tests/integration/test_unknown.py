@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.root.main import CGROUPS_LEFT
 from tests.integration.attacks import attack
 from tests.integration.conftest import left, published
 from tests.integration.nodes import assert_reaped, oar_cgroups
@@ -33,10 +34,10 @@ for number in range(200000):
 """
 
 
-def assert_unknown_at_first(job: PretendJob, why: str, status: int) -> None:
+def assert_unknown_at_first(job: PretendJob, why: str, *statuses: int) -> None:
     """A destroy with little time does not know, and says so; the record tells the reaper."""
     done = job.node_side("destroy", "--deadline", "1", check=False)
-    assert done.status == status
+    assert done.status in statuses
     assert f"not known: {why}" in done.stderr
     assert JobLayout(job.id).record.exists()
 
@@ -47,7 +48,9 @@ def test_who_has_too_much_open_to_be_looked_at_is_not_called_harmless(
     job, other = make_job(), make_job()
     first_id = published(job).first_id
     with attack(other, MANY_OPEN):
-        assert_unknown_at_first(job, "whether the user's other processes hold its ids", 1)
+        why = "whether the user's other processes hold its ids"
+        # A machine that is busy with other things has no time left to remove cgroups either.
+        assert_unknown_at_first(job, why, 1, CGROUPS_LEFT)
         assert left(job, first_id).keys() <= {"files", "cgroups"}
     assert_reaped(job, first_id)
 
