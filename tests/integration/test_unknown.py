@@ -34,10 +34,14 @@ for number in range(200000):
 """
 
 
-def assert_unknown_at_first(job: PretendJob, why: str, *statuses: int) -> None:
-    """A destroy with little time does not know, and says so; the record tells the reaper."""
+def assert_unknown_at_first(job: PretendJob, why: str) -> None:
+    """A destroy with little time does not know, and says so; the record tells the reaper.
+
+    The hook does not fail by that: any user could, and OAR would take the node for broken.
+    """
     done = job.node_side("destroy", "--deadline", "1", check=False)
-    assert done.status in statuses
+    # A machine that is busy with other things has no time left to remove cgroups either.
+    assert done.status in (0, CGROUPS_LEFT)
     assert f"not known: {why}" in done.stderr
     assert JobLayout(job.id).record.exists()
 
@@ -48,9 +52,7 @@ def test_who_has_too_much_open_to_be_looked_at_is_not_called_harmless(
     job, other = make_job(), make_job()
     first_id = published(job).first_id
     with attack(other, MANY_OPEN):
-        why = "whether the user's other processes hold its ids"
-        # A machine that is busy with other things has no time left to remove cgroups either.
-        assert_unknown_at_first(job, why, 1, CGROUPS_LEFT)
+        assert_unknown_at_first(job, "whether the user's other processes hold its ids")
         assert left(job, first_id).keys() <= {"files", "cgroups"}
     assert_reaped(job, first_id)
 
@@ -58,13 +60,12 @@ def test_who_has_too_much_open_to_be_looked_at_is_not_called_harmless(
 def test_where_there_are_too_many_files_to_be_looked_at_none_is_called_gone(
     job: PretendJob,
 ) -> None:
-    """The hook does not fail by that: any user could, and OAR would take the node for broken."""
     first_id = published(job).first_id
     place = Path(f"/dev/shm/oar-lxc-test-many-{job.id}")
     place.mkdir()
     try:
         subprocess.run([PYTHON, "-c", MANY_FILES, place], check=True)
-        assert_unknown_at_first(job, "what its ids left in directories of all users", 0)
+        assert_unknown_at_first(job, "what its ids left in directories of all users")
     finally:
         subprocess.run(["rm", "-rf", place], check=True)
     assert job.destroy().status == 0
