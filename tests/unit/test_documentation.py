@@ -14,8 +14,10 @@ from oar_lxc.cli.main import COMMANDS, cli
 from oar_lxc.cli.setup import setup
 from oar_lxc.model.config import TABLES, Config
 from oar_lxc.root.main import parser
+from tests.unit.test_imports import MAY_IMPORT
 
-DOCS = Path(__file__).parents[2] / "docs"
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
 
 
 def page(name: str) -> str:
@@ -83,3 +85,33 @@ def test_the_guide_has_every_option_of_the_job_script() -> None:
     assert found
     for option in found:
         assert f"``{option}" in text, option
+
+
+def test_the_developers_guide_names_files_that_there_are() -> None:
+    """Also those of the package by their path in it, or by their name alone after such a one."""
+    named = re.findall(r"``([\w/.-]+\.(?:py|pl|toml|1))``", (DOCS / "development.rst").read_text())
+    roots = (REPOSITORY, REPOSITORY / "oar_lxc")
+    modules = {
+        path.name for room in ("oar_lxc", "tests") for path in (REPOSITORY / room).rglob("*.py")
+    }
+    missing = [
+        name
+        for name in named
+        if not any((root / name).exists() for root in roots) and name not in modules
+    ]
+    assert missing == []
+    assert len(named) > 40
+
+
+def test_the_developers_guide_has_the_rule_of_each_room() -> None:
+    text = (DOCS / "development.rst").read_text()
+    rows = re.findall(
+        r"^``(\w+)`` +\S.*?  +(\S.*)$", text.partition("The rule of each room")[2], re.M
+    )
+    told = {}
+    for room, allowed in rows:
+        others = allowed.partition("all but ")[2]
+        names = set(re.findall(r"\w+", others if others else allowed)) - {"and", "nothing"}
+        everything = set(MAY_IMPORT) - {room}
+        told[room] = everything if allowed == "all" else everything - names if others else names
+    assert told == {room: set(names.split()) for room, names in MAY_IMPORT.items()}
