@@ -15,8 +15,10 @@ from oar_lxc.cli.shared.streams import in_memory, run_here, running_attach
 from oar_lxc.cli.shared.targets import complete_container
 from oar_lxc.client.ssh_options import ssh_options
 from oar_lxc.errors import UsageError
-from oar_lxc.linux.verbose import doing
+from oar_lxc.linux.logger import get_logger
 from oar_lxc.remote.agents import Remote
+
+_log = get_logger()
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
@@ -104,6 +106,6 @@ def _ssh(command: tuple[str, ...], remote: Remote, node: str, name: str) -> int:
         for option, value in ssh_options(key, known_hosts, name, proxy).items():
             argv += ["-o", f"{option}={value}"]
         argv += [name, *command]
-        doing("running ssh", command=shlex.join(argv))
+        _log.info("running ssh", command=shlex.join(argv))
         # ssh runs a proxy command by the shell in SHELL, which may not know this syntax.
         return run_here(argv, {**os.environ, "SHELL": "/bin/sh"})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import MutableMapping
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -14,6 +16,7 @@ from oar_lxc.errors import OutputError, printable
 from oar_lxc.linux.error_exit import DEBUG, INTERRUPTED, exit_on_error
 from oar_lxc.model.hints import nearest
 
+Facts = MutableMapping[str, Any]
 NEWLINE = "\n"
 # Command name → (module, attribute, one line of help). A module is imported when its command runs.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -77,7 +80,8 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="oar-lxc")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done, on standard error.")
-def cli(verbose: bool) -> None:
+@click.option("--log-json", is_flag=True, help="Log it as JSON, one object per line.")
+def cli(verbose: bool, log_json: bool) -> None:
     """LXC system containers inside OAR jobs.
 
     \b
@@ -89,23 +93,37 @@ def cli(verbose: bool) -> None:
     """
     if verbose:
         os.environ[DEBUG] = "1"  # for this process and its children
-        log_to_stderr()
+    if verbose or log_json:
+        log_to_stderr(log_json)
 
 
-def log_to_stderr() -> None:
-    """Log to standard error, and log also each step that the package takes."""
+def log_to_stderr(as_json: bool = False) -> None:
+    """Log to standard error what the package does; this loads structlog.
+
+    Args:
+        as_json: write lines of JSON, with the keys of the node's log; else lines for people.
+    """
     import structlog  # takes 0.1 s, and most calls do not need it
 
-    from oar_lxc.linux.verbose import listen
-
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     begin = time.monotonic()
-    log = structlog.get_logger()
 
-    def tell(event: str, **facts: object) -> None:
-        log.info(event, after=f"{time.monotonic() - begin:.2f} s", **facts)
+    def with_seconds(logger: object, method: str, facts: Facts) -> Facts:
+        facts["after"] = f"{time.monotonic() - begin:.2f} s"
+        return facts
 
-    listen(tell)
+    def in_order(logger: object, method: str, facts: Facts) -> Facts:
+        first = {key: facts[key] for key in ("timestamp", "level", "event")}
+        return {**first, **facts}
+
+    processors: list[structlog.typing.Processor] = [structlog.processors.add_log_level]
+    if as_json:
+        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        processors += [stamp, in_order, structlog.processors.JSONRenderer(default=str)]
+    else:
+        stamp = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        processors += [stamp, with_seconds, renderer]
+    structlog.configure(processors, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import field, fields, replace
@@ -33,6 +32,7 @@ from oar_lxc.errors import (
     SpecError,
 )
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.linux.logger import get_logger
 from oar_lxc.linux.process import identity
 from oar_lxc.linux.signals import Checkpoint, deferred_signals, raising_signals
 from oar_lxc.model import events, requests
@@ -139,6 +139,7 @@ class Session:
         if job is not None and not isinstance(job, Job):
             raise SpecError(f"job is {shown(job)}; it is a Job, such as Job.from_environ()")
         self.job = job or Job.from_environ()
+        self._log = get_logger(job=self.job.id)
         self.layout = JobLayout(self.job.id)
         self.published: PublishedJob = self._read_published()
         pool = IPv4Network(self.published.pool)
@@ -180,7 +181,8 @@ class Session:
         self._signals = contextlib.ExitStack()
         self._signals.enter_context(raising_signals())
         try:
-            self._launch()
+            with self._log.step("launch"):
+                self._launch()
         except BaseException:
             self._finish()
             raise
@@ -199,7 +201,7 @@ class Session:
         try:
             from oar_lxc.client.sshfiles import forget_ended
 
-            with deferred_signals():
+            with deferred_signals(), self._log.step("destroy"):
                 self.stop(grace)
                 forget_ended(self.layout)
         finally:
@@ -224,6 +226,7 @@ class Session:
         self.plan = allotted.plan
         self._planned = {container.name: container for container in self.plan.containers}
         self._host_keys = {name: key for name, (_, key) in allotted.names[self._token].items()}
+        self._log.info("planned", containers=len(self.plan.containers))
         for container in self.plan.containers:
             self._on_progress(container.node, events.Planned(container.name, self.spec.wait))
         return requests.Launch(
@@ -373,17 +376,8 @@ class Session:
         failures = [f for f in failures if f.node not in self._failed_nodes]
         if failures:
             # Log, and raise nothing: an error here would hide why the block ended.
-            import structlog  # takes 0.1 s, and a launch does not need it
-
-            # structlog's default is standard output, which belongs to the user's program: use it
-            # only if the program has configured structlog.
-            log = (
-                structlog.get_logger()
-                if structlog.is_configured()
-                else structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
-            ).bind(job=self.job.id)
             for failure in failures:
-                log.warning("not destroyed yet", reason=str(failure))
+                self._log.warning("not destroyed yet", reason=str(failure))
 
     def wait(self) -> None:
         """Wait until a signal ends the job, or OAR ends it at its walltime.

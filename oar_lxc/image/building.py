@@ -18,9 +18,12 @@ from oar_lxc.image.recipes import DEBIAN, HERE, Recipe, recipe_for
 from oar_lxc.image.record import ImageRecord
 from oar_lxc.image.sources import open_program
 from oar_lxc.image.store import PUBLIC_STORE, ROOTFS, Store
+from oar_lxc.linux.logger import get_logger
 from oar_lxc.linux.unshare import dies_with_caller, in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.model.image_name import ImageName
+
+_log = get_logger()
 
 # The ssh server's package makes each missing host key, and the script that prepares a Debian
 # system removes them all again. An RSA key takes seconds, so this puts an empty file in its place.
@@ -91,6 +94,7 @@ def build_image(
     say(f"building image {name} from packages of {recipe.suite}")
     start = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(_log.step("build image", image=str(name), suite=recipe.suite))
         stack.enter_context(as_image_error(f"image {name}", store, reason_of_build_error))
         half = stack.enter_context(store.half())
         scratch = half / "scratch"

@@ -17,9 +17,12 @@ from oar_lxc.image.record import INIT, ImageRecord
 from oar_lxc.image.sources import Stream, open_archive, open_source
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.image.tarstream import DamagedError, TruncatedError
+from oar_lxc.linux.logger import get_logger
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import Program, running
 from oar_lxc.model.image_name import ImageName
+
+_log = get_logger()
 
 OnBytes = Callable[[int, int], None]  # bytes done, bytes in all (0: unknown)
 Say = Callable[[str], None]
@@ -80,7 +83,8 @@ def import_image(
         ImageError: the import failed; nothing of it is left.
     """
     store.refuse_existing(name)
-    with as_image_error(source, store), store.half() as half:
+    importing = _log.step("import image", image=str(name), source=source)
+    with importing, as_image_error(source, store), store.half() as half:
         scratch = half / "scratch"
         scratch.mkdir()
         with open_source(source, scratch) as stream:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
-from oar_lxc.linux.verbose import doing
+from oar_lxc.linux.logger import get_logger
+
+_log = get_logger()
 
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # where the system's own programs are
 KILL_WAIT = 2.0  # seconds; a user cannot kill a program that runs set-user-id root
@@ -66,7 +68,7 @@ def run(  # noqa: PLR0913  # the arguments are those of subprocess.run()
         CommandError: the status is not 0, or the program cannot be executed (status 127).
         CommandTimeoutError: it did not end in time.
     """
-    doing("running a program", command=" ".join(argv))
+    _log.debug("running a program", command=" ".join(argv))
     if isinstance(input, str):
         input = input.encode("utf-8", "surrogateescape")
     try:
@@ -148,7 +150,7 @@ class Program:
         one_of_many: bool = False,
     ) -> None:
         self.argv = tuple(argv)
-        doing("running a program", command=" ".join(argv))
+        _log.debug("running a program", command=" ".join(argv))
         # A file, not a pipe: a pipe that is not read while the program runs would fill up.
         self._stderr = os.fdopen(os.memfd_create("stderr"), "w+b")
         try:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
 from oar_lxc.errors import CommandError, OarLxcError, UsageError
+from oar_lxc.linux.logger import get_logger
 from oar_lxc.linux.run import run
 from oar_lxc.model.layout import check_node
 from oar_lxc.model.reaped import LEFT_ALONE, Reaped
@@ -24,6 +25,8 @@ LOOK_TIMEOUT = 60.0
 DESTROY_TIMEOUT = 600.0
 
 T = TypeVar("T")
+
+_log = get_logger()
 
 
 @dataclass
@@ -54,6 +57,7 @@ def sweep(grace: float, *, dry_run: bool = False) -> Sweep:
     found = _everywhere(dict.fromkeys(_nodes(result), look), LOOK_TIMEOUT, result)
     unsure = {job.job_id for jobs in found.values() for job in jobs if job.action == LEFT_ALONE}
     ended = ended_jobs(unsure)
+    _log.info("asked OAR", jobs=sorted(unsure), ended=sorted(unsure & set(ended)))
     option = ["--dry-run"] if dry_run else []
     orders = {}
     for node, jobs in found.items():
@@ -94,7 +98,14 @@ def _everywhere(
             return str(error)
 
     answers = dict(zip(orders, _in_parallel(on_node, orders), strict=True))
-    result.unreachable.update((n, a) for n, a in answers.items() if isinstance(a, str))
+    for node, answer in answers.items():
+        if isinstance(answer, str):
+            result.unreachable[node] = answer
+            _log.info("no answer", node=node, error=answer)
+            continue
+        for job in answer:
+            facts = asdict(job)
+            _log.info("reap", node=node, job=facts.pop("job_id"), **facts)
     return {node: answer for node, answer in answers.items() if not isinstance(answer, str)}
 
 

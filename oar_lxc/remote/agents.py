@@ -21,12 +21,14 @@ from oar_lxc.errors import CommandError, NodeError, OarLxcError
 from oar_lxc.linux.error_exit import debugging
 from oar_lxc.linux.fork import become, may_fork
 from oar_lxc.linux.isolated import isolated
+from oar_lxc.linux.logger import get_logger
 from oar_lxc.linux.run import Program, read_lines, running
-from oar_lxc.linux.verbose import doing
 from oar_lxc.model.events import Done, Error, Event, Failed
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.requests import Request
 from oar_lxc.model.wire import EVENTS, UP, NoMessageError, decode, encode
+
+_log = get_logger()
 
 OnEvent = Callable[[str, Event], None]
 AnyEvent = TypeVar("AnyEvent", bound=Event)
@@ -100,7 +102,7 @@ class Remote:
         wanted = self.nodes if nodes is None else tuple(nodes)
         operation = request.cls.kind if isinstance(request, LateRequest) else request.kind
         argv = isolated("oar_lxc.agent.main", [str(self.job_id), operation], self._python)
-        doing("asking nodes", operation=operation, job=self.job_id, nodes=" ".join(wanted))
+        _log.info("asking nodes", operation=operation, job=self.job_id, nodes=" ".join(wanted))
         answers = _Answers(on_event)
         environ = {**os.environ, **oarsh_environ(self.job_id)}
         far = [node for node in wanted if node != self.local]

@@ -7,6 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from oar_lxc.linux.logger import get_logger
+
+_log = get_logger()
+
 
 class Report:
     """Reports progress; several threads may use it at once.
@@ -33,7 +37,8 @@ class Report:
         start = time.monotonic()
         self._begun.append(doing)
         try:
-            yield
+            with _log.step(doing):
+                yield
         finally:
             self._begun.remove(doing)
         self.line(f"{doing}: done in {time.monotonic() - start:.1f} s")

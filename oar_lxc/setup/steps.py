@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.logger import get_logger
+
+_log = get_logger()
 
 
 class SetupError(OarLxcError):
@@ -118,7 +121,7 @@ def _make_true(step: Step, during: Callable[[Step], AbstractContextManager[objec
         return StepResult(step, StepOutcome.TRUE)
     if step.apply is None:
         raise SetupError(detail)
-    with during(step):
+    with during(step), _log.step(step.title):
         step.apply()
     left = step.pending()
     if left is not None:

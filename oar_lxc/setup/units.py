@@ -49,7 +49,7 @@ def steps() -> list[Step]:
 def server_steps() -> list[Step]:
     """Make the steps after which the server tells nodes of jobs that have ended."""
     what = "Tell nodes which OAR jobs have ended, and let them remove what is left"
-    command = "/usr/bin/oar-lxc reap --everywhere"
+    command = "/usr/bin/oar-lxc --log-json reap --everywhere"
     return _units(SERVER, what, "network-online.target oar-server.service", command, "2min")
 
 

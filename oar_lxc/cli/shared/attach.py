@@ -17,9 +17,11 @@ from oar_lxc.client.node_cache import forget, recall
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
 from oar_lxc.linux.error_exit import debug_words
 from oar_lxc.linux.isolated import isolated
+from oar_lxc.linux.logger import get_logger
 from oar_lxc.linux.login_shell import NO_MARK, pack
-from oar_lxc.linux.verbose import doing
 from oar_lxc.remote.agents import OARSH, Remote, oarsh_environ, stuck_shell, why_not_begun
+
+_log = get_logger()
 
 Result = TypeVar("Result")
 LONGEST_WORD = 1 << 17  # bytes of one word of a command line: MAX_ARG_STRLEN, linux/binfmts.h
@@ -47,7 +49,7 @@ class AttachCommand:
         Raises:
             NotBegunError: the attach program did not begin, and did nothing.
         """
-        doing("running the attach program", node=self.node, command=shlex.join(self.argv))
+        _log.info("running the attach program", node=self.node, command=shlex.join(self.argv))
         if self.token:
             return run_through_oarsh(self.argv, self.token, node=self.node, terminal=self.terminal)
         if self.terminal:
@@ -161,7 +163,7 @@ def on_node_of(
                 raise not_begun(error, guess[1]) from None
         except (NodeError, ContainerError):
             pass
-        doing("the container is not there: looking for it", container=name)
+        _log.info("the container is not there: looking for it", container=name)
         forget(guess[0].job_id)
     remote, found = find_target(target) if any_state else find_running(target)
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import structlog
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model.reaped import DESTROYED, LEFT_ALONE, WOULD_DESTROY, Reaped
@@ -63,6 +64,24 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     for name in ("node1", "node2", "node3"):
         found.node(name, [])
     return found
+
+
+def test_what_is_done_is_logged_with_node_and_job(cluster: Cluster) -> None:
+    (cluster.directory / "node3.look").unlink()
+    cluster.node("node1", [ALONE], [replace(ALONE, action=DESTROYED)])
+    with structlog.testing.capture_logs() as logs:
+        structlog.configure()
+        sweep(120)
+    structlog.reset_defaults()
+    told = [log for log in logs if log["event"] != "running a program"]
+    assert [
+        (log["event"], log.get("node"), log.get("job"), log.get("action")) for log in told
+    ] == [
+        ("reap", "node1", 42, LEFT_ALONE),
+        ("no answer", "node3", None, None),
+        ("asked OAR", None, None, None),
+        ("reap", "node1", 42, DESTROYED),
+    ]
 
 
 def test_where_nodes_have_nothing_oar_is_not_asked(cluster: Cluster) -> None:
