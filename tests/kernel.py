@@ -18,6 +18,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
+DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 FIRST_ID = 0x24000000  # from here on, ids are those of containers
 ID_COUNT = 65536
 STATE = Path("/var/lib/oar-lxc")
@@ -44,8 +47,8 @@ def is_dead(pid: int) -> bool:
 
 
 def find_processes(job: int, user: str, first_id: int) -> list[str]:
-    """Return processes of the job by ids, cgroup, directory or environment."""
-    found = []
+    """Return processes of the job by ids, cgroup, directory or environment, seen in two ways."""
+    found = find_by_psutil(job, first_id)
     name = f"{user}_{job}"
     for pid in processes():
         inside = re.search(rf"/{re.escape(name)}(/|$)", read(f"/proc/{pid}/cgroup"), re.MULTILINE)
@@ -54,7 +57,21 @@ def find_processes(job: int, user: str, first_id: int) -> list[str]:
         in_job = f"OAR_JOB_ID={job}" in read(f"/proc/{pid}/environ").split("\0")
         # This reader itself names the job in its arguments, not its directory.
         if (inside or in_range or monitor or in_job) and not is_dead(pid):
-            found.append(f"{pid} {read(f'/proc/{pid}/comm').strip()}")
+            found[pid] = read(f"/proc/{pid}/comm").strip()
+    return [f"{pid} {name}" for pid, name in sorted(found.items())]
+
+
+def find_by_psutil(job: int, first_id: int) -> dict[int, str]:
+    """Return the names of the job's processes as psutil finds them, which reads by itself."""
+    found = {}
+    for process in psutil.process_iter(["uids", "gids", "cmdline", "environ", "name", "status"]):
+        facts = process.info
+        ids = (*(facts["uids"] or ()), *(facts["gids"] or ()))
+        in_range = first_id and any(first_id <= one < first_id + ID_COUNT for one in ids)
+        monitor = any(f"{STATE}/jobs/{job}/" in word for word in facts["cmdline"] or ())
+        in_job = (facts["environ"] or {}).get("OAR_JOB_ID") == str(job)
+        if (in_range or monitor or in_job) and facts["status"] not in DEAD:
+            found[process.pid] = facts["name"]
     return found
 
 
