@@ -113,11 +113,6 @@ def who_runs(room: str) -> tuple[str, str]:
     return who, kinds[0] if len(kinds) == 1 else ""
 
 
-def modules(room: str) -> int:
-    """Return how many modules a room has."""
-    return sum(path.name != "__init__.py" for path in (PACKAGE / room).rglob("*.py")) or 1
-
-
 def draw() -> str:
     """Return the picture."""
     arrows = imports()
@@ -145,16 +140,12 @@ def draw() -> str:
     for room, box in sorted(place.items()):
         middle, high = box.middle, box.top
         who, kind = who_runs(room)
-        count = modules(room)
-        about = f"{count} module{'s' * (count != 1)}"
         lines += [
             f'<rect x="{box.left:g}" y="{high:g}" width="{box.width:g}" height="{HEIGHT}" rx="6" '
             f'fill="{COLOURS[kind]}" stroke="#64748b"/>',
-            f'<text x="{middle:g}" y="{high + 22:g}" text-anchor="middle" '
+            f'<text x="{middle:g}" y="{high + 27:g}" text-anchor="middle" '
             f'font-weight="bold">{escape(room)}</text>',
-            f'<text x="{middle:g}" y="{high + 39:g}" text-anchor="middle" '
-            f'font-size="11">{about}</text>',
-            f'<text x="{middle:g}" y="{high + 54:g}" text-anchor="middle" '
+            f'<text x="{middle:g}" y="{high + 45:g}" text-anchor="middle" '
             f'font-size="10" fill="#475569">{escape(who)}</text>',
         ]
     return "\n".join([*lines, "</svg>", ""])
