@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,11 @@ class Demo:
             ids = {node: self._first_id(node, job) for node in self.sandbox.nodes}
         except BaseException:
             self._alice("oardel", job, check=False)
+            with suppress(OSError):  # nobody reads it any more
+                self.say(
+                    f"job {job} is deleted; the cluster stays up: `{COMMAND} sandbox down` "
+                    "removes it"
+                )
             raise
         self._kill(job, containers, ids)
 
