@@ -127,16 +127,16 @@ def test_keys_of_a_jobs_ids_go_with_it(job: PretendJob, mark: str) -> None:
     first_id = published(job).first_id
     python = f"/var/tmp/{mark}.file"
     make = f"cp {os.path.realpath(PYTHON)} {python}; chmod 6755 {python}"
-    before = keys_of(first_id)
     for argv in (
         ["lxc-usernsexec", *ids_options(job), "--", "sh", "-ec", make],
         [python, "-IS", "-c", PROLOGUE + KEEP_KEYS],
     ):
         done = job.run(argv)
         assert done.status == 0, done.stderr
-    assert keys_of(first_id) >= before + 10_000
+    assert keys_of(first_id) >= 10_000
     assert_gone(job)
-    assert wait_until(lambda: keys_of(first_id) < 5000)
+    # The kernel frees them later, in the background.
+    assert wait_until(lambda: keys_of(first_id) < 5000, 150)
 
 
 def test_what_is_left_elsewhere_is_told(job: PretendJob, mark: str) -> None:
