@@ -33,6 +33,7 @@ OLD_VXLAN_PORT = 4789  # for jobs that an older version prepared
 # Containers' connections leave the node from these ports. The kernel never chooses them for the
 # node's programs, so a packet to one of them is an answer to a container.
 FIRST_PORT, LAST_PORT = 61000, 65535
+ERRORS = "destination-unreachable, source-quench, redirect, time-exceeded, parameter-problem"
 ANSWERS = "echo-reply, destination-unreachable, time-exceeded, parameter-problem"
 # Most connections of a job's containers to the outside at once. The node's table has 262,144 by
 # default, and counting the connections at each new one takes longer, the more there are.
@@ -60,6 +61,10 @@ def rules_text(pool: IPv4Network) -> str:
     last = LAST_PORT - FEW_PORTS
     out = f"ip saddr {pool} ip daddr != {pool}"
     new = f"ct state new add @connections {{ iifname ct count over {CONNECTIONS} }} drop"
+    # An error message that quotes a packet to somewhere else than a container, at the place of the
+    # quoted packet's target. It would tell a machine of a narrow path, for all its programs.
+    mask, network = int(pool.netmask), int(pool.network_address)
+    forged = f"icmp type {{ {ERRORS} }} @th,192,32 & {mask:#x} != {network:#x}"
     inward = 'iifname != "olb*" iifname != "lo"'
     return f"""\
 table inet {TABLE} {{
@@ -116,6 +121,7 @@ table inet {TABLE} {{
         iifname "olb*" meta nfproto ipv6 drop
         iifname "olb*" fib saddr . iif oif missing drop
         iifname "olb*" {vxlan} drop
+        iifname "olb*" {forged} drop
         udp dport {VXLAN_PORT} ip saddr . @th,96,32 @peers accept
         udp dport {VXLAN_PORT} drop
     }}
@@ -127,6 +133,7 @@ table inet {TABLE} {{
         # What leaves unchanged would pass for the node's own.
         {leaving} meta l4proto != {{ tcp, udp, sctp, icmp }} drop
         {leaving} ct state invalid drop
+        {leaving} {forged} drop
         oifname "olb*" iifname != "olb*" ct state != {{ established, related }} drop
     }}
     chain output {{

@@ -196,6 +196,39 @@ def test_a_container_cannot_forge_a_machines_answer_to_the_node(
         assert list(output) == [f"{server.address} last\n"]
 
 
+ANY_UDP = """
+s = socket.socket(type=2)
+s.bind((sys.argv[1], 40001))
+s.connect((sys.argv[2], 2049))
+print("ready")
+time.sleep(60)
+"""
+# An answer to the datagram that the program above could have sent: "too long, at most 600 bytes".
+TOO_LONG = """
+node, server = sys.argv[1:]
+ends = socket.inet_aton(node) + socket.inet_aton(server)
+quoted = struct.pack("!BBHHHBBH", 0x45, 0, 1500, 1, 0x4000, 64, 17, 0) + ends
+quoted += struct.pack("!4H", 40001, 2049, 1480, 0)
+def message(checksum): return struct.pack("!BBHHH", 3, 4, checksum, 0, 600) + quoted
+total = sum(struct.unpack("!18H", message(0)))
+total = (total >> 16) + (total & 0xffff)
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)
+s.sendto(message(~(total + (total >> 16)) & 0xffff), (node, 0))
+"""
+
+
+def test_a_container_does_not_tell_the_node_what_its_paths_carry(
+    around: Lan, server: Place, hers: Place, user: str
+) -> None:
+    """All programs of the node would send short packets there, as to the file server."""
+    with around.node.server(ANY_UDP, NODE, server.address, user=user):
+        hers.python(TOO_LONG, NODE, server.address)
+        settle()
+        assert "mtu" not in around.node.run("ip", "route", "get", server.address).stdout
+    with hers.server(TELL, hers.address, "7", UDP):  # a message that is true comes
+        assert "refused" in reach(around.node, hers.address, 8, UDP)
+
+
 def ip_of_gateway(place: Place) -> str:
     """Return the gateway of a container."""
     return place.run("ip", "route", "show", "default").stdout.split()[2]
