@@ -11,6 +11,7 @@ from dataclasses import asdict
 import click
 
 from oar_lxc.cli.shared.attach import on_node_of, run_attach
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.table import print_table
 from oar_lxc.cli.shared.targets import complete_container, complete_job, remote_of_job
 from oar_lxc.client.lookup import ask_nodes
@@ -35,8 +36,9 @@ def list_(job: str | None, as_json: bool) -> None:
       oar-lxc list 42          on a frontend
       oar-lxc list 42 --json
     """
-    remote = remote_of_job(job)
-    containers, errors = ask_nodes(remote)
+    with Meter("asking the nodes", files=False):  # one that is down keeps us waiting
+        remote = remote_of_job(job)
+        containers, errors = ask_nodes(remote)
     if as_json:
         click.echo(json.dumps([_facts(c) for c in containers], indent=1))
     elif containers:

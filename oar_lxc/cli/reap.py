@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 import click
 
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.errors import UsageError
 from oar_lxc.model.reaped import FAILED
 from oar_lxc.oar.sweep import sweep
@@ -50,7 +51,8 @@ def reap(dry_run: bool, as_json: bool, grace: float, everywhere: bool) -> None:
         options = ["--dry-run"] * dry_run + ["--json"] * as_json + [f"--grace={grace:g}"]
         node_main.main(["reap", *options])
     _become_oar()
-    done = sweep(grace, dry_run=dry_run)
+    with Meter("asking the nodes", files=False):
+        done = sweep(grace, dry_run=dry_run)
     if as_json:
         jobs = [{"node": node, **asdict(job)} for node in done.jobs for job in done.jobs[node]]
         click.echo(json.dumps({"jobs": jobs, "unreachable": done.unreachable}, indent=1))

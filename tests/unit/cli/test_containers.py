@@ -11,14 +11,14 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from oar_lxc.agent.timeline import note
-from oar_lxc.cli import control
+from oar_lxc.cli import control, look
 from oar_lxc.cli import main as cli_main
 from oar_lxc.cli.look import fact_lines, size
 from oar_lxc.cli.main import cli
@@ -478,24 +478,36 @@ def test_stop_and_start_tell_what_has_become_of_each(
     assert running.running() == ["vm1", "vm2"]
 
 
-def test_a_stop_that_lasts_is_told(
-    running: FakeRemote, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "words", "told"),
+    [
+        (control, ["stop", "42/vm1", "42/vm2"], "stopping 42/vm1 and 1 more: 0 s\n"),
+        (look, ["list", "42"], "asking the nodes: 0 s\n"),
+    ],
+)
+def test_what_lasts_is_told(
+    running: FakeRemote,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    words: list[str],
+    told: str,
 ) -> None:
-    monkeypatch.setattr(control, "Meter", partial(Meter, patience=0.0))
+    monkeypatch.setattr(module, "Meter", lambda what, files=True: Meter(what, 0.0))
     said: list[str] = []
     call = running.call
 
-    def told() -> bool:
+    def waited() -> bool:
         said.append(capsys.readouterr().err)
         return any(said)
 
     def slow(*arguments: Any) -> list[NodeError]:
-        assert wait_until(told)
+        assert wait_until(waited)
         return call(*arguments)
 
     monkeypatch.setattr(running, "call", slow)
-    assert invoke(cli, "stop", "42/vm1", "42/vm2") == 0
-    assert "stopping 42/vm1 and 1 more: 0 s\n" in said
+    assert invoke(cli, *words) == 0
+    assert told in said
 
 
 def test_one_that_fails_is_told_and_the_others_are_done(
