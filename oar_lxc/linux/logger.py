@@ -5,8 +5,8 @@ user's own program. This module never loads it. It takes 0.1 s to import, which 
 for; and if nothing has configured it, it prints to standard output, which is the program's. Then a
 warning goes to standard error, as with Python's own logging, and all else is dropped.
 
-Events are constant texts. Facts are keys: those of the node's log (:mod:`oar_lxc.linux.log`) where
-both have them, such as ``job``, ``node``, ``step``, ``seconds`` and ``error``.
+Events are constant texts. Facts are keys: those of the node's log (:mod:`oar_lxc.linux.node_log`)
+where both have them, such as ``job``, ``node``, ``step``, ``seconds`` and ``error``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read the kernel's tables of mounts.
+"""Read the kernel's tables of mounts, and unmount what is below a directory.
 
 Users choose the names in them. The kernel escapes only blank, tab, newline and backslash. So a
 line ends at a newline, and a field at a single blank, not at other white space that Python knows.

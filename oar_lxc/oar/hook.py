@@ -15,7 +15,7 @@ from pathlib import Path
 from oar_lxc.errors import ConfigError, JobEnvironmentError, OarLxcError, UsageError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import exit_on_error
-from oar_lxc.linux.log import say
+from oar_lxc.linux.node_log import say
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.run import Result, run
 from oar_lxc.linux.shortage import shortage_of

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.background import in_background
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import bridge, connections, grants, idmapped, keyrings, packetfilter, user_nics
 from oar_lxc.root.belongings import Belongings

@@ -19,7 +19,7 @@ from typing import NoReturn
 from oar_lxc.errors import ConfigError, OarLxcError, UsageError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.error_exit import exit_on_error
-from oar_lxc.linux.log import NodeLog, print_result, say
+from oar_lxc.linux.node_log import NodeLog, print_result, say
 from oar_lxc.linux.run import SYSTEM_PATH
 from oar_lxc.linux.signals import shell_status
 from oar_lxc.model.config import lenient_config, read_config

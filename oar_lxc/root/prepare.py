@@ -13,7 +13,7 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.shortage import FULL, shortage_of
 from oar_lxc.linux.store_access import why_open

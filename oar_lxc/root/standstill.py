@@ -21,7 +21,7 @@ from pathlib import Path
 from oar_lxc.linux.cgroups import thaw
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.examination import examine
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.linux.pidfd import Handles
 from oar_lxc.linux.process import start_time, state
 from oar_lxc.root import halted

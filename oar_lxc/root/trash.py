@@ -14,7 +14,7 @@ from pathlib import Path
 
 from oar_lxc.errors import CommandTimeoutError, OarLxcError
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.run import run
 from oar_lxc.model.layout import JobLayout

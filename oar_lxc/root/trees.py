@@ -22,8 +22,8 @@ from pathlib import Path
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.bounded import bounded
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.mounts import MountEntry, read_mounts
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import idmapped

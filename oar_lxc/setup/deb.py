@@ -21,7 +21,7 @@ from textwrap import wrap
 from typing import Any
 
 from oar_lxc.errors import OarLxcError, UsageError
-from oar_lxc.linux.log import LOG
+from oar_lxc.linux.node_log import LOG
 from oar_lxc.linux.run import run
 from oar_lxc.setup.completion import NAME, script_for
 

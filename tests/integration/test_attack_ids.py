@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.config import Config
 from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.root.id_ranges import JOBS

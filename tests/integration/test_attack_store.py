@@ -15,7 +15,7 @@ from oar_lxc.errors import CommandError, ImageError
 from oar_lxc.image.importing import import_image
 from oar_lxc.image.store import PUBLIC_STORE, Store
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.linux.removal import remove_tree
 from oar_lxc.linux.store_access import NOBODYS
 from oar_lxc.model.config import Config

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.linux.log import LOG
+from oar_lxc.linux.node_log import LOG
 from oar_lxc.linux.run import Result, run
 from oar_lxc.model.idspans import LOWEST as FIRST
 from oar_lxc.model.layout import CONFIG, STATE, JobLayout

@@ -19,7 +19,7 @@ from oar_lxc.image.building import build
 from oar_lxc.image.importing import import_image
 from oar_lxc.image.store import PRIVATE, Store
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.linux.run import Result, run
 from oar_lxc.model.config import Config
 from oar_lxc.model.image_name import ImageName

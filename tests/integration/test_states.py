@@ -38,7 +38,7 @@ from tests.pretend import PYTHON, PretendJob, checkout, make_state
 # is on the disk, and at which of these calls.
 Point = tuple[str, int] | None
 POINTS: st.SearchStrategy[Point] = st.none() | st.tuples(
-    st.sampled_from(["oar_lxc.linux.log.NodeLog.step", "os.rename", "os.chown", "os.mkdir"]),
+    st.sampled_from(["oar_lxc.linux.node_log.NodeLog.step", "os.rename", "os.chown", "os.mkdir"]),
     st.integers(1, 9),
 )
 MOST_JOBS = 4

@@ -12,7 +12,7 @@ import pytest
 
 from oar_lxc.container.lxc_config import LXCFS
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import idmapped
 from oar_lxc.root.account import Account

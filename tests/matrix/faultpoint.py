@@ -46,7 +46,7 @@ def fire(plan: dict[str, object]) -> None:
 
 def patch(plan: dict[str, object]) -> None:
     """Let it happen when a step has ended."""
-    from oar_lxc.linux.log import NodeLog
+    from oar_lxc.linux.node_log import NodeLog
 
     step = NodeLog.step
 

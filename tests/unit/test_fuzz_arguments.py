@@ -76,7 +76,7 @@ def _no_work() -> Iterator[None]:
         patch.setattr("resource.setrlimit", lambda *limits: None)
         account = pwd.struct_passwd(("somebody", "x", 1000, 1000, "", "/home/somebody", ""))
         patch.setattr("pwd.getpwnam", lambda name: account)
-        patch.setattr("oar_lxc.linux.log.LOG", Path("/dev/null"))
+        patch.setattr("oar_lxc.linux.node_log.LOG", Path("/dev/null"))
         patch.setattr("oar_lxc.root.main.NodeLog", lambda bound=None: Quiet())
         yield
 

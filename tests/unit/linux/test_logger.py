@@ -13,12 +13,12 @@ import pytest
 import structlog
 
 from oar_lxc.cli.main import log_to_stderr
-from oar_lxc.linux.log import NodeLog
 from oar_lxc.linux.logger import get_logger
+from oar_lxc.linux.node_log import NodeLog
 
 PACKAGE = Path(__file__).parents[3] / "oar_lxc"
 # Programs, which write what they are asked for; the command line is one as a whole.
-PROGRAMS = {"agent/forward.py", "agent/main.py", "linux/log.py", "remote/fanout.py"}
+PROGRAMS = {"agent/forward.py", "agent/main.py", "linux/node_log.py", "remote/fanout.py"}
 PROGRAMS |= {"setup/deb.py"}
 # What job scripts choose to print with, and what empties buffers before a fork.
 CHOSEN = {"client/progress.py", "linux/fork.py"}

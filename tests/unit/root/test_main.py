@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.root.main import main
 
 PREPARE = ["prepare", "--job", "42", "--user", "root", "--node", "node1", "--nodes", "node1"]

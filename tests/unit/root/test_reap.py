@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import OarLxcError
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.reaped import Reaped
 from oar_lxc.root import reap as reaper
 from oar_lxc.root.destroy import Destruction

@@ -10,7 +10,7 @@ import pytest
 
 from oar_lxc.errors import CommandTimeoutError
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.log import NodeLog
+from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import trash
 from oar_lxc.root.trash import discard, list_trash, trash_of

@@ -12,7 +12,7 @@ import pytest
 
 import oar_lxc
 from oar_lxc.errors import UsageError
-from oar_lxc.linux.log import LOG
+from oar_lxc.linux.node_log import LOG
 from oar_lxc.setup import deb
 from oar_lxc.setup.completion import script_for
 

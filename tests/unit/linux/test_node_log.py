@@ -19,7 +19,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.linux.log import NodeLog, print_result, say
+from oar_lxc.linux.node_log import NodeLog, print_result, say
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -111,7 +111,7 @@ def test_a_fifo_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["exec >&-", "exec >/dev/full", "true"])
 def test_nobody_has_to_read_what_is_told(end: str) -> None:
     code = (
-        "from oar_lxc.linux.log import print_result\n"
+        "from oar_lxc.linux.node_log import print_result\n"
         "for _ in range(9): print_result('\\udcff' * 9999)\n"
         "exit(7)"
     )
