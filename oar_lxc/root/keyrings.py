@@ -20,6 +20,7 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.root.ownership import Whose
 
 USERS = Path("/proc/key-users")
+SHARE = 0.2  # the part of the time for it
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 # linux/keyctl.h
 _CLEAR, _INVALIDATE, _GET_PERSISTENT = 7, 21, 22
@@ -37,11 +38,12 @@ def forget(whose: Whose, deadline: Deadline, users: Path = USERS) -> None:
         users: the kernel's list of the user ids that have keys.
 
     Raises:
-        TooLateError: the deadline has passed.
+        TooLateError: it took longer than its part of the time until the deadline.
         OSError: there can be no child.
     """
     if found := owners(whose, users):
-        bounded(partial(_remove, found), deadline.timeout(), "removing keyrings")
+        # A process that the user hides with an id of the job may stop the child.
+        bounded(partial(_remove, found), deadline.part(SHARE).timeout(), "removing keyrings")
 
 
 def owners(whose: Whose, users: Path = USERS) -> list[int]:
