@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,13 +48,14 @@ with Session(Group(per_node=2), on_progress=tell) as session:
 
 
 @pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a directory of which users read the package."""
     place = Path(tmp_path_factory.mktemp("version"))
     for parent in (place, *place.parents[:2]):
         parent.chmod(parent.stat().st_mode | 0o055)
     shutil.copytree(checkout() / "oar_lxc", place / "oar_lxc")
-    return place
+    yield place
+    shutil.rmtree(place)  # each destroy looks through /tmp
 
 
 def upgrade(place: Path) -> None:
