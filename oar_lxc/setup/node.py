@@ -21,6 +21,7 @@ from oar_lxc.setup import (
     files,
     ids,
     join,
+    journal,
     lxcfs,
     network,
     packages,
@@ -97,6 +98,7 @@ def make_plan(options: Options) -> SetupPlan:
                 for path, mode in (*DIRECTORIES, (PUBLIC_STORE, 0o755))
             ),
             _usernet_exists(),
+            *journal.steps(),
             *network.steps(),
             *lxcfs.steps(),
             *units.steps(),

@@ -225,3 +225,26 @@ def test_directories_that_are_swapped_while_a_job_is_deleted_lead_nowhere(
     assert set(after[:-1]) <= allowed | {"/etc/subuid-", "/etc/subgid-"}
     assert after[-1].strip() == before.strip()
     cluster.on(node, "rm", "/run/oar-lxc-test-before")
+
+
+WRITE_WITH_AN_ID = """
+mkdir -p /var/log/journal
+systemctl restart systemd-journald
+journalctl --flush
+setpriv --reuid 603979776 logger message
+journalctl --sync
+ls /var/log/journal/*
+"""
+
+
+def test_ids_of_a_job_get_no_files_of_the_journal(cluster: Cluster) -> None:
+    """Each would have 8 MiB of the node's disk, which stay after the job."""
+    had = cluster.on("node1", "test", "-d", "/var/log/journal", check=False).status == 0
+    try:
+        found = cluster.on("node1", "sh", "-ec", WRITE_WITH_AN_ID).stdout
+        assert "system.journal" in found
+        assert "user-" not in found
+    finally:
+        if not had:
+            cluster.on("node1", "rm", "-r", "/var/log/journal")
+            cluster.on("node1", "systemctl", "restart", "systemd-journald")
