@@ -21,7 +21,7 @@ exit 127
 
 def halt_signal(directory: Path) -> int:
     """Return the signal at which a container's init halts, from the container's configuration."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError):  # the user can write to the file
         text = (directory / CONFIG_FILE).read_text()
         if match := re.search(r"^lxc\.signal\.halt *= *SIG(RTMIN\+)?([A-Z0-9]+) *$", text, re.M):
             return (
