@@ -56,6 +56,14 @@ def test_running_containers_are_destroyed(running: Running) -> None:
     assert running.process.wait(5) != 0
 
 
+def test_two_readers_find_the_inits_of_a_job(running: Running) -> None:
+    job, first_id = running.job, published(running.job).first_id
+    inits = {container["pid"] for container in running.containers().values()}
+    assert inits <= set(kernel.find_by_psutil(job.id, first_id))
+    seen = {int(word.split()[0]) for word in kernel.find_processes(job.id, job.user, first_id)}
+    assert inits | {running.process.pid} <= seen
+
+
 def test_what_a_killed_script_leaves_is_destroyed(running: Running) -> None:
     uid = Path(f"/proc/{running.process.pid}").stat().st_uid
     for pid in kernel.processes():
