@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.errors import OarLxcError
 from oar_lxc.model.idspans import LOWEST
-from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.layout import MAX_JOB_ID, JobLayout
 from oar_lxc.root import grants, liveness, packetfilter
 from oar_lxc.root.job_cgroups import Hierarchy
 from oar_lxc.root.liveness import Finding, Judge
@@ -101,8 +102,8 @@ def test_where_no_cgroups_can_be_seen_nobody_is_taken_for_dead(
 ) -> None:
     prepare(node)
     monkeypatch.setattr(liveness, "hierarchies", list)
-    (finding,) = find(node)
-    assert (finding.dead, "only OAR knows" in finding.why) == (False, True)
+    why = "no cgroup file system is mounted: only OAR knows if it lives"
+    assert find(node) == [Finding(42, "alice", False, why)]
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
@@ -133,6 +134,29 @@ def test_without_a_cpuset_a_job_of_another_boot_is_dead(node: Path) -> None:
     assert [f.dead for f in find(node)] == [True]
 
 
+def test_the_record_tells_the_age_not_what_came_into_the_directory(node: Path) -> None:
+    layout = prepare(node)
+    os.utime(layout.directory)
+    assert [f.dead for f in find(node)] == [True]
+
+
+def test_the_record_tells_where_oars_cgroup_is(node: Path) -> None:
+    place = "/site/batch/alice_42"
+    prepare(node, oar_cgroup=place)
+    (node / f"cgroup{place}").mkdir(parents=True)
+    assert find(node) == [Finding(42, "alice", False, f"OAR's cgroup {place} exists")]
+
+
+@pytest.mark.parametrize(("age", "dead"), [(GRACE - 1, False), (GRACE, True)])
+def test_the_grace_is_over_when_it_has_passed(
+    node: Path, monkeypatch: pytest.MonkeyPatch, age: float, dead: bool
+) -> None:
+    prepare(node)
+    ended(node, 1, job_id=43)
+    monkeypatch.setattr(liveness, "_since", lambda then: age)
+    assert [f.dead for f in find(node)] == [dead, dead]
+
+
 @pytest.mark.parametrize("damage", [None, "", "{", '{"job_id": 42}'])
 def test_a_lost_record_leaks_nothing(node: Path, damage: str | None) -> None:
     layout = prepare(node, user=ME)
@@ -141,6 +165,15 @@ def test_a_lost_record_leaks_nothing(node: Path, damage: str | None) -> None:
         layout.record.write_text(damage)
     (finding,) = find(node)
     assert (finding.user, finding.dead) == (ME, True)
+    assert finding.why == f"no record; OAR's cgroup /oar/{ME}_42 is gone"
+
+
+def test_a_job_of_another_user_with_its_number_is_not_the_one_whose_record_is_lost(
+    node: Path,
+) -> None:
+    prepare(node, user=ME).record.unlink()
+    (node / "cgroup/oar/another_42").mkdir()
+    assert [f.dead for f in find(node)] == [True]
 
 
 def test_a_lost_record_harms_no_living_job(node: Path) -> None:
@@ -175,19 +208,20 @@ def test_a_device_alone_proves_nothing_without_a_cpuset(node: Path) -> None:
     assert "only OAR knows" in finding.why
 
 
-def ended(node: Path, ago: float, oar_cgroup: str = "/oar/alice_42") -> None:
-    layout = prepare(node, oar_cgroup=oar_cgroup)
+def ended(node: Path, ago: float, job_id: int = 42, oar_cgroup: str | None = None) -> None:
+    cgroup = f"/oar/alice_{job_id}" if oar_cgroup is None else oar_cgroup
+    layout = prepare(node, job_id, oar_cgroup=cgroup)
     record = read_record(layout.record)
     assert record is not None
     record.end(layout, time.time() - ago)
-    (node / "cgroup/oar/alice_42").mkdir()
+    (node / f"cgroup/oar/alice_{job_id}").mkdir()
 
 
 @pytest.mark.parametrize("oar_cgroup", ["", "/oar/alice_42"])
 def test_a_job_whose_hook_was_told_of_its_end_long_ago_is_dead(
     node: Path, oar_cgroup: str
 ) -> None:
-    ended(node, GRACE + 1, oar_cgroup)
+    ended(node, GRACE + 1, oar_cgroup=oar_cgroup)
     (finding,) = find(node)
     assert finding.dead
     assert "a hook was told 121 s ago" in finding.why
@@ -204,8 +238,10 @@ def test_the_word_of_oar_is_proof_whatever_exists(node: Path) -> None:
     for job_id in (42, 421):
         prepare(node, job_id, oar_cgroup="")
     (node / "cgroup/oar/alice_42").mkdir()
-    found = {f.job_id: f.dead for f in Judge(node / "state", ended=[42]).find_jobs()}
-    assert found == {42: True, 421: False}
+    assert Judge(node / "state", ended=[42]).find_jobs() == [
+        Finding(42, "alice", True, "OAR says that it has ended"),
+        Finding(421, "alice", False, "OAR's cpuset is off: only OAR knows if it lives"),
+    ]
 
 
 def test_the_word_of_oar_is_too_old_for_a_job_that_has_just_begun(node: Path) -> None:
@@ -243,6 +279,35 @@ def _cgroup(node: Path) -> None:
 def test_each_trace_alone_leads_to_the_job(node: Path, make: Callable[[Path], None]) -> None:
     make(node)
     assert [f.job_id for f in find(node)] == [42]
+
+
+def test_an_element_of_the_packet_filter_alone_leads_to_the_job(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packetfilter, "jobs", lambda timeout: {42})
+    assert [(f.job_id, f.user, f.dead) for f in find(node)] == [(42, "", True)]
+
+
+def test_a_packet_filter_that_cannot_be_read_hides_no_other_job_and_is_told(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(timeout: float) -> set[int]:
+        raise OarLxcError("nft is not there")
+
+    monkeypatch.setattr(packetfilter, "jobs", fail)
+    prepare(node)
+    judge = Judge(node / "state")
+    assert [f.job_id for f in judge.find_jobs()] == [42]
+    assert judge.unknown == ["the packet filter cannot be read: nft is not there"]
+
+
+@pytest.mark.parametrize("job_id", [1, MAX_JOB_ID])
+@pytest.mark.parametrize("name", ["state/jobs/{}", "net/olb{}", "cgroup/oar-lxc/alice_{}"])
+def test_the_first_and_the_last_number_are_those_of_jobs(
+    node: Path, job_id: int, name: str
+) -> None:
+    (node / name.format(job_id)).mkdir(parents=True)
+    assert [f.job_id for f in find(node)] == [job_id]
 
 
 def test_the_cgroup_alone_tells_the_user(node: Path) -> None:
