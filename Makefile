@@ -115,6 +115,14 @@ matrix: need-root setup venv ## Let jobs fail in every way, and count what is le
 properties: venv ## Try the tests of properties with many examples, other ones each time
 	HYPOTHESIS_PROFILE=deep $(BIN)/pytest --numprocesses=auto --dist=worksteal -m hypothesis tests/unit
 
+.PHONY: mutation
+mutation: venv ## Change the code in small ways, and list what no test notices; MUTANTS=pattern
+	# In an environment of its own: it has newer versions of what the package uses.
+	$(PYTHON) -m venv --system-site-packages $(VENV)/mutation
+	$(VENV)/mutation/bin/python -m pip install -qq --disable-pip-version-check --editable '.[dev,mutation]'
+	$(VENV)/mutation/bin/mutmut run $(if $(MUTANTS),'$(MUTANTS)')
+	$(VENV)/mutation/bin/mutmut results
+
 .PHONY: soak
 soak: need-root setup venv properties ## Run JOBS=200 jobs with faults at random, by SEED=1 (root)
 	HYPOTHESIS_PROFILE=deep $(BIN)/pytest -m hypothesis tests/integration
@@ -188,7 +196,7 @@ need-root:
 .PHONY: clean
 clean: ## Take the sandbox down; remove the virtual environment and all build outputs
 	@if [ -e /var/lib/oar-lxc-sandbox ]; then $(OAR_LXC) sandbox down; fi
-	rm -rf $(VENV) build dist docs/_build docs/_generated *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist mutants docs/_build docs/_generated *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A recipe is one shell script.

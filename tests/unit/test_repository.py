@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 HOOKS = sorted(path for path in (REPOSITORY / "hooks").iterdir() if path.is_file())
 JOB_SCRIPTS = sorted(path for path in (REPOSITORY / "jobscripts").iterdir() if path.is_file())
-NOT_OURS = {".git", ".venv", "dist", "build", "_build", "__pycache__"}
+NOT_OURS = {"mutants", ".git", ".venv", "dist", "build", "_build", "__pycache__"}
 
 
 def texts() -> Iterator[tuple[Path, str]]:
