@@ -174,7 +174,7 @@ class Destruction:
         self._step(log, "links", remove)
         # After the links: no packet adds a connection again.
         for one in subnet:
-            self._step(log, "connections", partial(connections.forget, one, end))
+            self._step(log, "connections", partial(connections.forget, one, end.part(0.3)))
         self._step(log, "plugs", user_nics.forget_gone)
 
         # After the links: a packet of an existing device would add an element to the filter again.
