@@ -24,7 +24,7 @@ from oar_lxc.setup import (
     resources,
     server,
 )
-from oar_lxc.setup.steps import SetupPlan, Step, StepOutcome, StepResult, execute
+from oar_lxc.setup.steps import SetupError, SetupPlan, Step, StepOutcome, StepResult, execute
 
 _MARKS = {
     StepOutcome.TRUE: ("ok", "green"),
@@ -206,7 +206,7 @@ def _carry_out(plan: SetupPlan, dry_run: bool) -> None:
     )
     later = sum(event.outcome is StepOutcome.LATER for event in events)
     if problems:
-        raise click.ClickException(f"left to you: {problems} of {len(events)} steps")
+        raise SetupError(f"left to you: {problems} of {len(events)} steps")
     if not changes and not later:
         click.echo(f"{plan.role}: nothing to do ({len(events)} steps checked)")
     elif dry_run:
