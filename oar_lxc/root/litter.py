@@ -28,6 +28,8 @@ NOBODY = 65534
 # The part of a destroy's time for a search, as there may be millions of files; and the part for
 # the reaper, for which no job waits.
 SHARE, PATIENT_SHARE = 0.3, 0.8
+ENDS = 10  # directories at each end of a long path that are told
+MOST_FOUND = 10_000  # paths to keep; users can make more than there is memory for
 KEPT_OPEN = 4096  # directories that stay open on the way down
 ROUNDS = 5  # searches of a directory while users move directories in it
 
@@ -58,7 +60,7 @@ class Litter:
 
     Attributes:
         ipc: kind and number of each IPC object.
-        files: paths.
+        files: paths as :func:`_shown` tells them; of very many, :data:`MOST_FOUND`.
         unknown: why there may be more; empty after a complete search.
     """
 
@@ -79,9 +81,14 @@ class Litter:
             OSError: a directory cannot be searched.
         """
         found: dict[str, None] = {}
+
+        def note(directory: int, name: str, facts: Facts, path: str) -> None:
+            if len(found) < MOST_FOUND:
+                found[path] = None
+
         try:
             self.ipc = [f"{kind} {number}" for kind, number in _ipc_of(self.whose)]
-            self._visit(lambda directory, name, facts, path: found.setdefault(path))
+            self._visit(note)
         except (OSError, OarLxcError) as error:
             self.unknown = f"what its ids left in directories of all users: {error}"
             raise
@@ -220,7 +227,7 @@ def _visit_all(place: Path, visit: _Visit, end: Deadline) -> None:
                 try:
                     fd = _open(here, name)
                 except OSError:  # the name is another file by now, or a mount
-                    visit(here, name, facts, "/".join([*path, name]))
+                    visit(here, name, facts, _shown([*path, name]))
                     continue
                 if len(above) < KEPT_OPEN:
                     above.append((facts, here, 0, below))
@@ -229,16 +236,16 @@ def _visit_all(place: Path, visit: _Visit, end: Deadline) -> None:
                     os.close(here)
                 here = fd
                 path.append(name)
-                below = _list(here, mount, visit, "/".join(path), end)
+                below = _list(here, mount, visit, _shown(path), end)
                 continue
             facts, kept, inode, below = above.pop()
             fd = kept if kept >= 0 else _parent(here, inode)
             os.close(here)
             here = fd
             if here >= 0:
-                visit(here, path[-1], facts, "/".join(path))
+                visit(here, path[-1], facts, _shown(path))
             else:
-                moved = "/".join(path)
+                moved = _shown(path)
             while here < 0:
                 _, here, _, below = above.pop()
                 path.pop()
@@ -249,6 +256,13 @@ def _visit_all(place: Path, visit: _Visit, end: Deadline) -> None:
                 os.close(fd)
     if moved:
         raise _MovedError(f"{moved} was moved while it was looked at")
+
+
+def _shown(parts: list[str]) -> str:
+    """Return a path for people; of one that is deeper than any program can use, only its ends."""
+    if len(parts) > 2 * ENDS:
+        parts = [*parts[:ENDS], "…", *parts[-ENDS:]]
+    return "/".join(parts)
 
 
 def _parent(directory: int, inode: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import bridge, grants, job_cgroups, leftovers, processes
+from oar_lxc.root import litter as litter_module
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.id_ranges import COUNT
 from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
@@ -104,6 +106,27 @@ def test_a_directory_that_cannot_be_read_hides_nothing_in_silence(tmp_path: Path
     with pytest.raises(OSError, match="symbolic links"):
         litter.remove()
     assert "symbolic links" in litter.unknown
+
+
+def test_litter_takes_no_memory_by_its_depth_and_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths of 600 KB, of 3,000 files, took a GB of root's."""
+    deepest = tmp_path.joinpath(*["d" * 50] * 40)
+    deepest.mkdir(parents=True)
+    for number in range(20):
+        (deepest / f"file{number}").touch()
+    job = Whose(-1, os.geteuid() or FIRST)
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", str(FIRST), str(tmp_path)], check=True)
+    litter = Litter(job, NEVER, places=(tmp_path,))
+    litter.look()
+    assert len(litter.files) > 20
+    assert max(map(len, litter.files)) < 51 * 25 + len(str(tmp_path))
+    assert any(path.endswith("/file19") for path in litter.files)
+    monkeypatch.setattr(litter_module, "MOST_FOUND", 7)
+    litter.look()
+    assert (len(litter.files), litter.unknown) == (7, "")
 
 
 def test_where_no_cgroups_are_mounted_none_are_called_gone(
