@@ -34,7 +34,20 @@ def test_only_the_user_is_the_same_on_both_sides(uid: int, gid: int) -> None:
 def test_root_is_never_itself() -> None:
     ids = IdMap.of_job(FIRST, COUNT, 0, 0)
     assert ids.uids == ids.gids == (Extent(0, FIRST, COUNT),)
-    assert all(extent.inside > 0 for extent in IdMap.only(0, 0).uids)
+    only = IdMap.only(0, 0)
+    for (extent,) in (only.uids, only.gids):
+        assert extent.inside == extent.outside > COUNT // 2
+
+
+def test_only_one_user_and_one_group_are_themselves() -> None:
+    assert IdMap.only(1, 2001) == IdMap((Extent(1, 1, 1),), (Extent(2001, 2001, 1),))
+
+
+def test_an_id_that_is_not_mapped_is_roots_inside() -> None:
+    ids = IdMap.of_job(FIRST, COUNT, 1000, 1000)
+    assert ids.inside(FIRST - 1, FIRST + COUNT) == (0, 0)
+    assert ids.inside(FIRST + 1000, 1001) == (0, 0)  # in whose place the user is, and a neighbour
+    assert ids.inside(FIRST + COUNT - 1, FIRST + 1001) == (COUNT - 1, 1001)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +55,7 @@ def test_root_is_never_itself() -> None:
     [
         (1000, ["0 1879048192 1000", "1000 1000 1", "1001 1879049193 64535"]),
         (65535, ["0 1879048192 65535", "65535 65535 1"]),
+        (65536, ["0 1879048192 65536", "65536 65536 1"]),
         (70000, ["0 1879048192 65536", "70000 70000 1"]),
     ],
 )
@@ -50,4 +64,4 @@ def test_the_map_is_written_as_each_reader_wants_it(own: int, lines: list[str]) 
     assert map_text(ids.uids).splitlines() == lines
     assert ids.config_lines() == [f"lxc.idmap = {kind} {line}" for kind in "ug" for line in lines]
     words = [f"{kind}:{line.replace(' ', ':')}" for kind in "ug" for line in lines]
-    assert ids.arguments()[1::2] == words
+    assert ids.arguments() == [word for pair in words for word in ("-m", pair)]

@@ -135,6 +135,12 @@ def test_a_nodefile_may_have_blank_lines_and_carriage_returns(tmp_path: Path) ->
     assert read_nodefile(tmp_path / "nodes") == {"node1": 2, "node1.example.org": 1}
 
 
+def test_a_link_to_a_nodefile_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("node1\n")
+    (tmp_path / "nodes").symlink_to("real")
+    assert read_nodefile(tmp_path / "nodes") == {"node1": 1}
+
+
 @given(st.lists(nodes, min_size=1, max_size=8))
 def test_a_nodefile_is_read_as_it_was_written(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "nodes").write_text("".join(f"{name}\n" for name in names))
@@ -168,7 +174,24 @@ def test_a_resource_may_hold_quotes_and_commas(tmp_path: Path) -> None:
     assert second["comment"] == ""
 
 
-@pytest.mark.parametrize("line", ["node1", "cpu = 1", "cpu = '1", "= '1'", "cpu = '1' x", "a='1'"])
+def test_blank_lines_between_resources_are_none(tmp_path: Path) -> None:
+    (tmp_path / "resources").write_text("\n cpu = '1' \n\n cpu = '2' \n")
+    assert read_resources(tmp_path / "resources") == ({"cpu": "1"}, {"cpu": "2"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "node1",
+        "cpu = 1",
+        "cpu = '1",
+        "= '1'",
+        "cpu = '1' x",
+        "a='1'",
+        "cpu = '1' , x",
+        "a = '1',;",
+    ],
+)
 def test_a_damaged_resource_file_is_one_sentence_that_names_file_and_line(
     tmp_path: Path, line: str
 ) -> None:

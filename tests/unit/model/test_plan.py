@@ -360,3 +360,18 @@ def test_a_rich_plan_survives_json() -> None:
     )
     plan = make_plan(group, JOB)
     assert Plan.from_data(json.loads(json.dumps(plan.to_data()))) == plan
+
+
+def test_what_an_older_version_does_not_write_of_a_container_is_none() -> None:
+    data = make_plan(Group(), JOB).to_data()
+    for container in data["containers"]:
+        for key in ("mounts", "ports", "ssh_keys"):
+            del container[key]
+    assert Plan.from_data(data) == make_plan(Group(), JOB)
+
+
+def test_cores_are_taken_where_most_are_free_however_many_share_the_others() -> None:
+    job = Job(42, "alice", {"node1": 4, "node2": 3})
+    others = make_plan(Group(name="a", per_node=3), Job(42, "alice", {"node1": 4})).containers
+    plan = make_plan(Group(name="b", total=1, cores=1), job, others=others)
+    assert [container.node for container in plan.containers] == ["node1"]

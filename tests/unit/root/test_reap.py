@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import OarLxcError
+from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.node_log import NodeLog
+from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.reaped import Reaped
 from oar_lxc.root import reap as reaper
 from oar_lxc.root.destroy import Destruction
@@ -42,7 +45,9 @@ def with_result(
 ) -> list[Destruction]:
     done: list[Destruction] = []
 
-    def destroy(one: Destruction, log: NodeLog, deadline: float) -> Leftovers:
+    def destroy(one: Destruction, log: NodeLog, deadline: Deadline) -> Leftovers:
+        assert log.bound == {"job": one.layout.job_id}
+        assert 0 < deadline.timeout() <= 5
         done.append(one)
         if isinstance(result, Exception):
             raise result
@@ -72,11 +77,78 @@ def test_the_dead_are_destroyed_whole_and_the_living_left_alone(
     judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = with_result(monkeypatch, Leftovers())
-    assert [one.action for one in run(judge)] == ["destroyed", "left alone", "destroyed"]
-    assert [(one.layout.job_id, one.layer, one.whole) for one in done] == [
-        (42, "reaper", True),
-        (44, "reaper", True),
+    monkeypatch.setattr(reaper, "job_uid", lambda layout, user: {"alice": 2001}.get(user, -1))
+    assert run(judge) == [
+        Reaped(found.job_id, found.user, "destroyed" if found.dead else "left alone", found.why)
+        for found in FOUND
     ]
+    assert done == [
+        Destruction(JobLayout(job, judge.state), user, uid, layer="reaper", whole=True)
+        for job, user, uid in ((42, "alice", 2001), (44, "", -1))
+    ]
+
+
+def test_the_log_tells_which_job_was_reaped_and_why(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_result(monkeypatch, Leftovers())
+    run(judge)
+    lines = [json.loads(line) for line in (judge.state / "log").read_text().splitlines()]
+    reaped = [(line["job"], line["why"]) for line in lines if line["event"] == "reap"]
+    assert reaped == [(found.job_id, found.why) for found in FOUND if found.dead]
+    steps = [line["step"] for line in lines if line["event"] == "step done"]
+    assert steps == ["trash", "half written", "report"]
+
+
+@pytest.mark.parametrize("error", [OSError("full"), OarLxcError("busy")])
+@pytest.mark.parametrize("step", ["_empty_trash", "_forget_half_written"])
+def test_a_step_that_fails_keeps_none_of_the_others_from_being_done(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    with_result(monkeypatch, Leftovers(links=["olb42"]))
+    monkeypatch.setattr(reaper, step, fail)
+    assert len(run(judge)) == len(FOUND)
+    assert (judge.state / "stuck").stat().st_mode & 0o777 == 0o644
+
+
+def test_processes_that_cannot_be_resumed_keep_no_job_from_being_reaped(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(log: NodeLog) -> None:
+        assert isinstance(log, NodeLog)
+        raise OSError("no")
+
+    with_result(monkeypatch, Leftovers())
+    monkeypatch.setattr(reaper, "resume_stopped", fail)
+    assert len(run(judge)) == len(FOUND)
+
+
+def test_trash_that_stays_keeps_no_other_from_being_removed(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_result(monkeypatch, Leftovers())
+    for name in ("42-1", "43-1"):
+        (judge.state / "trash" / name).mkdir()
+    removed: list[str] = []
+
+    def remove(path: Path, timeout: float) -> None:
+        removed.append(path.name)
+        raise OarLxcError("it stays")
+
+    monkeypatch.setattr(reaper, "remove_tree", remove)
+    run(judge)
+    assert sorted(removed) == ["42-1", "43-1"]
+
+
+def test_a_node_check_that_fails_is_no_failure(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_result(monkeypatch, Leftovers())
+    add_program(judge.state, "check", "exit 1")
+    assert len(run(judge)) == len(FOUND)
 
 
 @pytest.mark.parametrize("result", [Leftovers(links=["olb42"]), OarLxcError("olb42 stays")])
