@@ -176,7 +176,7 @@ def test_who_lets_nobody_look_holds_up_nobody_who_asks_for_an_images_users(
 ) -> None:
     code = (
         "from oar_lxc.image.uses import uses_of; from oar_lxc.model.image_name import *;"
-        "print(uses_of(ImageName.parse('debian-12')))"
+        "print(uses_of(ImageName.parse('unused')))"
     )
     with served(make_job(), "exec", device):
         done = run([PYTHON, "-c", code], env={"PYTHONPATH": str(checkout())}, timeout=20)
