@@ -26,7 +26,7 @@ def steps(module: ModuleType) -> list[str]:
     """Return the names of the steps of a hook, as its source has them."""
     text = inspect.getsource(module)
     # One that is taken in two places is one row.
-    return list(dict.fromkeys(re.findall(r"\bstep\((?:log, )?\"(\w+)\"", text)))
+    return list(dict.fromkeys(re.findall(r"step\((?:log, )?\"(\w+)\"", text)))
 
 
 # The one table: which steps each hook has.
