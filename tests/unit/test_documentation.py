@@ -34,7 +34,8 @@ def options(command: click.Command) -> set[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_manual_has_every_command(command: str) -> None:
     text = page("oar-lxc.1")
-    assert re.search(rf"^\.Cm {command}\b", text, re.MULTILINE), "SYNOPSIS"
+    synopsis = text.partition(".Sh SYNOPSIS\n")[2].partition(".Sh ")[0]
+    assert len(re.findall(rf"^\.Nm\n\.Cm {command}$", synopsis, re.MULTILINE)) == 1, "SYNOPSIS"
     assert re.search(rf"^\.It Cm {command}$", text, re.MULTILINE), "DESCRIPTION"
 
 
