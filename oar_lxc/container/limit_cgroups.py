@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from oar_lxc.container.lxc_config import MONITOR, Limits, limit_files
+from oar_lxc.container.limits import Limits, limit_files
+from oar_lxc.container.lxc_config import MONITOR
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.cgroups import remove_cgroups, thaw
 from oar_lxc.linux.deadline import Deadline

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from oar_lxc.container.lxc_config import Limits
 from oar_lxc.linux.cgroups import read_file, walk
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import PublishedJob
 
 CPUS = Path("/sys/devices/system/cpu")
+PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a container may use of its node.
+
+    Attributes:
+        cpus: numbers of its CPUs, as ``0-1,4``; empty: all CPUs of the job.
+        quota: CPU time, as a number of CPUs; 0: no limit.
+        memory: bytes; 0: no limit.
+        swap: whether the kernel counts swap; then memory and swap together are limited.
+        processes: processes and threads; 0: no limit.
+    """
+
+    cpus: str = ""
+    quota: int = 0
+    memory: int = 0
+    swap: bool = False
+    processes: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,21 @@ class Share:
         begin = min(first * total // cores, max(total - 1, 0))
         end = (first + count) * total // cores
         return self.cpus[begin : max(end, begin + 1)]
+
+
+def limit_files(limits: Limits) -> Iterator[tuple[str, str]]:
+    """Yield cgroup files and their texts for some limits, in the order in which to write them."""
+    if limits.cpus:
+        yield "cpuset.cpus", limits.cpus
+    if limits.quota:
+        yield "cpu.cfs_period_us", str(PERIOD)
+        yield "cpu.cfs_quota_us", str(limits.quota * PERIOD)
+    if limits.memory:
+        yield "memory.limit_in_bytes", str(limits.memory)
+        if limits.swap:
+            yield "memory.memsw.limit_in_bytes", str(limits.memory)
+    if limits.processes:
+        yield "pids.max", str(limits.processes)
 
 
 def siblings(cpus: Iterable[int], root: Path = CPUS) -> list[tuple[int, ...]]:

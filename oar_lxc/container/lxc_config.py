@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
+from oar_lxc.container.limits import Limits, limit_files
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.model.addresses import MTU
 from oar_lxc.model.layout import LOG_FILE, NEIGHBOURS_FILE, ONLINE_FILE, UPPER, WORK
@@ -15,7 +16,6 @@ from oar_lxc.model.plan import PlannedContainer
 CGROUP = "lxc.payload"  # the cgroup of a container's processes, inside its limit cgroup
 MONITOR = "lxc.monitor"  # the cgroup of LXC's monitor is called MONITOR.CONTAINER
 PIVOT = "lxc.pivot"
-PERIOD = 100_000  # microseconds; the kernel's default for cpu.cfs_quota_us
 
 # "volatile": an unmount does not sync the files to disk, as they are thrown away with the job. The
 # kernel then leaves a mark in the work directory, and refuses the next mount, such as that of a
@@ -72,25 +72,6 @@ FEWEST_PAIRS, MOST_PAIRS = 64, 65536
 # LXC runs this hook after the network is set up and before the container's root is the root
 # directory: the programs are the node's.
 _NEIGHBOURS = "lxc.hook.mount = </dev/null >/dev/null 2>&1; ip -force -batch {file} || :"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a container may use of its node.
-
-    Attributes:
-        cpus: numbers of its CPUs, as ``0-1,4``; empty: all CPUs of the job.
-        quota: CPU time, as a number of CPUs; 0: no limit.
-        memory: bytes; 0: no limit.
-        swap: whether the kernel counts swap; then memory and swap together are limited.
-        processes: processes and threads; 0: no limit.
-    """
-
-    cpus: str = ""
-    quota: int = 0
-    memory: int = 0
-    swap: bool = False
-    processes: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,21 +182,6 @@ def neighbours_text(addresses: Collection[str], here: int) -> str:
         f"neigh replace {address} lladdr {hardware_address(address)} nud permanent dev eth0\n"
         for address in addresses
     )
-
-
-def limit_files(limits: Limits) -> Iterator[tuple[str, str]]:
-    """Yield cgroup files and their texts for some limits, in the order in which to write them."""
-    if limits.cpus:
-        yield "cpuset.cpus", limits.cpus
-    if limits.quota:
-        yield "cpu.cfs_period_us", str(PERIOD)
-        yield "cpu.cfs_quota_us", str(limits.quota * PERIOD)
-    if limits.memory:
-        yield "memory.limit_in_bytes", str(limits.memory)
-        if limits.swap:
-            yield "memory.memsw.limit_in_bytes", str(limits.memory)
-    if limits.processes:
-        yield "pids.max", str(limits.processes)
 
 
 def _bind_line(bind: Bind) -> str:

@@ -11,7 +11,7 @@ from oar_lxc.container.limit_cgroups import (
     remove_limit_cgroups,
     thaw_limit_cgroups,
 )
-from oar_lxc.container.lxc_config import Limits
+from oar_lxc.container.limits import Limits
 from oar_lxc.errors import OarLxcError
 
 

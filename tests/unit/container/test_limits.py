@@ -10,13 +10,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.container.limits import Share, oom_kills, read_cpus, siblings, write_cpus
+from oar_lxc.container.limits import (
+    Limits,
+    Share,
+    limit_files,
+    oom_kills,
+    read_cpus,
+    siblings,
+    write_cpus,
+)
 from oar_lxc.model.plan import PlannedContainer
 from tests.unit.fakes.programs import deep_tree
 
 
 def planned(first: int = 0, cores: int = 0, memory: int = 0) -> PlannedContainer:
     return PlannedContainer("vm1", "node1", "10.0.0.2/21", "image", "", cores, first, memory)
+
+
+def test_without_limits_there_are_no_files() -> None:
+    assert list(limit_files(Limits())) == []
+
+
+def test_each_limit_has_its_file() -> None:
+    limits = Limits("0,4", 0, 1 << 29, swap=True, processes=100)
+    assert list(limit_files(limits)) == [
+        ("cpuset.cpus", "0,4"),
+        ("memory.limit_in_bytes", "536870912"),
+        ("memory.memsw.limit_in_bytes", "536870912"),
+        ("pids.max", "100"),
+    ]
+    quota = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "200000")]
+    assert list(limit_files(Limits(quota=2))) == quota
 
 
 def test_threads_of_a_core_stay_together(tmp_path: Path) -> None:

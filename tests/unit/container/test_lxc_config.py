@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.container.limits import Limits
 from oar_lxc.container.lxc_config import (
     Bind,
-    Limits,
     NodeSettings,
     config_text,
     hardware_address,
-    limit_files,
     neighbours_text,
 )
 from oar_lxc.container.node_launch import NodeLaunch
@@ -42,21 +41,7 @@ def test_a_containers_cgroup_is_inside_the_one_that_carries_its_limits() -> None
     assert "lxc.cgroup.dir.container = vm1/lxc.payload" in lines()
 
 
-def test_without_limits_there_are_none() -> None:
-    assert list(limit_files(NONE)) == []
-
-
-def test_each_limit_has_its_file() -> None:
-    limits = Limits("0,4", 0, 1 << 29, swap=True, processes=100)
-    assert list(limit_files(limits)) == [
-        ("cpuset.cpus", "0,4"),
-        ("memory.limit_in_bytes", "536870912"),
-        ("memory.memsw.limit_in_bytes", "536870912"),
-        ("pids.max", "100"),
-    ]
-    quota = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "200000")]
-    assert list(limit_files(Limits(quota=2))) == quota
-    # lxcfs looks for it where the processes are.
+def test_lxcfs_finds_the_quota_where_the_processes_are() -> None:
     assert starting("lxc.cgroup.cpu.", lines(Limits(quota=2))) == [
         "cfs_period_us = 100000",
         "cfs_quota_us = 200000",
