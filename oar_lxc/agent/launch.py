@@ -37,7 +37,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
     """
     enter_cgroups(node.published.cgroups)
     with node.runtime.starting() as starter:
-        # All that is needed later, too: an upgrade may replace the files during the waits below.
+        # Also what later steps need: an upgrade may replace the files during the waits below.
         from oar_lxc.agent.hosts import all_names, learn, write_hosts
         from oar_lxc.agent.job_key import JobKey
         from oar_lxc.agent.ports import open_ports
@@ -56,14 +56,14 @@ def launch(node: OnNode, request: requests.Launch) -> None:
             with _undone_if_it_fails(node, share, starter):
                 JobKey(node.layout).keep(request.keys)
                 others = learn(node.layout, request.names)
-                pairs = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
+                secrets = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
                 common = NodeLaunch(
                     layout=node.layout,
                     published=node.published,
                     session=request.session,
                     images=images,
                     keys=request.keys,
-                    host_keys={name: KeyPair(secret) for name, secret in pairs.items()},
+                    host_keys={name: KeyPair(secret) for name, secret in secrets.items()},
                     names=all_names(node.layout),
                     cores=request.cores.get(node.published.node, 0),
                     variables=request.variables,
@@ -74,7 +74,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                 for batch in create_containers(common, share):
                     making += time.monotonic() - start
                     if node.abandoned():
-                        raise OarLxcError("whoever asked for the launch is gone")
+                        raise OarLxcError("the program that asked for the launch has ended")
                     first = first or time.time()
                     starter.send(batch)
                     all_run &= _tell_outcomes(node, launched, starter.finished())

@@ -149,9 +149,9 @@ class Session:
         self._planned: dict[str, PlannedContainer] = {}
         self._host_keys: dict[str, str] = {}
         self._handles: dict[str, ContainerHandle] = {}
-        self._failed_nodes: set[str] = set()  # the nodes that the launch's error has named
-        self._signals: contextlib.ExitStack = contextlib.ExitStack()
-        self._has_numbers = False
+        self._failed_nodes: set[str] = set()  # named by the launch's error
+        self._signals = contextlib.ExitStack()
+        self._in_ledger = False  # whether the ledger may have an entry of the session
 
     def _read_published(self) -> PublishedJob:
         here = os.uname().nodename
@@ -219,8 +219,8 @@ class Session:
 
     def _launch_request(self) -> requests.Launch:
         """Get addresses, cores and keys; tell what is planned; return the request to launch it."""
-        # For the end of the block: an upgrade may replace the files before. The agents come up
-        # meanwhile.
+        # The end of the block needs this module, and an upgrade may replace its file before. The
+        # import delays nothing, as the agents come up meanwhile.
         import_module("oar_lxc.client.sshfiles")
         allotted = self._allot()
         self.plan = allotted.plan
@@ -253,8 +253,7 @@ class Session:
                     self._handles[event.container] = self._handle(event)
                 case events.Ready():
                     handle = self._handles[event.container]
-                    known = replace(handle, ready_seconds=event.seconds)
-                    self._handles[event.container] = known
+                    self._handles[event.container] = replace(handle, ready_seconds=event.seconds)
             self._on_progress(node, event)
 
         errors = self._remote.call(request, take)
@@ -269,7 +268,7 @@ class Session:
             session=self._token,
             owner=(self.published.node, *identity(os.getpid())),
         )
-        self._has_numbers = True
+        self._in_ledger = True
         head = head_of(self.published.nodes)
         for _, answer in self._remote.collect(request, events.Event, [head]):
             match answer:
@@ -283,7 +282,7 @@ class Session:
         """Give back to the ledger what :meth:`_allot` got; the containers must be gone."""
         head = head_of(self.published.nodes)
         self._remote.collect(requests.Release(self._token), events.Event, [head])
-        self._has_numbers = False
+        self._in_ledger = False
 
     def _handle(self, event: events.Started) -> ContainerHandle:
         planned = self._planned[event.container]
@@ -342,9 +341,10 @@ class Session:
             ContainerError: a name is not one of the session's, or a container does not run.
             NodeError: a node could not be reached.
         """
-        by_name = {c.name: c.node for c in self.plan.containers}
-        names = [*by_name] if containers is None else check_names(containers, by_name)
-        nodes = [n for n in self.job.nodes if n in {by_name[name] for name in names}]
+        node_of = {c.name: c.node for c in self.plan.containers}
+        names = [*node_of] if containers is None else check_names(containers, node_of)
+        wanted = {node_of[name] for name in names}
+        nodes = [node for node in self.job.nodes if node in wanted]
         check_callable("on_output", on_output)
         command = requests.Exec(
             containers=tuple(names),
@@ -370,7 +370,7 @@ class Session:
             return  # the block has not begun
         failures = self._call(requests.Destroy(self._token, grace))
         self._handles.clear()
-        if self._has_numbers and not failures:
+        if self._in_ledger and not failures:
             with contextlib.suppress(OarLxcError):  # the ledger ends with the job anyway
                 self._release()
         failures = [f for f in failures if f.node not in self._failed_nodes]

@@ -22,8 +22,8 @@ class Request(Message):
     """A request to an agent.
 
     Attributes:
-        heartbeat: whether the agent writes a line every second. oarsh, between the agent and its
-            reader, ends when it cannot pass the line on.
+        heartbeat: whether the agent writes a line every second. If the agent's reader is gone,
+            oarsh cannot pass the line on, and ends.
     """
 
     heartbeat: bool = field(default=False, kw_only=True)
@@ -72,7 +72,7 @@ class Launch(Request):
         names: address and public host key by container, for each session of the job.
         session: token of the containers' session.
         wait: when they are ready; see :attr:`oar_lxc.model.spec.Spec.wait`.
-        timeout: seconds that this may take.
+        timeout: seconds that the wait for ready containers may take.
         cores: how many cores OAR reserved, by node.
         variables: the job's variables for logins and commands in containers.
     """

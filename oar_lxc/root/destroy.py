@@ -28,8 +28,8 @@ from oar_lxc.root.record import Record, read_record, this_boot
 from oar_lxc.root.standstill import resume_stopped
 from oar_lxc.root.trash import discard
 
-REAPER = "reaper"  # the layer for which no job waits
-STANZA = "stanza"  # the layer after which OAR's own clean runs
+REAPER = "reaper"  # no job waits for this layer
+STANZA = "stanza"  # OAR's own clean runs after this layer
 VERIFY = 0.1  # the part of the time that is kept for the check of what is left
 
 
@@ -41,10 +41,10 @@ class Destruction:
         layout: the job's names.
         user: the job's user.
         uid: the user's id; -1 if this node does not know the user any more.
-        oar_cgroup: OAR's cgroup of the job if the caller knows it; else the record's counts.
+        oar_cgroup: OAR's cgroup of the job; if empty, the record tells it.
         layer: the caller: ``stanza``, ``epilogue``, ``prologue``, ``undo`` of a prepare,
             ``reaper`` or ``admin``.
-        whole: also destroy OAR's own cgroup and files of the job, as OAR did not do it.
+        whole: whether to destroy OAR's own cgroup and files of the job too, as OAR did not.
     """
 
     layout: JobLayout
@@ -73,7 +73,7 @@ class Destruction:
         with ExitStack() as held:
             try:
                 held.enter_context(job_locked(self.layout.job_id, deadline.timeout()))
-            except OSError as error:  # no other process can take the lock, either
+            except OSError as error:  # no lock can be taken, so no other process has it either
                 log.write("not locked", "error", error=str(error))
             return self.run_locked(log, deadline)
 
@@ -83,6 +83,7 @@ class Destruction:
         end = deadline.part(1 - VERIFY)
         layout = self.layout
         record = read_record(layout.record)
+        # OAR's own clean has not run: the administrator's destroy does its work, too.
         if record and record.waits and self.layer == "admin" and not self.whole:
             return replace(self, whole=True).run_locked(log, deadline)
         first_id = find_range(layout, self.user, self.uid, record)
@@ -98,12 +99,12 @@ class Destruction:
             resume_stopped(log)
         step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits))
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
-        # The node's lock may be held by one of these processes: kill them while this waits for it.
+        # A process of the job may hold the node's lock: kill it while "ids" waits for the lock.
         with in_background(
             lambda: step(log, "ids", lambda: self._revoke(first_id, end.timeout() / 2))
         ) as done:
             step(log, "processes", partial(killing.kill, done))
-        # Before the check for processes: what removes keyrings has ids of the job.
+        # Before the check for processes: the child that removes keyrings has ids of the job.
         step(log, "keyrings", lambda: keyrings.forget(whose, end))
         share = PATIENT_SHARE if self.layer == REAPER else SHARE
         litter = Litter(whose, Deadline.after(end.timeout() * share), end)
@@ -151,7 +152,7 @@ class Destruction:
     ) -> None:
         layout = self.layout
         if record is None and not layout.directory.exists():
-            return  # most likely nothing exists; otherwise the reaper finds it by its names
+            return  # most likely nothing exists; if something does, the reaper finds it by name
         now = time.time()
         record = record or Record(layout.job_id, self.user, this_boot(), now, first_id, oar_cgroup)
         if not record.ended or self.layer == STANZA:
@@ -163,7 +164,6 @@ class Destruction:
 
     def _remove_network(self, log: NodeLog, end: Deadline, unfiltered: threading.Event) -> None:
         uid = self.uid if (bridge.NET / self.layout.bridge).exists() else 0
-
         subnet: list[IPv4Network] = []
 
         def remove() -> None:
@@ -172,7 +172,7 @@ class Destruction:
             bridge.remove(self.layout, end.timeout(), bridge.stray_links(self.user, self.uid))
 
         self._step(log, "links", remove)
-        # After the links: no packet adds a connection again.
+        # After the links: then no packet adds a connection again.
         for one in subnet:
             self._step(log, "connections", partial(connections.forget, one, end.part(0.3)))
         self._step(log, "plugs", user_nics.forget_gone)
