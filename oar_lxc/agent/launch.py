@@ -148,17 +148,21 @@ def _tell_outcomes(
 def _undone_if_it_fails(
     node: OnNode, share: Sequence[PlannedContainer], starter: Starter
 ) -> Iterator[None]:
-    """Remove a launch's containers if the block fails; make one sentence of an OS error."""
+    """Remove a launch's containers if the block fails.
+
+    Raises:
+        OarLxcError: the block raised an OSError or a CommandError, which this turns into a
+            sentence. Other errors stay as they are.
+    """
     try:
         yield
-    except (OSError, CommandError) as error:
+    except BaseException as error:
         _undo(node, share, starter)
+        if not isinstance(error, OSError | CommandError):
+            raise
         why = error.strerror if isinstance(error, OSError) else _first_line(error.stderr)
         where = node.layout.containers
         raise OarLxcError(f"cannot create containers in {where}: {why}") from error
-    except BaseException:
-        _undo(node, share, starter)
-        raise
 
 
 def _undo(node: OnNode, share: Sequence[PlannedContainer], starter: Starter) -> None:

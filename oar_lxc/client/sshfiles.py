@@ -69,7 +69,8 @@ class SshFiles:
 
         Args:
             containers: the job's containers.
-            keys: ``client``; see :func:`oar_lxc.client.lookup.find_keys`.
+            keys: the job's keys, of which this writes ``client``, the private one; see
+                :func:`oar_lxc.client.lookup.find_keys`.
             proxy: returns the shell command that passes bytes to a container's sshd.
 
         Raises:

@@ -20,8 +20,8 @@ PIVOT = "lxc.pivot"
 # "volatile": an unmount does not sync the files to disk, as they are thrown away with the job. The
 # kernel then leaves a mark in the work directory, and refuses the next mount, such as that of a
 # reboot inside, while the mark is there. The pre-mount hook removes it.
-# LXC writes "exec" before a hook. Because the hook begins with a redirection alone, the shell goes
-# on after that; and if there is no mark, as at every first start, it runs no program.
+# LXC writes "exec" before a hook. This hook begins with a redirection and no program, so the shell
+# goes on with what follows. If there is no mark, as at every first start, it runs no program.
 # "userxattr": in a user namespace, overlay can mark removed files only in this way.
 _CONFIG = """\
 lxc.uts.name = {name}
@@ -66,8 +66,9 @@ ONLINE = "sys/devices/system/cpu/online"
 # All containers of a node share one neighbour table of the kernel, which has few entries.
 # Permanent entries do not count. So NEIGHBOURS_FILE lists the containers' neighbours for the
 # kernel: then containers that all talk to each other do not fill the table.
-# Entries on one node. Fewer do not fill the table. Each takes half a KiB of kernel memory and
-# about 20 microseconds of a start: for more, the administrator must enlarge the table.
+# These are numbers of entries on one node. Fewer than the first do not fill the table. More than
+# the last would cost too much, as an entry takes half a KiB of kernel memory and about 20
+# microseconds of a start: then the administrator must enlarge the table.
 FEWEST_PAIRS, MOST_PAIRS = 64, 65536
 # LXC runs this hook after the network is set up and before the container's root is the root
 # directory: the programs are the node's.

@@ -83,7 +83,8 @@ def build_image(
         name: the image's name.
         recipe: how to build it.
         build_place: the place of the build if the caller is not root.
-        listener: what is called meanwhile; bytes are told once mmdebstrap writes the system.
+        listener: what is called meanwhile; it is told of bytes only when mmdebstrap writes the
+            system.
 
     Raises:
         ImageError: the build failed; nothing is left of the attempt.

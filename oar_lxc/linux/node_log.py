@@ -1,8 +1,9 @@
-"""The node's log: one JSON object per line, the one that structlog's JSONRenderer writes.
+"""The node's log: one JSON object per line, as structlog's JSONRenderer writes it.
 
 structlog itself takes 0.1 s to import, ten times what a hook may cost for a job without
 containers. So the root side writes the same lines without it: the time, the level and the event,
-then the keys that are bound, then those of the line. A value that JSON does not have is its text.
+then the keys that are bound, then those of the line. A value that JSON cannot hold is written as
+its text.
 """
 
 from __future__ import annotations

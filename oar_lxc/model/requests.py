@@ -36,7 +36,7 @@ class Allot(Request):
     Attributes:
         spec: what the session asks for.
         user: the job's user.
-        cores: how many cores the job has, by node.
+        cores: how many cores OAR reserved, by node.
         session: its token.
         owner: its node, and the :func:`oar_lxc.linux.process.identity` of its process.
     """

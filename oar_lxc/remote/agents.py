@@ -195,7 +195,7 @@ def oarsh_environ(job_id: int) -> dict[str, str]:
 
 
 class _Answers:
-    """Turns the lines of agents into events, and the way in which they end into errors."""
+    """Turns the lines of agents into events, and agents that failed into errors."""
 
     def __init__(self, on_event: OnEvent) -> None:
         self._on_event = on_event

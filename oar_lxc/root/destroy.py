@@ -164,25 +164,26 @@ class Destruction:
 
     def _remove_network(self, log: NodeLog, end: Deadline, unfiltered: threading.Event) -> None:
         uid = self.uid if (bridge.NET / self.layout.bridge).exists() else 0
-        subnet: list[IPv4Network] = []
+        subnets: list[IPv4Network] = []  # one at most
 
         def remove() -> None:
             with suppress(OSError, OarLxcError):
-                subnet.extend(filter(None, [connections.subnet_of(self.layout, end.timeout())]))
+                if subnet := connections.subnet_of(self.layout, end.timeout()):
+                    subnets.append(subnet)
             bridge.remove(self.layout, end.timeout(), bridge.stray_links(self.user, self.uid))
 
         self._step(log, "links", remove)
         # After the links: then no packet adds a connection again.
-        for one in subnet:
-            self._step(log, "connections", partial(connections.forget, one, end.part(0.3)))
+        for subnet in subnets:
+            self._step(log, "connections", partial(connections.forget, subnet, end.part(0.3)))
         self._step(log, "plugs", user_nics.forget_gone)
 
         # After the links: a packet of an existing device would add an element to the filter again.
-        def forget() -> None:
+        def forget_elements() -> None:
             if packetfilter.forget(self.layout, end.timeout(), uid):
                 unfiltered.set()
 
-        self._step(log, "filter", forget)
+        self._step(log, "filter", forget_elements)
 
     def _remove_tree(self, log: NodeLog, end: Deadline) -> None:
         step = self._step

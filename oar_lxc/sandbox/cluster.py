@@ -375,7 +375,7 @@ def _parallel(act: Callable[[Machine], object], machines: Iterable[Machine]) -> 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads for the block, and wait for them; where it is interrupted, for no program."""
+    """Yield threads for the block, and wait for them; at Ctrl-C, kill their programs first."""
     with ThreadPoolExecutor(workers) as pool:
         try:
             yield pool

@@ -21,7 +21,7 @@ class Bundle:
 
     Attributes:
         server: the OAR server's host name.
-        database: the ``DB_*`` keys of ``oar.conf`` for another machine than the server.
+        database: the ``DB_*`` keys that ``oar.conf`` has on the other machines.
         cpuset_path: ``CPUSET_PATH``; empty if OAR's cpuset is off.
         prepare: the hook that prepares nodes, ``stanza`` or ``prologue``.
         oar_private: user oar's private key.
