@@ -128,11 +128,7 @@ def log_to_stderr(as_json: bool = False) -> None:
 
 def main() -> None:
     """Run the command line; turn an error of the package into one message and an exit status."""
-    for fd in (0, 1, 2):  # if one is closed, the next file that is opened would take its number
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
+    _open_closed_streams()
     if os.environ.get("_OAR_LXC_COMPLETE", "").startswith("tcsh"):
         from oar_lxc.setup.completion import know_tcsh
 
@@ -148,6 +144,21 @@ def main() -> None:
         finally:
             _flush()
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null in the place of each standard stream that is closed.
+
+    Else the next file that is opened would take its number; and Python has None for it, which has
+    no methods.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
 
 
 def _flush() -> None:
