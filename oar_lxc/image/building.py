@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from oar_lxc.image.apt import host_sources, lists_script
 from oar_lxc.image.importing import NOBODY, Listener, Say, as_image_error, publish_stream
-from oar_lxc.image.program_errors import need, reason_of_build_error
+from oar_lxc.image.program_errors import need, reason_of_build_error, replace_hooks
 from oar_lxc.image.recipes import DEBIAN, HERE, Recipe, recipe_for
 from oar_lxc.image.record import ImageRecord
 from oar_lxc.image.sources import open_program
@@ -120,8 +120,8 @@ def build_image(
         if build_place is not None:
             env |= build_place.environ
         with open_program(command, env=env) as stream:
-            if stream.program:
-                listener.follow(stream.program.said)
+            if program := stream.program:
+                listener.follow(lambda: replace_hooks(program.said()))
             wanted = ImageRecord(name.name, name.tag, source=f"packages of {recipe.suite}")
             record = publish_stream(store, half, wanted, stream, listener)
     say(f"built image {name} in {time.monotonic() - start:.0f} s")

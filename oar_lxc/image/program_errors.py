@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from itertools import takewhile
 
 from oar_lxc.errors import CommandError, CommandTimeoutError, ImageError
 
@@ -52,6 +53,9 @@ _PACKAGES = (
         "them as `keyring`",
     ),
 )
+# What mmdebstrap writes before it runs a hook, whose shell lines may be many.
+_HOOK = re.compile(r"(?ms)^I: running --\S+-hook in shell: sh -c '.*?' exec \S+$")
+_HOOK_RUNS = "I: running a script..."
 
 
 # Messages of ssh, and of the shell on the node.
@@ -82,7 +86,7 @@ def reason_of(error: CommandError) -> str:
     if isinstance(error, CommandTimeoutError):
         return str(error)
     name = error.argv[0].rpartition("/")[2]
-    lines = _lines(error)
+    lines = _lines(error.stderr)
     for line in lines:
         if match := _CHANGED.search(line):
             return f"{match['file']} changed while it was read: import it when nobody writes there"
@@ -100,7 +104,7 @@ def reason_of(error: CommandError) -> str:
 
 def reason_of_build_error(error: CommandError) -> str:
     """Return in one sentence why mmdebstrap failed."""
-    lines = _lines(error)
+    lines = _lines(replace_hooks(error.stderr))
     for form, means in _PACKAGES:
         for line in lines:
             if match := re.search(form, line):
@@ -108,11 +112,17 @@ def reason_of_build_error(error: CommandError) -> str:
     said = [line for line in lines if not line.startswith(("I:", "W:", "N:"))]
     script = [line for line in said if "command failed: " in line or "setup failed: " in line]
     if script:
-        before = said[: said.index(script[0])]
-        return f"a script of the recipe failed{_says(before)}"
+        before = reversed(lines[: lines.index(script[0])])
+        own = [line for line in takewhile(lambda line: line != _HOOK_RUNS, before) if line in said]
+        return f"a script of the recipe failed{_says(own[:1])}"
     # mmdebstrap and apt start each line with a letter; their errors come after many other lines.
     errors = [line[2:].strip() for line in said if line.startswith("E:")]
     return f"the system cannot be built{_says(errors[:1] or said)}"
+
+
+def replace_hooks(said: str) -> str:
+    """Return mmdebstrap's output without the shell lines of hooks, which it repeats."""
+    return _HOOK.sub(_HOOK_RUNS, said)
 
 
 def reason_of_push_error(lines: list[str], *, reached: bool) -> str:
@@ -140,8 +150,8 @@ def damage_of(error: CommandError) -> str:
     return f"{error.argv[0].rpartition('/')[2]} cannot unpack it"
 
 
-def _lines(error: CommandError) -> list[str]:
-    lines = [line.strip() for line in error.stderr.splitlines()]
+def _lines(said: str) -> list[str]:
+    lines = [line.strip() for line in said.splitlines()]
     return [line for line in lines if line and "Exiting with failure status" not in line]
 
 

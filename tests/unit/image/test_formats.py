@@ -361,6 +361,12 @@ def test_what_a_program_says_is_told_by_what_it_means(error: CommandError, sente
             "a script of the recipe failed; its last words: cc: no such file",
         ),
         (
+            "I: running --extract-hook in shell: sh -c 'cp x y\nfor z; do\ndone' exec /tmp/m.1\n"
+            "first\nI: running --extract-hook in shell: sh -c 'exit 4' exec /tmp/m.1\n"
+            "E: setup failed: E: command failed: exit 4",
+            "a script of the recipe failed, and does not say why",
+        ),
+        (
             "I: begin\nE: no mirror\nI: end",
             "the system cannot be built; its last words: no mirror",
         ),
