@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
+from oar_lxc.errors import CommandError
 from oar_lxc.image.apt import host_sources, lists_script
 from oar_lxc.image.importing import NOBODY, Listener, Say, as_image_error, publish_stream
 from oar_lxc.image.program_errors import need, reason_of_build_error, replace_hooks
@@ -19,6 +20,7 @@ from oar_lxc.image.record import ImageRecord
 from oar_lxc.image.sources import open_program
 from oar_lxc.image.store import PUBLIC_STORE, ROOTFS, Store
 from oar_lxc.linux.logger import get_logger
+from oar_lxc.linux.run import run
 from oar_lxc.linux.unshare import dies_with_caller, in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.model.image_name import ImageName
@@ -110,11 +112,7 @@ def build_image(
             command = in_own_namespaces(unsynced(command))
         else:
             command = dies_with_caller(build_place.inside(in_own_namespaces(command)))
-            made = TemporaryDirectory(
-                prefix=".build-", dir=build_place.directory, ignore_cleanup_errors=True
-            )
-            work = Path(stack.enter_context(made))
-            work.chmod(0o770)  # its group is root's group inside
+            work = stack.enter_context(_inner_directory(build_place))
         path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
         env = {**os.environ, "PATH": path, "TMPDIR": str(work)}
         if build_place is not None:
@@ -126,6 +124,23 @@ def build_image(
             record = publish_stream(store, half, wanted, stream, listener)
     say(f"built image {name} in {time.monotonic() - start:.0f} s")
     return record
+
+
+@contextmanager
+def _inner_directory(place: BuildPlace) -> Iterator[Path]:
+    """Make a directory in which root of the job's ids builds, and remove it.
+
+    What an interrupted mmdebstrap leaves there is of the job's ids, so that their root removes it.
+    """
+    path = Path(mkdtemp(prefix=".build-", dir=place.directory))
+    try:
+        path.chmod(0o770)  # its group is root's group inside
+        yield path
+    finally:
+        with suppress(CommandError, OSError):  # what stays is removed with the job
+            argv = place.inside(["find", str(path), "-mindepth", "1", "-delete"])
+            run(argv, env={**os.environ, **place.environ})
+            path.rmdir()
 
 
 def mmdebstrap(recipe: Recipe, sources: Path) -> list[str]:

@@ -11,6 +11,8 @@ import shlex
 import stat
 import subprocess
 import threading
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -324,6 +326,37 @@ def test_a_build_that_fails_leaves_nothing(store: Store, mmdebstrap: Path, tmp_p
     with pytest.raises(ImageError, match=r"^image debian-12: .* its last words: no mirror$"):
         built(store)
     assert os.listdir(store.root) == [".lock"]
+
+
+def test_what_an_interrupted_build_leaves_is_removed_by_those_who_own_it(
+    store: Store, mmdebstrap: Path, tmp_path: Path
+) -> None:
+    """Files of a job's ids are not the user's, whom Python would tell so by an error."""
+    place = tmp_path / "containers"
+    place.mkdir()
+    inside: list[list[str]] = []
+
+    def as_their_root(argv: Sequence[str]) -> list[str]:
+        inside.append(list(argv))
+        return list(argv)
+
+    add_program(tmp_path / "bin", "mmdebstrap", 'mkdir -p "$TMPDIR/system/etc"; sleep 60')
+
+    def follow(last: object) -> None:
+        while not list(place.glob("*/system/etc")):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_module.build_image(
+            store,
+            ImageName("debian-12"),
+            RECIPES["debian-12"],
+            build_module.BuildPlace(place, as_their_root),
+            importing.Listener(follow=follow),
+        )
+    assert list(place.iterdir()) == []
+    assert inside[-1][0] == "find"
 
 
 def test_a_build_without_the_program_says_what_to_install(
