@@ -24,7 +24,7 @@ from oar_lxc.model.job import Job, parse_resources
 from oar_lxc.model.layout import CONFIG_FILE, JobLayout, by_number, check_job_id
 from oar_lxc.model.published import read_published
 from oar_lxc.model.requests import List, TellKeys
-from oar_lxc.oar.commands import ENDED, ENDING, job_facts, job_resources
+from oar_lxc.oar.commands import ENDED, ENDING, NoOarstatError, job_facts, job_resources
 from oar_lxc.remote.agents import Remote, raise_first
 
 
@@ -114,7 +114,7 @@ def has_ended(job_id: int) -> bool:
     """Whether a job has ended, or is not the calling user's.
 
     Raises:
-        JobError: there is no oarstat here.
+        NoOarstatError: there is no oarstat here.
         CommandError: oarstat did not answer.
     """
     facts = job_facts(job_id)
@@ -174,7 +174,7 @@ def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[Container], list[N
     with suppress(_FoundError):
         errors = remote.call(List(), take)
     if errors and not found and not remote.local:
-        with suppress(CommandError, CommandTimeoutError):
+        with suppress(CommandError, CommandTimeoutError, NoOarstatError):
             _nodes_by_oarstat(remote.job_id)  # raises an error unless the job runs
     nodes = {container.name: container.node for container in found}
     if nodes:

@@ -15,11 +15,15 @@ TIMEOUT = 30.0  # seconds for oarstat to answer about one job
 JOBS_AT_ONCE = 100  # jobs in the arguments of one oarstat at most
 
 
+class NoOarstatError(JobError):
+    """This machine has no oarstat, as a node."""
+
+
 def job_facts(job_id: int) -> dict[str, str]:
     """Return what ``oarstat -f`` tells of a job; empty if OAR does not know the job.
 
     Raises:
-        JobError: this machine has no oarstat.
+        NoOarstatError: this machine has no oarstat.
         CommandError: oarstat did not answer.
     """
     facts = {}
@@ -34,7 +38,7 @@ def job_resources(job_id: int) -> list[str]:
     """Return what ``oarstat -p`` tells of a job: a line of properties for each resource.
 
     Raises:
-        JobError: this machine has no oarstat.
+        NoOarstatError: this machine has no oarstat.
         CommandError: oarstat did not answer.
     """
     return [line.strip() for line in _oarstat(job_id, "-p").splitlines()]
@@ -45,7 +49,7 @@ def _oarstat(job_id: int, option: str) -> str:
         return run(["oarstat", f"{option}j", str(job_id)], timeout=TIMEOUT).stdout
     except CommandError as error:
         if error.status == 127:
-            raise JobError(
+            raise NoOarstatError(
                 f"cannot find job {job_id} from here, as this machine has no oarstat and this is "
                 "not the job's own environment: run it on a frontend, or in the job"
             ) from error

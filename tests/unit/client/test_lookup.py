@@ -224,6 +224,17 @@ def test_a_node_that_does_not_answer_is_an_error_and_not_an_empty_list(remote: F
         list_containers(remote)
 
 
+def test_inside_a_job_what_its_nodes_say_is_told_where_oar_cannot_be_asked(
+    remote: FakeRemote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a job without the type lxc, whose nodes say how to submit it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    remote.local = ""
+    remote.unreachable = ["node1", "node2"]
+    with pytest.raises(NodeError, match="node node1"):
+        list_containers(remote)
+
+
 def test_a_container_is_found_by_its_name(remote: FakeRemote) -> None:
     assert find_container(remote, "vm2").node == "node2"
 
