@@ -13,7 +13,7 @@ from oar_lxc.errors import printable
 
 PATIENCE = 2.0  # seconds before the first line
 TERMINAL, FILE = 0.2, 10.0  # seconds between two lines
-_WIDTH = 60  # characters of a program's line
+_WIDTH = 200  # characters of a program's line; a terminal may show fewer
 _COLUMNS = 80  # of a terminal that does not tell
 
 
@@ -112,8 +112,8 @@ class Meter:
         except (OSError, ValueError):  # the program has ended, and its output is gone
             return ""
         line = next((line for line in reversed(lines) if line.strip()), "")
-        line = line.removeprefix("I: ").strip()[:_WIDTH]
-        return printable(line)
+        line = line.removeprefix("I: ").strip()
+        return printable(line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…")
 
     def _clear(self) -> None:
         if self._terminal and self._told:

@@ -65,6 +65,13 @@ def test_the_last_line_of_a_program_is_told(stream: io.StringIO) -> None:
         wait_for(stream, r"building mine: \d+ s, 5 MB, ")
 
 
+def test_a_line_of_a_program_that_is_cut_says_so(stream: io.StringIO) -> None:
+    with Meter("building", patience=0.05) as meter:
+        meter.follow(lambda: "a" * 500)
+        written = wait_for(stream, r"\d s, a+…?[\n\r]")
+    assert stream.isatty() or written.rstrip().endswith("a…")
+
+
 def gone() -> str:
     raise OSError(errno.EBADF, "Bad file descriptor")
 
