@@ -59,9 +59,9 @@ facts=
 [ $answer = over ] && [ -f "$path" ] && facts=$(stat -c '%a %u:%g' -- "$path" 2>/dev/null)
 cd -- "$directory" || exit 3
 new=./.oar-lxc-cp.$$
-mkdir -m 700 "$new" || exit 3
-trap 'rm -rf "$new"' EXIT
+trap 'trap "" HUP INT TERM; rm -rf "$new"' EXIT
 trap 'exit 3' HUP INT TERM
+mkdir -m 700 "$new" || exit 3
 kind=plain
 tar --version 2>/dev/null | grep -q GNU && kind=sparse
 echo $answer $kind

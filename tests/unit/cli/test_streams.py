@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from oar_lxc.cli.shared.tarpipe import RECEIVE
 from oar_lxc.linux.error_exit import FAILED
 from oar_lxc.linux.login_shell import mark_of
 
@@ -137,6 +140,25 @@ def test_ctrl_c_in_a_copy_leaves_time_to_tidy_up_in_the_container(tmp_path: Path
         os.close(terminal)  # ends what still runs there
         os.waitpid(pid, 0)
     assert list(target.iterdir()) == []
+
+
+def test_a_copy_that_is_hung_up_twice_leaves_nothing_in_the_container(tmp_path: Path) -> None:
+    """As ssh and a terminal both do: the second signal comes while the script tidies up."""
+    for _ in range(20):
+        copy = subprocess.Popen(
+            ["sh", "-c", RECEIVE, "sh", f"{tmp_path}/", str(tmp_path), "into"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+        with copy:
+            assert copy.stdout is not None
+            copy.stdout.readline()
+            while copy.poll() is None:
+                os.killpg(copy.pid, signal.SIGHUP)
+                time.sleep(0.0002)
+        assert list(tmp_path.iterdir()) == []
 
 
 def heard(terminal: int, word: str) -> str:
