@@ -124,7 +124,7 @@ def test_a_long_input_reaches_every_container(runtime: FakeRuntime) -> None:
 def test_input_that_nobody_reads_holds_nothing_up(runtime: FakeRuntime) -> None:
     begin = time.monotonic()
     assert statuses(run(runtime, "true", stdin=b"x" * 1_000_000)) == {"vm1": 0}
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
 
 
 def test_without_input_a_command_reads_nothing(runtime: FakeRuntime) -> None:
@@ -144,8 +144,8 @@ def test_commands_run_at_the_same_time(runtime: FakeRuntime, tmp_path: Path) -> 
 def test_a_command_whose_time_is_up_is_killed(runtime: FakeRuntime, tmp_path: Path) -> None:
     begin = time.monotonic()
     script = f"echo $$ > {tmp_path}/pid; echo begun; exec sleep 60"
-    events = run(runtime, "sh", "-c", script, timeout=0.15)
-    assert time.monotonic() - begin < 5
+    events = run(runtime, "sh", "-c", script, timeout=1.0)
+    assert time.monotonic() - begin < 30
     assert statuses(events) == {"vm1": 124}
     assert text(events, "vm1", "stdout") == "begun\n"
     assert not alive(int((tmp_path / "pid").read_text()))
@@ -156,9 +156,9 @@ def test_what_a_command_leaves_behind_holds_nothing_up_for_longer_than_the_time(
 ) -> None:
     script = f"sleep 60 & echo $! > {tmp_path}/pid"
     begin = time.monotonic()
-    events = run(runtime, "sh", "-c", script, timeout=0.15)
+    events = run(runtime, "sh", "-c", script, timeout=1.0)
     os.kill(int((tmp_path / "pid").read_text()), 9)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert statuses(events) == {"vm1": 0}
 
 

@@ -109,10 +109,10 @@ def test_a_timeout_kills_all_that_was_started(
     tmp_path: Path, assert_pid_gone: Callable[[int], None]
 ) -> None:
     begin = time.monotonic()
-    with pytest.raises(CommandTimeoutError, match=r"did not end within 0\.5 s") as caught:
-        run(["sh", "-c", PARENT], timeout=0.5, cwd=str(tmp_path))
-    assert time.monotonic() - begin < 5
-    assert (caught.value.argv[0], caught.value.timeout) == ("sh", 0.5)
+    with pytest.raises(CommandTimeoutError, match=r"did not end within 1 s") as caught:
+        run(["sh", "-c", PARENT], timeout=1, cwd=str(tmp_path))
+    assert time.monotonic() - begin < 30
+    assert (caught.value.argv[0], caught.value.timeout) == ("sh", 1)
     assert_pid_gone(int((tmp_path / "pid").read_text()))
 
 
@@ -120,7 +120,7 @@ def test_a_program_that_ignores_sigterm_is_killed_too() -> None:
     begin = time.monotonic()
     with pytest.raises(CommandTimeoutError):
         run(["sh", "-c", "trap '' TERM INT; while :; do sleep 60; done"], timeout=0.2)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
 
 
 def test_an_exception_in_the_caller_kills_all_that_was_started(
