@@ -68,6 +68,10 @@ class ImageError(OarLxcError):
     """An image does not exist, or could not be built."""
 
 
+class ImageUsageError(UsageError, ImageError):
+    """What is written of an image is wrong: its name, or a recipe to build it."""
+
+
 class NodeNotPreparedError(OarLxcError):
     """Root has not prepared a node for this job, or refused to."""
 

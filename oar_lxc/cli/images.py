@@ -307,7 +307,7 @@ def verify_(names: tuple[str, ...], directory: Path | None) -> None:
         wanted = [find(name, directory) for name in names]
         for store, parsed in wanted:
             if os.geteuid() != 0 and directory is None and whose(store) == PUBLIC:
-                raise UsageError(f"image {parsed} is public: only root may read all of it")
+                raise ImageError(f"image {parsed} is public: only root may read all of it")
     else:
         wanted = [(store, record.image) for record, store in every(directory)]
         if os.geteuid() != 0 and directory is None:
@@ -408,7 +408,7 @@ def _build_place(name: str) -> BuildPlace | None:
         return None
     job = job_around()
     if not job:
-        raise UsageError(
+        raise ImageError(
             "users build images inside a job of type lxc: oarsub -t lxc -l "
             f'nodes=1,walltime=0:30:00 "oar-lxc image build {name} …"'
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from oar_lxc.errors import ImageError
+from oar_lxc.errors import ImageUsageError
 
 LATEST = "latest"
 PUBLIC, OWN = "public", "own"  # for all users of a node, or for one
@@ -33,16 +33,16 @@ class ImageName:
         """Read ``NAME`` or ``NAME:TAG``.
 
         Raises:
-            ImageError: it is neither, or could be the path of another directory.
+            ImageUsageError: it is neither, or could be the path of another directory.
         """
         name, colon, tag = text.partition(":")
         if not _NAME.fullmatch(name) or ".." in name:
-            raise ImageError(
+            raise ImageUsageError(
                 f"image {text!r} is not an image name: small letters, digits, '.', '_' and '-', "
                 "at most 64, then perhaps a colon and a tag"
             )
         if colon and (not _TAG.fullmatch(tag) or ".." in tag):
-            raise ImageError(
+            raise ImageUsageError(
                 f"image {text!r} has no tag after the colon: small letters, digits, '.', '_' and "
                 "'-', at most 32"
             )
@@ -54,7 +54,7 @@ class ImageName:
         name, separator, tag = directory.partition(_SEPARATOR)
         try:
             found = cls.parse(f"{name}:{tag}" if separator else name)
-        except ImageError:
+        except ImageUsageError:
             return None
         return found if found.directory == directory else None
 
@@ -71,7 +71,7 @@ def check_name(text: str) -> str:
     """Check an image's name, and return it unchanged.
 
     Raises:
-        ImageError: see :meth:`ImageName.parse`.
+        ImageUsageError: see :meth:`ImageName.parse`.
     """
     ImageName.parse(text)
     return text

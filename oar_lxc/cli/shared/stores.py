@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from oar_lxc.errors import ImageError, UsageError
+from oar_lxc.errors import ImageError
 from oar_lxc.image.record import ImageRecord
 from oar_lxc.image.store import Store
 from oar_lxc.image.uses import containers_using, uses_of
@@ -63,13 +63,12 @@ def find(text: str, directory: Path | None, *, writable: bool = False) -> tuple[
         writable: whether the image must be in the store that the caller can write to.
 
     Raises:
-        ImageError: there is no such image.
-        UsageError: the image must be the caller's, and is public.
+        ImageError: there is no such image; or it must be the caller's, and is public.
     """
     parsed = ImageName.parse(text)
     *others, own = stores_of(directory)
     if writable and not own.has(parsed) and any(store.shows(parsed) for store in others):
-        raise UsageError(f"image {parsed} is public: only the administrator removes or pushes it")
+        raise ImageError(f"image {parsed} is public: only the administrator removes or pushes it")
     for store in () if writable else others:
         if store.shows(parsed):
             return store, parsed

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from oar_lxc.errors import ImageError
+from oar_lxc.errors import ImageError, ImageUsageError
 from oar_lxc.model.hints import hint
 from oar_lxc.model.toml import parse_toml
 
@@ -41,10 +41,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not _SUITE.fullmatch(self.suite):
-            raise ImageError(f"suite is {self.suite!r}; it is a release such as bookworm")
+            raise ImageUsageError(f"suite is {self.suite!r}; it is a release such as bookworm")
         for package in self.packages:
             if not _PACKAGE.fullmatch(package):
-                raise ImageError(f"packages has {package!r}, which is no name of a package")
+                raise ImageUsageError(f"packages has {package!r}, which is no name of a package")
 
     def with_packages(self, names: tuple[str, ...]) -> Recipe:
         """Return the recipe with more packages."""
@@ -83,31 +83,32 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a TOML file.
 
     Raises:
-        ImageError: it is not TOML, has an unknown key, or a value of a wrong type.
+        ImageUsageError: it is not TOML, has an unknown key, or a value of a wrong type.
+        ImageError: it cannot be read.
     """
     try:
         data = parse_toml(path.read_bytes())
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ImageError(f"{path}: {error}") from error
+        raise ImageUsageError(f"{path}: {error}") from error
     for key, value in data.items():
         if key not in KEYS:
-            raise ImageError(f"{path}: unknown key {key}; {hint(key, KEYS)}")
+            raise ImageUsageError(f"{path}: unknown key {key}; {hint(key, KEYS)}")
         if key in ("packages", "sources"):
             if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-                raise ImageError(f"{path}: {key} is {value!r}; it is a list of texts")
+                raise ImageUsageError(f"{path}: {key} is {value!r}; it is a list of texts")
             data[key] = tuple(value)
         elif not isinstance(value, str):
-            raise ImageError(f"{path}: {key} is {value!r}; it is a text")
+            raise ImageUsageError(f"{path}: {key} is {value!r}; it is a text")
     base = data.pop("base", DEFAULT)
     if base not in RECIPES:
-        raise ImageError(f"{path}: base is {base!r}; ready recipes are {', '.join(RECIPES)}")
+        raise ImageUsageError(f"{path}: base is {base!r}; ready recipes are {', '.join(RECIPES)}")
     more = data.pop("packages", ())
     try:
         return replace(RECIPES[base], **data).with_packages(more)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+    except ImageUsageError as error:
+        raise ImageUsageError(f"{path}: {error}") from error
 
 
 def recipe_for(name: str, recipe: str | None = None) -> Recipe:

@@ -403,6 +403,7 @@ def test_a_mistake_in_a_recipe_is_one_sentence_that_names_file_and_key(
     with pytest.raises(ImageError, match=message) as caught:
         read_recipe(path)
     assert str(caught.value).startswith(f"{path}: ")
+    assert caught.value.exit_status == 2
 
 
 # The command.
@@ -445,6 +446,16 @@ def test_a_user_cannot_take_the_name_of_a_public_image(
     with pytest.raises(ImageError, match="mine is the name of a public image"):
         invoke(image, "import", "mine", source)
     assert invoke(image, "import", "mine:2", source) == 0
+
+
+@pytest.mark.parametrize("command", ["rm", "verify"])
+def test_a_user_does_not_remove_or_verify_a_public_image(
+    home: Path, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "public/mine/rootfs").mkdir(parents=True)
+    with pytest.raises(ImageError, match="image mine is public: only ") as caught:
+        invoke(image, command, "mine")
+    assert caught.value.exit_status == 1  # what is written is right, and the image is there
 
 
 @pytest.mark.parametrize("there", ["rootfs.tar", "root fs.tar"])
@@ -538,7 +549,7 @@ def test_that_a_store_may_not_be_made_is_told(source: str) -> None:
 
 def test_users_are_told_where_to_build(home: Path) -> None:
     """Only a job has the ids that it takes."""
-    with pytest.raises(UsageError, match=r'oarsub -t lxc .*"oar-lxc image build lab:1'):
+    with pytest.raises(ImageError, match=r'oarsub -t lxc .*"oar-lxc image build lab:1'):
         invoke(image, "build", "lab:1", "--recipe", "busybox")
 
 

@@ -46,6 +46,7 @@ def test_what_is_no_name_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(ImageError, match=r"is not an image name|has no tag") as caught:
         ImageName.parse(text)
     assert repr(text) in str(caught.value)
+    assert caught.value.exit_status == 2
 
 
 @pytest.mark.parametrize("directory", ["a@latest", "a@", "@a", ".half-x", "Not"])
