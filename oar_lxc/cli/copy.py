@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -13,6 +14,7 @@ from oar_lxc.cli.shared.attach import AttachCommand, attach_command, on_node_of
 from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.tarpipe import ContainerSource, ContainerTarget, MakeAttachCommand
 from oar_lxc.client.copy import (
+    CopyError,
     LocalSource,
     LocalTarget,
     Place,
@@ -22,7 +24,7 @@ from oar_lxc.client.copy import (
     transfer,
 )
 from oar_lxc.client.extract import Complain
-from oar_lxc.errors import UsageError, printable
+from oar_lxc.errors import ContainerError, JobEnvironmentError, UsageError, printable
 from oar_lxc.remote.agents import Remote
 
 Side = TypeVar("Side", ContainerSource, ContainerTarget)
@@ -30,9 +32,8 @@ Side = TypeVar("Side", ContainerSource, ContainerTarget)
 
 @click.command()
 @click.option("-r", "-R", "-a", "recursive", is_flag=True, help="As with cp; it always is.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.argument("destination")
-def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
+@click.argument("paths", nargs=-1, required=True, metavar="SOURCE... DESTINATION")
+def cp(paths: tuple[str, ...], recursive: bool) -> None:
     """Copy files and directories: JOB/CONTAINER:PATH, or CONTAINER:PATH in a job, on either side.
 
     If DESTINATION is a directory, files go into it; else the copy gets that name. SOURCE/. means
@@ -48,8 +49,9 @@ def cp(sources: tuple[str, ...], destination: str, recursive: bool) -> None:
       oar-lxc cp 42/vm1:/root/result .
       oar-lxc cp 42/vm1:/etc/hosts 42/vm2:/tmp/hosts
     """
-    places = [parse_place(text) for text in sources]
-    to = parse_place(destination)
+    *places, to = map(parse_place, paths)
+    if not places:
+        raise click.MissingParameter(param_type="argument", param_hint="'DESTINATION'")
     if not to.container and not any(place.container for place in places):
         raise UsageError(
             f"neither {places[0]} nor {to} is in a container: write JOB/CONTAINER:PATH, or "
@@ -97,4 +99,9 @@ def _in_container(place: Place, start: Callable[[MakeAttachCommand], Side]) -> S
 
         return start(attach)
 
-    return on_node_of(place.container, act)
+    try:
+        return on_node_of(place.container, act)
+    except (JobEnvironmentError, ContainerError) as error:
+        if not Path(str(place)).exists():
+            raise
+        raise CopyError(f"{error}; if you mean the file of that name, write ./{place}") from error

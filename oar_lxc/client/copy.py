@@ -260,7 +260,8 @@ class LocalTarget:
         try:
             self.into = Path(path).is_dir()
             if not self.into and (several or path.endswith("/")):
-                raise CopyError(f"{path}: No such directory")
+                why = "Not a" if Path(path).exists() else "No such"
+                raise CopyError(f"{path}: {why} directory")
             directory, self.name = (path, ".") if self.into else split_path(path)
             self.over = not self.into and os.path.lexists(path)
             facts = os.lstat(path) if self.over else None

@@ -43,7 +43,7 @@ def parse_target(text: str) -> tuple[int | None, str]:
             f"{text!r} names no container but all of a job, which only start, stop, restart, "
             f"freeze and unfreeze take: write {text}CONTAINER"
         )
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
+    if "/" in job or not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
         raise UsageError(
             f"{text!r} names no container: write JOB/CONTAINER, or CONTAINER in a job, whose name "
             "is of small letters, digits and '-'"

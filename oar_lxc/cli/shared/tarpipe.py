@@ -48,12 +48,16 @@ exec tar -cf - $sparse $follow -- "$what"
 # the copy is complete.
 RECEIVE = r"""
 path=$1
+no_directory() {
+    if [ -e "${1%/}" ]; then echo "$1: Not a directory"; else echo "$1: No such directory"; fi >&2
+    exit 3
+}
 command -v tar >/dev/null || { echo "there is no tar in this container" >&2; exit 3; }
 if [ -d "$path" ]; then answer=into; directory=$path
-elif [ "$3" = into ]; then echo "$path: No such directory" >&2; exit 3
+elif [ "$3" = into ]; then no_directory "$path"
 else answer=as; directory=$2
     [ -e "$path" ] && answer=over
-    [ -d "$directory" ] || { echo "$directory: No such directory" >&2; exit 3; }
+    [ -d "$directory" ] || no_directory "$directory"
 fi
 facts=
 [ $answer = over ] && [ -f "$path" ] && facts=$(stat -c '%a %u:%g' -- "$path" 2>/dev/null)

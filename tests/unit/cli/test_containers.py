@@ -399,6 +399,7 @@ def test_a_missing_argument_is_told_with_how_it_is_meant(
     [
         (("list", "x"), "job id 'x' is not a number", 2),
         (("exec", "42/", "--", "true"), "'42/' names no container but all of a job, which", 2),
+        (("exec", "42/vm1/x", "--", "true"), "'42/vm1/x' names no container: write JOB/CON", 2),
         (("exec", "42/vm9", "--", "true"), "container vm9: job 42 has no such container; it", 1),
         (("ssh", "vm9"), "container vm9: job 42 has no such container; it has: vm1, vm2", 1),
     ],
@@ -420,6 +421,25 @@ def test_a_mistake_is_one_sentence_after_the_programs_name(
     assert said.err.startswith("oar-lxc: ")
     assert message in said.err
     assert said.err.count("\n") == 1
+
+
+def test_a_copy_without_a_destination_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(cli, "cp", "a") == 2
+    assert "Missing argument 'DESTINATION'" in capsys.readouterr().err
+
+
+def test_a_local_file_that_looks_like_a_place_is_told_how_to_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hint = "; if you mean the file of that name, write ./a:b"
+    with pytest.raises(OarLxcError, match="this is not an OAR job") as caught:
+        cli.main(["cp", "a:b", "c"], standalone_mode=False)
+    assert hint not in str(caught.value)
+    (tmp_path / "a:b").touch()
+    with pytest.raises(OarLxcError, match="this is not an OAR job") as caught:
+        cli.main(["cp", "a:b", "c"], standalone_mode=False)
+    assert str(caught.value).endswith(hint)
 
 
 def test_outside_of_a_job_a_name_alone_is_no_target(capsys: pytest.CaptureFixture[str]) -> None:
@@ -525,7 +545,7 @@ def test_one_that_fails_is_told_and_the_others_are_done(
     [
         (["42/vm9", "42/vm1"], "vm9: job 42 has no such container; it has: vm1, vm2"),
         (["42/vm1", "43/vm1"], "containers of one job at a time, not of 42, 43"),
-        (["42/../vm1"], "job id '42/..' is not a number"),
+        (["42/../vm1"], "'42/../vm1' names no container"),
         (["/"], "job id '' is not a number"),
         (["42/VM1"], "'42/VM1' names no container"),
     ],

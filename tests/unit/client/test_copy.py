@@ -211,6 +211,8 @@ def test_a_link_to_a_file_that_is_named_is_followed(
         ("tree/dangling", "x", r"tree/dangling: No such file or directory$"),
         ("tree/a", "no/dir/x", r"no/dir: No such (file or )?directory$"),
         ("tree/a", "x/", r"x/: No such directory$"),
+        ("tree/a", "tree/a/", r"tree/a/: Not a directory$"),
+        ("tree/sub dir/x", "tree/a/x", r"tree/a: Not a directory$"),
         ("tree", "tree/a", r"tree/a: it is a file, and tree a directory$"),
     ],
 )
