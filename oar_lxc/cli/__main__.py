@@ -1,5 +1,5 @@
 """``python3 -m oar_lxc.cli``: run the command from a checkout, with Debian's Python packages."""
 
-from oar_lxc.cli.main import main
+from oar_lxc.cli.entry import main
 
 main()

@@ -128,12 +128,12 @@ def log_to_stderr(as_json: bool = False) -> None:
 
 def main() -> None:
     """Run the command line; turn an error of the package into one message and an exit status."""
-    _open_closed_streams()
-    if os.environ.get("_OAR_LXC_COMPLETE", "").startswith("tcsh"):
-        from oar_lxc.setup.completion import know_tcsh
-
-        know_tcsh()
     with exit_on_error(_tell):
+        _open_closed_streams()
+        if os.environ.get("_OAR_LXC_COMPLETE", "").startswith("tcsh"):
+            from oar_lxc.setup.completion import know_tcsh
+
+            know_tcsh()
         try:
             status = cli.main(prog_name="oar-lxc", standalone_mode=False)
         except click.Abort:

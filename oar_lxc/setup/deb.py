@@ -96,7 +96,7 @@ OAR_LXC = """\
 #!/usr/bin/python3 -I
 import sys
 
-from oar_lxc.cli.main import main
+from oar_lxc.cli.entry import main
 
 sys.exit(main())
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,19 @@ def test_a_mistake_has_its_status_with_closed_streams(closed: str) -> None:
         ["sh", "-c", f'exec "$@" {closed}', "sh", *argv], capture_output=True, text=True
     )
     assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.parametrize(("before", "status"), [("", 130), ("trap '' INT; ", 7)])
+def test_an_interrupt_while_python_imports_is_no_traceback(
+    tmp_path: Path, before: str, status: int
+) -> None:
+    """Nor does it end what is to ignore it, as under nohup."""
+    interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n"
+    (tmp_path / "click.py").write_text(interrupt)
+    done = subprocess.run(
+        ["sh", "-c", f'{before}exec "$@"', "sh", sys.executable, "-m", "oar_lxc.cli", "list"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")

@@ -131,7 +131,7 @@ def test_python_finds_the_version_of_what_is_installed(checkout: Path, tmp_path:
     argv = ["/usr/bin/python3", "-IS", "-c", code, str(root / "usr/lib/python3/dist-packages")]
     out = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert out.startswith("1.2.3 ")
-    assert "oar_lxc.cli.main:main" in out
+    assert "oar_lxc.cli.entry:main" in out
 
 
 def test_the_sums_in_the_package_are_right(checkout: Path, tmp_path: Path) -> None:
