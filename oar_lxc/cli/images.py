@@ -312,6 +312,8 @@ def verify_(names: tuple[str, ...], directory: Path | None) -> None:
         wanted = [(store, record.image) for record, store in every(directory)]
         if os.geteuid() != 0 and directory is None:
             wanted = [(store, name) for store, name in wanted if whose(store) == OWN]
+        if not wanted:
+            click.echo("there are no images to verify", err=True)
     failures = []
     for store, parsed in wanted:
         try:

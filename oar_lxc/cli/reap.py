@@ -48,6 +48,8 @@ def reap(dry_run: bool, as_json: bool, grace: float, everywhere: bool) -> None:
       oar-lxc reap --everywhere --json
     """
     if not everywhere:
+        if os.geteuid() != 0:
+            raise UsageError("oar-lxc reap must be run as root")
         options = ["--dry-run"] * dry_run + ["--json"] * as_json + [f"--grace={grace:g}"]
         node_main.main(["reap", *options])
     _become_oar()

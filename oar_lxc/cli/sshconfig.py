@@ -48,9 +48,13 @@ def ssh_config(job: str | None, install: bool, remove: bool) -> None:
     if remove:
         if install:
             raise UsageError("--install or --remove, not both")
+        removed = False
         for number in known_jobs(home) if job is None else [check_job_id(job)]:
             if SshFiles(number, home).remove():
                 click.echo(f"removed {SshFiles(number, home).directory}")
+                removed = True
+        if not removed:
+            click.echo(f"no files of {f'job {job}' if job else 'jobs'} in {home / 'oar-lxc'}")
         return
     remote = remote_of_job(job)
     files, containers = write_files(remote)

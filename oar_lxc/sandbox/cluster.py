@@ -241,7 +241,8 @@ class Sandbox:
                 f"{result.stdout}{result.stderr}"
             )
         machine.mark_ready()
-        self.report.line(f"{machine.name}: {result.stdout.strip().splitlines()[-1]}")
+        role_and_outcome = result.stdout.strip().splitlines()[-1]
+        self.report.line(f"{machine.name}: {role_and_outcome.partition(': ')[2]}")
 
     def _definition(
         self,

@@ -217,10 +217,11 @@ class Machine:
         return [*command, *become, "env", f"PATH={PATH}", "LANG=C.UTF-8", *home]
 
     def require_user(self, user: str) -> None:
-        """Refuse a user that this machine does not have.
+        """Refuse a user that this machine does not have, or that :meth:`command` cannot become.
 
         Raises:
-            SandboxError: there is no such user, or the machine does not run.
+            SandboxError: there is no such user, or no group of the same name; or the machine
+                does not run.
         """
         if not self.running:
             raise SandboxError(
@@ -232,6 +233,11 @@ class Machine:
             shells = sorted(line[0] for line in lines if line[-1].endswith("sh"))
             raise SandboxError(
                 f"machine {self.name} has no user {user}; users with a shell: {', '.join(shells)}"
+            )
+        if user not in (line.partition(":")[0] for line in self.read("/etc/group").splitlines()):
+            raise SandboxError(
+                f"user {user} of machine {self.name} has no group of the same name, which "
+                "--user needs"
             )
 
     def run(

@@ -442,6 +442,14 @@ def test_a_local_file_that_looks_like_a_place_is_told_how_to_write_it(
     assert str(caught.value).endswith(hint)
 
 
+def test_a_user_who_reaps_is_told_of_the_command_that_was_typed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match=r"^oar-lxc reap must be run as root$"):
+        cli.main(["reap"], standalone_mode=False)
+
+
 def test_outside_of_a_job_a_name_alone_is_no_target(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OarLxcError, match="this is not an OAR job: name the job"):
         cli.main(["list"], standalone_mode=False)

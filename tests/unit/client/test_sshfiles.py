@@ -198,6 +198,15 @@ def test_remove_removes_one_job_or_all(remote: FakeRemote, home: Path) -> None:
     assert not (home / "oar-lxc").exists()
 
 
+def test_that_there_is_nothing_to_remove_is_told(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(cli, "ssh-config", "999", "--remove") == 0
+    assert capsys.readouterr().out == f"no files of job 999 in {home}/oar-lxc\n"
+    assert invoke(cli, "ssh-config", "--remove") == 0
+    assert capsys.readouterr().out == f"no files of jobs in {home}/oar-lxc\n"
+
+
 def test_a_link_is_not_followed_to_remove(home: Path, tmp_path: Path) -> None:
     (home / "oar-lxc").mkdir(parents=True)
     (tmp_path / "precious").mkdir()

@@ -448,6 +448,13 @@ def test_a_user_cannot_take_the_name_of_a_public_image(
     assert invoke(image, "import", "mine:2", source) == 0
 
 
+def test_that_there_is_nothing_to_verify_is_told_on_standard_error(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(image, "verify") == 0
+    assert capsys.readouterr() == ("", "there are no images to verify\n")
+
+
 @pytest.mark.parametrize("command", ["rm", "verify"])
 def test_a_user_does_not_remove_or_verify_a_public_image(
     home: Path, tmp_path: Path, command: str

@@ -82,11 +82,15 @@ def test_a_user_that_a_machine_does_not_have_is_one_sentence(
         "root:x:0:0::/root:/bin/bash\\nalice:x:1:1::/home/alice:/bin/sh\\nd:x:2:2::/:/bin/false"
     )
     add_program(tmp_path / "bin", "lxc-info", "echo 7")
-    add_program(tmp_path / "bin", "lxc-attach", f"printf '{users}'")
+    groups = "root:x:0:\\nalice:x:1:"
+    body = f"case $* in *group*) printf '{groups}' ;; *) printf '{users}' ;; esac"
+    add_program(tmp_path / "bin", "lxc-attach", body)
     node.require_user("alice")
     with pytest.raises(SandboxError) as caught:
         node.require_user("bob")
     assert str(caught.value) == "machine node1 has no user bob; users with a shell: alice, root"
+    with pytest.raises(SandboxError, match="user d of machine node1 has no group of the same"):
+        node.require_user("d")
 
 
 def test_the_topmost_layer_comes_first(tmp_path: Path) -> None:
