@@ -64,7 +64,7 @@ def cp(paths: tuple[str, ...], recursive: bool) -> None:
         complaints += lost
         meter.say(printable(sentence))
 
-    with Meter("copying", files=False) as meter:
+    with Meter("copying") as meter:
         for place in places:
             with ExitStack() as stack:
                 source = _source(place, complain)

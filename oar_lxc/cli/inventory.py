@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.cli.sshconfig import write_files
 from oar_lxc.client.sshfiles import SshFiles, host_name
@@ -33,11 +34,11 @@ def inventory(job: str | None) -> None:
       ansible -i job.yml all -m ping
       ansible-playbook -i job.yml -l web site.yml
     """
-    remote = remote_of_job(job)
-    files, containers = write_files(remote)
-    click.echo(
-        inventory_text(remote.job_id, files, containers, find_groups(remote, containers)), nl=False
-    )
+    with Meter("asking the nodes"):
+        remote = remote_of_job(job)
+        files, containers = write_files(remote)
+        groups = find_groups(remote, containers)
+    click.echo(inventory_text(remote.job_id, files, containers, groups), nl=False)
 
 
 def find_groups(remote: Remote, containers: Sequence[Container]) -> dict[str, str]:

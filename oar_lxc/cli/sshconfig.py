@@ -7,6 +7,7 @@ import shlex
 import click
 
 from oar_lxc.cli.shared.attach import oarsh_attach_command
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.targets import complete_job, remote_of_job
 from oar_lxc.client.lookup import find_keys, has_ended, list_containers
 from oar_lxc.client.sshfiles import (
@@ -56,8 +57,9 @@ def ssh_config(job: str | None, install: bool, remove: bool) -> None:
         if not removed:
             click.echo(f"no files of {f'job {job}' if job else 'jobs'} in {home / 'oar-lxc'}")
         return
-    remote = remote_of_job(job)
-    files, containers = write_files(remote)
+    with Meter("asking the nodes"):
+        remote = remote_of_job(job)
+        files, containers = write_files(remote)
     for container in containers:
         click.echo(host_name(container.name, remote.job_id))
     if install:

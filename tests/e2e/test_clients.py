@@ -227,8 +227,9 @@ def test_a_copy_that_cannot_be_is_one_sentence(
 ) -> None:
     done = oar(job, "cp", *(a.format(id=job.id) for a in arguments), check=False)
     assert done.status == status
-    assert done.stderr.startswith(f"oar-lxc: {sentence.format(id=job.id)}")
-    assert done.stderr.count("\n") == 1
+    said = re.sub(r"(?m)^copying: .*\n", "", done.stderr)  # on a machine with other work
+    assert said.startswith(f"oar-lxc: {sentence.format(id=job.id)}")
+    assert said.count("\n") == 1
 
 
 def test_a_hostile_container_writes_nowhere_else(job: SubmittedJob) -> None:

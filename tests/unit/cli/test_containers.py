@@ -11,14 +11,14 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
 from oar_lxc.agent.timeline import note
-from oar_lxc.cli import control, look
+from oar_lxc.cli import control, copy, look
 from oar_lxc.cli import main as cli_main
 from oar_lxc.cli.look import fact_lines, size
 from oar_lxc.cli.main import cli
@@ -31,7 +31,7 @@ from oar_lxc.linux.login_shell import unpack
 from oar_lxc.model.events import Shown
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import add_program, invoke, recorded, recorder, wait_until
-from tests.unit.fakes.remote import FakeRemote
+from tests.unit.fakes.remote import FakeRemote, told_in_the_meantime
 
 SSH = """
 # Look at the files while they are there.
@@ -522,20 +522,19 @@ def test_what_lasts_is_told(
     told: str,
 ) -> None:
     monkeypatch.setattr(module, "Meter", lambda what, files=True: Meter(what, 0.0))
-    said: list[str] = []
-    call = running.call
-
-    def waited() -> bool:
-        said.append(capsys.readouterr().err)
-        return any(said)
-
-    def slow(*arguments: Any) -> list[NodeError]:
-        assert wait_until(waited)
-        return call(*arguments)
-
-    monkeypatch.setattr(running, "call", slow)
+    said = told_in_the_meantime(running, capsys, monkeypatch)
     assert invoke(cli, *words) == 0
     assert told in said
+
+
+def test_a_copy_that_lasts_is_told_in_a_file_too(
+    running: FakeRemote, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy, "Meter", partial(Meter, patience=0.0))
+    said = told_in_the_meantime(running, capsys, monkeypatch)
+    with pytest.raises(ContainerError, match="vm9"):
+        invoke(cli, "cp", "42/vm9:x", ".")
+    assert "copying: 0 s\n" in said
 
 
 def test_one_that_fails_is_told_and_the_others_are_done(

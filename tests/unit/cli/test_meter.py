@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import re
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -111,3 +114,17 @@ def test_an_answer_is_on_standard_output_and_not_behind_the_line(
         meter.answer("vm1 on node1 is stopped")
         assert answers.getvalue() == "vm1 on node1 is stopped\n"
     assert stream.getvalue().endswith("\033[K" if stream.isatty() else "\n")
+
+
+def test_what_is_polled_is_told_of_on_a_terminal_only() -> None:
+    program = (
+        "import time\nfrom oar_lxc.cli.shared import meter\nmeter.TERMINAL = meter.FILE = 0.02\n"
+        "from oar_lxc.cli.shared.meter import Meter\n"
+        'with Meter("asking", 0.01, files=False) as told:\n'
+        "    told.add(1000000); told.add(2000000); time.sleep(0.5)\n"
+    )
+    quiet = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert quiet.stderr == b""
+    argv = ["script", "-qec", f"{shlex.quote(sys.executable)} -c '{program}'", "/dev/null"]
+    told = subprocess.run(argv, capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    assert re.search(rb"asking: \d s, 3 MB, \d+ MB/s", told.stdout)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import re
-import shlex
 import stat
-import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -411,20 +407,6 @@ def test_a_place_is_in_a_container_or_here(text: str, place: Place) -> None:
 )
 def test_a_path_has_a_directory_and_a_name(path: str, parts: tuple[str, str]) -> None:
     assert split_path(path) == parts
-
-
-def test_a_long_copy_tells_how_far_it_is_on_a_terminal_only(tmp_path: Path) -> None:
-    program = (
-        "import time\nfrom oar_lxc.cli.shared import meter\nmeter.TERMINAL = meter.FILE = 0.02\n"
-        "from oar_lxc.cli.shared.meter import Meter\n"
-        'with Meter("copying", 0.01, files=False) as told:\n'
-        "    told.add(1000000); told.add(2000000); time.sleep(0.5)\n"
-    )
-    quiet = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert quiet.stderr == b""
-    argv = ["script", "-qec", f"{shlex.quote(sys.executable)} -c '{program}'", "/dev/null"]
-    told = subprocess.run(argv, capture_output=True, check=True, stdin=subprocess.DEVNULL)
-    assert re.search(rb"copying: \d s, 3 MB, \d+ MB/s", told.stdout)
 
 
 BOTH = pytest.mark.parametrize("sides", [("", "vm1:"), ("vm1:", "")])

@@ -8,13 +8,16 @@ import shlex
 import stat
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from oar_lxc.cli import inventory
 from oar_lxc.cli import sshconfig as cli_sshconfig
 from oar_lxc.cli.main import cli
+from oar_lxc.cli.shared.meter import Meter
 from oar_lxc.cli.shared.targets import complete_container
 from oar_lxc.client import lookup, sshfiles
 from oar_lxc.client.sshfiles import INCLUDE, SshFiles, forget_ended, include, known_jobs
@@ -23,7 +26,7 @@ from oar_lxc.linux.login_shell import NO_MARK, unpack
 from oar_lxc.model.layout import DESCRIPTION_FILE, JobLayout
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import add_program, invoke
-from tests.unit.fakes.remote import FakeRemote
+from tests.unit.fakes.remote import FakeRemote, told_in_the_meantime
 
 KEY = "-----BEGIN KEY-----\n"
 
@@ -237,6 +240,22 @@ def test_a_home_that_cannot_be_written_is_one_sentence(
     home.parent.write_text("a file")
     with pytest.raises(OarLxcError, match=r"cannot write .*: Not a directory"):
         cli.main(["ssh-config", "42"], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "command"), [(cli_sshconfig, "ssh-config"), (inventory, "inventory")]
+)
+def test_what_lasts_is_told_in_a_file_too(
+    remote: FakeRemote,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    command: str,
+) -> None:
+    monkeypatch.setattr(module, "Meter", partial(Meter, patience=0.0))
+    said = told_in_the_meantime(remote, capsys, monkeypatch)
+    assert invoke(cli, command, "42") == 0
+    assert "asking the nodes: 0 s\n" in said
 
 
 def test_a_job_without_keys_is_one_sentence(remote: FakeRemote) -> None:

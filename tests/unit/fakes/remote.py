@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.remote.agents import LateRequest, OnEvent, Remote
 from tests.unit.fakes.node import FakeNode
-from tests.unit.fakes.programs import add_program
+from tests.unit.fakes.programs import add_program, wait_until
 
 # Becomes root of a user namespace; here it only stays who it is.
 LXC_USERNSEXEC = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
@@ -95,3 +96,22 @@ def prepared_nodes(
         yield remote
     finally:
         remote.close()
+
+
+def told_in_the_meantime(
+    remote: FakeRemote, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Let each call wait until something is on standard error; return what was, as it comes."""
+    said: list[str] = []
+    call = remote.call
+
+    def waited() -> bool:
+        said.append(capsys.readouterr().err)
+        return any(said)
+
+    def slow(*arguments: Any) -> list[NodeError]:
+        assert wait_until(waited)
+        return call(*arguments)
+
+    monkeypatch.setattr(remote, "call", slow)
+    return said
