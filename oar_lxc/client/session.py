@@ -152,6 +152,7 @@ class Session:
         self._failed_nodes: set[str] = set()  # named by the launch's error
         self._signals = contextlib.ExitStack()
         self._in_ledger = False  # whether the ledger may have an entry of the session
+        self._on_nodes = False  # whether nodes may have containers of the session
 
     def _read_published(self) -> PublishedJob:
         here = os.uname().nodename
@@ -229,6 +230,7 @@ class Session:
         self._log.info("planned", containers=len(self.plan.containers))
         for container in self.plan.containers:
             self._on_progress(container.node, events.Planned(container.name, self.spec.wait))
+        self._on_nodes = True
         return requests.Launch(
             plan=allotted.plan,
             keys=allotted.keys,
@@ -368,7 +370,7 @@ class Session:
         check_seconds("grace", grace)
         if not self._token:
             return  # the block has not begun
-        failures = self._call(requests.Destroy(self._token, grace))
+        failures = self._call(requests.Destroy(self._token, grace)) if self._on_nodes else []
         self._handles.clear()
         if self._in_ledger and not failures:
             with contextlib.suppress(OarLxcError):  # the ledger ends with the job anyway

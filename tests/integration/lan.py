@@ -188,7 +188,7 @@ class NetJob:
     def rules(self) -> list[str]:
         """Return what the packet filter has of it, by the tests' own reader."""
         kernel = Path(__file__).parent.parent / "kernel.py"
-        argv = [PYTHON, "-IS", str(kernel), "--job", str(self.pretend.id)]
+        argv = [PYTHON, "-I", str(kernel), "--job", str(self.pretend.id)]
         argv += ["--user", self.pretend.user, "--first-id", "0"]
         found: list[str] = json.loads(self.lan.node.run(*argv).stdout)["rules"]
         return found
