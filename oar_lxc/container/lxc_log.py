@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,11 @@ _NOISE = (
     "No security context received",
     'Unsupported config key "lxc.seccomp"',
 )
+# What LXC says where there is no init, or a link or a script that leads to nothing.
+_NO_INIT = re.compile(
+    r"(No such file or directory|Permission denied|Not a directory) - "
+    r'Failed to exec "/sbin/init"'
+)
 LOG_TAIL = 8  # lines of LXC's log that go into an error
 
 
@@ -26,6 +32,23 @@ def log_tail(directory: Path) -> list[str]:
         return []
     lines = [re.sub(r"^(\S+ )?\S+ \d{14}\.\d+ ", "", x) for x in text.splitlines()]
     return [x for x in lines if not any(noise in x for noise in _NOISE)][-LOG_TAIL:]
+
+
+def why_no_init(log: Sequence[str]) -> str:
+    """Return the error if a container did not start because its init cannot be run.
+
+    Args:
+        log: the last lines of LXC's log.
+
+    Returns:
+        The reason; empty if the init is not the cause.
+    """
+    if any(_NO_INIT.search(line) for line in log):
+        return (
+            "it has no /sbin/init that can be run: its image needs one, as of systemd-sysv, "
+            "openrc or busybox-init"
+        )
+    return ""
 
 
 def log_size(directory: Path) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 from oar_lxc.container.command import environment_inside, run_command
 from oar_lxc.container.halt import HALT_COMMAND, halt_signal
-from oar_lxc.container.lxc_log import log_size, log_tail, why_full
+from oar_lxc.container.lxc_log import log_size, log_tail, why_full, why_no_init
 from oar_lxc.container.lxc_path import command_socket, lxc_path
 from oar_lxc.container.lxc_starter import LxcStarter
 from oar_lxc.container.runtime import StartedContainer, Starter
@@ -87,7 +87,10 @@ class LxcRuntime:
                 starter.close()
 
     def _error(self, name: str, reason: str) -> ContainerError:
-        return ContainerError(name, self._node, reason, self.log_tail(name))
+        log = self.log_tail(name)
+        if why := why_no_init(log):
+            return ContainerError(name, self._node, why)
+        return ContainerError(name, self._node, reason, log)
 
     def kill(self, names: Sequence[str], timeout: float, for_good: bool = False) -> list[str]:
         """Kill containers all at once and wait until LXC calls them STOPPED.

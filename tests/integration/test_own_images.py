@@ -117,6 +117,22 @@ def test_a_user_makes_an_image_and_containers_of_it_run(job: PretendJob, importe
     assert unpacked(job) == [imported.removeprefix("sha256:")]
 
 
+def test_a_container_without_an_init_is_one_sentence(job: PretendJob, archive: Path) -> None:
+    without = archive.with_name("without-init.tar")
+    run(["sh", "-c", f"zstd -dc {archive} >{without}"])
+    run(["tar", "--delete", "-f", str(without), "./sbin/init"])
+    without.chmod(0o644)
+    try:
+        assert "has no /sbin/init" in cli(job, "import", str(OWN), str(without)).stderr
+        done = job.script("--image", str(OWN), "--", "true")
+    finally:
+        cli(job, "rm", str(OWN), "--force")
+        without.unlink()
+    assert done.status == 1
+    assert "it has no /sbin/init that can be run: its image needs one" in done.stderr
+    assert "ERROR" not in done.stderr
+
+
 def test_nothing_outside_the_jobs_ids_is_owned_by_the_image(
     job: PretendJob, imported: str
 ) -> None:
