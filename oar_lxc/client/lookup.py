@@ -122,6 +122,17 @@ def has_ended(job_id: int) -> bool:
     return facts.get("owner") != user or facts.get("state") in ENDED
 
 
+def why_over(job_id: int) -> str:
+    """Return why a job has no containers by now; empty if it runs, or OAR cannot be asked."""
+    try:
+        _nodes_by_oarstat(job_id)
+    except (CommandError, CommandTimeoutError, NoOarstatError):
+        return ""
+    except JobError as error:
+        return str(error)
+    return ""
+
+
 def _nodes_by_oarstat(job_id: int) -> list[str]:
     facts = job_facts(job_id)
     user = pwd.getpwuid(os.getuid()).pw_name
@@ -173,9 +184,8 @@ def ask_nodes(remote: Remote, wanted: str = "") -> tuple[list[Container], list[N
 
     with suppress(_FoundError):
         errors = remote.call(List(), take)
-    if errors and not found and not remote.local:
-        with suppress(CommandError, CommandTimeoutError, NoOarstatError):
-            _nodes_by_oarstat(remote.job_id)  # raises an error unless the job runs
+    if errors and not found and not remote.local and (why := why_over(remote.job_id)):
+        raise JobError(why)
     nodes = {container.name: container.node for container in found}
     if nodes:
         remember(remote.job_id, recall(remote.job_id) | nodes if wanted or errors else nodes)

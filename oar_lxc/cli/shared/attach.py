@@ -15,11 +15,11 @@ from oar_lxc.client import lookup
 from oar_lxc.client.lookup import has_container, parse_target
 from oar_lxc.client.node_cache import forget, recall
 from oar_lxc.errors import ContainerError, NodeError, OarLxcError, UsageError
-from oar_lxc.linux.error_exit import debug_words
+from oar_lxc.linux.error_exit import debug_words, tell_on_stderr
 from oar_lxc.linux.isolated import isolated
 from oar_lxc.linux.logger import get_logger
 from oar_lxc.linux.login_shell import NO_MARK, pack
-from oar_lxc.remote.agents import OARSH, Remote, oarsh_environ, stuck_shell, why_not_begun
+from oar_lxc.remote.agents import LOST, OARSH, Remote, oarsh_environ, stuck_shell, why_not_begun
 
 _log = get_logger()
 
@@ -126,13 +126,15 @@ def run_attach(target: str, action: str, *words: str, terminal: bool = False) ->
             do.
         NodeError: the container's node cannot be reached.
     """
-    return on_node_of(
-        target,
-        lambda remote, node, name: attach_command(
-            remote, node, action, name, *words, terminal=terminal
-        ).run(),
-        any_state=action == "log",
-    )
+
+    def act(remote: Remote, node: str, name: str) -> int:
+        status = attach_command(remote, node, action, name, *words, terminal=terminal).run()
+        # It may be the command's own status.
+        if status == LOST and node != remote.local and (why := lookup.why_over(remote.job_id)):
+            tell_on_stderr(why)
+        return status
+
+    return on_node_of(target, act, any_state=action == "log")
 
 
 def on_node_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shlex
 import signal
@@ -184,6 +185,24 @@ def test_the_status_of_a_command_is_passed_on(
 ) -> None:
     oarsh(tmp_path, f"exit {status}")
     assert invoke(cli, "exec", "42/vm1", "--", "true") == status
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("Finishing", "oar-lxc: job 42 is ending (Finishing), and its containers with it\n"),
+        ("Running", ""),  # it is the command's own status
+    ],
+)
+def test_a_command_that_ends_with_its_job_is_told_so(
+    remote: FakeRemote, tmp_path: Path, capfd: pytest.CaptureFixture[str], state: str, told: str
+) -> None:
+    oarsh(tmp_path, "exit 255")
+    owner = pwd.getpwuid(os.getuid()).pw_name
+    text = f"    owner = {owner}\n    state = {state}\n"
+    add_program(tmp_path / "bin", "oarstat", f"printf '%s' '{text}'")
+    assert invoke(cli, "exec", "42/vm1", "--", "true") == 255
+    assert capfd.readouterr().err == told
 
 
 GREETING = "echo Welcome; printf 'no end'; echo loud >&2; set -x; : $0; set +x"
