@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import pwd
+import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from oar_lxc.linux.run import Result
 from tests.pretend import PYTHON, PretendJob, checkout
+
+PROGRESS = re.compile(r"^(asking|copying|restarting|starting|stopping)\b.*: \d+ s.*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Running:
     process: subprocess.Popen[str]
 
     def cli(self, *arguments: str) -> Result:
-        """Run ``oar-lxc`` inside the job."""
-        return self.job.run([PYTHON, "-m", "oar_lxc.cli.main", *arguments])
+        """Run ``oar-lxc`` inside the job; leave out the progress that a busy machine shows."""
+        done = self.job.run([PYTHON, "-m", "oar_lxc.cli.main", *arguments])
+        return replace(done, stderr=PROGRESS.sub("", done.stderr))
 
     def inside(self, name: str, line: str) -> str:
         """Run a shell line in a container, which must succeed; return what it wrote."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import re
 import shlex
 import tarfile
 import time
@@ -331,8 +330,7 @@ def assert_links_that_are_named_are_followed(running: Running) -> None:
     try:
         for name in ("to", "far"):
             copied = running.cli("cp", f"vm1:{name}", str(home))
-            said = re.sub(r"(?m)^copying: .*\n", "", copied.stderr)  # on a machine with other work
-            assert (copied.status, said) == (0, "")
+            assert (copied.status, copied.stderr) == (0, "")
         assert sorted(os.listdir(home / "to")) == ["f", "l"]
         assert not (home / "to").is_symlink()
         assert os.readlink(home / "to/l") == "f"
