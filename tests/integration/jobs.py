@@ -13,7 +13,7 @@ from typing import Any
 from oar_lxc.linux.run import Result
 from tests.pretend import PYTHON, PretendJob, checkout
 
-PROGRESS = re.compile(r"^(asking|copying|restarting|starting|stopping)\b.*: \d+ s.*\n", re.MULTILINE)
+PROGRESS = re.compile(r"(?m)^(asking|copying|restarting|starting|stopping)\b.*: \d+ s.*\n")
 
 
 @dataclass(frozen=True)
