@@ -185,9 +185,11 @@ def _small_disk(row: Row, node: str) -> None:
         f"rm -f {DISK}; mknod {DISK} b {os.major(number)} {os.minor(number)}; "
         f"mkdir -p {IMAGES}; mount --bind {STATE}/store/images {IMAGES}; "
         f"modes=$(cd {STATE}; stat -c '%a %n' jobs records store); "
+        f"ranges=$(cat {STATE}/ranges.json); "
         f"mount {DISK} {STATE}; rmdir {STATE}/lost+found; "
         f'echo "$modes" | while read mode name; do mkdir -m $mode {STATE}/$name; done; '
-        f"mkdir {STATE}/store/images; mount --bind {IMAGES} {STATE}/store/images"
+        f"mkdir {STATE}/store/images; mount --bind {IMAGES} {STATE}/store/images; "
+        f'umask 077; echo "$ranges" >{STATE}/ranges.json'
     )
     row.world.on(node, "sh", "-ec", script)
     where = row.world.on(node, "findmnt", "-no", "SOURCE", STATE).stdout.split()
