@@ -135,8 +135,8 @@ def test_keys_of_a_jobs_ids_go_with_it(job: PretendJob, mark: str) -> None:
         assert done.status == 0, done.stderr
     assert keys_of(first_id) >= 10_000
     assert_gone(job)
-    # The kernel frees them later, in the background.
-    assert wait_until(lambda: keys_of(first_id) < 5000, 150)
+    # The kernel frees them in the background, on an idle machine after minutes.
+    assert wait_until(lambda: keys_of(first_id) < 5000, 400)
 
 
 def test_what_is_left_elsewhere_is_told(job: PretendJob, mark: str) -> None:
