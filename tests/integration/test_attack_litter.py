@@ -15,7 +15,6 @@ from tests import kernel
 from tests.integration.attacks import PROLOGUE, assert_gone, ids_options
 from tests.integration.conftest import published
 from tests.pretend import PYTHON, PretendJob
-from tests.unit.fakes.programs import wait_until
 
 LEAVE = """
 key, mark = int(sys.argv[1]), sys.argv[2]
@@ -114,12 +113,22 @@ for keyring in (USER, persistent):
 """
 
 
-def keys_of(uid: int) -> int:
-    """Return how many bytes of keys a user id has, of which the kernel counts each."""
-    for line in kernel.read("/proc/key-users").splitlines():
-        if line.split(":")[0].strip() == str(uid):
-            return int(line.split()[4].partition("/")[0])
-    return 0
+# Tells how many bytes name the keys in each keyring, four for a key.
+READ_KEYS = """
+SYS_keyctl = 250 if os.uname().machine == "x86_64" else 219
+READ, GET_PERSISTENT, PROCESS, USER = 11, 22, -2, -4
+persistent = libc.syscall(SYS_keyctl, GET_PERSISTENT, -1, PROCESS)
+tell(*(libc.syscall(SYS_keyctl, READ, keyring, None, 0) for keyring in (USER, persistent)))
+"""
+
+
+def keys_of(uid: int) -> str:
+    """Return what an id finds in its keyrings; when the kernel frees them is its own affair."""
+    argv = [PYTHON, "-IS", "-c", PROLOGUE + READ_KEYS]
+    done = subprocess.run(
+        argv, user=uid, group=uid, extra_groups=[], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def test_keys_of_a_jobs_ids_go_with_it(job: PretendJob, mark: str) -> None:
@@ -133,10 +142,9 @@ def test_keys_of_a_jobs_ids_go_with_it(job: PretendJob, mark: str) -> None:
     ):
         done = job.run(argv)
         assert done.status == 0, done.stderr
-    assert keys_of(first_id) >= 10_000
+    assert keys_of(first_id) == "4 4"
     assert_gone(job)
-    # The kernel frees them in the background, on an idle machine after minutes.
-    assert wait_until(lambda: keys_of(first_id) < 5000, 400)
+    assert keys_of(first_id) == "0 0"
 
 
 def test_what_is_left_elsewhere_is_told(job: PretendJob, mark: str) -> None:

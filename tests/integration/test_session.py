@@ -335,9 +335,10 @@ def test_a_container_can_be_booted_again_from_inside(job: PretendJob) -> None:
     assert left_of_containers(job) == []
 
 
-def test_an_image_without_an_init_is_told_with_the_log(job: PretendJob) -> None:
+def test_an_image_that_does_not_start_is_told_with_the_log(job: PretendJob) -> None:
     broken = STATE / IMAGES / "oar-lxc-test-broken"
     (broken / "rootfs/etc").mkdir(parents=True)
+    (broken / "rootfs/proc").touch()  # no place for a mount
     try:
         done = job.script("--image", broken.name, "--per-node", "2")
     finally:
