@@ -201,5 +201,5 @@ def test_nothing_is_left_and_nothing_touched_whatever_is_killed(
     class OfUsers(Lives):
         users = (user, other_user)
 
-    few = settings(max_examples=max(1, settings().max_examples // 6), stateful_step_count=12)
+    few = settings(max_examples=max(4, settings().max_examples // 20), stateful_step_count=12)
     run_state_machine_as_test(OfUsers, settings=few)
