@@ -53,7 +53,7 @@ def status_words(path: str, key: bytes) -> list[bytes]:
 def state(pid: int, task: str = "") -> bytes:
     """Return the state of a process or of one of its threads, a letter; empty if it is gone."""
     path = f"/proc/{pid}/task/{task}/status" if task else f"/proc/{pid}/status"
-    return b"".join(status_words(path, b"State")[:1])
+    return _word(_text(path), b"State")
 
 
 def is_zombie(pid: int) -> bool:
@@ -143,8 +143,7 @@ def _words(text: bytes, key: bytes) -> list[bytes]:
 
 def _word(text: bytes, key: bytes) -> bytes:
     """Return the first word in a line of a status; empty without such a line."""
-    words = text.partition(b"\n" + key + b":")[2].partition(b"\n")[0].split(None, 1)
-    return words[0] if words else b""
+    return b"".join(_words(text, key)[:1])
 
 
 def _is_dead(text: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,18 @@ def upgrade(place: Path) -> None:
         shutil.rmtree(cache)
 
 
-def start(
+@contextmanager
+def running(
     job: PretendJob, place: Path, script: str = SCRIPT, wait: str = "running"
-) -> subprocess.Popen[str]:
-    """Start a script with the package as it is now."""
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a script with the package as it is now; kill it at the end of the block."""
     environ = {**job.environ(), "PYTHONPATH": str(place)}
-    return job.start([PYTHON, "-c", script, wait], environ, stdin=subprocess.PIPE)
+    process = job.start([PYTHON, "-c", script, wait], environ, stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def cli(job: PretendJob, place: Path, *arguments: str) -> Result:
@@ -107,8 +114,7 @@ def test_a_job_keeps_working_when_the_package_is_upgraded(
     make_job: Callable[[], PretendJob], place: Path
 ) -> None:
     job = make_job()
-    process = start(job, place)
-    try:
+    with running(job, place) as process:
         read_until(process, "up")
         upgrade(place)
         assert "99" in cli(job, place, "--version").stdout
@@ -125,9 +131,6 @@ def test_a_job_keeps_working_when_the_package_is_upgraded(
         out, err = process.communicate(timeout=30)
         assert (process.returncode, err) == (0, "")
         assert out.endswith("gone vm2\nover\n")
-    finally:
-        process.kill()
-        process.communicate()
     assert left_of_containers(job) == []
 
 
@@ -135,8 +138,7 @@ def test_who_watches_the_containers_goes_on_watching(
     make_job: Callable[[], PretendJob], place: Path
 ) -> None:
     job = make_job()
-    process = start(job, place, WATCH)
-    try:
+    with running(job, place, WATCH) as process:
         read_until(process, "up")
         assert cli(job, place, "stop", "--timeout", "0", "vm2").status == 0
         read_until(process, "stopped vm2")
@@ -146,9 +148,6 @@ def test_who_watches_the_containers_goes_on_watching(
         process.terminate()
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (128 + 15, "gone vm1\ngone vm2\n", "")
-    finally:
-        process.kill()
-        process.communicate()
     assert left_of_containers(job) == []
 
 
@@ -156,8 +155,7 @@ def test_a_job_that_waits_in_its_launch_gets_through_an_upgrade(
     make_job: Callable[[], PretendJob], place: Path
 ) -> None:
     job = make_job()
-    process = start(job, place, wait="test -e /go")
-    try:
+    with running(job, place, wait="test -e /go") as process:
         read_until(process, "started vm2")
         upgrade(place)
         for name in ("vm1", "vm2"):
@@ -166,9 +164,6 @@ def test_a_job_that_waits_in_its_launch_gets_through_an_upgrade(
         out, err = process.communicate("\n", timeout=60)
         assert (process.returncode, err) == (0, "")
         assert out.endswith("over\n")
-    finally:
-        process.kill()
-        process.communicate()
     assert left_of_containers(job) == []
 
 
@@ -176,8 +171,7 @@ def test_the_new_version_destroys_what_the_old_one_left(
     make_job: Callable[[], PretendJob], place: Path
 ) -> None:
     job = make_job()
-    process = start(job, place)
-    try:
+    with running(job, place) as process:
         read_until(process, "up")
         upgrade(place)
         process.kill()
@@ -188,6 +182,3 @@ def test_the_new_version_destroys_what_the_old_one_left(
         )
         argv = [PYTHON, "-IS", str(command), "destroy", "--job", str(job.id), "--user", job.user]
         assert run([*argv, "--cgroup", job.cgroup]).stderr == ""
-    finally:
-        process.kill()
-        process.communicate()

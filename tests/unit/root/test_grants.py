@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
@@ -12,15 +10,6 @@ from oar_lxc.root import grants
 from oar_lxc.root.id_ranges import COUNT, is_first_id
 
 OTHERS = "root:100000:65536\nalice:165536:65536\n# a comment\n\n"
-
-
-@pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobLayout:
-    """Return the layout of job 42, with the system's files in a directory of our own."""
-    for name in ("SUBUID", "SUBGID", "USERNET"):
-        monkeypatch.setattr(grants, name, tmp_path / name.lower())
-    (tmp_path / "records").mkdir()
-    return JobLayout(42, tmp_path)
 
 
 def first_of(job_id: int) -> int:

@@ -32,15 +32,6 @@ MINE = ranges_of(ALICE, DEFAULT)
 uids = st.integers(DEFAULT[0][0], DEFAULT[0][1])
 
 
-@pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobLayout:
-    """Return the layout of job 42, with the system's files in a directory of our own."""
-    for name in ("SUBUID", "SUBGID", "USERNET"):
-        monkeypatch.setattr(grants, name, tmp_path / name.lower())
-    (tmp_path / "records").mkdir()
-    return JobLayout(42, tmp_path)
-
-
 def give(layout: JobLayout, uid: int = ALICE) -> int:
     return allocate(layout, "alice", uid)
 
