@@ -112,8 +112,9 @@ matrix: need-root setup venv ## Let jobs fail in every way, and count what is le
 	$(BIN)/python -m tests.matrix $(if $(FAULT),--fault $(FAULT)) $(MATRIX_OPTIONS)
 
 .PHONY: properties
-properties: venv ## Try the tests of properties with many examples, other ones each time
-	HYPOTHESIS_PROFILE=deep $(BIN)/pytest --numprocesses=auto --dist=worksteal -m hypothesis tests/unit
+properties: venv ## Try the tests of properties with many examples, by SEED=1
+	HYPOTHESIS_PROFILE=deep $(BIN)/pytest --numprocesses=auto --dist=worksteal -m hypothesis \
+		--hypothesis-seed=$(SEED) tests/unit
 
 .PHONY: mutation
 mutation: venv ## Change the code in small ways, and list what no test notices; MUTANTS=pattern
@@ -125,7 +126,7 @@ mutation: venv ## Change the code in small ways, and list what no test notices; 
 
 .PHONY: soak
 soak: need-root setup venv properties ## Run JOBS=200 jobs with faults at random, by SEED=1 (root)
-	HYPOTHESIS_PROFILE=deep $(BIN)/pytest -m hypothesis tests/integration
+	HYPOTHESIS_PROFILE=deep $(BIN)/pytest -m hypothesis --hypothesis-seed=$(SEED) tests/integration
 	$(OAR_LXC) sandbox up
 	$(BIN)/python -m tests.matrix.soak --jobs $(JOBS) --seed $(SEED)
 

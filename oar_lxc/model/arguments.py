@@ -1,12 +1,12 @@
-"""Check the arguments of the library's callers before anything is done with them."""
+"""Check the arguments of callers and of command lines before anything is done with them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from oar_lxc.errors import ContainerError, SpecError
+from oar_lxc.errors import ContainerError, SpecError, UsageError
 
 SHOWN = 80  # characters of a value that go into an error
 
@@ -79,6 +79,20 @@ def check_seconds(key: str, value: Any) -> float:
     if not number or not 0 <= value < float("inf"):
         raise SpecError(f"{key} is {shown(value)}; it is a number of seconds, at least 0")
     return float(value)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse an option with the value ``--``: argparse drops this value, and gives a list.
+
+    Args:
+        options: the options that argparse has parsed, by name; each takes one value or none.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name, value in options.items():
+        if isinstance(value, list):
+            raise UsageError(f"--{name.replace('_', '-')} is '--', which is no value of it")
 
 
 def check_callable(key: str, value: Any) -> None:

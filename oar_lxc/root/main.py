@@ -22,6 +22,7 @@ from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.linux.node_log import NodeLog, print_result, say
 from oar_lxc.linux.run import SYSTEM_PATH
 from oar_lxc.linux.signals import shell_status
+from oar_lxc.model.arguments import check_options
 from oar_lxc.model.config import lenient_config, read_config
 from oar_lxc.model.idspans import Span, parse_spans
 from oar_lxc.model.layout import JobLayout, check_job_id, check_node, check_user
@@ -136,6 +137,7 @@ def _carry_out(arguments: argparse.Namespace) -> int:
     try:
         if os.geteuid() != 0:
             raise UsageError(f"oar-lxc-node {arguments.command} must be run as root")
+        check_options(vars(arguments))
         _forget_caller()
         return COMMANDS[arguments.command](arguments)
     except ConfigError as error:

@@ -23,6 +23,7 @@ from typing import Any
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.linux.node_log import LOG
 from oar_lxc.linux.run import run
+from oar_lxc.model.arguments import check_options
 from oar_lxc.setup.completion import NAME, script_for
 
 MAINTAINER = "oar_lxc maintainers <oar-lxc@packages.invalid>"
@@ -382,6 +383,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="checkout (the one this module is in)")
     arguments = parser.parse_args()
     try:
+        check_options(vars(arguments))
         print(build(arguments.output, arguments.source))
     except OarLxcError as error:
         print(f"oar-lxc: {error}", file=sys.stderr)

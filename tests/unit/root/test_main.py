@@ -49,6 +49,15 @@ def change(name: str, value: str) -> list[str]:
         ([*PREPARE, "--cgroup", "/../root_42"], "is not OAR's cgroup of job 42 of root"),
         (["destroy", "--job", "x", "--user", "root"], "job id 'x' is not a number"),
         (["destroy", "--job", "1", "--user", ""], "user '' is not a user name"),
+        (["destroy", "--job=--", "--user", "root"], "--job is '--', which is no value of it"),
+        (
+            ["prepare", "--job=1", "--user=root", "--node=n", "--nodes=--"],
+            "--nodes is '--', which is no value of it",
+        ),
+        (
+            ["leftovers", "--job=1", "--user=root", "--first-id=--"],
+            "--first-id is '--', which is no value of it",
+        ),
         (
             ["leftovers", "--job", "1", "--user", "root", "--first-id", "²"],
             "--first-id '²' is not where a range of ids of user root starts: leave it out",
