@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
 from oar_lxc.linux.logger import get_logger
@@ -130,7 +129,7 @@ class Program:
         stdin: the descriptor that it reads; a pipe if None.
         stdout: the descriptor that it writes to; a pipe if None.
         env: its environment; the caller's if None.
-        instead: see :func:`running`.
+        first: see :func:`running`.
         one_of_many: it shares the caller's process group, and its pipes have the usual size.
 
     Attributes:
@@ -146,7 +145,7 @@ class Program:
         stdin: int | None = None,
         stdout: int | None = None,
         env: Mapping[str, str] | None = None,
-        instead: Callable[[], NoReturn] | None = None,
+        first: Callable[[], object] | None = None,
         one_of_many: bool = False,
     ) -> None:
         self.argv = tuple(argv)
@@ -162,7 +161,7 @@ class Program:
                 env=env,
                 start_new_session=not one_of_many,
                 bufsize=0,
-                preexec_fn=instead,
+                preexec_fn=first,
             )
         except OSError as error:
             self._stderr.close()
@@ -258,7 +257,7 @@ def running(
     stdin: int | None = None,
     stdout: int | None = None,
     env: Mapping[str, str] | None = None,
-    instead: Callable[[], NoReturn] | None = None,
+    first: Callable[[], object] | None = None,
 ) -> Iterator[Program]:
     """Run a program beside the block, which writes to it or reads from it.
 
@@ -270,13 +269,14 @@ def running(
         stdin: the descriptor that it reads; a pipe if None.
         stdout: the descriptor that it writes to; a pipe if None.
         env: its environment; the caller's if None.
-        instead: a function that a fork of this process calls instead of running the program. It
-            ignores ``env``; :func:`oar_lxc.linux.fork.become` takes an environment.
+        first: called in its process before the program starts. If it does not return, a fork of
+            this process runs instead of the program, without ``env``;
+            :func:`oar_lxc.linux.fork.become` takes an environment.
 
     Raises:
         CommandError: the program cannot be executed (status 127).
     """
-    program = Program(argv, stdin=stdin, stdout=stdout, env=env, instead=instead)
+    program = Program(argv, stdin=stdin, stdout=stdout, env=env, first=first)
     try:
         yield program
     finally:
