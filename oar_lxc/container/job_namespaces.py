@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from oar_lxc.errors import OarLxcError
 from oar_lxc.linux import mounting
 from oar_lxc.linux.setns import (
     NEW_MOUNTS,
@@ -47,10 +48,15 @@ class JobNamespaces:
         """Enter the user namespace with this whole process, and keep the user's own ids.
 
         Raises:
-            OSError: the kernel refused; a process with several threads may not.
+            OarLxcError: the kernel refused; a process with several threads may not.
         """
-        if not in_user_namespace(self.layout.user_namespace):
-            enter(self.layout.user_namespace, NEW_USER)
+        try:
+            if not in_user_namespace(self.layout.user_namespace):
+                enter(self.layout.user_namespace, NEW_USER)
+        except OSError as error:
+            raise OarLxcError(
+                f"cannot enter the job's namespaces: {error.strerror}"
+            ) from error
 
     def become_root(self) -> None:
         """Become the containers' root; for a process that then runs a program.

@@ -81,8 +81,8 @@ def run(  # noqa: PLR0913  # the arguments are those of subprocess.run()
             start_new_session=True,
             preexec_fn=first,
         )
-    except OSError as error:
-        raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise _not_started(argv, error) from error
     try:
         out, err = process.communicate(input, timeout=timeout)
     except BaseException as error:
@@ -105,6 +105,11 @@ def run(  # noqa: PLR0913  # the arguments are those of subprocess.run()
     if check and result.status != 0:
         raise CommandError(argv, result.status, result.stderr or result.stdout)
     return result
+
+
+def _not_started(argv: Sequence[str], error: Exception) -> CommandError:
+    why = error.strerror if isinstance(error, OSError) else "what it needs first has failed"
+    return CommandError(argv, 127, f"{argv[0]}: {why}")
 
 
 def kill_group(group: int) -> None:
@@ -163,9 +168,9 @@ class Program:
                 bufsize=0,
                 preexec_fn=first,
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             self._stderr.close()
-            raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+            raise _not_started(argv, error) from error
         self.pid = self._process.pid
         self.stdin = self._process.stdin.fileno() if self._process.stdin else NONE
         self.stdout = self._process.stdout.fileno() if self._process.stdout else NONE
