@@ -54,9 +54,7 @@ class JobNamespaces:
             if not in_user_namespace(self.layout.user_namespace):
                 enter(self.layout.user_namespace, NEW_USER)
         except OSError as error:
-            raise OarLxcError(
-                f"cannot enter the job's namespaces: {error.strerror}"
-            ) from error
+            raise OarLxcError(f"cannot enter the job's namespaces: {error.strerror}") from error
 
     def become_root(self) -> None:
         """Become the containers' root; for a process that then runs a program.
