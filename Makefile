@@ -26,7 +26,7 @@ APT_PACKAGES := \
 	$(SANDBOX_PACKAGES) \
 	ca-certificates dpkg make perl python3-venv \
 	python3-lxc \
-	fuse3 lxcfs openssh-client procps uidmap \
+	fuse3 lxcfs openssh-client procps \
 	libcap2-bin skopeo squashfs-tools squashfs-tools-ng umoci xz-utils zstd
 DEB_PACKAGES := dpkg python3 python3-click
 FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3

@@ -17,10 +17,8 @@ from oar_lxc.container.lxc_config import LXCFS
 from oar_lxc.linux import process
 from oar_lxc.root import namespaces
 from oar_lxc.root.job_cgroups import JobCgroups
-from tests import kernel
 from tests.integration.attacks import (
     INJECT_AND_FORK,
-    PLUG,
     WAITING,
     assert_gone,
     attack,
@@ -30,7 +28,6 @@ from tests.integration.attacks import (
     lives,
     put,
 )
-from tests.integration.conftest import containers_of, published
 from tests.integration.lxcfs import running_lxcfs
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
 
@@ -426,51 +423,3 @@ def test_who_is_stopped_in_a_namespace_is_in_it() -> None:
             child.kill()
             os.close(reader)
             os.close(writer)
-
-
-# Kills lxc-user-nic, which runs in slow motion, when the kernel tells of the device that it made.
-HALF_PLUGGED = """
-import socket, subprocess
-slow, *argv = sys.argv[1:]
-os.mkdir(slow)
-def write(name, text):
-    with open(f"{slow}/{name}", "w") as file: file.write(text)
-write("cpu.cfs_period_us", "1000000")
-for _ in range(30):
-    write("cpu.cfs_quota_us", "1000")
-    news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
-    news.bind((0, 1))
-    news.settimeout(20)
-    enter = lambda: write("cgroup.procs", "0")
-    plug = subprocess.Popen(argv, stdout=2, preexec_fn=enter)
-    with contextlib.suppress(TimeoutError): news.recv(65536)
-    plug.kill()
-    write("cpu.cfs_quota_us", "-1")
-    plug.wait()
-    made = [x for x in os.listdir("/sys/class/net") if x.startswith(f"veth{os.getuid()}_")]
-    if any(not os.path.lexists(f"/sys/class/net/{x}/master") for x in made): break
-tell("made", *made)
-"""
-
-
-def test_a_device_that_was_never_plugged_in_goes_with_the_users_last_job(
-    make_job: Callable[[], PretendJob],
-) -> None:
-    """Nothing tells for which of the user's jobs it was made."""
-    job, other = make_job(), make_job()
-    (program,) = [path for path in PLUG if Path(path).exists()]
-    (cpu,) = [x for x in published(job).cgroups if x.split("/")[4].split(",")[0] == "cpu"]
-    login = ("unshare", "--user", "--map-root-user", "--net", "sleep", "600")
-    with bystander(job.user, *login) as pid:
-        while "sleep" not in kernel.read(f"/proc/{pid}/comm"):
-            time.sleep(0.01)
-        argv = [program, "create", str(containers_of(job)), "vm1", str(pid), "veth"]
-        argv += [published(job).bridge, "eth9"]
-        with attack(job, HALF_PLUGGED, f"{cpu}/slow", *argv) as (_, line):
-            made = [Path("/sys/class/net", name) for name in line.split()[1:]]
-            strays = [path for path in made if not (path / "master").exists()]
-        assert strays
-        assert_gone(job)
-        assert all(path.exists() for path in strays)
-        assert_gone(other)
-        assert not any(path.exists() for path in strays)

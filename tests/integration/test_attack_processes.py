@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import pwd
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests import kernel
 from tests.integration.attacks import assert_gone, attack, bystander, ids_options, lives
-from tests.integration.conftest import left, published
+from tests.integration.conftest import published
 from tests.integration.nodes import oar_cgroups
 from tests.pretend import CGROUPS, PYTHON, PretendJob
 
@@ -205,60 +202,6 @@ def test_what_the_user_has_outside_of_the_job_lives_on(
         assert lives(login)
 
 
-HOLD = """
-import fcntl, os, signal, sys
-path, uid = sys.argv[1], int(sys.argv[2])
-fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-fcntl.flock(fd, fcntl.LOCK_EX)
-fcntl.lockf(fd, fcntl.LOCK_EX)
-os.setresuid(uid, 0, 0)
-print(flush=True)
-signal.pause()
-"""
-
-
-@contextmanager
-def held_lock(path: str, job: PretendJob, *, inside: bool) -> Iterator[int]:
-    """Hold a lock as a program of root that the user started, and stopped, would."""
-    uid = pwd.getpwnam(job.user).pw_uid if inside else 0
-    argv = [PYTHON, "-c", HOLD, path, str(uid)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "\n"
-            if inside:
-                for line in oar_cgroups(job):
-                    Path(line, "tasks").write_text(str(process.pid))
-            yield process.pid
-        finally:
-            process.kill()
-
-
-def test_a_lock_that_the_jobs_own_process_holds_is_not_waited_for(job: PretendJob) -> None:
-    """What is set-user-id root, as passwd(1), holds that lock and can be stopped meanwhile."""
-    with held_lock("/etc/.pwd.lock", job, inside=True) as pid:
-        assert_gone(job)
-        assert kernel.is_dead(pid)
-
-
-def test_a_lock_that_stays_held_keeps_nobody_alive(job: PretendJob) -> None:
-    first_id = published(job).first_id
-    with (
-        attack(job, "tell(os.getpid()); signal.pause()") as (_, pid),
-        held_lock("/run/oar-lxc.lock", job, inside=False),
-    ):
-        begin = time.monotonic()
-        done = job.node_side("destroy", "--deadline", "4", check=False)
-        assert time.monotonic() - begin < 6
-        assert (done.status, "subuid" in done.stderr) == (1, True), done.stderr
-        found = left(job, first_id)
-        assert not lives(int(pid))
-        assert found.keys() == {"cgroups", "lines", "files"}
-        assert found["cgroups"] == oar_cgroups(job)
-    assert job.destroy().status == 0
-    assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
-
-
 # What may be tried on a process of root, or of another user, in the same cgroup of OAR.
 HARM = """
 import resource
@@ -320,7 +263,7 @@ def test_processes_of_root_and_of_others_cannot_be_harmed(
 
 def test_locks_of_the_root_side_cannot_be_opened(job: PretendJob) -> None:
     """Whoever could open them could hold up every job of the node."""
-    paths = ["/etc/.pwd.lock", *map(str, Path("/run").glob("oar-lxc*.lock"))]
+    paths = [*map(str, Path("/run").glob("oar-lxc*.lock"))]
     assert len(paths) > 1
     for path in paths:
         for mode in ("r", "r+"):
