@@ -19,12 +19,13 @@ from oar_lxc.root import namespaces
 from oar_lxc.root.job_cgroups import JobCgroups
 from tests.integration.attacks import (
     INJECT_AND_FORK,
+    OWN_ID,
     WAITING,
+    as_root_inside,
     assert_gone,
     attack,
     bystander,
     freezer,
-    ids_options,
     lives,
     put,
 )
@@ -128,8 +129,9 @@ def test_what_is_taken_back_cannot_be_opened_again(job: PretendJob) -> None:
 
 
 # Traces, as the other job's containers' root would, a process of the user's.
-TRACE_UNDER_OTHER_IDS = """
-OWN = 65536
+TRACE_UNDER_OTHER_IDS = (
+    OWN_ID
+    + """
 pid = os.fork()
 if pid == 0:
     os.setresgid(OWN, OWN, OWN)
@@ -145,13 +147,14 @@ if os.fork() == 0:  # who traces the tracer holds both
     tell(os.getpid())
 signal.pause()
 """
+)
 
 
 def test_a_tracer_under_the_ids_of_another_job_keeps_no_process_from_dying(
     make_job: Callable[[], PretendJob],
 ) -> None:
     job, other = make_job(), make_job()
-    before = ("lxc-usernsexec", *ids_options(other, own=True), "--")
+    before = as_root_inside(other)
     with (
         attack(other, WAITING, before=before) as (innocent, _),
         attack(other, TRACE_UNDER_OTHER_IDS, before=before) as (tracer, pid),
@@ -167,9 +170,11 @@ def test_a_tracer_under_the_ids_of_another_job_keeps_no_process_from_dying(
 
 # A file system of the other job's containers' root, in a mount namespace of its own, which never
 # answers, and a process of the user's that waits for it.
-SERVE = """
+SERVE = (
+    OWN_ID
+    + """
 import struct
-OWN, INIT = 65536, 26
+INIT = 26
 point, device = sys.argv[1:3]
 os.makedirs(point, exist_ok=True)
 fuse = os.open(device, os.O_RDWR)
@@ -195,6 +200,7 @@ if pid == 0:
 tell(pid)
 signal.pause()
 """
+)
 
 
 def test_a_file_system_of_another_job_holds_nobody_and_lxcfs_is_left_alone(
@@ -203,7 +209,7 @@ def test_a_file_system_of_another_job_holds_nobody_and_lxcfs_is_left_alone(
     """All processes of a node see its lxcfs, and whoever waits may wait for something else."""
     job, other = make_job(), make_job()
     point = f"/tmp/oar-lxc-test-point-{job.id}"
-    before = ("lxc-usernsexec", *ids_options(other, own=True), "--", "unshare", "--mount")
+    before = (*as_root_inside(other), "unshare", "--mount")
     # As udev makes it, also where this machine's own is closed.
     device = f"/dev/oar-lxc-test-fuse-{job.id}"
     os.mknod(device, stat.S_IFCHR, os.makedev(10, 229))
@@ -287,7 +293,7 @@ def test_nobody_comes_back_to_the_ids_of_a_job_that_has_ended(
     """By a namespace that a process of another job knows of, which has none of the ids itself."""
     job, other = make_job(), make_job()
     go = Path(f"/tmp/oar-lxc-test-go-{job.id}")
-    inside = ("lxc-usernsexec", *ids_options(job), "--", "unshare", "--net")
+    inside = (*as_root_inside(job), "unshare", "--net")
     device = Path(f"/dev/oar-lxc-test-tap-{job.id}")
     os.mknod(device, stat.S_IFCHR, os.makedev(10, 200))
     device.chmod(0o666)

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests import kernel
-from tests.integration.attacks import assert_gone, attack, bystander, ids_options, lives
+from tests.integration.attacks import (
+    OWN_ID,
+    as_root_inside,
+    assert_gone,
+    attack,
+    bystander,
+    lives,
+)
 from tests.integration.conftest import published
 from tests.integration.nodes import oar_cgroups
 from tests.pretend import CGROUPS, PYTHON, PretendJob
@@ -140,8 +147,10 @@ def test_a_tracer_in_another_job_keeps_no_process_from_dying(
 
 
 # The other job's program has a user namespace with the first job's ids, and its user's own id.
-KEEP_IDS = """
-PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, OWN = 28, 4, 65536
+KEEP_IDS = (
+    OWN_ID
+    + """
+PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP = 28, 4
 SYS_setresuid = 117 if os.uname().machine == "x86_64" else 147
 assert libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0
 kind = sys.argv[1]
@@ -162,6 +171,7 @@ while not os.path.exists(sys.argv[2]):
 os.setresuid(0, 0, 0)
 signal.pause()
 """
+)
 
 
 @pytest.mark.parametrize("kind", ["effective", "saved", "thread", "dormant"])
@@ -171,12 +181,8 @@ def test_nothing_keeps_the_ids_of_a_job_that_has_ended(
     """The next job with these ids is another user's, and its containers' root would be ours."""
     job, other = make_job(), make_job()
     start = Path(f"/tmp/oar-lxc-test-become-{other.id}")
-    options = [*ids_options(job, own=True), "--"]
     try:
-        with attack(other, KEEP_IDS, kind, str(start), before=("lxc-usernsexec", *options)) as (
-            _,
-            pid,
-        ):
+        with attack(other, KEEP_IDS, kind, str(start), before=as_root_inside(job)) as (_, pid):
             assert lives(int(pid))
             assert_gone(job)
             start.touch()
@@ -240,7 +246,7 @@ def test_processes_of_root_and_of_others_cannot_be_harmed(
     job: PretendJob, other_user: str, as_containers_root: bool
 ) -> None:
     group = CGROUPS / "freezer" / job.cgroup[1:] / "lxc" / "trap"
-    before = ("lxc-usernsexec", *ids_options(job), "--") if as_containers_root else ()
+    before = as_root_inside(job) if as_containers_root else ()
     with (
         bystander("root", "sleep", "601") as root,
         bystander(other_user) as other,

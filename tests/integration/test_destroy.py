@@ -15,6 +15,7 @@ import pytest
 from oar_lxc.linux.process import owner
 from oar_lxc.model.layout import STATE, JobLayout
 from tests import kernel
+from tests.integration.attacks import as_root_inside
 from tests.integration.conftest import containers_of, left, published
 from tests.integration.jobs import Running, close, start_script
 from tests.integration.nodes import in_cgroups, node_side_killed_at, oar_cgroups
@@ -196,10 +197,7 @@ def test_processes_that_keep_forking_are_destroyed(job: PretendJob) -> None:
 
 
 def test_processes_under_the_jobs_ids_are_destroyed_wherever_they_are(job: PretendJob) -> None:
-    ids = f"0:{published(job).first_id}:65536"
-    process = in_cgroups(
-        job, "lxc-usernsexec", "-m", f"u:{ids}", "-m", f"g:{ids}", "--", "setsid", "sleep", "600"
-    )
+    process = in_cgroups(job, *as_root_inside(job), "setsid", "sleep", "600")
     end = time.monotonic() + 10
     name = f"{job.user}_{job.id}"
     found: list[int] = []
@@ -391,7 +389,7 @@ def test_a_damaged_record_leaks_nothing(running: Running, damage: Callable[[Path
 
 def test_a_monitor_that_is_killed_takes_its_container_along(running: Running) -> None:
     job, first_id = running.job, published(running.job).first_id
-    mark = f"[lxc monitor] {containers_of(job)}/"
+    mark = f"[lxc monitor] {containers_of(job)} "
     commands = {pid: kernel.read(f"/proc/{pid}/cmdline") for pid in kernel.processes()}
     monitors = [pid for pid, command in commands.items() if command.startswith(mark)]
     assert len(monitors) == 2
