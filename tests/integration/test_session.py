@@ -17,6 +17,7 @@ import pytest
 
 from oar_lxc.linux.run import Result
 from oar_lxc.model.layout import IMAGES, STATE, JobLayout
+from oar_lxc.model.published import READY
 from tests import kernel
 from tests.integration.conftest import (
     IMAGE,
@@ -27,7 +28,7 @@ from tests.integration.conftest import (
     published,
 )
 from tests.integration.jobs import PROGRAM, Running, close, start_program, start_script
-from tests.pretend import PYTHON, PretendJob, checkout, pretend_job
+from tests.pretend import PYTHON, PretendJob, checkout, ordinary_user, pretend_job
 from tests.unit.fakes.programs import wait_until
 
 
@@ -413,3 +414,13 @@ def test_the_timeline_tells_what_each_phase_took(running: Running) -> None:
     for before, after in zip(phases, rest, strict=False):
         assert before["begin"] + before["seconds"] <= after["begin"] + 0.01
     assert all(phase["seconds"] > 0 for phase in phases)
+
+
+def test_a_user_whose_name_is_all_digits_has_containers() -> None:
+    """Where a program takes names and ids, such a name would be the id of somebody else."""
+    with ordinary_user(f"{next_id()}{os.getpid()}") as name, pretend_job(next_id(), name) as job:
+        first_id = published(job).first_id
+        assert published(job).state == READY, published(job).reason
+        done = job.script("--wait", "running", "--", "hostname")
+        assert (done.status, done.stdout.splitlines()[-1]) == (0, "vm1: vm1"), done.stderr
+    assert left(job, first_id) == {}
