@@ -1,4 +1,4 @@
-"""The programs that a job runs for its containers: none has more rights than the job's user."""
+"""What a job runs for its containers: with no rights but its user's, and no open file inside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from oar_lxc.image.building import build
 from oar_lxc.linux.run import run
+from tests.integration.jobs import close, start_script
 from tests.pretend import PYTHON, PretendJob, checkout
 
 IMAGE = "still:1"
@@ -89,3 +90,16 @@ def test_no_program_that_gives_rights_runs_for_containers(
     assert names.count("busybox") >= 2  # in each container
     assert {*names} & FORMER == set()
     assert [path for path in found if gives_rights(path)] == ["/usr/bin/passwd"]
+
+
+def test_what_runs_inside_has_no_file_of_the_node_open(job: PretendJob, image: str) -> None:
+    """A directory or a namespace of the node would be a way out."""
+    running = start_script(job, "--image", image, "--wait", "running")
+    try:
+        pid = running.containers()["vm1"]["pid"]
+        assert {*os.listdir(f"/proc/{pid}/fd")} == {"0", "1", "2"}
+        assert {os.readlink(f"/proc/{pid}/{name}") for name in ("cwd", "root")} == {"/"}
+        shown = running.inside("vm1", "busybox ls /proc/$$/fd; busybox readlink /proc/$$/cwd")
+        assert shown.split() == ["0", "1", "2", "/root"]
+    finally:
+        close(running.process)
