@@ -74,6 +74,20 @@ def may_be_stale(layout: JobLayout) -> bool:
     return len(known) + len(ended) > 1
 
 
+def tell_neighbours(layout: JobLayout, pids: Sequence[int]) -> None:
+    """Tell containers that have just started the hardware addresses of all others.
+
+    Args:
+        layout: the job's names.
+        pids: the process ids of the containers' inits.
+    """
+    from oar_lxc.container.neighbours import are_told, tell
+
+    addresses = [ip for ip, _ in all_names(layout).values()]
+    if are_told(addresses, len(pids)):
+        tell(pids, addresses)
+
+
 def write_hosts(node: OnNode, containers: Sequence[str]) -> None:
     """Write all names of the job into running containers; ignore those that do not take them."""
     from oar_lxc.agent.execute import execute

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from oar_lxc.container.limits import Limits, limit_files
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.model.addresses import MTU
-from oar_lxc.model.layout import BRIDGE_INSIDE, LOG_FILE, NEIGHBOURS_FILE, ONLINE_FILE, UPPER, WORK
+from oar_lxc.model.layout import BRIDGE_INSIDE, LOG_FILE, ONLINE_FILE, UPPER, WORK
 from oar_lxc.model.plan import PlannedContainer
 
 CGROUP = "lxc.payload"  # the cgroup of a container's processes, inside its limit cgroup
@@ -19,16 +19,15 @@ PIVOT = "lxc.pivot"
 
 # "volatile": an unmount does not sync the files to disk, as they are thrown away with the job. The
 # kernel then leaves a mark in the work directory, and refuses the next mount, such as that of a
-# reboot inside, while the mark is there. The pre-mount hook removes it.
-# LXC writes "exec" before a hook. This hook begins with a redirection and no program, so the shell
-# goes on with what follows. If there is no mark, as at every first start, it runs no program.
+# reboot inside, while the mark is there. The post-stop hook removes it when a container ends; no
+# start waits for a hook. LXC writes "exec" before it.
 # "userxattr": in a user namespace, overlay can mark removed files only in this way.
 _CONFIG = """\
 lxc.uts.name = {name}
 lxc.rootfs.path = overlay:{layer}:{rootfs}:{directory}/{upper}
 lxc.rootfs.options = volatile,userxattr
 lxc.hook.version = 1
-lxc.hook.pre-mount = </dev/null; [ ! -d {mark} ] || rm -rf {mark}
+lxc.hook.post-stop = rm -rf {mark}
 lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
 lxc.autodev = 1
 lxc.tty.max = 1
@@ -63,17 +62,6 @@ LXCFS_FILES = (
 # write this file ourselves, from ONLINE_FILE.
 ONLINE = "sys/devices/system/cpu/online"
 
-# All containers of a node share one neighbour table of the kernel, which has few entries.
-# Permanent entries do not count. So NEIGHBOURS_FILE lists the containers' neighbours for the
-# kernel: then containers that all talk to each other do not fill the table.
-# These are numbers of entries on one node. Fewer than the first do not fill the table. More than
-# the last would cost too much, as an entry takes half a KiB of kernel memory and about 20
-# microseconds of a start: then the administrator must enlarge the table.
-FEWEST_PAIRS, MOST_PAIRS = 64, 65536
-# LXC runs this hook after the network is set up and before the container's root is the root
-# directory: the programs are the node's.
-_NEIGHBOURS = "lxc.hook.mount = </dev/null >/dev/null 2>&1; ip -force -batch {file} || :"
-
 
 @dataclass(frozen=True)
 class Bind:
@@ -103,7 +91,6 @@ class NodeSettings:
             cpuset, and therefore no such file.
         lxcfs: whether lxcfs shows the container its share of the node.
         halt: the signal at which its init halts; by default that of systemd.
-        neighbours: whether the directory of layers has :data:`NEIGHBOURS_FILE`.
     """
 
     limits: Limits
@@ -111,7 +98,6 @@ class NodeSettings:
     cpus: str = ""
     lxcfs: bool = False
     halt: str = "SIGRTMIN+3"
-    neighbours: bool = False
 
 
 def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSettings) -> str:
@@ -123,7 +109,7 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         layer=launch.layers / planned.group,
         directory=directory,
         upper=UPPER,
-        mark=directory / WORK / "work/incompat",
+        mark=overlay_mark(directory),
         bridge=BRIDGE_INSIDE,
         mtu=MTU,
         hardware=hardware_address(planned.ip),
@@ -146,8 +132,6 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         *(f"lxc.cgroup.{file} = {value}" for file, value in quota),
         *map(_bind_line, settings.binds),
     ]
-    if settings.neighbours:
-        lines.append(_NEIGHBOURS.format(file=launch.layers / NEIGHBOURS_FILE))
     if settings.lxcfs:
         lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
     if settings.cpus:
@@ -157,6 +141,15 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
     return text + "".join(f"{line}\n" for line in lines)
 
 
+def overlay_mark(directory: Path) -> Path:
+    """Return what keeps a container from its next start; its monitor removes it if it can.
+
+    Args:
+        directory: the container's.
+    """
+    return directory / WORK / "work/incompat"
+
+
 def hardware_address(address: str) -> str:
     """Return the hardware address of a container, made from its IPv4 address.
 
@@ -164,26 +157,6 @@ def hardware_address(address: str) -> str:
     to the old one.
     """
     return "02:6c:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)
-
-
-def neighbours_text(addresses: Collection[str], here: int) -> str:
-    """Return the commands for ``ip -batch`` that make permanent neighbour entries.
-
-    The entries never go out of date, as hardware addresses follow from IPv4 addresses.
-
-    Args:
-        addresses: IPv4 addresses of all containers of the job.
-        here: how many containers of this node get the entries.
-
-    Returns:
-        The commands; empty if there would be too few or too many entries.
-    """
-    if not FEWEST_PAIRS <= here * len(addresses) <= MOST_PAIRS:
-        return ""
-    return "".join(
-        f"neigh replace {address} lladdr {hardware_address(address)} nud permanent dev eth0\n"
-        for address in addresses
-    )
 
 
 def _bind_line(bind: Bind) -> str:

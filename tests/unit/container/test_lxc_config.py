@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from oar_lxc.container.limits import Limits
 from oar_lxc.container.lxc_config import (
     Bind,
     NodeSettings,
     config_text,
-    hardware_address,
-    neighbours_text,
 )
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.model.layout import JobLayout
@@ -66,30 +62,10 @@ def test_what_lxcfs_tells_is_no_condition_for_a_start() -> None:
     assert starting("lxc.mount.entry", lines()) == []
 
 
+def test_no_start_waits_for_a_hook() -> None:
+    hooks = [line.partition(" ")[0] for line in starting("lxc.hook", lines())]
+    assert hooks == [".version", ".post-stop"]
+
+
 def test_the_user_is_herself_inside() -> None:
     assert "lxc.idmap = u 9 9 1" in lines()
-
-
-def test_neighbours_have_the_addresses_that_containers_are_given() -> None:
-    text = neighbours_text([f"100.64.0.{i}" for i in range(1, 50)], 49)
-    assert len(text.splitlines()) == 49
-    assert ("neigh replace 100.64.0.48 lladdr 02:6c:64:40:00:30 nud permanent dev eth0\n") in text
-    assert hardware_address("100.64.0.48") == "02:6c:64:40:00:30"
-
-
-@pytest.mark.parametrize(
-    ("here", "all_of_them", "told"),
-    [(1, 1, 0), (7, 7, 0), (8, 8, 8), (256, 256, 256), (257, 257, 0), (32, 2000, 2000)],
-)
-def test_too_few_and_too_many_pairs_are_no_neighbours(
-    here: int, all_of_them: int, told: int
-) -> None:
-    addresses = [f"100.64.{i // 200}.{i % 200 + 1}" for i in range(all_of_them)]
-    assert len(neighbours_text(addresses, here).splitlines()) == told
-
-
-def test_neighbours_are_told_by_a_hook_that_no_container_starts_without() -> None:
-    told = config_text(LAUNCH, VM, NodeSettings(NONE, neighbours=True)).splitlines()
-    (hook,) = starting("lxc.hook.mount = ", told)
-    assert hook.endswith(f"ip -force -batch {LAUNCH.layers}/.neighbours || :")
-    assert starting("lxc.hook.mount", lines()) == []
