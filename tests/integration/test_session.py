@@ -424,3 +424,21 @@ def test_a_user_whose_name_is_all_digits_has_containers() -> None:
         done = job.script("--wait", "running", "--", "hostname")
         assert (done.status, done.stdout.splitlines()[-1]) == (0, "vm1: vm1"), done.stderr
     assert left(job, first_id) == {}
+
+
+REACH = "perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new(\"$ARGV[0]:22\")'"
+
+
+def test_a_container_that_reboots_from_inside_is_on_the_network_again(job: PretendJob) -> None:
+    """LXC's monitor makes its device anew, in the job's network."""
+    running = start_script(job, "--per-node", "2", "--wait", "ssh")
+    try:
+        before = running.containers()["vm1"]["pid"]
+        running.cli("exec", "vm1", "--", "reboot")
+        assert wait_until(lambda: running.containers()["vm1"]["pid"] not in (-1, 0, before), 20)
+        assert wait_until(
+            lambda: running.cli("exec", "vm2", "--", "sh", "-c", f"{REACH} vm1").status == 0, 20
+        )
+        assert running.inside("vm1", f"{REACH} vm2; echo $?") == "0"
+    finally:
+        close(running.process)
