@@ -410,7 +410,7 @@ def test_the_timeline_tells_what_each_phase_took(running: Running) -> None:
     phases = json.loads(running.cli("timeline", "--json").stdout)
     assert [phase["phase"] for phase in phases] == ["prepare", "image", "create", "start", "ready"]
     prepare, *rest = phases
-    assert {"ids", "images", "cgroups", "links"} <= set(prepare["steps"])
+    assert {"namespaces", "images", "cgroups", "links"} <= set(prepare["steps"])
     for before, after in zip(phases, rest, strict=False):
         assert before["begin"] + before["seconds"] <= after["begin"] + 0.01
     assert all(phase["seconds"] > 0 for phase in phases)
