@@ -210,6 +210,7 @@ class Preparation:
             gateway=str(network.node_address(self.node)),
             pool=str(network.pool),
             in_cpuset=bool(self.oar_cgroup),
+            namespaces=True,
             trees=trees,
         )
 
