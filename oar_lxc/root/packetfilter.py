@@ -129,8 +129,6 @@ table inet {TABLE} {{
         type filter hook forward priority filter; policy accept;
         {leaving} meta nfproto ipv6 drop
         {leaving} fib saddr . iif oif missing drop
-        # To another job's container, in the name of a machine such as its name server.
-        iifname "olb*" ip daddr {pool} fib saddr . iif oif missing drop
         {leaving} {vxlan} drop
         # What leaves unchanged would pass for the node's own.
         {leaving} meta l4proto != {{ tcp, udp, sctp, icmp }} drop

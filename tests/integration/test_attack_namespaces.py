@@ -133,10 +133,10 @@ print("ready")
 while True: print(s.recv(2000)[14:18].decode(errors="replace"))
 """
 FRAME = """
-device, target, mark = sys.argv[1:]
+device, target, mark, source = [*sys.argv[1:], "029900000001"][:4]
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind((device, 0))
-frame = bytes.fromhex(target) + bytes.fromhex("029900000001") + b"\\x88\\xb5"
+frame = bytes.fromhex(target) + bytes.fromhex(source) + b"\\x88\\xb5"
 for _ in range(5): s.send(frame + mark.encode() + bytes(60))
 """
 
@@ -207,8 +207,6 @@ def test_a_vxlan_of_hers_is_in_no_other_jobs_network(
                 owner.run("bridge", *line.split())
         try:
             assert not heard(his, lambda: owner.python(FRAME, "evil0", "ff" * 6, "evil"))
-            ping = ("ping", "-c", "2", "-W", "1", "-I", "evil0", his.address)
-            assert owner.run(*ping, check=False).status != 0
         finally:
             owner.run("ip", "link", "del", "evil0")
     after = bobs.lan.node.run("bridge", "fdb", "show", "br", bobs.layout.bridge).stdout
@@ -216,7 +214,7 @@ def test_a_vxlan_of_hers_is_in_no_other_jobs_network(
     assert before.count("\n") >= after.count("\n") - 1
     # From where the job has a node, the same works.
     vxlan(second, bobs, 50)
-    assert second.run("ping", "-c", "1", "-W", "5", his.address, check=False).status == 0
+    assert heard(his, lambda: second.python(FRAME, "vx", "ff" * 6, "evil", "0297" + "00" * 4))
     second.run("ip", "link", "del", "vx")
 
 
@@ -237,6 +235,13 @@ for one in addresses:
 """
 
 
+def reaches(place: Place, other: Place, address: str) -> bool:
+    """Whether a datagram comes from one place to another."""
+    with other.server(COUNT, "5301") as output:
+        place.python('socket.socket(type=2).sendto(b"last", (sys.argv[1], 5301))', address)
+        return output.readline().startswith("last ")
+
+
 def neighbours(node: Place) -> set[tuple[str, ...]]:
     """Return which device a node thinks that each address is at, and by which hardware address."""
     lines = node.run("ip", "neigh", "show").stdout.splitlines()
@@ -248,7 +253,7 @@ def test_the_node_believes_nothing_of_other_jobs_addresses(
 ) -> None:
     node = alices.lan.node
     for place in (his, hers):  # so that it knows both
-        node.run("ping", "-c", "1", "-W", "5", place.address)
+        assert reaches(node, place, place.address)
     own = node.run("cat", f"/sys/class/net/{alices.layout.bridge}/address").stdout
     claimed = (his.address, bobs.gateway, node.address, alices.gateway)
     for device in (BRIDGE_INSIDE, UPLINK_INSIDE):
@@ -265,8 +270,8 @@ def test_the_node_believes_nothing_of_other_jobs_addresses(
     )
     route = node.run("ip", "route", "get", his.address).stdout
     assert f"dev {bobs.layout.bridge} " in route
-    assert node.run("ping", "-c", "1", "-W", "5", his.address, check=False).status == 0
-    assert his.run("ping", "-c", "1", "-W", "5", bobs.gateway, check=False).status == 0
+    assert reaches(node, his, his.address)
+    assert reaches(his, node, bobs.gateway)
 
 
 # UDP from any address, in frames of one's own.
