@@ -59,19 +59,22 @@ def tell(pids: Sequence[int], addresses: Sequence[str]) -> None:
 
 
 def _tell(pids: Sequence[int], addresses: Sequence[str]) -> None:
+    pairs = [(IPv4Address(address).packed, _hardware(address)) for address in addresses]
     for pid in pids:
         with suppress(OSError):
             enter(Path(f"/proc/{pid}/ns/net"), NEW_NETWORK)
             index = socket.if_nametoindex(DEVICE)
-            entries = [_entry(index, address) for address in addresses]
+            entries = [_entry(index, packed, hardware) for packed, hardware in pairs]
             with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
                 for begin in range(0, len(entries), _PART):
                     kernel.send(b"".join(entries[begin : begin + _PART]))
 
 
-def _entry(index: int, address: str) -> bytes:
-    packed = IPv4Address(address).packed
-    hardware = bytes.fromhex(hardware_address(address).replace(":", ""))
+def _hardware(address: str) -> bytes:
+    return bytes.fromhex(hardware_address(address).replace(":", ""))
+
+
+def _entry(index: int, packed: bytes, hardware: bytes) -> bytes:
     header = (_ENTRY.size, _NEW_NEIGHBOUR, _FLAGS, 0, 0)
     neighbour = (socket.AF_INET, 0, index, _PERMANENT, 0, 0)
     return _ENTRY.pack(*header, *neighbour, 8, 1, packed, 10, 2, hardware)
