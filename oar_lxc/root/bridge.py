@@ -25,7 +25,7 @@ from oar_lxc.model.layout import UPLINK_INSIDE, JobLayout
 from oar_lxc.root.refusal import Refusal
 
 NET = Path("/sys/class/net")
-IPV4, IPV6 = Path("/proc/sys/net/ipv4/conf"), Path("/proc/sys/net/ipv6/conf")
+IPV6 = Path("/proc/sys/net/ipv6/conf")
 ALL = "00:00:00:00:00:00"  # the VXLAN's entry for broadcasts and unknown addresses
 GOING = 0x6F6C7863  # a group of devices ("olxc"), to remove them together
 # Hardware addresses that a bridge or a VXLAN learns at most. Containers can send from any number
@@ -220,13 +220,11 @@ def _busy(timeout: float) -> Refusal:
 
 
 def _tame(bridge: str, devices: Sequence[str]) -> list[str]:
-    """Limit what a bridge learns and brings, and let the node speak no IPv6 on some devices.
+    """Limit what a bridge learns, and let the node speak no IPv6 on some devices.
 
     It must be before they are up, or the node would take routes and addresses that containers
-    advertise. From addresses outside of its subnet, nothing comes from the bridge: containers of
-    other jobs would take it for the answer of a machine, such as their name server.
+    advertise.
     """
-    (IPV4 / bridge / "rp_filter").write_text("1")
     with suppress(OSError):  # the kernel has no such limit; from 6.8 on, it has
         _limit_learned(bridge)
     for name in devices:
