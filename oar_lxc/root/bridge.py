@@ -49,7 +49,7 @@ def holder_of_subnet(network: JobNetwork, timeout: float) -> str:
         Refusal: the kernel did not answer in time.
     """
     subnet = network.subnet
-    shown = _ip(["-json", "-4", "address", "show"], timeout=timeout).stdout
+    shown = _run(["ip", "-json", "-4", "address", "show"], timeout=timeout).stdout
     listing = json.loads(shown or "[]")
     for link in listing:
         for address in link.get("addr_info", ()):
@@ -96,7 +96,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
             f"maxaddress {MOST_LEARNED}"
         )
         devices.append(vxlan)
-    _ip(["-batch", "-"], "\n".join(lines) + "\n", timeout)
+    _run(["ip", "-batch", "-"], "\n".join(lines) + "\n", timeout)
     try:
         bounded(lambda: _tame(bridge, devices), timeout, "taming its bridge")
     except TooLateError as error:
@@ -108,7 +108,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         *([f"link set {vxlan} master {bridge} up"] if peers else []),
     ]
     try:
-        _ip(["-batch", "-"], "\n".join(lines) + "\n", timeout)
+        _run(["ip", "-batch", "-"], "\n".join(lines) + "\n", timeout)
     except CommandError as error:
         if peers and os.strerror(errno.EADDRINUSE) in error.stderr:
             raise Refusal(
@@ -119,7 +119,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         raise
     if peers:
         entries = [f"fdb append {ALL} dev {vxlan} dst {address}" for address in addresses]
-        run(["bridge", "-batch", "-"], input="\n".join(entries) + "\n", timeout=timeout)
+        _run(["bridge", "-batch", "-"], "\n".join(entries) + "\n", timeout)
     return addresses
 
 
@@ -128,7 +128,7 @@ def flooded(layout: JobLayout, timeout: float) -> list[str]:
     if not (NET / layout.vxlan).exists():
         return []
     argv = ["bridge", "-json", "fdb", "show", "dev", layout.vxlan]
-    listing = json.loads(run(argv, timeout=timeout, check=False).stdout or "[]")
+    listing = json.loads(_run(argv, timeout=timeout, check=False).stdout or "[]")
     return [str(entry["dst"]) for entry in listing if entry["mac"] == ALL and "dst" in entry]
 
 
@@ -199,15 +199,15 @@ def remove(layout: JobLayout, deadline: Deadline) -> None:
             return
 
 
-def _ip(arguments: list[str], text: str = "", timeout: float = 0, *, check: bool = True) -> Result:
-    """Run ip(8); if it is late, the kernel holds it up, which is no fault of the node.
+def _run(argv: list[str], text: str = "", timeout: float = 0, *, check: bool = True) -> Result:
+    """Run ip(8) or bridge(8); if it is late, the kernel holds it up, which is no fault of the node.
 
     Raises:
         Refusal: it was late.
         CommandError: it failed.
     """
     try:
-        return run(["ip", *arguments], input=text, check=check, timeout=timeout)
+        return run(argv, input=text, check=check, timeout=timeout)
     except CommandTimeoutError as error:
         raise _busy(timeout) from error
 

@@ -73,10 +73,10 @@ def find_mounting(others: Collection[int], names: Collection[str], deadline: Dea
         names: the namespaces, as the kernel names them in links, such as ``net:[4026532000]``.
         deadline: when to give up; then the result may lack some.
     """
-    wanted = {os.fsencode(name) for name in names}
+    look = partial(_mounts_one, names={os.fsencode(name) for name in names})
     found: set[int] = set()
     with suppress(TooLateError):
-        for pid, sees in examine(sorted(others), partial(_mounts_one, names=wanted), deadline):
+        for pid, sees in examine(sorted(others) if names else [], look, deadline):
             if sees:
                 found.add(pid)
     return found
