@@ -185,13 +185,9 @@ def remove(layout: JobLayout, deadline: Deadline) -> None:
         # All at once: removing one device makes the kernel wait as long as removing all.
         lines = [f"link set dev {name} group {GOING}\n" for name in names]
         lines.append(f"link del group {GOING}\n")
+        timeout = deadline.part(TRY).timeout()
         try:
-            _ip(
-                ["-force", "-batch", "-"],
-                "".join(lines),
-                deadline.part(TRY).timeout(),
-                check=False,
-            )
+            _run(["ip", "-force", "-batch", "-"], "".join(lines), timeout, check=False)
         except Refusal:
             if deadline.left() < LEAST_TRY:
                 raise
@@ -200,7 +196,7 @@ def remove(layout: JobLayout, deadline: Deadline) -> None:
 
 
 def _run(argv: list[str], text: str = "", timeout: float = 0, *, check: bool = True) -> Result:
-    """Run ip(8) or bridge(8); if it is late, the kernel holds it up, which is no fault of the node.
+    """Run ip(8) or bridge(8). If it is late, the kernel holds it up: no fault of the node.
 
     Raises:
         Refusal: it was late.
