@@ -133,7 +133,7 @@ def main() -> None:
         namespaces = JobNamespaces(layout)
         namespaces.enter()
         runtime = LxcRuntime(layout.containers, namespaces, published.node)
-        if operation == Launch.kind:
+        if REQUESTS.get(operation) is Launch:
             _get_ready(published, runtime)
         request = read_request(operation, sys.stdin.readline())
         abandoned = _Reader(request.heartbeat).is_gone
