@@ -15,6 +15,9 @@ from oar_lxc.model.job import Job
 from oar_lxc.model.layout import by_number
 from oar_lxc.model.spec import Group, Mount, Port, Spec, as_spec
 
+# A bridge of Linux has 1,023 ports, and one leads to the node's own bridge.
+MOST_ON_NODE = 1022
+
 
 @dataclass(frozen=True)
 class PlannedContainer:
@@ -168,6 +171,7 @@ def make_plan(
         if max(used[node], default=-1) >= job.cores[node]:
             why = _too_many_cores(containers, others, node, job.cores[node])
             raise SpecError(f"{_asked(group)}{why}")
+    _refuse_too_many(containers, others)
     _refuse_doubles(containers, others)
     return Plan(job.id, tuple(containers))
 
@@ -277,6 +281,19 @@ def _too_many_cores(
         f"{last.first_core + last.cores} of {node}, and {has}: ask for "
         "fewer containers or cores, or reserve more"
     )
+
+
+def _refuse_too_many(
+    containers: Sequence[PlannedContainer], others: Collection[PlannedContainer]
+) -> None:
+    counts = Counter(one.node for one in (*containers, *others))
+    for node in {one.node for one in containers}:
+        if counts[node] > MOST_ON_NODE:
+            raise SpecError(
+                f"node {node} would have {counts[node]} containers of the job, and the job's "
+                f"bridge there has ports for {MOST_ON_NODE}: ask for fewer containers, or for "
+                "more nodes"
+            )
 
 
 def _refuse_doubles(

@@ -72,6 +72,19 @@ def test_as_many_containers_as_addresses_fit() -> None:
     assert len(make_plan(Group(per_node=1022), JOB).containers) == 2044
 
 
+def test_more_containers_than_a_bridge_has_ports_are_one_sentence() -> None:
+    job = Job(42, "alice", {"node1": 1})
+    session = make_plan(Group(per_node=1000), job).containers
+    fits, one_more = Group(per_node=22, name="b"), Group(per_node=23, name="b")
+    assert len(make_plan(fits, job, others=session).containers) == 22
+    with pytest.raises(SpecError) as caught:
+        make_plan(one_more, job, others=session)
+    assert str(caught.value) == (
+        "node node1 would have 1023 containers of the job, and the job's bridge there has ports "
+        "for 1022: ask for fewer containers, or for more nodes"
+    )
+
+
 @given(specs, jobs)
 def test_no_address_is_given_twice_and_all_are_in_the_jobs_network(spec: Group, job: Job) -> None:
     plan = make_plan(spec, job)
