@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from oar_lxc.client.lookup import find_job
 from oar_lxc.errors import SpecError, UsageError
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import check_job_id
+from oar_lxc.model.links import Link
 from oar_lxc.model.plan import Plan, make_plan
 from oar_lxc.model.specfile import read_spec
 
@@ -21,7 +23,7 @@ from oar_lxc.model.specfile import read_spec
 @click.option("--job", "job_id", metavar="JOB", help="Lay it out over the nodes of this job.")
 @click.option("--nodes", type=click.IntRange(1), metavar="N", help="Lay it out over N nodes …")
 @click.option("--cores", type=click.IntRange(1), metavar="N", help="… with N cores each.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object.")
 def plan(
     spec: Path, job_id: str | None, nodes: int | None, cores: int | None, as_json: bool
 ) -> None:
@@ -42,9 +44,10 @@ def plan(
     except SpecError as error:
         raise SpecError(f"{spec}, {error}") from None
     if as_json:
-        click.echo(json.dumps(made.to_data()["containers"], indent=1))
+        click.echo(json.dumps(_facts(made), indent=1))
         return
     _print(made)
+    _print_networks(made)
     click.echo(f"ready when: {read.wait}, within {read.timeout:g} s", err=True)
 
 
@@ -57,6 +60,13 @@ def _job(job_id: str | None, nodes: int | None, cores: int | None) -> Job:
     if nodes is None or cores is None:
         raise UsageError("--nodes and --cores go together, such as --nodes 2 --cores 4")
     return Job(1, "", {f"node{number}": cores for number in range(1, nodes + 1)})
+
+
+def _facts(made: Plan) -> dict[str, object]:
+    """Return containers, networks and links, with the keys of the file, for JSON."""
+    data = made.to_data()
+    links = [link.to_data() for link in made.links]
+    return {"containers": data["containers"], "networks": data["networks"], "links": links}
 
 
 def _print(made: Plan) -> None:
@@ -74,3 +84,52 @@ def _print(made: Plan) -> None:
         for c in made.containers
     ]
     print_table(titles, rows)
+
+
+def _print_networks(made: Plan) -> None:
+    """Print tables of networks, members and links, if there are any."""
+    members = [(c, i) for c in made.containers for i in c.interfaces]
+    if made.networks:
+        click.echo()
+        count = Counter(interface.network for _, interface in members)
+        rows = [
+            (n.name, n.subnet, n.ipv6 or "-", str(count[n.name]), _nodes(made, n.name))
+            for n in made.networks
+        ]
+        titles = ("NETWORK", "SUBNET", "IPV6", "MEMBERS", "NODES")
+        print_table(titles, rows, right=("MEMBERS",))
+    if members:
+        click.echo()
+        print_table(
+            ("MEMBER", "INTERFACE", "NETWORK", "ADDRESS", "MAIN", "LEAVES BY"),
+            [
+                (
+                    c.name,
+                    i.device,
+                    i.network,
+                    " ".join(i.ips),
+                    "yes" if c.main else "no",
+                    "eth0" if c.main else c.gateway or "-",
+                )
+                for c, i in members
+            ],
+        )
+    if made.links:
+        click.echo()
+        print_table(("LINK", "NETWORK", "FROM", "TO", "BACK", "DOES"), map(_link, made.links))
+
+
+def _nodes(made: Plan, network: str) -> str:
+    """Return the names of the nodes with members of a network."""
+    return " ".join(dict.fromkeys(c.node for c in made.containers if c.interface(network))) or "-"
+
+
+def _link(link: Link) -> tuple[str, ...]:
+    return (
+        "all traffic" if link.to is None else "each pair",
+        link.network,
+        link.from_,
+        link.to or "-",
+        "the same" if link.both else "as it is",
+        link.shape.words(),
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 from oar_lxc.container.limits import Limits, limit_files
 from oar_lxc.container.node_launch import NodeLaunch
-from oar_lxc.model.addresses import MTU
+from oar_lxc.model.addresses import MTU, hardware_address
 from oar_lxc.model.layout import LOG_FILE, NEIGHBOURS_FILE, ONLINE_FILE, UPPER, WORK
 from oar_lxc.model.plan import PlannedContainer
 
@@ -154,15 +154,6 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
     elif settings.lxcfs:
         lines.append(_entry(LXCFS / ONLINE, Path(ONLINE), "bind,optional"))
     return text + "".join(f"{line}\n" for line in lines)
-
-
-def hardware_address(address: str) -> str:
-    """Return the hardware address of a container, made from its IPv4 address.
-
-    A random address would change with each start, and for some seconds neighbours would still send
-    to the old one.
-    """
-    return "02:6c:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)
 
 
 def neighbours_text(addresses: Collection[str], here: int) -> str:

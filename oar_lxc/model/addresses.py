@@ -78,3 +78,17 @@ class JobNetwork:
     def _address(self, offset: int) -> IPv4Interface:
         address = IPv4Address(int(self.subnet.network_address) + 1 + offset)
         return IPv4Interface((address, PREFIX))
+
+
+def hardware_address(address: str, number: int = 0) -> str:
+    """Return the hardware address of an interface, made from its IPv4 address and its network.
+
+    A random address would change with each start, and for some seconds neighbours would still send
+    to the old one.
+
+    Args:
+        address: the IPv4 address.
+        number: the network's number in the job; 0 is the main network.
+    """
+    packed = IPv4Address(address).packed
+    return f"02:{0x6C + number:02x}:" + ":".join(f"{byte:02x}" for byte in packed)

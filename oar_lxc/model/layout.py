@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from oar_lxc.errors import UsageError
@@ -190,6 +191,17 @@ class JobLayout:
     def vxlan(self) -> str:
         """Name of the device that joins the bridges of the job's nodes."""
         return f"olv{self.job_id}"
+
+
+def outer_device(address: str, interface: int) -> str:
+    """Return the name of the node's end of a container's interface, of 11 bytes.
+
+    Args:
+        address: the container's address in the job's main network. Each container of the job has
+            one of its own, even if it has no interface there.
+        interface: the number of the interface: 0 for ``eth0``.
+    """
+    return f"v{interface}-{int(IPv4Address(address)):08x}"
 
 
 def by_number(name: str) -> tuple[str | int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from oar_lxc.errors import SpecError
@@ -115,7 +116,7 @@ class Link:
                 f"reorder is {self.reorder}, and there is no delay that packets could be spared"
             )
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
         """What it does, in numbers."""
         given = {key: getattr(self, key) for key in _NUMBERS}

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import Any
 
 from oar_lxc.errors import SpecError
-from oar_lxc.model.addresses import POOL, JobNetwork
+from oar_lxc.model.addresses import POOL, JobNetwork, hardware_address
+from oar_lxc.model.interfaces import Interface, PlannedNetwork, connect, plan_networks
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import by_number
+from oar_lxc.model.links import Link
+from oar_lxc.model.networks import MAIN
+from oar_lxc.model.shaping import check_pairs
 from oar_lxc.model.spec import Group, Mount, Port, Spec, as_spec
 
 
@@ -37,6 +41,12 @@ class PlannedContainer:
         ssh_keys: public keys that open it besides the job's.
         provision: text of a script to run in it; empty for none.
         provision_timeout: seconds that the script may take.
+        main: whether it has eth0, in the job's main network. Its ``address`` is its own in any
+            case, and tells it from all other containers of the job.
+        internet: whether it reaches more than the job by eth0.
+        forward: whether it forwards between its interfaces.
+        gateway: address of the container by which it leaves its networks; empty for none.
+        interfaces: its further interfaces, from eth1 on.
     """
 
     name: str
@@ -55,6 +65,23 @@ class PlannedContainer:
     ssh_keys: tuple[str, ...] = ()
     provision: str = ""
     provision_timeout: float = 0.0
+    main: bool = True
+    internet: bool = True
+    forward: bool = False
+    gateway: str = ""
+    interfaces: tuple[Interface, ...] = ()
+
+    @property
+    def all_interfaces(self) -> tuple[Interface, ...]:
+        """All its interfaces, with eth0 if it has that."""
+        if not self.main:
+            return self.interfaces
+        main = Interface(MAIN, "eth0", self.address, hardware_address(self.ip))
+        return (main, *self.interfaces)
+
+    def interface(self, network: str) -> Interface | None:
+        """Return its interface in a network; None if it has none there."""
+        return next((one for one in self.all_interfaces if one.network == network), None)
 
     @property
     def ip(self) -> str:
@@ -68,6 +95,7 @@ class PlannedContainer:
             "mounts": tuple(Mount(**mount) for mount in data.get("mounts", ())),
             "ports": tuple(Port(**port) for port in data.get("ports", ())),
             "ssh_keys": tuple(data.get("ssh_keys", ())),
+            "interfaces": tuple(Interface(**one) for one in data.get("interfaces", ())),
         }
         return cls(**{**data, **rich})
 
@@ -79,10 +107,14 @@ class Plan:
     Attributes:
         job_id: OAR's job id.
         containers: node by node, in the order of their numbers.
+        networks: their networks, besides the job's main network.
+        links: what emulation does between them; see :func:`.shape_of_pair`.
     """
 
     job_id: int
     containers: tuple[PlannedContainer, ...]
+    networks: tuple[PlannedNetwork, ...] = ()
+    links: tuple[Link, ...] = ()
 
     def on(self, node: str) -> tuple[PlannedContainer, ...]:
         """Return the containers of one node."""
@@ -103,8 +135,12 @@ class Plan:
         Raises:
             TypeError, KeyError: ``data`` does not come from :meth:`to_data`.
         """
-        containers = (PlannedContainer.from_data(c) for c in data["containers"])
-        return cls(data["job_id"], tuple(containers))
+        return cls(
+            data["job_id"],
+            tuple(PlannedContainer.from_data(c) for c in data["containers"]),
+            tuple(PlannedNetwork(**network) for network in data.get("networks", ())),
+            tuple(Link(**link) for link in data.get("links", ())),
+        )
 
 
 def make_plan(
@@ -113,6 +149,7 @@ def make_plan(
     pool: IPv4Network = POOL,
     others: Collection[PlannedContainer] = (),
     first: int = 0,
+    networks: Collection[PlannedNetwork] = (),
 ) -> Plan:
     """Distribute a spec's containers over a job's nodes, node by node.
 
@@ -123,10 +160,12 @@ def make_plan(
         others: containers of the job's other sessions, whose addresses, cores, names and ports
             are taken.
         first: number of the first address to give, counted over the job.
+        networks: the networks of the job's other sessions.
 
     Raises:
-        SpecError: the job has too few cores or addresses, or two containers would have the same
-            name or the same port of a node.
+        SpecError: the job or a network has too few cores or addresses; or two containers would
+            have the same name, the same address, or the same port of a node; or a link is between
+            containers that share no network.
     """
     network = JobNetwork.of(job.id, job.nodes, pool)
     containers: list[PlannedContainer] = []
@@ -162,6 +201,9 @@ def make_plan(
                 ssh_keys=group.ssh_keys,
                 provision=group.provision or "",
                 provision_timeout=group.provision_timeout if group.provision else 0.0,
+                main=group.main,
+                internet=spec.main.internet,
+                forward=group.forward,
             )
         )
         used[node].update(_cores(containers[-1]))
@@ -169,7 +211,49 @@ def make_plan(
             why = _too_many_cores(containers, others, node, job.cores[node])
             raise SpecError(f"{_asked(group)}{why}")
     _refuse_doubles(containers, others)
-    return Plan(job.id, tuple(containers))
+    return _connected(Plan(job.id, tuple(containers)), spec, network, others, networks)
+
+
+def _connected(
+    plan: Plan,
+    spec: Spec,
+    main: JobNetwork,
+    others: Collection[PlannedContainer],
+    known: Collection[PlannedNetwork],
+) -> Plan:
+    """Return a plan with the spec's networks, interfaces in them, and links between them."""
+    networks = plan_networks(spec.networks, main, known)
+    for network in networks:
+        if IPv4Network(network.subnet).overlaps(main.subnet):
+            raise SpecError(
+                f"network {network.name}: subnet {network.subnet} overlaps with {main.subnet}, "
+                "the job's main network: give it another subnet"
+            )
+    members = {planned.name: planned.group for planned in plan.containers}
+    taken = [(other.name, interface) for other in others for interface in other.interfaces]
+    interfaces = connect(spec.groups, members, networks, taken)
+    containers = [replace(c, interfaces=interfaces[c.name]) for c in plan.containers]
+    gateways = _gateways([*others, *containers])
+    containers = [c if c.main else replace(c, gateway=_gateway(c, gateways)) for c in containers]
+    made = Plan(plan.job_id, tuple(containers), networks, spec.links)
+    check_pairs(spec.links, containers)
+    return made
+
+
+def _gateways(containers: Sequence[PlannedContainer]) -> dict[str, str]:
+    """Return the address of the first container that forwards, by network."""
+    return {
+        interface.network: interface.ip
+        for container in reversed(containers)
+        if container.forward
+        for interface in container.interfaces
+    }
+
+
+def _gateway(planned: PlannedContainer, gateways: Mapping[str, str]) -> str:
+    """Return the gateway of a container without eth0; empty if it has none or is one itself."""
+    networks = [] if planned.forward else [one.network for one in planned.interfaces]
+    return next((gateways[name] for name in networks if name in gateways), "")
 
 
 def _addresses(network: JobNetwork, taken: Collection[str], first: int) -> Iterator[str]:

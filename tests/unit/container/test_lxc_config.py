@@ -11,10 +11,10 @@ from oar_lxc.container.lxc_config import (
     Bind,
     NodeSettings,
     config_text,
-    hardware_address,
     neighbours_text,
 )
 from oar_lxc.container.node_launch import NodeLaunch
+from oar_lxc.model.addresses import hardware_address
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import READY, PublishedJob

@@ -1,0 +1,178 @@
+"""What the links of a plan mean for each interface of its containers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from oar_lxc.errors import SpecError
+from oar_lxc.model.interfaces import Interface
+from oar_lxc.model.links import ANY, FROM, Link, Shape
+
+
+class Linked(Protocol):
+    """What is read here of a planned container."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def group(self) -> str:
+        """Its group's name."""
+
+    @property
+    def address(self) -> str:
+        """Its address in the job's main network."""
+
+    @property
+    def all_interfaces(self) -> tuple[Interface, ...]:
+        """Its interfaces."""
+
+    def interface(self, network: str) -> Interface | None:
+        """Return its interface in a network."""
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """What is done at one interface of a container.
+
+    Attributes:
+        container: the container's name.
+        address: its address in the job's main network.
+        interface: the number of the interface, from 0 for eth0.
+        inward: what is done to all that comes, but from ``pairs``; None for nothing.
+        outward: what is done to all that goes, but to ``direct``; None for nothing.
+        pairs: what is done to what comes from some hardware addresses.
+        direct: hardware addresses to which a link of their own leads.
+    """
+
+    container: str
+    address: str
+    interface: int
+    inward: Shape | None = None
+    outward: Shape | None = None
+    pairs: dict[str, Shape] = field(default_factory=dict)
+    direct: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything is done."""
+        return bool(self.inward or self.outward or self.pairs or self.direct)
+
+
+def is_named(name: str | None, container: Linked) -> bool:
+    """Whether a link's ``from`` or ``to`` names a container."""
+    return name in (ANY, container.group, container.name)
+
+
+def shape_of_pair(
+    links: Sequence[Link], network: str, source: Linked, target: Linked
+) -> Shape | None:
+    """Return what the last link that names a pair does on the way; None if no link names it.
+
+    Args:
+        links: all links, in their order.
+        network: the network's name.
+        source: the container that sends.
+        target: the container that receives.
+    """
+    for link in reversed(links):
+        if link.network != network or link.to is None:
+            continue
+        there = is_named(link.from_, source) and is_named(link.to, target)
+        back = link.both and is_named(link.from_, target) and is_named(link.to, source)
+        if there or back:
+            return link.shape
+    return None
+
+
+def shape_of_interface(
+    links: Sequence[Link], network: str, container: Linked, *, inward: bool
+) -> Shape | None:
+    """Return what the last link for an interface does; None if no link names it."""
+    for link in reversed(links):
+        if link.network == network and link.to is None and is_named(link.from_, container):
+            if inward and not link.both:
+                continue
+            return link.shape
+    return None
+
+
+def shapings(
+    links: Sequence[Link], containers: Collection[Linked], here: Iterable[Linked]
+) -> Iterator[Shaping]:
+    """Yield what is done at each interface of some containers.
+
+    Args:
+        links: all links of the job, in their order.
+        containers: all containers of the job.
+        here: those whose interfaces are asked for, such as those of a node.
+    """
+    emulated = {link.network for link in links}
+    paired = {link.network for link in links if link.to is not None}
+    members = {
+        network: [(c, i) for c in containers if (i := c.interface(network))] for network in paired
+    }
+    for container in here:
+        for interface in container.all_interfaces:
+            network = interface.network
+            if network not in emulated:
+                continue
+            pairs, direct = {}, []
+            for other, theirs in members.get(network, ()):
+                if other.name == container.name:
+                    continue
+                if (shape := shape_of_pair(links, network, other, container)) is not None:
+                    pairs[theirs.hardware] = shape
+                if shape_of_pair(links, network, container, other) is not None:
+                    direct.append(theirs.hardware)
+            outward = shape_of_interface(links, network, container, inward=False)
+            yield Shaping(
+                container=container.name,
+                address=container.address,
+                interface=int(interface.device.removeprefix("eth")),
+                inward=shape_of_interface(links, network, container, inward=True),
+                outward=outward,
+                pairs=pairs,
+                direct=tuple(direct) if outward else (),
+            )
+
+
+def check_pairs(links: Sequence[Link], containers: Collection[Linked]) -> None:
+    """Refuse links that name containers that there are not, or that share no network.
+
+    Raises:
+        SpecError: there is one; the sentence begins with its number.
+    """
+    for number, link in enumerate(links, 1):
+        check_pair(f"link {number}", link, containers)
+
+
+def check_pair(where: str, link: Link, containers: Collection[Linked]) -> None:
+    """Refuse a link that names a container that there is not, or ends that share no network.
+
+    Args:
+        where: what the sentence begins with.
+        link: the link.
+        containers: all containers that it may be about.
+
+    Raises:
+        SpecError: it does.
+    """
+    ends = []
+    for key, name in ((FROM, link.from_), ("to", link.to)):
+        if name is None:
+            continue
+        found = [c for c in containers if is_named(name, c)]
+        inside = [c for c in found if c.interface(link.network)]
+        if not found:
+            raise SpecError(f"{where}: {key} is {name!r}, and there is no such container or group")
+        if not inside:
+            who = "no container" if name == ANY else name
+            isnt = "is" if name == ANY else "is not"
+            raise SpecError(f"{where}: network is {link.network}, and {who} {isnt} in it")
+        ends.append(inside)
+    names = {container.name for end in ends for container in end}
+    if len(ends) == 2 and len(names) == 1:
+        raise SpecError(f"{where}: from and to are both {names.pop()}: name two containers")
