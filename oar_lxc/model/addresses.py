@@ -20,6 +20,9 @@ MTU = 1450  # bytes that a VXLAN leaves of 1,500
 # No service has this port registered. It is below 1024, so that no user can bind it, and below
 # 512, as bindresvport(3) gives the ports from 512 on to daemons.
 VXLAN_PORT = 289
+# The same for the networks inside of a job, which its main network carries.
+SEGMENT_PORT = 290
+SEGMENT_MTU = MTU - 50  # bytes that a second VXLAN leaves
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Interface:
         address: its IPv4 address with the prefix length.
         hardware: its hardware address.
         ipv6: its IPv6 address with the prefix length; empty if it has none.
+        number: the network's number in the job; 0 is the main network.
     """
 
     network: str
@@ -48,6 +49,12 @@ class Interface:
     address: str
     hardware: str
     ipv6: str = ""
+    number: int = 0
+
+    @property
+    def index(self) -> int:
+        """The number of the interface in its container: 0 for eth0."""
+        return int(self.device.removeprefix("eth"))
 
     @property
     def ip(self) -> str:
@@ -214,4 +221,5 @@ def _interface(network: PlannedNetwork, number: int, ip: IPv4Address) -> Interfa
         address=str(IPv4Interface((ip, prefix))),
         hardware=hardware_address(str(ip), network.number),
         ipv6=ipv6,
+        number=network.number,
     )

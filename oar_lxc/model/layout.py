@@ -204,6 +204,24 @@ def outer_device(address: str, interface: int) -> str:
     return f"v{interface}-{int(IPv4Address(address)):08x}"
 
 
+def cable_device(address: str, interface: int) -> str:
+    """Return the name of the device through which all goes that an interface sends.
+
+    Only an interface with a link for all that it sends has one. See :func:`outer_device`.
+    """
+    return f"u{outer_device(address, interface)[1:]}"
+
+
+def segment_bridge(number: int) -> str:
+    """Return the name of the bridge of a network, by its number in the job."""
+    return f"n{number}"
+
+
+def segment_vxlan(number: int) -> str:
+    """Return the name of the device that joins the bridges of a network on the job's nodes."""
+    return f"x{number}"
+
+
 def by_number(name: str) -> tuple[str | int, ...]:
     """Return a sort key that orders names by their numbers: ``vm2`` before ``vm10``."""
     parts = re.split(r"([0-9]+)", name)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from ipaddress import IPv4Interface
+from typing import NamedTuple, Protocol
 
 from oar_lxc.errors import SpecError
+from oar_lxc.model.addresses import PREFIX
 from oar_lxc.model.interfaces import Interface
 from oar_lxc.model.links import ANY, FROM, Link, Shape
+
+HOST_MASK = (1 << (32 - PREFIX)) - 1  # what tells the containers of a job apart
 
 
 class Linked(Protocol):
@@ -34,6 +38,18 @@ class Linked(Protocol):
         """Return its interface in a network."""
 
 
+class End(NamedTuple):
+    """The other end of a link, as an interface sees it.
+
+    Attributes:
+        number: a number from 1 to 2,047 that no other container of the job has.
+        hardware: its hardware address.
+    """
+
+    number: int
+    hardware: str
+
+
 @dataclass(frozen=True)
 class Shaping:
     """What is done at one interface of a container.
@@ -44,8 +60,8 @@ class Shaping:
         interface: the number of the interface, from 0 for eth0.
         inward: what is done to all that comes, but from ``pairs``; None for nothing.
         outward: what is done to all that goes, but to ``direct``; None for nothing.
-        pairs: what is done to what comes from some hardware addresses.
-        direct: hardware addresses to which a link of their own leads.
+        pairs: what is done to what comes from some ends.
+        direct: ends to which a link of their own leads.
     """
 
     container: str
@@ -53,8 +69,8 @@ class Shaping:
     interface: int
     inward: Shape | None = None
     outward: Shape | None = None
-    pairs: dict[str, Shape] = field(default_factory=dict)
-    direct: tuple[str, ...] = ()
+    pairs: dict[End, Shape] = field(default_factory=dict)
+    direct: tuple[End, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything is done."""
@@ -124,19 +140,24 @@ def shapings(
                 if other.name == container.name:
                     continue
                 if (shape := shape_of_pair(links, network, other, container)) is not None:
-                    pairs[theirs.hardware] = shape
+                    pairs[_end(other, theirs)] = shape
                 if shape_of_pair(links, network, container, other) is not None:
-                    direct.append(theirs.hardware)
+                    direct.append(_end(other, theirs))
             outward = shape_of_interface(links, network, container, inward=False)
             yield Shaping(
                 container=container.name,
                 address=container.address,
-                interface=int(interface.device.removeprefix("eth")),
+                interface=interface.index,
                 inward=shape_of_interface(links, network, container, inward=True),
                 outward=outward,
                 pairs=pairs,
                 direct=tuple(direct) if outward else (),
             )
+
+
+def _end(container: Linked, interface: Interface) -> End:
+    number = int(IPv4Interface(container.address).ip) & HOST_MASK
+    return End(number, interface.hardware)
 
 
 def check_pairs(links: Sequence[Link], containers: Collection[Linked]) -> None:
