@@ -134,8 +134,11 @@ def find_links(job: int, user: str, first_id: int) -> list[str]:
     """Return network devices of the job, and what is plugged into its bridge."""
     bridge = f"olb{job}"
     ports = Path(f"/sys/class/net/{bridge}/brif")
-    names = [name for name in os.listdir("/sys/class/net") if name in (bridge, f"olv{job}")]
-    names += os.listdir(ports) if ports.is_dir() else []
+    names = [
+        name for name in os.listdir("/sys/class/net") if name in (bridge, f"olu{job}", f"olv{job}")
+    ]
+    if ports.is_dir():
+        names += {*os.listdir(ports)} - {*names}
     # What lxc-user-nic made for the user and did not plug in: while the user has another job on
     # the node, it may be that one's.
     lines = read("/etc/lxc/lxc-usernet").split("\n")
@@ -145,6 +148,13 @@ def find_links(job: int, user: str, first_id: int) -> list[str]:
         for name in filter(made.fullmatch, os.listdir("/sys/class/net")):
             names += [] if Path(f"/sys/class/net/{name}/master").exists() else [name]
     return names
+
+
+def links_inside(job: int) -> list[str]:
+    """Return the devices in the job's network namespace."""
+    enter = ["nsenter", f"--net={STATE}/jobs/{job}/namespaces/net"]
+    listed = subprocess.run([*enter, "ip", "-j", "link"], capture_output=True, check=True).stdout
+    return [str(link["ifname"]) for link in json.loads(listed)]
 
 
 def find_files(job: int, user: str, first_id: int) -> list[str]:

@@ -38,8 +38,8 @@ from typing import NoReturn
 
 from oar_lxc.agent.prepared import environ_here, open_job
 from oar_lxc.container.command import environment_inside
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.lxc_log import log_size, why_full
-from oar_lxc.container.lxc_path import lxc_path
 from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, JobError, OarLxcError, UsageError
 from oar_lxc.linux.cgroups import enter_cgroups
@@ -113,7 +113,9 @@ def _main(arguments: list[str]) -> int:
         raise UsageError(f"action {action!r}; known: {', '.join(ACTIONS)}")
     layout, published = open_job(check_job_id(job))
     os.environ.update(environ_here(layout))
-    runtime = LxcRuntime(layout.containers, published.node)
+    namespaces = JobNamespaces(layout)
+    namespaces.enter()
+    runtime = LxcRuntime(layout.containers, namespaces, published.node)
     if name not in runtime.names():
         raise ContainerError(name, published.node, "there is no such container")
     if action == "log":
@@ -163,7 +165,7 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
     variables = environment_inside(layout.containers / name)
     if os.environ.get("TERM"):
         variables.append(f"TERM={os.environ['TERM']}")
-    command = ["lxc-attach", "-P", lxc_path(layout.containers, name), "-n", name]
+    command = ["lxc-attach", "-P", str(layout.containers), "-n", name]
     command += ["--clear-env", "--quiet"]
     for variable in variables:
         command += ["--set-var", variable]
@@ -172,9 +174,10 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
     if pid == 0:
         try:
             default_signals()
+            JobNamespaces(layout).become_lxc()
             command += ["--", "/bin/sh", "-c", AT_HOME, name, *argv]
             _become(command)  # lxc-attach reads and writes the terminal itself
-        except OarLxcError as error:
+        except (OSError, OarLxcError) as error:
             tell_on_stderr(str(error))
         finally:
             os._exit(127)
@@ -312,9 +315,9 @@ def console(
     write_mark(token)
     sys.stderr.write(f"console of {name}; leave it with Ctrl-a q, enter Ctrl-a as Ctrl-a Ctrl-a\n")
     sys.stderr.flush()
-    path = lxc_path(layout.containers, name)
-    argv = ["lxc-console", "-q", "-P", path, "-n", name, "-t", CONSOLE]
+    argv = ["lxc-console", "-q", "-P", str(layout.containers), "-n", name, "-t", CONSOLE]
     default_signals()
+    JobNamespaces(layout).become_lxc()
     _become(argv)  # lxc-console reads and writes the terminal itself
 
 

@@ -11,12 +11,12 @@ import pwd
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oar_lxc.agent.node import OnNode, outcome_event
 from oar_lxc.agent.times import LAUNCHED, write_times
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.runtime import KILL_TIMEOUT, StartedContainer, Starter
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.linux.cgroups import enter_cgroups
@@ -54,6 +54,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
         with node.locked():
             _refuse_existing(node, share)
             with _undone_if_it_fails(node, share, starter):
+                node.runtime.make_network()
                 JobKey(node.layout).keep(request.keys)
                 others = learn(node.layout, request.names)
                 secrets = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
@@ -108,13 +109,12 @@ def ready(node: OnNode, request: requests.AwaitReady) -> None:
 
 def _images(node: OnNode, share: Sequence[PlannedContainer]) -> dict[str, Path]:
     """Return the root directory of each image; unpack an image that is an archive."""
-    from oar_lxc.container.create import in_user_namespace_argv
     from oar_lxc.image.provide import provide
 
     home = Path(pwd.getpwuid(os.getuid()).pw_dir)
-    inside = partial(in_user_namespace_argv, node.published)
+    become_root = JobNamespaces(node.layout).become_root
     names = sorted({planned.image for planned in share})
-    return {name: provide(node.layout, name, home, inside) for name in names}
+    return {name: provide(node.layout, name, home, become_root) for name in names}
 
 
 def _refuse_existing(node: OnNode, share: Sequence[PlannedContainer]) -> None:

@@ -15,6 +15,7 @@ from importlib import import_module
 
 from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.prepared import environ_here, open_job
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.linux.deadline import NEVER, Deadline
@@ -120,7 +121,9 @@ def main() -> None:
         layout, published = open_job(check_job_id(sys.argv[1]))
         request = read_request(sys.argv[2], line)
         os.environ.update(environ_here(layout))
-        runtime = LxcRuntime(layout.containers, published.node)
+        namespaces = JobNamespaces(layout)
+        namespaces.enter()
+        runtime = LxcRuntime(layout.containers, namespaces, published.node)
         abandoned = _Reader(request.heartbeat).is_gone
         node = OnNode(layout, published, runtime, _emit_line, abandoned)
         carry_out(node, request)

@@ -8,7 +8,6 @@ import shlex
 import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import click
@@ -416,8 +415,7 @@ def _build_place(name: str) -> BuildPlace | None:
         )
     # Slow to import, and no other command here needs them.
     from oar_lxc.agent.prepared import environ_here, open_job
-    from oar_lxc.container.create import in_user_namespace_argv
+    from oar_lxc.container.job_namespaces import JobNamespaces
 
-    layout, published = open_job(job.job_id)
-    inside = partial(in_user_namespace_argv, published)
-    return BuildPlace(layout.containers, inside, environ_here(layout))
+    layout, _ = open_job(job.job_id)
+    return BuildPlace(layout.containers, JobNamespaces(layout).become_root, environ_here(layout))

@@ -19,6 +19,7 @@ from typing import Any
 
 from oar_lxc.container.binds import binds_of
 from oar_lxc.container.capacity import check_memory, job_memory
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.layer import AccountInside, LayerFiles
 from oar_lxc.container.limit_cgroups import make_limit_cgroups, remove_limit_cgroups
 from oar_lxc.container.limits import Share
@@ -39,6 +40,7 @@ from oar_lxc.model.description import session_of
 from oar_lxc.model.layout import (
     CONFIG_FILE,
     DESCRIPTION_FILE,
+    LOG_FILE,
     NEIGHBOURS_FILE,
     ONLINE_FILE,
     UPPER,
@@ -83,7 +85,6 @@ def create_containers(
         keys=launch.keys,
         host_keys=launch.host_keys,
         account=account,
-        ids=published.ids,
         resolver=resolver_text(_nameservers()),
         variables=launch.variables,
         nodefile=launch.nodefile,
@@ -98,6 +99,7 @@ def create_containers(
                 DESCRIPTION_FILE: json.dumps(description) + "\n",
                 CONFIG_FILE: configs[planned.name],
                 ONLINE_FILE: settings[planned.name].cpus + "\n",
+                LOG_FILE: "",  # so the user owns it; LXC writes to it as the containers' root
             }
             _make_directory(launch, planned, texts)
             make_limit_cgroups(published.cgroups, planned.name, settings[planned.name].limits)
@@ -109,7 +111,7 @@ def create_containers(
             told.chmod(0o644)  # only the user and the containers' root can enter its directory
         archive = files.archive(launch.layers.name, batch, launch.images, filled)
         unpack = ["tar", "-xp", "--numeric-owner", "-C", str(directory)]
-        in_user_namespace(published, unpack, archive)
+        run(unpack, input=archive, first=JobNamespaces(launch.layout).become_root)
         filled |= {planned.group for planned in batch}
         yield [planned.name for planned in batch]
 
@@ -192,10 +194,11 @@ def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequenc
     used = {session_of(path) for path in layout.containers.iterdir() if path not in going}
     layers = [layout.layers(session) for session in sessions - used - {""}]
     paths = [path / part for path in going for part in (UPPER, WORK)] + layers
-    with in_background(lambda: _remove_cgroups(published, names)):
+    with in_background(lambda: _remove_cgroups(layout, published, names)):
         if paths:
             with suppress(CommandError):  # if a file is left, the next command reports it
-                in_user_namespace(published, ["rm", "-rf", "--", *map(str, paths)])
+                argv = ["rm", "-rf", "--", *map(str, paths)]
+                run(argv, first=JobNamespaces(layout).become_root)
             run(["rm", "-rf", "--", *map(str, going + layers)])
 
 
@@ -210,29 +213,18 @@ def remove_half_made(layout: JobLayout, published: PublishedJob, session: str) -
     paths = [str(layout.containers / name) for name in names]
     if paths:
         with suppress(CommandError):  # if a file is left, the next command reports it
-            in_user_namespace(published, ["rm", "-rf", "--", *paths])
+            argv = ["rm", "-rf", "--", *paths]
+            run(argv, first=JobNamespaces(layout).become_root)
         run(["rm", "-rf", "--", *paths])
 
 
-def _remove_cgroups(published: PublishedJob, names: Sequence[str]) -> None:
+def _remove_cgroups(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:
     """Remove the cgroups of stopped containers; the job's end removes what is left."""
     if left := remove_limit_cgroups(published.cgroups, names, wait=0):
         with suppress(CommandError):  # it fails at cgroups that the containers' root does not own
             below = ["-mindepth", "1", "-depth", "-type", "d", "-delete"]
-            in_user_namespace(published, ["find", *left, *below])
+            run(["find", *left, *below], first=JobNamespaces(layout).become_root)
         remove_limit_cgroups(published.cgroups, names)
-
-
-def in_user_namespace(
-    published: PublishedJob, argv: Sequence[str], input: bytes | None = None
-) -> None:
-    """Run a program as the containers' root, in a user namespace with the job's ids."""
-    run(in_user_namespace_argv(published, argv), input=input)
-
-
-def in_user_namespace_argv(published: PublishedJob, argv: Sequence[str]) -> list[str]:
-    """Return the command by which :func:`in_user_namespace` runs a program."""
-    return ["lxc-usernsexec", *published.ids.arguments(), "--", *argv]
 
 
 def _account(published: PublishedJob) -> AccountInside | None:

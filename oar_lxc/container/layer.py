@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from oar_lxc.linux import rootpath
 from oar_lxc.linux.ed25519 import KeyPair
-from oar_lxc.model.idmap import IdMap
+from oar_lxc.model.idmap import NOBODY
 from oar_lxc.model.layout import UPPER, WORK
 from oar_lxc.model.plan import PlannedContainer
 
@@ -108,7 +108,6 @@ class LayerFiles:
         keys: ``authorized`` (the job's public key) and ``client`` (its private key).
         host_keys: the ssh host key of each container of this node, by the container's name.
         account: the job's user; None if the user has no account in the containers.
-        ids: the mapping of ids inside the containers to ids on the node.
         resolver: text of resolv.conf.
         variables: environment variables of logins and commands in all containers.
         nodefile: text of the file that ``OAR_LXC_NODEFILE`` names inside.
@@ -119,7 +118,6 @@ class LayerFiles:
     keys: Mapping[str, str]
     host_keys: Mapping[str, KeyPair]
     account: AccountInside | None
-    ids: IdMap
     resolver: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
     nodefile: str = ""
@@ -154,10 +152,10 @@ class LayerFiles:
         with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for group, planned in groups.items():
                 rootfs = images[planned.image]
-                self._fill(Upper(tar, f"{layers}/{group}", rootfs, self.ids), planned)
+                self._fill(Upper(tar, f"{layers}/{group}", rootfs), planned)
             for planned in containers:
                 Upper(tar, f"{planned.name}/{WORK}").directory("", 0o755)
-                upper = Upper(tar, f"{planned.name}/{UPPER}", images[planned.image], self.ids)
+                upper = Upper(tar, f"{planned.name}/{UPPER}", images[planned.image])
                 upper.directory("", 0o755)
                 upper.file("etc/hostname", planned.name + "\n")
                 self._identify(upper, self.host_keys[planned.name])
@@ -307,7 +305,6 @@ class Upper:
         tar: the archive.
         prefix: the directory's path in the archive.
         rootfs: the root directory of the image.
-        ids: maps the owners of the image's files to ids inside.
     """
 
     def __init__(
@@ -315,12 +312,10 @@ class Upper:
         tar: tarfile.TarFile,
         prefix: str,
         rootfs: Path = Path("/nonexistent"),
-        ids: IdMap | None = None,
     ) -> None:
         self.rootfs = rootfs
         self._tar = tar
         self._prefix = prefix
-        self._ids = ids
         self._made: set[str] = set()
         self._now = int(time.time())
 
@@ -364,8 +359,9 @@ class Upper:
         except OSError:
             self._add(path, 0o755, (0, 0))
             return
-        owner = self._ids.inside(status.st_uid, status.st_gid) if self._ids else (0, 0)
-        self._add(path, stat.S_IMODE(status.st_mode), owner)
+        # This process is in the job's user namespace, and sees the ids that containers see.
+        uid, gid = (0 if own == NOBODY else own for own in (status.st_uid, status.st_gid))
+        self._add(path, stat.S_IMODE(status.st_mode), (uid, gid))
 
     def _add(self, path: str, mode: int, owner: tuple[int, int]) -> None:
         info = self._info(path, mode, owner)

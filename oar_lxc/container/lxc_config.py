@@ -10,7 +10,7 @@ from pathlib import Path
 from oar_lxc.container.limits import Limits, limit_files
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.model.addresses import MTU, hardware_address
-from oar_lxc.model.layout import LOG_FILE, NEIGHBOURS_FILE, ONLINE_FILE, UPPER, WORK
+from oar_lxc.model.layout import BRIDGE_INSIDE, LOG_FILE, NEIGHBOURS_FILE, ONLINE_FILE, UPPER, WORK
 from oar_lxc.model.plan import PlannedContainer
 
 CGROUP = "lxc.payload"  # the cgroup of a container's processes, inside its limit cgroup
@@ -124,7 +124,7 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         directory=directory,
         upper=UPPER,
         mark=directory / WORK / "work/incompat",
-        bridge=published.bridge,
+        bridge=BRIDGE_INSIDE,
         mtu=MTU,
         hardware=hardware_address(planned.ip),
         address=planned.address,
@@ -136,6 +136,7 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
     quota = (pair for pair in limit_files(settings.limits) if "cfs_" in pair[0])
     lines = [
         *published.ids.config_lines(),
+        "lxc.cgroup.relative = 1",
         f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
         f"lxc.cgroup.dir.monitor = {MONITOR}.{planned.name}",
         # LXC's monitor moves here when the container ends. After a reboot from inside, it starts

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from oar_lxc.container.command import environment_inside, run_command
+from oar_lxc.container.command_socket import command_socket
 from oar_lxc.container.halt import HALT_COMMAND, halt_signal
+from oar_lxc.container.job_namespaces import JobNamespaces, NetworkThread
+from oar_lxc.container.job_network import make_bridge
 from oar_lxc.container.lxc_log import log_size, log_tail, why_full, why_no_init
-from oar_lxc.container.lxc_path import command_socket, lxc_path
 from oar_lxc.container.lxc_starter import LxcStarter
 from oar_lxc.container.runtime import StartedContainer, Starter
 from oar_lxc.errors import ContainerError, OarLxcError
@@ -34,21 +35,27 @@ from oar_lxc.model.layout import CONFIG_FILE
 from oar_lxc.model.states import FROZEN, RUNNING, STOPPED, not_running
 
 MOST_AT_ONCE = 16  # containers that are started at one time on a node
-_PEER = struct.Struct("3i")  # struct ucred: process, user, group
 
 
 class LxcRuntime:
-    """The calling user's containers below one directory, through the lxc bindings.
+    """The containers of a job on this node, through the lxc bindings.
 
     Args:
-        directory: has a subdirectory for each container; LXC gets the path of :func:`lxc_path`.
+        directory: LXC's path, which has a subdirectory for each container.
+        namespaces: the job's; the process must have entered them.
         node: name of this node, for errors.
     """
 
-    def __init__(self, directory: Path, node: str = "") -> None:
+    def __init__(self, directory: Path, namespaces: JobNamespaces, node: str = "") -> None:
         _bindings()
         self._directory = directory
+        self._namespaces = namespaces
+        self._network = NetworkThread(namespaces)
         self._node = node
+
+    def make_network(self) -> None:
+        """Make the devices that join containers to the job's network, unless they are there."""
+        make_bridge(self._namespaces, self._network)
 
     def names(self) -> list[str]:
         """Return the names of all containers, sorted."""
@@ -57,10 +64,16 @@ class LxcRuntime:
 
     def state(self, name: str) -> str:
         """Return LXC's word for a container's state."""
+        return self._network.call(lambda: self._state(name))
+
+    def _state(self, name: str) -> str:
         return str(self._container(name).state) if self._listens(name) else STOPPED
 
     def init_pid(self, name: str) -> int:
         """Return the process id of a container's init; -1 if the container does not run."""
+        return self._network.call(lambda: self._init_pid(name))
+
+    def _init_pid(self, name: str) -> int:
         return int(self._container(name).init_pid) if self._listens(name) else -1
 
     def start(self, name: str) -> StartedContainer:
@@ -79,7 +92,8 @@ class LxcRuntime:
         place = str(Path(_bindings().__file__).parent.parent)
         program = str(Path(__file__).with_name("starter.py"))
         options = [place, str(min(at_once, MOST_AT_ONCE))]
-        with running([sys.executable, "-I", "-S", program, *options]) as process:
+        argv = [sys.executable, "-I", "-S", program, *options]
+        with running(argv, first=self._namespaces.become_lxc) as process:
             starter = LxcStarter(process, self._directory, self._error)
             try:
                 yield starter
@@ -115,8 +129,7 @@ class LxcRuntime:
         with suppress(OSError, ValueError):
             monitor = parent(init_pid)
             title = Path(f"/proc/{monitor}/cmdline").read_bytes().rstrip(b"\0")
-            path = lxc_path(self._directory, name)
-            if title == b"[lxc monitor] " + os.fsencode(f"{path} {name}"):
+            if title == b"[lxc monitor] " + os.fsencode(f"{self._directory} {name}"):
                 return monitor
         return 0
 
@@ -174,12 +187,12 @@ class LxcRuntime:
 
     def freeze(self, name: str) -> None:
         """Freeze a container; the caller must be in the job's delegated cgroups."""
-        if not self._container(name).freeze():
+        if not self._network.call(lambda: self._container(name).freeze()):
             raise ContainerError(name, self._node, "LXC could not freeze it", self.log_tail(name))
 
     def unfreeze(self, name: str) -> None:
         """Thaw a container; the caller must be in the job's delegated cgroups."""
-        if not self._container(name).unfreeze():
+        if not self._network.call(lambda: self._container(name).unfreeze()):
             raise ContainerError(name, self._node, "LXC could not thaw it", self.log_tail(name))
 
     def attach(
@@ -196,6 +209,12 @@ class LxcRuntime:
 
         With ``own_group``, the command leads a process group, to which signals can be sent.
         """
+        streams = (stdin, stdout, stderr)
+        return self._network.call(lambda: self._attach(name, argv, streams, own_group))
+
+    def _attach(
+        self, name: str, argv: Sequence[str], streams: tuple[int, int, int], own_group: bool
+    ) -> int:
         lxc = _bindings()
         container = self._container(name)
         if container.state != RUNNING:
@@ -206,9 +225,9 @@ class LxcRuntime:
         pid = container.attach(
             partial(run_command, path, name, own_group),
             list(argv),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
             env_policy=lxc.LXC_ATTACH_CLEAR_ENV,
             extra_env_vars=environment,
             initial_cwd="/root",
@@ -226,24 +245,19 @@ class LxcRuntime:
         return log_tail(self._directory / name)
 
     def _listens(self, name: str) -> bool:
-        """Whether LXC's monitor of a container listens for commands, that is, runs.
-
-        The process that listens must be of this user. Another user can take the socket's name of a
-        container that has ended; LXC does not check this, and waits for the answer for ever.
-        """
+        """Whether LXC's monitor of a container listens for commands, that is, runs."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.setblocking(False)
             try:
-                peer.connect(command_socket(lxc_path(self._directory, name), name))
+                peer.connect(command_socket(self._directory, name))
             # No process listens, or its queue is full, which LXC's own never is.
             except OSError:
                 return False
-            ids = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-            return bool(_PEER.unpack(ids)[1] == os.getuid())
+            return True
 
     def _container(self, name: str) -> Any:
         try:
-            container = _bindings().Container(name, lxc_path(self._directory, name))
+            container = _bindings().Container(name, str(self._directory))
         except RuntimeError as error:
             reason = f"LXC cannot use {self._directory}: {error}"
             raise ContainerError(name, self._node, reason) from error

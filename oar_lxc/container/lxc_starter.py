@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from oar_lxc.container.lxc_path import renew_lxc_path
 from oar_lxc.container.runtime import StartedContainer
 from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.run import Program
@@ -36,7 +35,7 @@ class LxcStarter:
     def send(self, names: Sequence[str]) -> None:
         """Let containers be started, and do not wait for them."""
         self._left.update(names)
-        lines = (f"{name} {renew_lxc_path(self._directory, name)}\n" for name in names)
+        lines = (f"{name} {self._directory}\n" for name in names)
         self._program.send("".join(lines).encode())
 
     def finished(self) -> Iterator[StartedContainer | ContainerError]:

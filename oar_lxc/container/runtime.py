@@ -53,6 +53,12 @@ class Runtime(Protocol):
     Each container has a subdirectory of its name with a file ``config``.
     """
 
+    def make_network(self) -> None:
+        """Make the devices that join containers to the job's network, unless they are there.
+
+        Raises CommandError if the kernel refuses one.
+        """
+
     def names(self) -> list[str]:
         """Return the names of all containers, sorted; raise OSError if they cannot be read."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from oar_lxc.image.sources import open_program
 from oar_lxc.image.store import PUBLIC_STORE, ROOTFS, Store
 from oar_lxc.linux.logger import get_logger
 from oar_lxc.linux.run import run
-from oar_lxc.linux.unshare import dies_with_caller, in_own_namespaces
+from oar_lxc.linux.unshare import in_own_namespaces
 from oar_lxc.linux.unsynced import unsynced
 from oar_lxc.model.image_name import ImageName
 
@@ -39,12 +39,12 @@ class BuildPlace:
 
     Attributes:
         directory: a directory of the job that root of the job's ids may enter by its group.
-        inside: returns the command that runs another as root of the job's ids.
+        become_root: makes a process root of the job's ids, before it runs a program.
         environ: variables of the commands there.
     """
 
     directory: Path
-    inside: Callable[[Sequence[str]], list[str]]
+    become_root: Callable[[], object]
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -105,19 +105,20 @@ def build_image(
         sources = scratch / "sources.list"
         lines = recipe.sources or host_sources(recipe.suite)
         sources.write_text("\n".join(lines) + "\n")
-        work = scratch
+        work, first = scratch, None
         command = mmdebstrap(recipe, sources)
         if build_place is None:
             # Without syncs: mmdebstrap's directory is needed only during the build.
             command = in_own_namespaces(unsynced(command))
         else:
-            command = dies_with_caller(build_place.inside(in_own_namespaces(command)))
+            command = in_own_namespaces(command)
+            first = build_place.become_root
             work = stack.enter_context(_inner_directory(build_place))
         path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
         env = {**os.environ, "PATH": path, "TMPDIR": str(work)}
         if build_place is not None:
             env |= build_place.environ
-        with open_program(command, env=env) as stream:
+        with open_program(command, env=env, first=first) as stream:
             if program := stream.program:
                 listener.follow(lambda: replace_hooks(program.said()))
             wanted = ImageRecord(name.name, name.tag, source=f"packages of {recipe.suite}")
@@ -138,8 +139,8 @@ def _inner_directory(place: BuildPlace) -> Iterator[Path]:
         yield path
     finally:
         with suppress(CommandError, OSError):  # what stays is removed with the job
-            argv = place.inside(["find", str(path), "-mindepth", "1", "-delete"])
-            run(argv, env={**os.environ, **place.environ})
+            argv = ["find", str(path), "-mindepth", "1", "-delete"]
+            run(argv, env={**os.environ, **place.environ}, first=place.become_root)
             path.rmdir()
 
 

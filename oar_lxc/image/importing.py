@@ -200,6 +200,7 @@ def pump(
     stdout: int | None = None,
     *,
     complete: bool = False,
+    first: Callable[[], object] | None = None,
 ) -> Manifest:
     """Check a stream, and write it to a program.
 
@@ -209,6 +210,7 @@ def pump(
         count: called with each number of bytes that were read.
         stdout: the descriptor that the program writes to; None discards its output.
         complete: add missing mount points, see :func:`oar_lxc.image.pipeline.ingest`.
+        first: called in the program's process before it starts.
 
     Raises:
         ImageError: the archive is not valid.
@@ -220,7 +222,8 @@ def pump(
         else:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             try:
-                with running(argv, stdout=nowhere if stdout is None else stdout) as program:
+                out = nowhere if stdout is None else stdout
+                with running(argv, stdout=out, first=first) as program:
                     try:
                         manifest = ingest(stream.source, program.stdin, count, complete=complete)
                     except BrokenPipeError:

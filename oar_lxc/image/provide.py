@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from oar_lxc.errors import CommandError, ImageError
@@ -16,13 +16,14 @@ from oar_lxc.image.record import RECORD, ImageRecord
 from oar_lxc.image.store import ARCHIVE, ROOTFS, Store
 from oar_lxc.linux.lock import locked
 from oar_lxc.linux.run import run
+from oar_lxc.model.idmap import NOBODY
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JobLayout
 
-Inside = Callable[[Sequence[str]], list[str]]
+BecomeRoot = Callable[[], object]
 
 
-def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
+def provide(layout: JobLayout, name: str, home: Path, become_root: BecomeRoot) -> Path:
     """Return the root file system of an image; unpack it for this job if needed.
 
     Public images come first, then those that were pushed to this node for the job, then those in
@@ -32,7 +33,7 @@ def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
         layout: the job's names.
         name: the image.
         home: the user's home directory.
-        inside: returns the command that runs another as the containers' root, with the job's ids.
+        become_root: makes a process the containers' root, before it runs a program.
 
     Raises:
         ImageError: there is no such image, or it was changed after its publication.
@@ -44,8 +45,8 @@ def provide(layout: JobLayout, name: str, home: Path, inside: Inside) -> Path:
             continue
         rootfs = store.directory(parsed) / ROOTFS
         if not rootfs.is_dir():
-            return _unpack(layout, store, parsed, inside)
-        if rootfs.stat().st_uid == 0 != os.geteuid():
+            return _unpack(layout, store, parsed, become_root)
+        if rootfs.stat().st_uid == NOBODY:
             raise ImageError(
                 f"image {parsed} is unpacked on a file system that cannot shift ids, where it is "
                 "of no use: ask the administrator to import it with --archive"
@@ -85,7 +86,7 @@ def halt_signal_of_image(rootfs: Path) -> str:
         return ImageRecord(name.name, name.tag).halt_signal
 
 
-def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) -> Path:
+def _unpack(layout: JobLayout, store: Store, name: ImageName, become_root: BecomeRoot) -> Path:
     """Unpack an archive for the job, unless it is there already."""
     record = store.identified(name)
     place = layout.unpacked_images
@@ -96,17 +97,17 @@ def _unpack(layout: JobLayout, store: Store, name: ImageName, inside: Inside) ->
     with locked(place / ".lock"):  # launches of the job unpack one after the other
         if not (final / ROOTFS).is_dir():
             half = place / ".half"
-            _remove(half, inside)
+            _remove(half, become_root)
             try:
-                _unpack_into(half, store, record, inside)
+                _unpack_into(half, store, record, become_root)
                 os.rename(half, final)
             except BaseException:
-                _remove(half, inside)
+                _remove(half, become_root)
                 raise
     return final / ROOTFS
 
 
-def _unpack_into(half: Path, store: Store, record: ImageRecord, inside: Inside) -> None:
+def _unpack_into(half: Path, store: Store, record: ImageRecord, become_root: BecomeRoot) -> None:
     # Slow to import, so not for launches of public images.
     from oar_lxc.image.importing import UNPACK, as_image_error, pump
     from oar_lxc.image.sources import open_archive
@@ -117,7 +118,8 @@ def _unpack_into(half: Path, store: Store, record: ImageRecord, inside: Inside) 
     rootfs = str(half / ROOTFS)
     make = ["sh", "-c", 'mkdir -m 755 "$0" && exec "$@"', rootfs]
     with as_image_error(f"image {name}", store), open_archive(archive) as stream:
-        manifest = pump(stream, inside([*make, *UNPACK, "-C", rootfs]), lambda size: None)
+        argv = [*make, *UNPACK, "-C", rootfs]
+        manifest = pump(stream, argv, lambda size: None, first=become_root)
     store.refuse_changed(record, manifest.digest())
     shutil.copyfile(store.directory(name) / RECORD, half / RECORD)
 
@@ -128,10 +130,11 @@ def _make_directory(path: Path) -> None:
     path.chmod(0o2770)
 
 
-def _remove(half: Path, inside: Inside) -> None:
+def _remove(half: Path, become_root: BecomeRoot) -> None:
     """Remove a half-unpacked image; its files belong to the containers' root."""
     if half.exists():
-        run(inside(["rm", "-rf", "--", str(half / ROOTFS)]), timeout=600, check=False)
+        argv = ["rm", "-rf", "--", str(half / ROOTFS)]
+        run(argv, timeout=600, check=False, first=become_root)
         try:
             run(["rm", "-rf", "--", str(half)], timeout=600)
         except CommandError as error:

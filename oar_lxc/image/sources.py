@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -164,16 +164,21 @@ def _exists(path: str) -> bool:
 
 
 @contextmanager
-def open_program(argv: list[str], env: Mapping[str, str] | None = None) -> Iterator[Stream]:
+def open_program(
+    argv: list[str],
+    env: Mapping[str, str] | None = None,
+    first: Callable[[], object] | None = None,
+) -> Iterator[Stream]:
     """Open the archive that a program writes.
 
     Args:
         argv: program and arguments.
         env: its environment; the caller's if None.
+        first: called in its process before it starts.
     """
     nothing = os.open(os.devnull, os.O_RDONLY)
     try:
-        with running(argv, stdin=nothing, env=env) as program:
+        with running(argv, stdin=nothing, env=env, first=first) as program:
             yield Stream(Reader(program.stdout), 0, program)
     finally:
         os.close(nothing)

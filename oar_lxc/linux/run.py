@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from oar_lxc.errors import CommandError, CommandTimeoutError
 from oar_lxc.linux.logger import get_logger
@@ -82,8 +81,8 @@ def run(  # noqa: PLR0913  # the arguments are those of subprocess.run()
             start_new_session=True,
             preexec_fn=first,
         )
-    except OSError as error:
-        raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+    except (OSError, subprocess.SubprocessError) as error:
+        raise _not_started(argv, error) from error
     try:
         out, err = process.communicate(input, timeout=timeout)
     except BaseException as error:
@@ -108,6 +107,11 @@ def run(  # noqa: PLR0913  # the arguments are those of subprocess.run()
     return result
 
 
+def _not_started(argv: Sequence[str], error: Exception) -> CommandError:
+    why = error.strerror if isinstance(error, OSError) else "what it needs first has failed"
+    return CommandError(argv, 127, f"{argv[0]}: {why}")
+
+
 def kill_group(group: int) -> None:
     """Kill a process group with SIGKILL; it may be gone or of another user."""
     with suppress(ProcessLookupError, PermissionError):
@@ -130,7 +134,7 @@ class Program:
         stdin: the descriptor that it reads; a pipe if None.
         stdout: the descriptor that it writes to; a pipe if None.
         env: its environment; the caller's if None.
-        instead: see :func:`running`.
+        first: see :func:`running`.
         one_of_many: it shares the caller's process group, and its pipes have the usual size.
 
     Attributes:
@@ -146,7 +150,7 @@ class Program:
         stdin: int | None = None,
         stdout: int | None = None,
         env: Mapping[str, str] | None = None,
-        instead: Callable[[], NoReturn] | None = None,
+        first: Callable[[], object] | None = None,
         one_of_many: bool = False,
     ) -> None:
         self.argv = tuple(argv)
@@ -162,11 +166,11 @@ class Program:
                 env=env,
                 start_new_session=not one_of_many,
                 bufsize=0,
-                preexec_fn=instead,
+                preexec_fn=first,
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             self._stderr.close()
-            raise CommandError(argv, 127, f"{argv[0]}: {error.strerror}") from error
+            raise _not_started(argv, error) from error
         self.pid = self._process.pid
         self.stdin = self._process.stdin.fileno() if self._process.stdin else NONE
         self.stdout = self._process.stdout.fileno() if self._process.stdout else NONE
@@ -258,7 +262,7 @@ def running(
     stdin: int | None = None,
     stdout: int | None = None,
     env: Mapping[str, str] | None = None,
-    instead: Callable[[], NoReturn] | None = None,
+    first: Callable[[], object] | None = None,
 ) -> Iterator[Program]:
     """Run a program beside the block, which writes to it or reads from it.
 
@@ -270,13 +274,14 @@ def running(
         stdin: the descriptor that it reads; a pipe if None.
         stdout: the descriptor that it writes to; a pipe if None.
         env: its environment; the caller's if None.
-        instead: a function that a fork of this process calls instead of running the program. It
-            ignores ``env``; :func:`oar_lxc.linux.fork.become` takes an environment.
+        first: called in its process before the program starts. If it does not return, a fork of
+            this process runs instead of the program, without ``env``;
+            :func:`oar_lxc.linux.fork.become` takes an environment.
 
     Raises:
         CommandError: the program cannot be executed (status 127).
     """
-    program = Program(argv, stdin=stdin, stdout=stdout, env=env, instead=instead)
+    program = Program(argv, stdin=stdin, stdout=stdout, env=env, first=first)
     try:
         yield program
     finally:

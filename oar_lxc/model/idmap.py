@@ -6,7 +6,7 @@ outside. So in a file system that both sides see, the user owns the same files i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NOBODY = 65534
@@ -63,21 +63,16 @@ class IdMap:
         return cls(_single(uid), _single(gid))
 
     def config_lines(self) -> list[str]:
-        """Return the lines of LXC's configuration."""
+        """Return the lines of LXC's configuration for a container in a namespace with this map.
+
+        The container has a user namespace of its own, nested, with the same ids.
+        """
         pairs = (("u", self.uids), ("g", self.gids))
-        return [f"lxc.idmap = {kind} {extent}" for kind, extents in pairs for extent in extents]
-
-    def arguments(self) -> list[str]:
-        """Return the arguments of lxc-usernsexec."""
-        found = []
-        for kind, extents in (("u", self.uids), ("g", self.gids)):
-            for one in extents:
-                found += ["-m", f"{kind}:{one.inside}:{one.outside}:{one.count}"]
-        return found
-
-    def inside(self, uid: int, gid: int) -> tuple[int, int]:
-        """Return the ids inside of a file's owner and group outside; 0 for an unmapped id."""
-        return _inside(self.uids, uid), _inside(self.gids, gid)
+        return [
+            f"lxc.idmap = {kind} {extent.inside} {extent.inside} {extent.count}"
+            for kind, extents in pairs
+            for extent in extents
+        ]
 
 
 def map_text(extents: Iterable[Extent]) -> str:
@@ -102,10 +97,3 @@ def _single(own: int) -> tuple[Extent, ...]:
     if own <= 0:
         own = NOBODY  # the kernel wants a map that is not empty
     return (Extent(own, own, 1),)
-
-
-def _inside(extents: Sequence[Extent], outside: int) -> int:
-    for extent in extents:
-        if 0 <= outside - extent.outside < extent.count:
-            return extent.inside + outside - extent.outside
-    return 0

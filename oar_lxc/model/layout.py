@@ -25,10 +25,12 @@ IMAGES = f"{STORE}/images"  # the node's images, below its state directory
 CONFIG_FILE = "config"  # LXC's configuration
 DESCRIPTION_FILE = "container.json"  # the container's part of the plan, and its session
 LOG_FILE = "lxc.log"
-PATH_LINK = "path"  # leads to the link by whose name LXC knows the directory of all containers
 ONLINE_FILE = "cpus"  # what the container has as ONLINE of oar_lxc.container.lxc_config
 UPPER = "upper"  # the overlay's upper directory: all that the container writes
 WORK = "work"  # the overlay's work directory; LXC expects it beside the upper directory
+# Devices in the job's network namespace: the other end of the uplink, and the bridge that joins it
+# and the job's containers.
+UPLINK_INSIDE, BRIDGE_INSIDE = "up0", "br0"
 # What is in the directory of a session's layers, besides a directory for each group.
 NEIGHBOURS_FILE = ".neighbours"  # no group has this name
 
@@ -134,6 +136,21 @@ class JobLayout:
         return self.containers / f".{name}.{session}"
 
     @property
+    def namespaces(self) -> Path:
+        """The directory of the files that keep the job's namespaces."""
+        return self.directory / "namespaces"
+
+    @property
+    def user_namespace(self) -> Path:
+        """The file that keeps the job's user namespace."""
+        return self.namespaces / "user"
+
+    @property
+    def network_namespace(self) -> Path:
+        """The file that keeps the job's network namespace."""
+        return self.namespaces / "net"
+
+    @property
     def private(self) -> Path:
         """The user's own directory for keys and notes; no other user may enter."""
         return self.directory / "private"
@@ -186,6 +203,11 @@ class JobLayout:
     def bridge(self) -> str:
         """Name of the job's bridge (at most 15 bytes, the kernel's limit)."""
         return f"olb{self.job_id}"
+
+    @property
+    def uplink(self) -> str:
+        """Name of the device that joins the job's bridge and its network namespace."""
+        return f"olu{self.job_id}"
 
     @property
     def vxlan(self) -> str:

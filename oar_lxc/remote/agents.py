@@ -177,8 +177,8 @@ def _running(argv: Sequence[str], environ: Mapping[str, str]) -> AbstractContext
         import_module(module).main()
 
     fork = python == sys.executable and may_fork()
-    instead = partial(become, main, argv[3:], environ) if fork else None
-    return running(argv, env=environ, instead=instead)
+    first = partial(become, main, argv[3:], environ) if fork else None
+    return running(argv, env=environ, first=first)
 
 
 def oarsh_environ(job_id: int) -> dict[str, str]:

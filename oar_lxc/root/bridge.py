@@ -19,7 +19,7 @@ from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.linux.bounded import bounded
 from oar_lxc.linux.run import run
 from oar_lxc.model.addresses import MTU, VXLAN_PORT, JobNetwork
-from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.layout import UPLINK_INSIDE, JobLayout
 from oar_lxc.root import grants
 from oar_lxc.root.refusal import Refusal
 
@@ -59,11 +59,15 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         CommandError: the kernel refused a device.
         OarLxcError: the address of another node is not known.
     """
-    bridge, vxlan = layout.bridge, layout.vxlan
+    bridge, vxlan, uplink = layout.bridge, layout.vxlan, layout.uplink
     peers = [other for other in network.nodes if other != node]
     addresses: list[str] = []
     lines = [f"link add {bridge} mtu {MTU} type bridge forward_delay 0 stp_state 0"]
-    devices = [bridge]
+    lines.append(
+        f"link add {uplink} mtu {MTU} type veth "
+        f"peer name {UPLINK_INSIDE} mtu {MTU} netns {layout.network_namespace}"
+    )
+    devices = [bridge, uplink]
     if peers:
         what = "resolving the names of the job's nodes"
         own, *addresses = bounded(
@@ -82,6 +86,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
     lines = [
         f"link set {bridge} up",
         f"address add {network.node_address(node)} dev {bridge}",
+        f"link set {uplink} master {bridge} up",
         *([f"link set {vxlan} master {bridge} up"] if peers else []),
     ]
     try:
@@ -140,7 +145,8 @@ def job_links(layout: JobLayout) -> list[str]:
     ports = NET / layout.bridge / "brif"
     with suppress(FileNotFoundError):
         names += [name for name in os.listdir(ports) if name != layout.vxlan]
-    names += [name for name in (layout.vxlan, layout.bridge) if (NET / name).exists()]
+    own = (layout.uplink, layout.vxlan, layout.bridge)
+    names += [name for name in own if name not in names and (NET / name).exists()]
     return names
 
 

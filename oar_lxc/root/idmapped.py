@@ -99,6 +99,15 @@ def mount_on_itself(directory: Path) -> None:
     _bind(directory, directory, 0)
 
 
+def mount_file(source: int, target: Path) -> None:
+    """Bind-mount an open file, such as a namespace, on a file that exists.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    _bind(source, target, 0)
+
+
 @contextmanager
 def mounted_nowhere(kind: str) -> Iterator[Path]:
     """Mount a file system of the kernel's own in no directory during the block.

@@ -22,7 +22,7 @@ from oar_lxc.model.config import Config
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import READY, REFUSED, PublishedJob
-from oar_lxc.root import bridge, grants, id_ranges, idmapped, packetfilter
+from oar_lxc.root import bridge, grants, id_ranges, idmapped, job_namespaces, packetfilter
 from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
 from oar_lxc.root.destroy import Destruction
 from oar_lxc.root.files import job_locked, locked, write_durably
@@ -180,11 +180,14 @@ class Preparation:
         if self.job_key and not self.oar_cgroup:
             with suppress(OSError), log.step("keys"):
                 keep_keys()
+        id_map = IdMap.of_job(first_id, id_ranges.COUNT, account.uid, account.gid)
+        with log.step("namespaces"):
+            if not idmapped.mounts_under(layout.namespaces):
+                job_namespaces.make(layout, account, id_map, end)
         with log.step("images"):
             if why := why_open(self.config.store):
                 raise Refusal(why)
             if not idmapped.mounts_under(layout.images):
-                id_map = IdMap.of_job(first_id, id_ranges.COUNT, account.uid, account.gid)
                 self._mount_images(id_map)
         with log.step("trees"):
             trees = mount_trees(layout, self.config.trees, account, log, end)
@@ -236,6 +239,10 @@ class Preparation:
         os.chown(layout.directory, 0, first_id, follow_symlinks=False)
         _make_directory(layout.images, 0o755)
         _make_directory(layout.trees, 0o711)
+        _make_directory(layout.namespaces, 0o711)
+        for path in (layout.user_namespace, layout.network_namespace):
+            if not path.exists():
+                path.touch(0o444)
         if _make_directory(layout.private, 0o700) and self.job_key:
             # Before the user owns the directory: root does not write where a user can.
             write_durably(layout.job_key, _read_key(self.job_key))

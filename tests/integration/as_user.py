@@ -26,10 +26,14 @@ SERVER = f"""
 import os, pickle, socket, sys
 from pathlib import Path
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError
+from oar_lxc.model.layout import JobLayout
 
-enter_cgroups(sys.argv[1:])
+enter_cgroups(sys.argv[2:])
+namespaces = JobNamespaces(JobLayout(int(sys.argv[1])))
+namespaces.enter()
 connection = socket.socket(fileno=os.dup(0))
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 while True:
@@ -41,7 +45,7 @@ while True:
         if method == "wait":
             answer = os.waitpid(arguments[0], 0)[1], None
         else:
-            runtime = LxcRuntime(Path(directory), "node1")
+            runtime = LxcRuntime(Path(directory), namespaces, "node1")
             answer = getattr(runtime, method)(*arguments, *fds), None
     except ContainerError as error:
         answer = None, (error.container, error.node, error.reason, error.log)
@@ -60,6 +64,9 @@ class UserRuntime:
     def __init__(self, connection: socket.socket, directory: Path) -> None:
         self._connection = connection
         self._directory = directory
+
+    def make_network(self) -> None:
+        self._call("make_network")
 
     def names(self) -> list[str]:
         return list(self._call("names"))
@@ -121,7 +128,7 @@ def user_runtime(job: PretendJob, directory: Path) -> Iterator[UserRuntime]:
     """Start the other end, and end it afterwards."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environ = job.environ() | {"OAR_LXC_SECRET": "seen"}  # what the contract looks for inside
-    argv = [PYTHON, "-c", SERVER, *published(job).cgroups]
+    argv = [PYTHON, "-c", SERVER, str(job.id), *published(job).cgroups]
     with ours, job.start(argv, environ, theirs.fileno()) as process:
         theirs.close()
         try:

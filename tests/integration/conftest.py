@@ -19,7 +19,7 @@ import pytest
 from oar_lxc.image.building import build
 from oar_lxc.linux.run import run
 from oar_lxc.model.addresses import POOL
-from oar_lxc.model.layout import STATE
+from oar_lxc.model.layout import BRIDGE_INSIDE, STATE, UPLINK_INSIDE, JobLayout
 from oar_lxc.model.published import PublishedJob
 from oar_lxc.root import packetfilter
 from tests import kernel
@@ -59,7 +59,10 @@ def left_of_containers(job: PretendJob) -> list[str]:
 def _left_of_containers(job: PretendJob) -> list[str]:
     first_id = published(job).first_id
     found = os.listdir(containers_of(job))
-    found += kernel.find_links(job.id, job.user, first_id)[1:]  # the first is the bridge
+    layout = JobLayout(job.id)
+    found += {*kernel.find_links(job.id, job.user, first_id)} - {layout.bridge, layout.uplink}
+    inside = kernel.links_inside(job.id)
+    found += {*inside} - {"lo", UPLINK_INSIDE, BRIDGE_INSIDE}
     for group in map(Path, published(job).cgroups):
         below = [path for path in group.rglob("*") if path.is_dir()]
         found += [str(path) for path in below if path.name != "lxc.pivot"]  # LXC keeps it, empty

@@ -181,12 +181,15 @@ def test_the_files_for_ssh_work_and_end_with_the_session(job: PretendJob) -> Non
 LOOK = """
 import gc, os, sys
 from oar_lxc.agent.prepared import environ_here
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.model.layout import JobLayout
 gc.disable()
 layout = JobLayout(int(sys.argv[1]))
 os.environ.update(environ_here(layout))
-runtime = LxcRuntime(layout.containers)
+namespaces = JobNamespaces(layout)
+namespaces.enter()
+runtime = LxcRuntime(layout.containers, namespaces)
 count = []
 for _ in range(20):
     assert (runtime.state("vm1"), runtime.init_pid("vm1") > 0) == ("RUNNING", True)

@@ -16,6 +16,7 @@ from tests.unit.runtime_contract import Containers, RuntimeContract
 CREATE = """
 import os, sys
 from oar_lxc.container.create import create_containers
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.layout import JobLayout
@@ -32,6 +33,7 @@ keys = {"authorized": "", "client": ""}
 host_keys = {planned.name: KeyPair.make() for planned in share}
 images = {"debian-12": layout.images / "debian-12/rootfs"}
 launch = NodeLaunch(layout, published, "test", images, keys, host_keys, names={})
+JobNamespaces(layout).enter()
 made = create_containers(launch, share)
 assert [name for names in made for name in names] == ["a", "b", "broken"]
 config = layout.containers / "broken/config"
@@ -45,5 +47,6 @@ class TestLxcRuntime(RuntimeContract):
         made = job.run([PYTHON, "-c", CREATE, str(job.id)])
         assert made.status == 0, made.stderr
         with user_runtime(job, containers_of(job)) as runtime:
+            runtime.make_network()
             missing = runtime.at(JobLayout(job.id).directory / "missing")
             yield Containers(runtime, runtime.wait, lambda: missing)

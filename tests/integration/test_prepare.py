@@ -196,7 +196,8 @@ def test_preparing_twice_changes_nothing(job: PretendJob) -> None:
     assert after == before
     found = found_of(job)
     assert len(found["lines"]) == 3
-    assert found["mounts"] == {f"{directory}{below}" for below in ("", "/images", "/trees/0")}
+    mounts = ("", "/images", "/namespaces/net", "/namespaces/user", "/trees/0")
+    assert found["mounts"] == {f"{directory}{below}" for below in mounts}
 
 
 def found_of(job: PretendJob) -> dict[str, set[str]]:

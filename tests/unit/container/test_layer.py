@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from oar_lxc.container.layer import MARK, AccountInside, LayerFiles, extend, hosts_script
 from oar_lxc.linux.run import run
-from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.plan import PlannedContainer
 from tests.unit.fakes.node import HOST_KEY, KEYS
 
@@ -38,9 +37,8 @@ def members(
     home: bool = False,
 ) -> dict[str, tuple[tarfile.TarInfo, str]]:
     """Return what is in a container's archive, by its path from the container's directory."""
-    ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
     planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm", home=home)
-    files = LayerFiles(NAMES, KEYS, {"vm1": HOST_KEY}, account, ids)
+    files = LayerFiles(NAMES, KEYS, {"vm1": HOST_KEY}, account)
     archive = files.archive("layers", [planned], {"image": rootfs})
     found = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -170,10 +168,9 @@ def test_nothing_in_the_image_asks_for_an_address_again(rootfs: Path) -> None:
 
 
 def test_a_value_that_pam_would_cut_is_left_out_of_the_file_that_it_reads(rootfs: Path) -> None:
-    ids = IdMap.of_job(0x70000000, 65536, 2001, 2001)
     planned = PlannedContainer("vm1", "node1", "100.64.0.2/21", "image", "vm")
     variables = {"OAR_JOB_NAME": "a#b", "A": "b c"}
-    files = LayerFiles(NAMES, KEYS, {"vm1": HOST_KEY}, ALICE, ids, variables=variables)
+    files = LayerFiles(NAMES, KEYS, {"vm1": HOST_KEY}, ALICE, variables=variables)
     archive = files.archive("layers", [planned], {"image": rootfs})
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         file = tar.extractfile("layers/vm/etc/environment")

@@ -8,8 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, OarLxcError
+from oar_lxc.model.layout import JobLayout
+
+
+class Nowhere(JobNamespaces):
+    """Namespaces that are not entered."""
+
+    def become_lxc(self) -> None:
+        pass
 
 
 def test_missing_bindings_are_an_error_that_says_what_to_install(
@@ -17,7 +26,7 @@ def test_missing_bindings_are_an_error_that_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lxc", None)
     with pytest.raises(OarLxcError, match="apt-get install python3-lxc"):
-        LxcRuntime(tmp_path)
+        LxcRuntime(tmp_path, Nowhere(JobLayout(42)))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +56,6 @@ def test_a_container_without_an_init_that_does_not_start_is_one_sentence(
         "vm1 20240229101112.346 ERROR sync - sync.c:2 - An error occurred\n"
     )
     with pytest.raises(ContainerError) as caught:
-        LxcRuntime(tmp_path).start("vm1")
+        LxcRuntime(tmp_path, Nowhere(JobLayout(42))).start("vm1")
     assert ("it has no /sbin/init that can be run: its image needs" in str(caught.value)) == told
     assert ("Failed to exec" in str(caught.value)) != told

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 from oar_lxc.agent.main import carry_out
 from oar_lxc.agent.node import OnNode
+from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model import events, requests
 from oar_lxc.model.addresses import JobNetwork
@@ -18,6 +21,11 @@ KEYS = {"authorized": "ssh-ed25519 USER\n", "client": "CLIENT KEY\n"}
 
 
 HOST_KEY = KeyPair(bytes(64))
+
+
+def stay_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let programs that should be the containers' root be run by who runs the tests."""
+    monkeypatch.setattr(JobNamespaces, "become_root", lambda self: None)
 
 
 class FakeNode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,8 @@ from oar_lxc.model import events, requests, wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.remote.agents import LateRequest, OnEvent, Remote
-from tests.unit.fakes.node import FakeNode
-from tests.unit.fakes.programs import add_program, wait_until
-
-# Becomes root of a user namespace; here it only stays who it is.
-LXC_USERNSEXEC = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+from tests.unit.fakes.node import FakeNode, stay_oneself
+from tests.unit.fakes.programs import wait_until
 
 
 class FakeRemote(Remote):
@@ -81,8 +77,7 @@ def prepared_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job
 ) -> Iterator[FakeRemote]:
     """Give a job prepared nodes; sessions of it are on the first, and reach the others."""
-    add_program(tmp_path / "bin", "lxc-usernsexec", LXC_USERNSEXEC)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    stay_oneself(monkeypatch)
     nodes = {name: FakeNode(tmp_path / name, name, job.nodes, job.id) for name in job.nodes}
     remote = FakeRemote(nodes, job.nodes[0])
     state = tmp_path / remote.local

@@ -69,6 +69,9 @@ class FakeRuntime:
         self.told = directory.with_name("told")  # what shells without a command read, by name
         self.told.mkdir(exist_ok=True)
 
+    def make_network(self) -> None:
+        """Do nothing: there is no network."""
+
     def names(self) -> list[str]:
         with os.scandir(self.directory) as entries:
             return sorted(x.name for x in entries if (Path(x.path) / CONFIG_FILE).is_file())

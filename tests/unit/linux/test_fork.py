@@ -23,8 +23,8 @@ def outcome(
     main: Callable[[], None], fed: str = "", environ: Mapping[str, str] | None = None
 ) -> tuple[int, list[str], str]:
     """Run something in a fork; return its status, and what it wrote to both streams."""
-    instead = partial(become, main, ["name", "x"], environ)
-    with running(["no-such-program", "x"], instead=instead) as child:
+    first = partial(become, main, ["name", "x"], environ)
+    with running(["no-such-program", "x"], first=first) as child:
         child.feed(fed.encode())
         with os.fdopen(child.stdout, closefd=False) as out:
             lines = out.read().splitlines()
