@@ -25,6 +25,7 @@ SANDBOX_PACKAGES := \
 APT_PACKAGES := \
 	$(SANDBOX_PACKAGES) \
 	ca-certificates dpkg make perl python3-venv \
+	iperf3 iputils-ping tcpdump \
 	python3-lxc \
 	fuse3 lxcfs openssh-client procps uidmap \
 	libcap2-bin skopeo squashfs-tools squashfs-tools-ng umoci xz-utils zstd

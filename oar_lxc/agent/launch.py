@@ -40,6 +40,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
         # Also what later steps need: an upgrade may replace the files during the waits below.
         from oar_lxc.agent.hosts import all_names, learn, write_hosts
         from oar_lxc.agent.job_key import JobKey
+        from oar_lxc.agent.networks import join
         from oar_lxc.agent.ports import open_ports
         from oar_lxc.agent.readiness import bring_up
         from oar_lxc.agent.timeline import note, noted
@@ -53,8 +54,9 @@ def launch(node: OnNode, request: requests.Launch) -> None:
             images = _images(node, share)
         with node.locked():
             _refuse_existing(node, share)
-            with _undone_if_it_fails(node, share, starter):
+            with _undone_if_it_fails(node, request.session, share, starter):
                 node.runtime.make_network()
+                link_files = join(node, request.session, request.plan)
                 JobKey(node.layout).keep(request.keys)
                 others = learn(node.layout, request.names)
                 secrets = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
@@ -69,6 +71,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                     cores=request.cores.get(node.published.node, 0),
                     variables=request.variables,
                     nodefile=request.plan.nodefile(),
+                    link_files=link_files,
                 )
                 begin, first, making, all_run = time.time(), 0.0, 0.0, True
                 start = time.monotonic()
@@ -83,7 +86,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                 note(node.layout, "create", begin, making, len(share))
                 all_run &= _tell_outcomes(node, launched, starter.rest())
                 if not all_run:
-                    _undo(node, share, starter)
+                    _undo(node, request.session, share, starter)
                     return
                 if share:
                     note(node.layout, "start", first, time.time() - first, len(share))
@@ -146,7 +149,7 @@ def _tell_outcomes(
 
 @contextmanager
 def _undone_if_it_fails(
-    node: OnNode, share: Sequence[PlannedContainer], starter: Starter
+    node: OnNode, session: str, share: Sequence[PlannedContainer], starter: Starter
 ) -> Iterator[None]:
     """Remove a launch's containers if the block fails.
 
@@ -157,7 +160,7 @@ def _undone_if_it_fails(
     try:
         yield
     except BaseException as error:
-        _undo(node, share, starter)
+        _undo(node, session, share, starter)
         if not isinstance(error, OSError | CommandError):
             raise
         why = error.strerror if isinstance(error, OSError) else _first_line(error.stderr)
@@ -165,7 +168,8 @@ def _undone_if_it_fails(
         raise OarLxcError(f"cannot create containers in {where}: {why}") from error
 
 
-def _undo(node: OnNode, share: Sequence[PlannedContainer], starter: Starter) -> None:
+def _undo(node: OnNode, session: str, share: Sequence[PlannedContainer], starter: Starter) -> None:
+    from oar_lxc.agent.networks import leave
     from oar_lxc.container.create import remove_containers
 
     starter.close()  # first: a container that it starts after the kill below would stay
@@ -173,6 +177,7 @@ def _undo(node: OnNode, share: Sequence[PlannedContainer], starter: Starter) -> 
         names = [planned.name for planned in share]
         node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
         remove_containers(node.layout, node.published, names)
+        leave(node, session)
 
 
 def _first_line(text: str) -> str:

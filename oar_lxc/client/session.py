@@ -226,7 +226,7 @@ class Session:
         allotted = self._allot()
         self.plan = allotted.plan
         self._planned = {container.name: container for container in self.plan.containers}
-        self._host_keys = {name: key for name, (_, key) in allotted.names[self._token].items()}
+        self._host_keys = {name: peer.key for name, peer in allotted.names[self._token].items()}
         self._log.info("planned", containers=len(self.plan.containers))
         for container in self.plan.containers:
             self._on_progress(container.node, events.Planned(container.name, self.spec.wait))

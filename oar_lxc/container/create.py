@@ -75,10 +75,13 @@ def create_containers(
     account = _account(published)
     share = Share.of_node(published, launch.cores)
     check_memory(containers, job_memory(published, share))
-    neighbours = neighbours_text([ip for ip, _ in launch.names.values()], len(containers))
-    settings = _node_settings(
-        launch, containers, share, account.home if account else "/", bool(neighbours)
-    )
+    groups = {planned.group: planned for planned in containers}
+    neighbours = {
+        group: neighbours_text(launch.names, planned.all_interfaces, len(containers))
+        for group, planned in groups.items()
+    }
+    home = account.home if account else "/"
+    settings = _node_settings(launch, containers, share, home, neighbours)
     configs = {c.name: config_text(launch, c, settings[c.name]) for c in containers}
     files = LayerFiles(
         names=launch.names,
@@ -99,15 +102,16 @@ def create_containers(
                 DESCRIPTION_FILE: json.dumps(description) + "\n",
                 CONFIG_FILE: configs[planned.name],
                 ONLINE_FILE: settings[planned.name].cpus + "\n",
+                **launch.link_files.get(planned.name, {}),
                 LOG_FILE: "",  # so the user owns it; LXC writes to it as the containers' root
             }
             _make_directory(launch, planned, texts)
             make_limit_cgroups(published.cgroups, planned.name, settings[planned.name].limits)
         launch.layers.mkdir(exist_ok=True)
         os.chmod(launch.layers, 0o770)  # noqa: S103  # clears set-gid: nothing inherits the group
-        if neighbours and not filled:
-            told = launch.layers / NEIGHBOURS_FILE
-            told.write_text(neighbours)
+        for group in {planned.group for planned in batch if neighbours[planned.group]} - filled:
+            told = launch.layers / f"{NEIGHBOURS_FILE}.{group}"
+            told.write_text(neighbours[group])
             told.chmod(0o644)  # only the user and the containers' root can enter its directory
         archive = files.archive(launch.layers.name, batch, launch.images, filled)
         unpack = ["tar", "-xp", "--numeric-owner", "-C", str(directory)]
@@ -121,7 +125,7 @@ def _node_settings(
     containers: Sequence[PlannedContainer],
     share: Share,
     home: str,
-    neighbours: bool,
+    neighbours: Mapping[str, str],
 ) -> dict[str, NodeSettings]:
     """Return what each container gets of this node, by the container's name."""
     lxcfs = has_lxcfs()
@@ -134,7 +138,7 @@ def _node_settings(
             cpus=share.cpus_of(limits[planned.name]),
             lxcfs=lxcfs,
             halt=halts[planned.image],
-            neighbours=neighbours,
+            neighbours=bool(neighbours[planned.group]),
         )
         for planned in containers
     }

@@ -205,29 +205,20 @@ class Commands:
     Attributes:
         before: commands for ``ip`` that make devices.
         tc: commands for ``tc``.
-        nft: commands for ``nft``, which are one transaction.
         after: commands for ``ip`` that remove devices.
     """
 
     before: str
     tc: str
-    nft: str
     after: str
 
 
-def commands(
-    shapings: Collection[Shaping],
-    present: Collection[Shaping] = (),
-    offline: Iterable[str] = (),
-    main: str = "",
-) -> Commands:
-    """Return what turns the emulation of a node into another.
+def commands(shapings: Iterable[Shaping], present: Iterable[Shaping] = ()) -> Commands:
+    """Return what turns the emulation of a node's interfaces into another.
 
     Args:
-        shapings: what is to be done at each interface.
-        present: what is done now at each interface that there is already.
-        offline: addresses of the containers that reach nothing outside of the main network.
-        main: the main network's subnet.
+        shapings: what is to be done at each interface that there is.
+        present: what is done there now.
     """
     made: list[str] = []
     lines: list[str] = []
@@ -255,9 +246,20 @@ def commands(
     return Commands(
         before="".join(f"{line}\n" for line in made),
         tc="".join(f"{line}\n" for line in lines),
-        nft=losses_text(shapings, offline, main),
         after="".join(f"{line}\n" for line in gone),
     )
+
+
+def start_script(shaping: Shaping) -> str:
+    """Return the shell script that sets an interface's links up when its container starts."""
+    told = commands([shaping])
+    cable = cable_device(shaping.address.partition("/")[0], shaping.interface)
+    script = ""
+    if told.before:
+        # The device of an earlier start may be left: then it is in the way.
+        script += f"ip link del dev {cable} 2>/dev/null\n"
+        script += f"ip -batch - <<'END' || exit\n{told.before}END\n"
+    return script + (f"exec tc -batch - <<'END'\n{told.tc}END\n" if told.tc else "")
 
 
 def _redirect(device: str, to: str) -> Iterator[str]:

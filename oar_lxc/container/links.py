@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 from oar_lxc.container.emulation import Abilities, Commands
+from oar_lxc.container.runtime import Runtime
 from oar_lxc.errors import CommandError
-from oar_lxc.linux.run import run
 
 _TRIAL = "oar_lxc_trial"  # a device and a table that go at once
 
 
-def apply(commands: Commands) -> None:
+def apply(runtime: Runtime, commands: Commands, losses: str) -> None:
     """Run commands in their order; packets pass by no side meanwhile.
+
+    Args:
+        runtime: the containers of the node.
+        commands: what changes rates and delays.
+        losses: all rules for ``nft``, which are one transaction.
 
     Raises:
         CommandError: the kernel refuses one.
     """
     if commands.before:
-        run(["ip", "-batch", "-"], input=commands.before)
+        runtime.in_network(["ip", "-batch", "-"], commands.before)
     if commands.tc:
-        run(["tc", "-batch", "-"], input=commands.tc)
-    run(["nft", "-f", "-"], input=commands.nft)
+        runtime.in_network(["tc", "-batch", "-"], commands.tc)
+    runtime.in_network(["nft", "-f", "-"], losses)
     if commands.after:
-        run(["ip", "-batch", "-"], input=commands.after)
+        runtime.in_network(["ip", "-batch", "-"], commands.after)
 
 
-def abilities() -> Abilities:
+def abilities(runtime: Runtime) -> Abilities:
     """Try what the kernel of this node can do; the trial leaves nothing.
 
     Raises:
         CommandError: no device at all can be made here.
     """
     try:
-        ifb = _can(["ip", "link", "add", "name", _TRIAL, "type", "ifb"])
+        ifb = _can(runtime, ["ip", "link", "add", "name", _TRIAL, "type", "ifb"])
         if not ifb:
-            run(["ip", "link", "add", "name", _TRIAL, "type", "bridge"])
+            runtime.in_network(["ip", "link", "add", "name", _TRIAL, "type", "bridge"])
         add = ["tc", "qdisc", "replace", "dev", _TRIAL, "root"]
-        htb = _can([*add, "handle", "1:", "htb"])
-        netem = _can([*add, "handle", "2:", "netem", "delay", "1ms"])
+        htb = _can(runtime, [*add, "handle", "1:", "htb"])
+        netem = _can(runtime, [*add, "handle", "2:", "netem", "delay", "1ms"])
     finally:
-        _can(["ip", "link", "del", "dev", _TRIAL])
+        _can(runtime, ["ip", "link", "del", "dev", _TRIAL])
     rule = "numgen random mod 2 < 1 drop"
     table = f"table bridge {_TRIAL} {{\n chain loss {{\n  {rule}\n }}\n}}\n"
-    numgen = _can(["nft", "--check", "-f", "-"], table)
+    numgen = _can(runtime, ["nft", "--check", "-f", "-"], table)
     return Abilities(htb, netem, numgen, ifb)
 
 
-def _can(argv: list[str], text: str | None = None) -> bool:
+def _can(runtime: Runtime, argv: list[str], text: str = "") -> bool:
     try:
-        run(argv, input=text)
+        runtime.in_network(argv, text)
     except CommandError:
         return False
     return True

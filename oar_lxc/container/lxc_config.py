@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from oar_lxc.container.limits import Limits, limit_files
 from oar_lxc.container.node_launch import NodeLaunch
-from oar_lxc.model.addresses import MTU, hardware_address
-from oar_lxc.model.layout import BRIDGE_INSIDE, LOG_FILE, NEIGHBOURS_FILE, ONLINE_FILE, UPPER, WORK
+from oar_lxc.model.addresses import MTU, SEGMENT_MTU, hardware_address
+from oar_lxc.model.interfaces import Interface
+from oar_lxc.model.layout import (
+    LOG_FILE,
+    NEIGHBOURS_FILE,
+    ONLINE_FILE,
+    UPPER,
+    WORK,
+    bridge_of,
+    links_file,
+    outer_device,
+)
+from oar_lxc.model.names import Peer
 from oar_lxc.model.plan import PlannedContainer
 
 CGROUP = "lxc.payload"  # the cgroup of a container's processes, inside its limit cgroup
@@ -34,13 +45,6 @@ lxc.autodev = 1
 lxc.tty.max = 1
 lxc.pty.max = 1024
 lxc.apparmor.profile = unconfined
-lxc.net.0.type = veth
-lxc.net.0.link = {bridge}
-lxc.net.0.flags = up
-lxc.net.0.mtu = {mtu}
-lxc.net.0.hwaddr = {hardware}
-lxc.net.0.ipv4.address = {address} {broadcast}
-lxc.net.0.ipv4.gateway = {gateway}
 lxc.init.cmd = /sbin/init
 lxc.signal.halt = {halt}
 lxc.log.file = {directory}/{log}
@@ -103,7 +107,7 @@ class NodeSettings:
             cpuset, and therefore no such file.
         lxcfs: whether lxcfs shows the container its share of the node.
         halt: the signal at which its init halts; by default that of systemd.
-        neighbours: whether the directory of layers has :data:`NEIGHBOURS_FILE`.
+        neighbours: whether the directory of layers has a :data:`NEIGHBOURS_FILE` for its group.
     """
 
     limits: Limits
@@ -124,18 +128,13 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         directory=directory,
         upper=UPPER,
         mark=directory / WORK / "work/incompat",
-        bridge=BRIDGE_INSIDE,
-        mtu=MTU,
-        hardware=hardware_address(planned.ip),
-        address=planned.address,
-        broadcast=IPv4Interface(planned.address).network.broadcast_address,
-        gateway=published.gateway.partition("/")[0],
         log=LOG_FILE,
         halt=settings.halt,
     )
     quota = (pair for pair in limit_files(settings.limits) if "cfs_" in pair[0])
     lines = [
         *published.ids.config_lines(),
+        *_network_lines(planned, published.gateway.partition("/")[0], directory),
         "lxc.cgroup.relative = 1",
         f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
         f"lxc.cgroup.dir.monitor = {MONITOR}.{planned.name}",
@@ -147,7 +146,8 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         *map(_bind_line, settings.binds),
     ]
     if settings.neighbours:
-        lines.append(_NEIGHBOURS.format(file=launch.layers / NEIGHBOURS_FILE))
+        file = launch.layers / f"{NEIGHBOURS_FILE}.{planned.group}"
+        lines.append(_NEIGHBOURS.format(file=file))
     if settings.lxcfs:
         lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
     if settings.cpus:
@@ -157,24 +157,62 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
     return text + "".join(f"{line}\n" for line in lines)
 
 
-def neighbours_text(addresses: Collection[str], here: int) -> str:
+def _network_lines(planned: PlannedContainer, gateway: str, directory: Path) -> Iterator[str]:
+    """Yield the lines of a container's interfaces.
+
+    Args:
+        planned: the container.
+        gateway: the main network's gateway.
+        directory: the container's own directory.
+    """
+    for interface in planned.all_interfaces:
+        net = f"lxc.net.{interface.index}"
+        address = IPv4Interface(interface.address)
+        yield f"{net}.type = veth"
+        yield f"{net}.link = {bridge_of(interface.number)}"
+        yield f"{net}.name = {interface.device}"
+        yield f"{net}.veth.pair = {outer_device(planned.ip, interface.index)}"
+        yield f"{net}.flags = up"
+        yield f"{net}.mtu = {SEGMENT_MTU if interface.number else MTU}"
+        yield f"{net}.hwaddr = {interface.hardware}"
+        yield f"{net}.ipv4.address = {interface.address} {address.network.broadcast_address}"
+        if interface.ipv6:
+            yield f"{net}.ipv6.address = {interface.ipv6}"
+        if not interface.number:
+            yield f"{net}.ipv4.gateway = {gateway}"
+        elif planned.gateway and IPv4Address(planned.gateway) in address.network:
+            yield f"{net}.ipv4.gateway = {planned.gateway}"
+        if planned.emulated:
+            yield f"{net}.script.up = /bin/sh {directory / links_file(interface.index)}"
+    if planned.forward:
+        yield "lxc.sysctl.net.ipv4.ip_forward = 1"
+        if any(interface.ipv6 for interface in planned.interfaces):
+            yield "lxc.sysctl.net.ipv6.conf.all.forwarding = 1"
+
+
+def neighbours_text(peers: Mapping[str, Peer], interfaces: Sequence[Interface], here: int) -> str:
     """Return the commands for ``ip -batch`` that make permanent neighbour entries.
 
     The entries never go out of date, as hardware addresses follow from IPv4 addresses.
 
     Args:
-        addresses: IPv4 addresses of all containers of the job.
-        here: how many containers of this node get the entries.
+        peers: all containers of the job.
+        interfaces: the interfaces of containers that get the entries; any of a group.
+        here: how many containers of this node get entries.
 
     Returns:
         The commands; empty if there would be too few or too many entries.
     """
-    if not FEWEST_PAIRS <= here * len(addresses) <= MOST_PAIRS:
-        return ""
-    return "".join(
-        f"neigh replace {address} lladdr {hardware_address(address)} nud permanent dev eth0\n"
-        for address in addresses
-    )
+    lines = []
+    for interface in interfaces:
+        for peer in peers.values():
+            main = (peer.ip,) if peer.ip else ()
+            ips = peer.networks.get(interface.network, ()) if interface.number else main
+            for ip in ips:
+                hardware = hardware_address(ips[0], interface.number)
+                what = f"{ip} lladdr {hardware} nud permanent dev {interface.device}"
+                lines.append(f"neigh replace {what}\n")
+    return "".join(lines) if FEWEST_PAIRS <= here * len(lines) <= MOST_PAIRS else ""
 
 
 def _bind_line(bind: Bind) -> str:

@@ -1,7 +1,7 @@
 """The networks of a job on one node: a bridge and a VXLAN for each, in the job's own namespace.
 
 The text is made by pure functions, for ``ip -batch`` and ``bridge -batch``. :func:`make_segments`
-runs both where the caller is: as the job's root in its network namespace.
+has both run in that namespace.
 
 The VXLANs do not learn. Where a hardware address is follows from the plan, and entries that never
 expire say so. What is sent to another address, as of a container inside a container, is flooded
@@ -14,10 +14,10 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from oar_lxc.linux.run import run
-from oar_lxc.model.addresses import SEGMENT_MTU, SEGMENT_PORT
+from oar_lxc.container.runtime import Runtime
+from oar_lxc.model.addresses import PREFIX, SEGMENT_MTU, SEGMENT_PORT
 from oar_lxc.model.interfaces import PlannedNetwork
-from oar_lxc.model.layout import segment_bridge, segment_vxlan
+from oar_lxc.model.layout import BRIDGE_INSIDE, bridge_of, segment_vxlan
 from oar_lxc.model.plan import PlannedContainer
 
 ALL = "00:00:00:00:00:00"  # a VXLAN's entry for broadcasts and unknown addresses
@@ -30,12 +30,19 @@ class Underlay:
     Attributes:
         node: this node's name.
         addresses: the IPv4 address of each node in the job's own namespace there.
-        bridge: the device with this node's address.
+        prefix: the length of the main network's prefix.
+        bridge: the device that gets this node's address.
     """
 
     node: str
     addresses: Mapping[str, str]
-    bridge: str
+    prefix: int = PREFIX
+    bridge: str = BRIDGE_INSIDE
+
+    @property
+    def interface(self) -> str:
+        """This node's address with the prefix length."""
+        return f"{self.addresses[self.node]}/{self.prefix}"
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -53,9 +60,11 @@ def devices_text(
         underlay: what carries them.
         present: names of devices that there are already.
     """
-    lines = []
+    lines: list[str] = []
+    if underlay.peers:
+        lines.append(f"address replace {underlay.interface} dev {underlay.bridge}")
     for network in networks:
-        bridge, vxlan = segment_bridge(network.number), segment_vxlan(network.number)
+        bridge, vxlan = bridge_of(network.number), segment_vxlan(network.number)
         mtu = f"mtu {SEGMENT_MTU}"
         if bridge not in present:
             lines.append(f"link add name {bridge} {mtu} type bridge mcast_snooping 0")
@@ -103,11 +112,12 @@ def entries_text(
 
 
 def make_segments(
+    runtime: Runtime,
     networks: Collection[PlannedNetwork],
     underlay: Underlay,
     containers: Collection[PlannedContainer],
 ) -> None:
-    """Make what this node lacks of a job's networks, in the network namespace of the caller.
+    """Make what this node lacks of a job's networks.
 
     It may run again, with more networks, nodes and containers.
 
@@ -116,9 +126,9 @@ def make_segments(
     """
     if not networks:
         return
-    shown = run(["ip", "-json", "link", "show"]).stdout
+    shown = runtime.in_network(["ip", "-json", "link", "show"])
     present = {link["ifname"] for link in json.loads(shown or "[]")}
     if text := devices_text(networks, underlay, present):
-        run(["ip", "-batch", "-"], input=text)
+        runtime.in_network(["ip", "-batch", "-"], text)
     if text := entries_text(networks, underlay, containers):
-        run(["bridge", "-batch", "-"], input=text)
+        runtime.in_network(["bridge", "-batch", "-"], text)

@@ -65,6 +65,18 @@ class JobNetwork:
         """Return the address of a node's bridge, the gateway of its containers."""
         return self._address(self.nodes.index(node))
 
+    def underlay_address(self, node: str) -> IPv4Interface:
+        """Return the address by which a node carries the job's other networks.
+
+        They are the last of the subnet: if the job has other networks, no container has them.
+        """
+        return self._address(self.subnet.num_addresses - 3 - self.nodes.index(node))
+
+    @property
+    def underlay(self) -> dict[str, str]:
+        """The addresses of all nodes by which they carry the job's other networks."""
+        return {node: str(self.underlay_address(node).ip) for node in self.nodes}
+
     def container_address(self, index: int) -> IPv4Interface:
         """Return the address of the container with this number, counted over the whole job.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oar_lxc.model.layout import CONFIG_FILE, DESCRIPTION_FILE, JobLayout
+from oar_lxc.model.names import MAIN
 
 
 def read_description(directory: Path) -> dict[str, Any]:
@@ -41,6 +42,13 @@ def session_of(directory: Path) -> str:
     if directory.name.startswith("."):
         return ""
     return str(read_description(directory).get("session", ""))
+
+
+def networks_of(directory: Path) -> tuple[str, ...]:
+    """Return the names of a container's networks, in the order of its interfaces."""
+    description = read_description(directory)
+    further = [str(one["network"]) for one in description.get("interfaces", ())]
+    return (*((MAIN,) if description.get("main", True) else ()), *further)
 
 
 def configured_address(layout: JobLayout, name: str) -> str:

@@ -332,6 +332,48 @@ class Keys(Event):
 
 
 @message
+class NetworksHere(Event):
+    """The networks, members and links of a job, as a node knows them.
+
+    Attributes:
+        plan: containers of all nodes, with no more than what concerns networks.
+        running: names of the containers of this node that run.
+        lacking: what the kernel of this node cannot do; see :class:`.emulation.Abilities`.
+    """
+
+    kind = "networks"
+    plan: Plan
+    running: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+
+@message
+class Emulated(Event):
+    """Links were set.
+
+    Attributes:
+        interfaces: at how many interfaces of this node something is done now.
+    """
+
+    kind = "emulated"
+    interfaces: int
+
+
+@message
+class Plugged(OfContainer):
+    """The cable of a container was pulled, or plugged in.
+
+    Attributes:
+        network: the network's name.
+        up: whether it is plugged in.
+    """
+
+    kind = "plugged"
+    network: str
+    up: bool
+
+
+@message
 class Phase(Event):
     """How long one phase of the job's containers took on a node.
 

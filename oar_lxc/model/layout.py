@@ -32,7 +32,7 @@ WORK = "work"  # the overlay's work directory; LXC expects it beside the upper d
 # and the job's containers.
 UPLINK_INSIDE, BRIDGE_INSIDE = "up0", "br0"
 # What is in the directory of a session's layers, besides a directory for each group.
-NEIGHBOURS_FILE = ".neighbours"  # no group has this name
+NEIGHBOURS_FILE = ".neighbours"  # the name of a group follows; no group has such a name
 
 # OAR accepts all names of the system's user database, which may come from a directory service. So
 # this allows more than Debian's rule, but only names that are one word and one part of a path.
@@ -181,6 +181,11 @@ class JobLayout:
         return self.private / "names.json"
 
     @property
+    def networks(self) -> Path:
+        """The networks and links of the job's sessions, as this node knows them."""
+        return self.private / "networks.json"
+
+    @property
     def times(self) -> Path:
         """When containers of this node were launched and ready, a line per fact."""
         return self.private / "times.jsonl"
@@ -234,9 +239,14 @@ def cable_device(address: str, interface: int) -> str:
     return f"u{outer_device(address, interface)[1:]}"
 
 
-def segment_bridge(number: int) -> str:
-    """Return the name of the bridge of a network, by its number in the job."""
-    return f"n{number}"
+def bridge_of(number: int) -> str:
+    """Return the name of the bridge of a network, by its number in the job; 0 is the main one."""
+    return f"n{number}" if number else BRIDGE_INSIDE
+
+
+def links_file(interface: int) -> str:
+    """Return the name of the file in a container's directory that sets an interface's links."""
+    return f"links.{interface}"
 
 
 def segment_vxlan(number: int) -> str:

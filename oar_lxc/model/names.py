@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from oar_lxc.model.networks import MAIN
-
+MAIN = "main"  # the name of the job's main network, to which eth0 leads
 MARK = "# oar-lxc"  # ends each line of ours in files that others also write to
 
 

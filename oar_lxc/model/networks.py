@@ -12,8 +12,8 @@ from oar_lxc.errors import SpecError
 from oar_lxc.model.arguments import shown
 from oar_lxc.model.checks import AllowedError, check_name_of, check_truth, doc
 from oar_lxc.model.hints import refuse_unknown
+from oar_lxc.model.names import MAIN
 
-MAIN = "main"  # the name of the job's main network, to which eth0 leads
 MOST_NETWORKS = 8  # of a job
 MOST_INTERFACES = 8  # of a container
 LONGEST_NAME = 12  # bytes

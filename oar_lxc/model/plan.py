@@ -15,7 +15,7 @@ from oar_lxc.model.interfaces import Interface, PlannedNetwork, connect, plan_ne
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import by_number
 from oar_lxc.model.links import Link
-from oar_lxc.model.networks import MAIN
+from oar_lxc.model.names import MAIN
 from oar_lxc.model.shaping import check_pairs
 from oar_lxc.model.spec import Group, Mount, Port, Spec, as_spec
 
@@ -47,6 +47,7 @@ class PlannedContainer:
         forward: whether it forwards between its interfaces.
         gateway: address of the container by which it leaves its networks; empty for none.
         interfaces: its further interfaces, from eth1 on.
+        emulated: whether links may be set up at its interfaces when it starts.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PlannedContainer:
     forward: bool = False
     gateway: str = ""
     interfaces: tuple[Interface, ...] = ()
+    emulated: bool = False
 
     @property
     def all_interfaces(self) -> tuple[Interface, ...]:
@@ -119,6 +121,16 @@ class Plan:
     def on(self, node: str) -> tuple[PlannedContainer, ...]:
         """Return the containers of one node."""
         return tuple(c for c in self.containers if c.node == node)
+
+    def joined(self, other: Plan) -> Plan:
+        """Return this plan with the containers, networks and links of another session's."""
+        networks = {network.name: network for network in (*self.networks, *other.networks)}
+        return Plan(
+            self.job_id,
+            (*self.containers, *other.containers),
+            tuple(networks.values()),
+            (*self.links, *other.links),
+        )
 
     def nodefile(self) -> str:
         """Return the text of ``OAR_LXC_NODEFILE``: a line per core of each container."""
@@ -177,7 +189,10 @@ def make_plan(
     for group in spec.groups:
         with _asked_by(group):
             network.container_address((group.total or 1) - 1)  # refuse before they are spread
-    addresses = _addresses(network, {other.address for other in others}, first)
+    taken = {other.address for other in others}
+    if spec.networks or networks:
+        taken |= _underlay(network, others)
+    addresses = _addresses(network, taken, first)
     for node, group in _layout(spec, job, others):
         numbers[group.name] += 1
         cores = _own_cores(group)
@@ -232,7 +247,10 @@ def _connected(
     members = {planned.name: planned.group for planned in plan.containers}
     taken = [(other.name, interface) for other in others for interface in other.interfaces]
     interfaces = connect(spec.groups, members, networks, taken)
-    containers = [replace(c, interfaces=interfaces[c.name]) for c in plan.containers]
+    emulated = bool(spec.networks or spec.links)
+    containers = [
+        replace(c, interfaces=interfaces[c.name], emulated=emulated) for c in plan.containers
+    ]
     gateways = _gateways([*others, *containers])
     containers = [c if c.main else replace(c, gateway=_gateway(c, gateways)) for c in containers]
     made = Plan(plan.job_id, tuple(containers), networks, spec.links)
@@ -254,6 +272,22 @@ def _gateway(planned: PlannedContainer, gateways: Mapping[str, str]) -> str:
     """Return the gateway of a container without eth0; empty if it has none or is one itself."""
     networks = [] if planned.forward else [one.network for one in planned.interfaces]
     return next((gateways[name] for name in networks if name in gateways), "")
+
+
+def _underlay(network: JobNetwork, others: Collection[PlannedContainer]) -> set[str]:
+    """Return the addresses that nodes need to carry networks.
+
+    Raises:
+        SpecError: a container of another session has one of them.
+    """
+    needed = {str(network.underlay_address(node)) for node in network.nodes}
+    for other in others:
+        if other.address in needed:
+            raise SpecError(
+                f"networks need the last addresses of {network.subnet}, and container "
+                f"{other.name} of another session has one of them: end that session first"
+            )
+    return needed
 
 
 def _addresses(network: JobNetwork, taken: Collection[str], first: int) -> Iterator[str]:

@@ -160,6 +160,51 @@ def _end(container: Linked, interface: Interface) -> End:
     return End(number, interface.hardware)
 
 
+def shared_network(from_: str, to: str | None, containers: Collection[Linked]) -> str:
+    """Return the first network that the ends of a link share, in the order of interfaces.
+
+    Args:
+        from_: a group, a container or ``*``.
+        to: likewise; None for the interfaces of ``from_`` themselves.
+        containers: all containers of the job.
+
+    Raises:
+        SpecError: they share none.
+    """
+    sources = [container for container in containers if is_named(from_, container)]
+    targets = [container for container in containers if is_named(to, container)]
+    for container in sources:
+        for interface in container.all_interfaces:
+            network = interface.network
+            if to is None or any(
+                other.interface(network) for other in targets if other.name != container.name
+            ):
+                return network
+    who = f"{from_} and {to}" if to else from_
+    raise SpecError(f"there is no network with {who}: see the names in `oar-lxc net`")
+
+
+def effective(links: Sequence[Link], containers: Collection[Linked]) -> list[int]:
+    """Return for how many pairs or interfaces each link is the last, which counts."""
+    counts = [0] * len(links)
+    for number, link in enumerate(links):
+        later = [one for one in links[number + 1 :] if (one.to is None) == (link.to is None)]
+        inside = [c for c in containers if c.interface(link.network)]
+        for source in inside:
+            if link.to is None:
+                if is_named(link.from_, source) and (
+                    shape_of_interface(later, link.network, source, inward=False) is None
+                ):
+                    counts[number] += 1
+                continue
+            for target in inside:
+                if source.name != target.name and is_named(link.from_, source):
+                    named = is_named(link.to, target)
+                    last = shape_of_pair(later, link.network, source, target) is None
+                    counts[number] += named and last
+    return counts
+
+
 def check_pairs(links: Sequence[Link], containers: Collection[Linked]) -> None:
     """Refuse links that name containers that there are not, or that share no network.
 

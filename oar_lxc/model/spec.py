@@ -20,8 +20,8 @@ from oar_lxc.model.checks import (
 from oar_lxc.model.hints import nearest, refuse_unknown
 from oar_lxc.model.image_name import check_name
 from oar_lxc.model.links import Link, check_links
+from oar_lxc.model.names import MAIN
 from oar_lxc.model.networks import (
-    MAIN,
     MOST_INTERFACES,
     Main,
     Membership,

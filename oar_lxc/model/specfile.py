@@ -22,7 +22,8 @@ from oar_lxc.errors import SpecError
 from oar_lxc.model.arguments import shown
 from oar_lxc.model.hints import refuse_unknown
 from oar_lxc.model.links import LINK_KEYS, Link
-from oar_lxc.model.networks import MAIN, Main, Network
+from oar_lxc.model.names import MAIN
+from oar_lxc.model.networks import Main, Network
 from oar_lxc.model.spec import Group, Spec
 from oar_lxc.model.toml import parse_toml
 

@@ -2,7 +2,7 @@
 
 A node is a namespace as a job has it: a bridge ``br0`` with an address, and ``up0``, by which it
 is joined to the other nodes. A container is a namespace with the other ends of its interfaces.
-What runs in them is the code of oar_lxc, as a child process that enters the namespace.
+Programs enter it as they do on a node, where it is the job's.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
+from oar_lxc.container.emulation import commands, losses_text
+from oar_lxc.container.links import apply
+from oar_lxc.container.runtime import Runtime
+from oar_lxc.container.segments import Underlay, make_segments
 from oar_lxc.linux.run import Result, run
 from oar_lxc.model.addresses import MTU, SEGMENT_MTU, JobNetwork
 from oar_lxc.model.job import Job
-from oar_lxc.model.layout import outer_device, segment_bridge
+from oar_lxc.model.layout import BRIDGE_INSIDE, bridge_of, outer_device
 from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.shaping import Shaping, shapings
 from oar_lxc.model.spec import Spec
-from tests.pretend import PYTHON, checkout
 
 _tags = (f"t{os.getpid()}-{number}" for number in itertools.count())
-MAIN_BRIDGE = "br0"
 
 
 @dataclass
@@ -61,11 +64,9 @@ class Cluster:
         assert interface is not None
         return interface.ip
 
-    def python(self, node: str, code: str) -> str:
-        """Run code of oar_lxc in a node's namespace; return what it printed."""
-        argv = [*self.entering(node), PYTHON, "-c", code]
-        environment = {**os.environ, "PYTHONPATH": str(checkout())}
-        return run(argv, env=environment).stdout
+    def on(self, node: str) -> Runtime:
+        """Return a runtime of which only the network is there."""
+        return cast(Runtime, _OnlyNetwork(self, node))
 
     def emulate(self, plan: Plan) -> None:
         """Let all nodes do what a plan's links say, with what they do by now."""
@@ -74,15 +75,9 @@ class Cluster:
             wanted = list(shapings(plan.links, plan.containers, plan.on(node)))
             offline = [c.ip for c in plan.on(node) if not c.internet]
             main = str(JobNetwork.of(plan.job_id, nodes_of(plan)).subnet)
-            self.python(
-                node,
-                "from oar_lxc.container.emulation import *\n"
-                "from oar_lxc.container.links import apply\n"
-                "from oar_lxc.model.shaping import *\n"
-                "from oar_lxc.model.links import *\n"
-                f"apply(commands({wanted!r}, {self.present.get(node, [])!r}, {offline!r}, "
-                f"{main!r}))",
-            )
+            present = self.present.get(node, [])
+            losses = losses_text(wanted, offline, main)
+            apply(self.on(node), commands(wanted, present), losses)
             self.present[node] = wanted
 
 
@@ -91,13 +86,23 @@ def nodes_of(plan: Plan) -> list[str]:
     return sorted({container.node for container in plan.containers})
 
 
+class _OnlyNetwork:
+    """The network of a node, as a runtime has it."""
+
+    def __init__(self, cluster: Cluster, node: str) -> None:
+        self._cluster = cluster
+        self._node = node
+
+    def in_network(self, argv: Sequence[str], text: str = "") -> str:
+        return run([*self._cluster.entering(self._node), *argv], input=text).stdout
+
+
 @contextmanager
 def cluster_of(spec: Spec, nodes: int = 2) -> Iterator[Cluster]:
     """Make the nodes and containers of a spec, run the block, and remove all of it."""
     job = Job(42, "alice", {f"node{number}": 8 for number in range(1, nodes + 1)})
     plan = make_plan(spec, job)
     network = JobNetwork.of(job.id, job.nodes)
-    underlay = {node: str(network.node_address(node).ip) for node in job.nodes}
     cluster = Cluster(plan)
     with ExitStack() as stack:
         stack.enter_context(_namespace(cluster, "lan"))
@@ -107,23 +112,16 @@ def cluster_of(spec: Spec, nodes: int = 2) -> Iterator[Cluster]:
             _batch(
                 cluster,
                 node,
-                f"link add name {MAIN_BRIDGE} mtu {MTU} type bridge",
-                f"address add {network.node_address(node)} dev {MAIN_BRIDGE}",
+                f"link add name {BRIDGE_INSIDE} mtu {MTU} type bridge",
                 f"link add name up0 mtu {MTU} type veth peer name port{number} "
                 f"netns {cluster.tag}-lan",
-                f"link set up0 master {MAIN_BRIDGE} up",
-                f"link set {MAIN_BRIDGE} up",
+                f"link set up0 master {BRIDGE_INSIDE} up",
+                f"link set {BRIDGE_INSIDE} up",
             )
             _batch(cluster, "lan", f"link set port{number} master lan0 up")
         for node in job.nodes:
-            cluster.python(
-                node,
-                "from oar_lxc.container.segments import *\n"
-                "from oar_lxc.model.interfaces import *\n"
-                "from oar_lxc.model.plan import *\n"
-                f"make_segments({plan.networks!r}, Underlay({node!r}, {underlay!r}, "
-                f"{MAIN_BRIDGE!r}), {plan.containers!r})",
-            )
+            underlay = Underlay(node, network.underlay)
+            make_segments(cluster.on(node), plan.networks, underlay, plan.containers)
         for planned in plan.containers:
             stack.enter_context(_namespace(cluster, planned.name))
             _connect(cluster, planned)
@@ -135,7 +133,7 @@ def _connect(cluster: Cluster, planned: PlannedContainer) -> None:
     """Make the interfaces of a container, as LXC does by its configuration."""
     for interface in planned.all_interfaces:
         outer = outer_device(planned.ip, interface.index)
-        bridge = segment_bridge(interface.number) if interface.number else MAIN_BRIDGE
+        bridge = bridge_of(interface.number)
         mtu = SEGMENT_MTU if interface.number else MTU
         _batch(
             cluster,

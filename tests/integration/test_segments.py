@@ -10,6 +10,10 @@ from dataclasses import replace
 
 import pytest
 
+from oar_lxc.container.emulation import Abilities
+from oar_lxc.container.links import abilities
+from oar_lxc.container.segments import Underlay, make_segments
+from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.links import Link
 from oar_lxc.model.networks import Main, Membership, Network
 from oar_lxc.model.spec import Group, Spec
@@ -80,16 +84,9 @@ def test_an_address_that_is_not_in_the_plan_is_flooded(overlapping: Cluster) -> 
 def test_networks_are_made_again_without_harm(overlapping: Cluster) -> None:
     plan = overlapping.plan
     more = (*plan.networks, replace(plan.networks[0], name="third", number=3))
-    addresses = {"node1": "100.65.80.1", "node2": "100.65.80.2"}
     for _ in range(2):
-        overlapping.python(
-            "node1",
-            "from oar_lxc.container.segments import *\n"
-            "from oar_lxc.model.interfaces import *\n"
-            "from oar_lxc.model.plan import *\n"
-            f"make_segments({more!r}, Underlay('node1', {addresses!r}, 'br0'), "
-            f"{plan.containers!r})",
-        )
+        underlay = Underlay("node1", JobNetwork.of(plan.job_id, ["node1", "node2"]).underlay)
+        make_segments(overlapping.on("node1"), more, underlay, plan.containers)
     shown = overlapping.inside("node1", "ip", "-br", "link", "show", "type", "vxlan").stdout
     assert [line.split()[0] for line in shown.splitlines()] == ["x1", "x2", "x3"]
     assert overlapping.reaches("p1", overlapping.ip("p2", "left"))
@@ -302,11 +299,9 @@ def test_without_the_internet_only_the_job_is_reached() -> None:
 def test_what_the_kernel_cannot_do_is_known_before() -> None:
     spec = Spec((group("p", "left"),), networks=(Network("left"),))
     with cluster_of(spec) as cluster:
-        told = cluster.python(
-            "node1", "from oar_lxc.container.links import abilities\nprint(abilities())"
-        )
+        able = abilities(cluster.on("node1"))
         argv = ("tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
         netem = cluster.inside("node1", *argv, check=False).status == 0
-        assert told.strip() == f"Abilities(htb=True, netem={netem}, numgen=True, ifb=True)"
+        assert able == Abilities(htb=True, netem=netem, numgen=True, ifb=True)
         shown = cluster.inside("node1", "ip", "-br", "link", "show", "type", "ifb").stdout
         assert shown == ""

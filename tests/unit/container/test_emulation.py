@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,8 +18,10 @@ from oar_lxc.container.emulation import (
     losses_text,
     queue_of,
     refuse_unable,
+    start_script,
 )
 from oar_lxc.errors import SpecError
+from oar_lxc.linux.run import run
 from oar_lxc.model.links import Link, Shape
 from oar_lxc.model.shaping import End, Shaping
 
@@ -63,9 +66,31 @@ def test_nothing_is_done_where_nothing_changes() -> None:
 
 
 def test_loss_alone_needs_no_queue() -> None:
-    told = commands([replace(AT, pairs={ONE: Shape(loss=0.5)})])
-    assert told.tc == ""
-    assert "numgen random mod 1000000 < 5000 drop" in told.nft
+    shaping = replace(AT, pairs={ONE: Shape(loss=0.5)})
+    assert commands([shaping]).tc == ""
+    assert start_script(shaping) == ""
+    assert "numgen random mod 1000000 < 5000 drop" in losses_text([shaping])
+
+
+def test_a_start_sets_all_up_again_whatever_is_left_of_an_earlier_one(tmp_path: Path) -> None:
+    script = start_script(replace(AT, outward=FAST))
+    for name in ("ip", "tc"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*"\nexec cat\n')
+        program.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    # LXC adds arguments about the interface.
+    path = tmp_path / "links.1"
+    path.write_text(script)
+    argv = ["sh", str(path), "p1", "net", "up", "veth", "v1-64415005"]
+    lines = run(argv, env=env).stdout.splitlines()
+    assert lines[:3] == [
+        "ip link del dev u1-64415005",
+        "ip -batch -",
+        "link add name u1-64415005 txqueuelen 1000 type ifb",
+    ]
+    told = commands([replace(AT, outward=FAST)])
+    assert "\n".join(lines).endswith(f"tc -batch -\n{told.tc.rstrip()}")
 
 
 @pytest.mark.parametrize(

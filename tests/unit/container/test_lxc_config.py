@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from oar_lxc.container.lxc_config import (
 )
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.model.addresses import hardware_address
+from oar_lxc.model.interfaces import Interface
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.names import Peer
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import READY, PublishedJob
 
@@ -70,11 +73,28 @@ def test_the_user_is_herself_inside() -> None:
     assert "lxc.idmap = u 9 9 1" in lines()
 
 
+MAIN = Interface("main", "eth0", "100.64.0.1/21", "02:6c:64:40:00:01")
+LEFT = Interface("left", "eth1", "10.1.0.1/16", "02:6d:0a:01:00:01", "fd00::a01:1/64", number=1)
+
+
 def test_neighbours_have_the_addresses_that_containers_are_given() -> None:
-    text = neighbours_text([f"100.64.0.{i}" for i in range(1, 50)], 49)
+    peers = {f"vm{i}": Peer(f"100.64.0.{i}", "k") for i in range(1, 50)}
+    text = neighbours_text(peers, [MAIN], 49)
     assert len(text.splitlines()) == 49
     assert ("neigh replace 100.64.0.48 lladdr 02:6c:64:40:00:30 nud permanent dev eth0\n") in text
     assert hardware_address("100.64.0.48") == "02:6c:64:40:00:30"
+
+
+def test_neighbours_are_those_of_each_network() -> None:
+    peers = {
+        "p1": Peer("", "k", {"left": ("10.1.0.1", "fd00::a01:1")}),
+        "vm1": Peer("100.64.0.1", "k"),
+    }
+    assert neighbours_text(peers, [MAIN, LEFT], 64).splitlines() == [
+        "neigh replace 100.64.0.1 lladdr 02:6c:64:40:00:01 nud permanent dev eth0",
+        "neigh replace 10.1.0.1 lladdr 02:6d:0a:01:00:01 nud permanent dev eth1",
+        "neigh replace fd00::a01:1 lladdr 02:6d:0a:01:00:01 nud permanent dev eth1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -84,12 +104,43 @@ def test_neighbours_have_the_addresses_that_containers_are_given() -> None:
 def test_too_few_and_too_many_pairs_are_no_neighbours(
     here: int, all_of_them: int, told: int
 ) -> None:
-    addresses = [f"100.64.{i // 200}.{i % 200 + 1}" for i in range(all_of_them)]
-    assert len(neighbours_text(addresses, here).splitlines()) == told
+    peers = {f"vm{i}": Peer(f"100.64.{i // 200}.{i % 200 + 1}", "k") for i in range(all_of_them)}
+    assert len(neighbours_text(peers, [MAIN], here).splitlines()) == told
+
+
+def test_each_interface_has_its_network_names_and_addresses() -> None:
+    vm = replace(VM, interfaces=(LEFT,), forward=True, emulated=True)
+    told = config_text(LAUNCH, vm, NodeSettings(NONE)).splitlines()
+    assert starting("lxc.net.1.", told) == [
+        "type = veth",
+        "link = n1",
+        "name = eth1",
+        "veth.pair = v1-0a000002",
+        "flags = up",
+        "mtu = 1400",
+        "hwaddr = 02:6d:0a:01:00:01",
+        "ipv4.address = 10.1.0.1/16 10.1.255.255",
+        "ipv6.address = fd00::a01:1/64",
+        f"script.up = /bin/sh {LAUNCH.directory(VM)}/links.1",
+    ]
+    assert starting("lxc.sysctl.", told) == [
+        "net.ipv4.ip_forward = 1",
+        "net.ipv6.conf.all.forwarding = 1",
+    ]
+    assert "lxc.net.0.veth.pair = v0-0a000002" in told
+
+
+def test_without_the_main_network_there_is_no_eth0_and_the_gateway_is_a_container() -> None:
+    vm = replace(VM, main=False, interfaces=(LEFT,), gateway="10.1.0.9")
+    told = config_text(LAUNCH, vm, NodeSettings(NONE)).splitlines()
+    assert starting("lxc.net.0.", told) == []
+    assert "lxc.net.1.ipv4.gateway = 10.1.0.9" in told
+    alone = config_text(LAUNCH, replace(vm, gateway=""), NodeSettings(NONE))
+    assert "gateway" not in alone
 
 
 def test_neighbours_are_told_by_a_hook_that_no_container_starts_without() -> None:
     told = config_text(LAUNCH, VM, NodeSettings(NONE, neighbours=True)).splitlines()
     (hook,) = starting("lxc.hook.mount = ", told)
-    assert hook.endswith(f"ip -force -batch {LAUNCH.layers}/.neighbours || :")
+    assert hook.endswith(f"ip -force -batch {LAUNCH.layers}/.neighbours.vm || :")
     assert starting("lxc.hook.mount", lines()) == []

@@ -14,12 +14,13 @@ SPEC = Spec(
 )
 PLAN = make_plan(SPEC, Job(42, "alice", {"node1": 1, "node2": 1, "node3": 1}))
 ADDRESSES = {"node1": "100.65.80.1", "node2": "100.65.80.2", "node3": "100.65.80.3"}
-HERE = Underlay("node1", ADDRESSES, "br0")
+HERE = Underlay("node1", ADDRESSES)
 
 
 def test_each_network_has_a_bridge_and_a_vxlan_by_its_number() -> None:
     lines = devices_text(PLAN.networks[:1], HERE).splitlines()
     assert lines == [
+        "address replace 100.65.80.1/21 dev br0",
         "link add name n1 mtu 1400 type bridge mcast_snooping 0",
         "link add name x1 mtu 1400 type vxlan id 1 dstport 290 local 100.65.80.1 dev br0 "
         "nolearning",
@@ -31,12 +32,13 @@ def test_each_network_has_a_bridge_and_a_vxlan_by_its_number() -> None:
 
 
 def test_what_is_there_is_not_made_again() -> None:
-    assert devices_text(PLAN.networks, HERE, {"n1", "x1", "n2", "x2"}) == ""
+    lines = devices_text(PLAN.networks, HERE, {"n1", "x1", "n2", "x2"}).splitlines()
+    assert lines == ["address replace 100.65.80.1/21 dev br0"]
     assert "n1" not in devices_text(PLAN.networks, HERE, {"n1", "x1"})
 
 
 def test_a_job_of_one_node_needs_no_vxlan() -> None:
-    alone = Underlay("node1", {"node1": "100.65.80.1"}, "br0")
+    alone = Underlay("node1", {"node1": "100.65.80.1"})
     assert "vxlan" not in devices_text(PLAN.networks, alone)
     assert entries_text(PLAN.networks, alone, PLAN.on("node1")) == ""
 
