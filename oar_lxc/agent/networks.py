@@ -8,23 +8,23 @@ has a script for each interface in its directory, by which LXC sets the links up
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from ipaddress import IPv4Network
 from typing import Any
 
 from oar_lxc.agent.node import OnNode
 from oar_lxc.container.emulation import (
-    Abilities,
     commands,
     losses_text,
-    refuse_unable,
     start_script,
 )
-from oar_lxc.container.links import abilities, apply
+from oar_lxc.container.links import apply, lacking
 from oar_lxc.container.segments import Underlay, make_segments
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.model import events, requests
+from oar_lxc.model.abilities import refuse_lacking
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.layout import JobLayout, cable_device, links_file, outer_device
 from oar_lxc.model.links import Link
@@ -94,7 +94,7 @@ def join(node: OnNode, session: str, plan: Plan) -> dict[str, dict[str, str]]:
     if not (needs_networks(plan) or needs_networks(before.plan)):
         return {}
     if plan.links:
-        refuse_unable(plan.links, abilities(node.runtime), node.published.node)
+        _refuse_lacking(node, plan.links)
     known = replace(before, sessions={**before.sessions, session: plan})
     main = _main_network(node)
     underlay = Underlay(node.published.node, main.underlay)
@@ -143,16 +143,16 @@ def needs_networks(plan: Plan) -> bool:
 def send_networks(node: OnNode, request: requests.Networks) -> None:
     """Tell the networks, members and links of the job; an operation of the agent."""
     plan = _read(node.layout).plan
-    able = Abilities()
+    missing: tuple[str, ...] = ()
     if request.abilities:
         node.runtime.make_network()
-        able = abilities(node.runtime)
+        missing = lacking(node.runtime)
     here = plan.on(node.published.node)
     node.emit(
         events.NetworksHere(
             plan=plan,
             running=tuple(c.name for c in here if node.runtime.state(c.name) == RUNNING),
-            lacking=tuple(kind for kind, can in asdict(able).items() if not can),
+            lacking=missing,
         )
     )
 
@@ -168,7 +168,7 @@ def emulate(node: OnNode, request: requests.Emulate) -> None:
         before = _read(node.layout)
         for number, link in enumerate(links, 1):
             check_pair(f"link {number}", link, before.plan.containers)
-        refuse_unable(links, abilities(node.runtime), node.published.node)
+        _refuse_lacking(node, links)
         after = before.changed(links)
         done = _change(node, before, after)
         for planned in after.plan.on(node.published.node):
@@ -203,9 +203,12 @@ def plug(node: OnNode, request: requests.Plug) -> None:
         node.emit(events.Plugged(planned.name, request.network, request.up))
 
 
-def _main_network(node: OnNode) -> JobNetwork:
-    from ipaddress import IPv4Network
+def _refuse_lacking(node: OnNode, links: Sequence[Link]) -> None:
+    numbered = ((f"link {number}", link) for number, link in enumerate(links, 1))
+    refuse_lacking(numbered, lacking(node.runtime), node.published.node)
 
+
+def _main_network(node: OnNode) -> JobNetwork:
     published = node.published
     return JobNetwork.of(published.job_id, published.nodes, IPv4Network(published.pool))
 

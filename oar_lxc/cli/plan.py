@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,10 +12,11 @@ import click
 from oar_lxc.cli.shared.table import print_table
 from oar_lxc.client.lookup import find_job
 from oar_lxc.errors import SpecError, UsageError
+from oar_lxc.model.interfaces import Interface
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import check_job_id
 from oar_lxc.model.links import Link
-from oar_lxc.model.plan import Plan, make_plan
+from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.specfile import read_spec
 
 
@@ -88,35 +90,49 @@ def _print(made: Plan) -> None:
 
 def _print_networks(made: Plan) -> None:
     """Print tables of networks, members and links, if there are any."""
-    members = [(c, i) for c in made.containers for i in c.interfaces]
     if made.networks:
         click.echo()
-        count = Counter(interface.network for _, interface in members)
-        rows = [
-            (n.name, n.subnet, n.ipv6 or "-", str(count[n.name]), _nodes(made, n.name))
-            for n in made.networks
-        ]
-        titles = ("NETWORK", "SUBNET", "IPV6", "MEMBERS", "NODES")
-        print_table(titles, rows, right=("MEMBERS",))
-    if members:
-        click.echo()
-        print_table(
-            ("MEMBER", "INTERFACE", "NETWORK", "ADDRESS", "MAIN", "LEAVES BY"),
-            [
-                (
-                    c.name,
-                    i.device,
-                    i.network,
-                    " ".join(i.ips),
-                    "yes" if c.main else "no",
-                    "eth0" if c.main else c.gateway or "-",
-                )
-                for c, i in members
-            ],
-        )
+        print_members(made)
     if made.links:
         click.echo()
-        print_table(("LINK", "NETWORK", "FROM", "TO", "BACK", "DOES"), map(_link, made.links))
+        titles = ("LINK", "NETWORK", "FROM", "TO", "BACK", "DOES")
+        print_table(titles, map(link_row, made.links))
+
+
+def print_members(made: Plan, state: Callable[[str], str] | None = None) -> None:
+    """Print a table of the networks of a plan, and one of their members.
+
+    Args:
+        made: the plan.
+        state: returns the state of a container, for a job that runs.
+    """
+    members = [(c, i) for c in made.containers for i in c.interfaces]
+    count = Counter(interface.network for _, interface in members)
+    networks = [
+        (n.name, n.subnet, n.ipv6 or "-", str(count[n.name]), _nodes(made, n.name))
+        for n in made.networks
+    ]
+    print_table(("NETWORK", "SUBNET", "IPV6", "MEMBERS", "NODES"), networks, right=("MEMBERS",))
+    if members:
+        click.echo()
+        rows = [
+            (*(str(v) for v in member_row(c, i).values()), *((state(c.name),) if state else ()))
+            for c, i in members
+        ]
+        titles = ("MEMBER", "NODE", "INTERFACE", "NETWORK", "ADDRESS", "LEAVES BY")
+        print_table((*titles, *(("STATE",) if state else ())), rows)
+
+
+def member_row(container: PlannedContainer, interface: Interface) -> dict[str, str]:
+    """Return what is told of a member of a network, by its key."""
+    return {
+        "container": container.name,
+        "node": container.node,
+        "interface": interface.device,
+        "network": interface.network,
+        "address": " ".join(interface.ips),
+        "gateway": "eth0" if container.main else container.gateway or "-",
+    }
 
 
 def _nodes(made: Plan, network: str) -> str:
@@ -124,7 +140,8 @@ def _nodes(made: Plan, network: str) -> str:
     return " ".join(dict.fromkeys(c.node for c in made.containers if c.interface(network))) or "-"
 
 
-def _link(link: Link) -> tuple[str, ...]:
+def link_row(link: Link) -> tuple[str, ...]:
+    """Return what is told of a link."""
     return (
         "all traffic" if link.to is None else "each pair",
         link.network,

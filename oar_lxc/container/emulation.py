@@ -14,13 +14,12 @@ them, and removed after. So no packet passes by the side meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from oar_lxc.errors import SpecError
 from oar_lxc.model.addresses import SEGMENT_PORT
 from oar_lxc.model.layout import cable_device, outer_device
-from oar_lxc.model.links import Link, Shape
+from oar_lxc.model.links import Shape
 from oar_lxc.model.shaping import End, Shaping
 
 TABLE = "oar_lxc_links"
@@ -32,61 +31,6 @@ NO_LIMIT = 10**11  # bits a second of a link without a rate
 ASSUMED = 10**10  # bits a second that such a link may have in flight
 QUEUE = 50_000  # microseconds that packets wait for a full link before they are dropped
 LARGEST = 1 << 16  # bytes that the kernel hands over as one packet
-NETEM_KEYS = ("delay", "jitter", "duplicate", "corrupt", "reorder")
-
-
-@dataclass(frozen=True)
-class Abilities:
-    """What a node's kernel can do for emulation.
-
-    Attributes:
-        htb: rates.
-        netem: delay, jitter, duplicates, damage and reordering.
-        numgen: loss.
-        ifb: what is about all that an interface sends.
-    """
-
-    htb: bool = True
-    netem: bool = True
-    numgen: bool = True
-    ifb: bool = True
-
-
-_MODULES = {"htb": "sch_htb", "netem": "sch_netem", "numgen": "nft_numgen", "ifb": "ifb"}
-
-
-def refuse_unable(links: Sequence[Link], able: Abilities, node: str) -> None:
-    """Refuse links for which a node's kernel has no module.
-
-    Raises:
-        SpecError: there is one; the sentence has its number, its key and the module.
-    """
-    for number, link in enumerate(links, 1):
-        for key, kind in _needs(link):
-            if not getattr(able, kind):
-                raise SpecError(
-                    f"link {number}: {key}: the kernel of {node} has no {kind} "
-                    f"(modprobe {_MODULES[kind]})"
-                )
-
-
-def _needs(link: Link) -> Iterator[tuple[str, str]]:
-    """Yield what a link needs, each with the key that needs it."""
-    shape = link.shape
-    for key in NETEM_KEYS:
-        if getattr(shape, key):
-            yield key, "netem"
-    if shape.loss:
-        yield "loss", "numgen"
-    if _queues(shape):
-        yield ("rate" if shape.rate else "delay"), "htb"
-        if link.to is None:
-            yield "from", "ifb"
-
-
-def _queues(shape: Shape | None) -> bool:
-    """Whether a shape does more than lose packets."""
-    return shape is not None and any(getattr(shape, key) for key in ("rate", *NETEM_KEYS))
 
 
 @dataclass(frozen=True)
@@ -182,7 +126,7 @@ def queue_of(shape: Shape) -> tuple[int, str]:
 
 
 def _shape_with_queue(shape: Shape | None) -> Shape | None:
-    return shape if _queues(shape) else None
+    return shape if shape is not None and shape.queues else None
 
 
 def _trees(shaping: Shaping) -> tuple[_Tree, _Tree]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from oar_lxc.container.emulation import Abilities, Commands
+from oar_lxc.container.emulation import Commands
 from oar_lxc.container.runtime import Runtime
 from oar_lxc.errors import CommandError
+from oar_lxc.model.abilities import HTB, IFB, NETEM, NUMGEN
 
 _TRIAL = "oar_lxc_trial"  # a device and a table that go at once
 
@@ -29,8 +30,11 @@ def apply(runtime: Runtime, commands: Commands, losses: str) -> None:
         runtime.in_network(["ip", "-batch", "-"], commands.after)
 
 
-def abilities(runtime: Runtime) -> Abilities:
+def lacking(runtime: Runtime) -> tuple[str, ...]:
     """Try what the kernel of this node can do; the trial leaves nothing.
+
+    Returns:
+        Those of :data:`oar_lxc.model.abilities.MODULES` that it does not have.
 
     Raises:
         CommandError: no device at all can be made here.
@@ -47,7 +51,8 @@ def abilities(runtime: Runtime) -> Abilities:
     rule = "numgen random mod 2 < 1 drop"
     table = f"table bridge {_TRIAL} {{\n chain loss {{\n  {rule}\n }}\n}}\n"
     numgen = _can(runtime, ["nft", "--check", "-f", "-"], table)
-    return Abilities(htb, netem, numgen, ifb)
+    able = {HTB: htb, NETEM: netem, NUMGEN: numgen, IFB: ifb}
+    return tuple(kind for kind, can in able.items() if not can)
 
 
 def _can(runtime: Runtime, argv: list[str], text: str = "") -> bool:

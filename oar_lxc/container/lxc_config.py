@@ -184,10 +184,11 @@ def _network_lines(planned: PlannedContainer, gateway: str, directory: Path) -> 
             yield f"{net}.ipv4.gateway = {planned.gateway}"
         if planned.emulated:
             yield f"{net}.script.up = /bin/sh {directory / links_file(interface.index)}"
-    if planned.forward:
-        yield "lxc.sysctl.net.ipv4.ip_forward = 1"
+    if planned.interfaces or planned.forward:
+        # Without this, it would be as on the node, which may forward.
+        yield f"lxc.sysctl.net.ipv4.ip_forward = {planned.forward:d}"
         if any(interface.ipv6 for interface in planned.interfaces):
-            yield "lxc.sysctl.net.ipv6.conf.all.forwarding = 1"
+            yield f"lxc.sysctl.net.ipv6.conf.all.forwarding = {planned.forward:d}"
 
 
 def neighbours_text(peers: Mapping[str, Peer], interfaces: Sequence[Interface], here: int) -> str:

@@ -67,7 +67,10 @@ def devices_text(
         bridge, vxlan = bridge_of(network.number), segment_vxlan(network.number)
         mtu = f"mtu {SEGMENT_MTU}"
         if bridge not in present:
-            lines.append(f"link add name {bridge} {mtu} type bridge mcast_snooping 0")
+            lines.append(
+                f"link add name {bridge} {mtu} type bridge forward_delay 0 "
+                "stp_state 0 mcast_snooping 0"
+            )
         if underlay.peers and vxlan not in present:
             lines.append(
                 f"link add name {vxlan} {mtu} type vxlan id {network.number} "

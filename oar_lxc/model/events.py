@@ -338,7 +338,7 @@ class NetworksHere(Event):
     Attributes:
         plan: containers of all nodes, with no more than what concerns networks.
         running: names of the containers of this node that run.
-        lacking: what the kernel of this node cannot do; see :class:`.emulation.Abilities`.
+        lacking: what the kernel of this node cannot do; see :data:`.abilities.MODULES`.
     """
 
     kind = "networks"

@@ -20,6 +20,7 @@ _TIMES = {"us": 1, "ms": 10**3, "s": 10**6}  # microseconds
 LEAST_RATE, MOST_RATE = 1000, 10**12  # bits a second
 MOST_DELAY = 60 * 10**6  # microseconds
 FINEST = 10**-4  # percent
+NETEM_KEYS = ("delay", "jitter", "duplicate", "corrupt", "reorder")  # what netem does
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Shape:
     duplicate: float = 0.0
     corrupt: float = 0.0
     reorder: float = 0.0
+
+    @property
+    def queues(self) -> bool:
+        """Whether it does more than lose packets, so that they wait in a queue."""
+        return any(getattr(self, key) for key in ("rate", *NETEM_KEYS))
 
     def words(self) -> str:
         """Return it as people write it, such as ``10Mbit 40ms±5ms loss 0.5%``."""
@@ -159,8 +165,12 @@ def parse_rate(text: object) -> int:
     return rate
 
 
-def parse_time(text: object) -> int:
+def parse_time(text: object, longest: int | None = MOST_DELAY) -> int:
     """Return microseconds from a text such as ``40ms``.
+
+    Args:
+        text: the text.
+        longest: the most that is allowed; None for no limit.
 
     Raises:
         SpecError: it is something else, or out of range; the caller adds key and value.
@@ -170,8 +180,8 @@ def parse_time(text: object) -> int:
     if unit not in _TIMES:
         raise AllowedError(wanted)
     time = round(number * _TIMES[unit])
-    if time > MOST_DELAY:
-        raise AllowedError(f"at most {MOST_DELAY // 10**6}s is allowed")
+    if longest is not None and time > longest:
+        raise AllowedError(f"at most {longest // 10**6}s is allowed")
     return time
 
 

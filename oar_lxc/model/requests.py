@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from oar_lxc.model.message import Message, Names, message
 
@@ -248,7 +248,7 @@ class Emulate(Request):
     """
 
     kind = "emulate"
-    links: tuple[Mapping[str, Any], ...]
+    links: tuple[Mapping[str, str | bool], ...]
 
 
 @message

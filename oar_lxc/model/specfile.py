@@ -44,7 +44,7 @@ def read_spec(path: Path) -> Spec:
             allowed; the sentence names the file, the group, key and value, and what is allowed.
     """
     try:
-        data = parse_toml(_read(path))
+        data = parse_toml(read_text(path))
     except ValueError as error:
         raise SpecError(f"{path}: {error}") from error
     refuse_unknown(str(path), data, TOP_KEYS)
@@ -121,14 +121,19 @@ def _text(key: str, directory: Path, name: str) -> str:
     """Return the text of a file that a key names."""
     try:
         path = directory / Path(name).expanduser()
-        return _read(path).decode("utf-8-sig")  # editors of Windows write a byte order mark
+        return read_text(path).decode("utf-8-sig")  # editors of Windows write a byte order mark
     except UnicodeDecodeError:
         raise SpecError(f"{key} has {shown(name)}, and {path} is no text in UTF-8") from None
     except (SpecError, RuntimeError, ValueError) as error:
         raise SpecError(f"{key} has {shown(name)}, and {error}") from None
 
 
-def _read(path: Path) -> bytes:
+def read_text(path: Path) -> bytes:
+    """Return the bytes of a file that a user wrote.
+
+    Raises:
+        SpecError: it cannot be read, or is too large.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(LONGEST + 1)

@@ -67,8 +67,8 @@ def test_networks_members_and_links_are_shown(
     invoke(cli, "plan", str(path), "--nodes", "2", "--cores", "2")
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["left", "192.168.100.0/24", "-", "3", "node1", "node2"] in rows
-    assert ["p1", "eth1", "left", "192.168.100.2", "no", "192.168.100.1"] in rows
-    assert ["router1", "eth1", "left", "192.168.100.1", "yes", "eth0"] in rows
+    assert ["p1", "node1", "eth1", "left", "192.168.100.2", "192.168.100.1"] in rows
+    assert ["router1", "node1", "eth1", "left", "192.168.100.1", "eth0"] in rows
     link = ["each", "pair", "left", "p", "router", "the", "same", "10Mbit", "40ms"]
     assert link in rows
 

@@ -13,16 +13,13 @@ from hypothesis import strategies as st
 from oar_lxc.container.emulation import (
     BFIFO,
     NETEM,
-    Abilities,
     commands,
     losses_text,
     queue_of,
-    refuse_unable,
     start_script,
 )
-from oar_lxc.errors import SpecError
 from oar_lxc.linux.run import run
-from oar_lxc.model.links import Link, Shape
+from oar_lxc.model.links import Shape
 from oar_lxc.model.shaping import End, Shaping
 
 ONE, TWO = End(3, "02:6d:0a:01:00:01"), End(4, "02:6d:0a:01:00:02")
@@ -141,46 +138,6 @@ def test_a_link_of_a_pair_spares_its_packets_those_of_the_cables() -> None:
 def test_who_has_no_internet_sends_to_the_main_network_alone() -> None:
     text = losses_text([], ["100.65.80.5"], "100.65.80.0/21")
     assert 'iifname { "v0-64415005" } ip daddr != 100.65.80.0/21 drop' in text
-
-
-@pytest.mark.parametrize(
-    ("link", "able", "sentence"),
-    [
-        (
-            Link("left", "p", "q", rate="1Mbit", delay="1ms"),
-            Abilities(netem=False),
-            "link 2: delay: the kernel of node1 has no netem (modprobe sch_netem)",
-        ),
-        (
-            Link("left", "p", "q", corrupt="1%"),
-            Abilities(netem=False),
-            "link 2: corrupt: the kernel of node1 has no netem (modprobe sch_netem)",
-        ),
-        (
-            Link("left", "p", "q", rate="1Mbit"),
-            Abilities(htb=False),
-            "link 2: rate: the kernel of node1 has no htb (modprobe sch_htb)",
-        ),
-        (
-            Link("left", "p", rate="1Mbit"),
-            Abilities(ifb=False),
-            "link 2: from: the kernel of node1 has no ifb (modprobe ifb)",
-        ),
-        (
-            Link("left", "p", "q", loss="1%"),
-            Abilities(numgen=False),
-            "link 2: loss: the kernel of node1 has no numgen (modprobe nft_numgen)",
-        ),
-    ],
-)
-def test_what_the_kernel_cannot_do_is_one_sentence(
-    link: Link, able: Abilities, sentence: str
-) -> None:
-    first = Link("left", "p", "q", loss="0%")
-    with pytest.raises(SpecError) as caught:
-        refuse_unable([first, link], able, "node1")
-    assert str(caught.value) == sentence
-    refuse_unable([first, link], Abilities(), "node1")
 
 
 def word(pattern: str, line: str) -> str:

@@ -135,6 +135,7 @@ def test_without_the_main_network_there_is_no_eth0_and_the_gateway_is_a_containe
     told = config_text(LAUNCH, vm, NodeSettings(NONE)).splitlines()
     assert starting("lxc.net.0.", told) == []
     assert "lxc.net.1.ipv4.gateway = 10.1.0.9" in told
+    assert "lxc.sysctl.net.ipv4.ip_forward = 0" in told
     alone = config_text(LAUNCH, replace(vm, gateway=""), NodeSettings(NONE))
     assert "gateway" not in alone
 

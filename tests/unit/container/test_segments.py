@@ -21,7 +21,7 @@ def test_each_network_has_a_bridge_and_a_vxlan_by_its_number() -> None:
     lines = devices_text(PLAN.networks[:1], HERE).splitlines()
     assert lines == [
         "address replace 100.65.80.1/21 dev br0",
-        "link add name n1 mtu 1400 type bridge mcast_snooping 0",
+        "link add name n1 mtu 1400 type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
         "link add name x1 mtu 1400 type vxlan id 1 dstport 290 local 100.65.80.1 dev br0 "
         "nolearning",
         "link set dev x1 addrgenmode none",
