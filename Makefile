@@ -17,8 +17,8 @@ SEED := 1
 SUBMAKE := $(MAKE) --no-print-directory
 
 # What the host needs, and the only place that says so: for the sandbox; and besides, for the virtual
-# environment and the Debian package, for what the code imports, for real LXC (fuse3 for a hostile
-# user's tests), and for images. A fresh machine, which is a container, needs less of its host.
+# environment and the Debian package, for what the code imports, for real LXC (fuse3 and strace for
+# its tests), and for images. A fresh machine, which is a container, needs less of its host.
 SANDBOX_PACKAGES := \
 	iproute2 lxc mmdebstrap nftables python3 \
 	python3-click python3-psutil python3-rich python3-structlog
@@ -27,8 +27,8 @@ APT_PACKAGES := \
 	ca-certificates dpkg make perl python3-venv \
 	iperf3 iputils-ping tcpdump \
 	python3-lxc \
-	fuse3 lxcfs openssh-client procps uidmap \
-	libcap2-bin skopeo squashfs-tools squashfs-tools-ng umoci xz-utils zstd
+	fuse3 lxcfs openssh-client procps \
+	libcap2-bin skopeo squashfs-tools squashfs-tools-ng strace umoci xz-utils zstd
 DEB_PACKAGES := dpkg python3 python3-click
 FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3
 
@@ -133,6 +133,8 @@ soak: need-root setup venv properties ## Run JOBS=200 jobs with faults at random
 
 .PHONY: bench
 bench: need-root setup venv ## Measure, and print a table; BENCH=row for one (root)
+	# For the stock tools that it measures beside.
+	@$(SUBMAKE) setup APT_PACKAGES=uidmap
 	$(BIN)/python -m tests.bench $(BENCH) $(BENCH_OPTIONS)
 
 .PHONY: fresh

@@ -139,14 +139,6 @@ def find_links(job: int, user: str, first_id: int) -> list[str]:
     ]
     if ports.is_dir():
         names += {*os.listdir(ports)} - {*names}
-    # What lxc-user-nic made for the user and did not plug in: while the user has another job on
-    # the node, it may be that one's.
-    lines = read("/etc/lxc/lxc-usernet").split("\n")
-    uids = [str(x.pw_uid) for x in pwd.getpwall() if x.pw_name == user]
-    if uids and not any(line.split()[:1] == [user] for line in lines):
-        made = re.compile(rf"veth{uids[0]}_\w+")
-        for name in filter(made.fullmatch, os.listdir("/sys/class/net")):
-            names += [] if Path(f"/sys/class/net/{name}/master").exists() else [name]
     return names
 
 
@@ -206,15 +198,9 @@ def find_ipc(job: int, user: str, first_id: int) -> list[str]:
 
 
 def find_lines(job: int, user: str, first_id: int) -> list[str]:
-    """Return lines that grant the job's ids or bridge to anyone, or that let its key in."""
-    found = []
+    """Return lines that let the job's key in."""
     path = "/var/lib/oar/.ssh/authorized_keys"
-    found += [f"{path}: {x}" for x in read(path).split("\n") if f'/{user}_{job}"' in x]
-    for path in ("/etc/subuid", "/etc/subgid"):
-        found += [f"{path}: {x}" for x in read(path).split("\n") if f":{first_id}:" in x]
-    for path in ("/etc/lxc/lxc-usernet", "/run/lxc/nics"):
-        found += [f"{path}: {x}" for x in read(path).split("\n") if f"olb{job}" in x.split()]
-    return found
+    return [f"{path}: {x}" for x in read(path).split("\n") if f'/{user}_{job}"' in x]
 
 
 def nft_table() -> str:
@@ -304,16 +290,7 @@ def find_any() -> dict[str, list[str]]:
     )
     files = [*(STATE / "records").glob("*"), *(STATE / "jobs").glob("*")]
     files += [*(STATE / "records").glob(".*"), *(STATE / "jobs").glob(".*")]
-    files += [*(STATE / "trash").glob("*"), *Path("/etc").glob(".*.oar-lxc")]
-    files += [*Path("/etc/lxc").glob(".*.oar-lxc"), *Path("/var/lib/oar").glob("*_*.jobkey")]
-    pool = re.compile(rf":(\d+):{ID_COUNT}$")
-    lines = [
-        f"{path}: {x}"
-        for path in ("/etc/subuid", "/etc/subgid")
-        for x in read(path).split("\n")
-        if (match := pool.search(x)) and int(match[1]) >= FIRST_ID
-    ]
-    lines += [x for x in read("/etc/lxc/lxc-usernet").split("\n") if re.search(r"\bolb\d", x)]
+    files += [*(STATE / "trash").glob("*"), *Path("/var/lib/oar").glob("*_*.jobkey")]
     return {
         "processes": [
             f"{pid} {read(f'/proc/{pid}/comm').strip()}"
@@ -322,9 +299,8 @@ def find_any() -> dict[str, list[str]]:
         ],
         "cgroups": sorted(cgroups),
         "mounts": [x for x in read("/proc/self/mounts").split("\n") if f" {STATE}/jobs/" in x],
-        "links": [x for x in os.listdir("/sys/class/net") if re.fullmatch(r"ol[bv]\d+", x)],
+        "links": [x for x in os.listdir("/sys/class/net") if re.fullmatch(r"ol[buv]\d+", x)],
         "files": sorted(map(str, files)),
-        "lines": lines,
         "rules": re.findall(r'"olb\d+"|\S+ \. 0x[0-9a-f]+\b', nft_table()),
     }
 

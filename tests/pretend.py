@@ -74,11 +74,13 @@ class PretendJob:
         id: its job id.
         user: its user.
         cpus: what its cpuset allows.
+        in_cpuset: whether OAR makes cgroups for it; False where OAR's cpuset is off.
     """
 
     id: int
     user: str
     cpus: str = "0"
+    in_cpuset: bool = True
 
     @property
     def node(self) -> str:
@@ -92,6 +94,8 @@ class PretendJob:
 
     def make_cgroups(self) -> None:
         """Do what OAR's job resource manager does at init."""
+        if not self.in_cpuset:
+            return
         for controller in CONTROLLERS:
             (CGROUPS / controller / self.cgroup.lstrip("/")).mkdir(parents=True, exist_ok=True)
         outer = CGROUPS / "cpuset/oar"
@@ -118,7 +122,8 @@ class PretendJob:
     def node_side(self, command: str, *arguments: str, check: bool = True) -> Result:
         """Run ``oar-lxc-node`` of this checkout for the job."""
         argv = [PYTHON, "-IS", str(checkout() / "oar-lxc-node"), command]
-        argv += ["--job", str(self.id), "--user", self.user, "--cgroup", self.cgroup]
+        argv += ["--job", str(self.id), "--user", self.user]
+        argv += ["--cgroup", self.cgroup] if self.in_cpuset else []
         return run([*argv, *arguments], check=check)
 
     def prepare(self) -> Result:
@@ -158,7 +163,8 @@ class PretendJob:
     ) -> subprocess.Popen[str]:
         """Start a program as the user inside the job's cgroups, as OAR would."""
         account = pwd.getpwnam(self.user)
-        tasks = [CGROUPS / c / self.cgroup.lstrip("/") / "tasks" for c in CONTROLLERS]
+        controllers = CONTROLLERS if self.in_cpuset else ()
+        tasks = [CGROUPS / c / self.cgroup.lstrip("/") / "tasks" for c in controllers]
 
         def enter() -> None:
             for path in tasks:
@@ -196,10 +202,12 @@ class PretendJob:
 
 
 @contextmanager
-def pretend_job(job_id: int, user: str, cpus: str = "0") -> Iterator[PretendJob]:
+def pretend_job(
+    job_id: int, user: str, cpus: str = "0", in_cpuset: bool = True
+) -> Iterator[PretendJob]:
     """Make a job, prepared on this machine; destroy it in the end, whatever became of it."""
     make_state()
-    job = PretendJob(job_id, user, cpus)
+    job = PretendJob(job_id, user, cpus, in_cpuset)
     job.make_cgroups()
     try:
         job.prepare()

@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from oar_lxc.agent.hosts import forget, may_be_stale, write_hosts
+from oar_lxc.agent.hosts import forget, may_be_stale, tell_neighbours, write_hosts
 from oar_lxc.agent.networks import leave
 from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.ports import close_ports
 from oar_lxc.agent.timeline import note
 from oar_lxc.agent.times import LAUNCHED, READY, write_times
-from oar_lxc.container.create import remove_containers, remove_half_made
+from oar_lxc.container.create import free_overlays, remove_containers, remove_half_made
 from oar_lxc.container.limit_cgroups import thaw_limit_cgroups
 from oar_lxc.container.runtime import KILL_TIMEOUT
 from oar_lxc.errors import ContainerError, OarLxcError
@@ -102,7 +102,9 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                 _tell(node, name, state, state)
         begin = time.time()
         stopped = [name for name, state in states.items() if state == STOPPED]
+        pids: dict[str, int] = {}
         with node.runtime.starting() as starter:
+            free_overlays(node.layout, stopped)
             starter.send(stopped)
             for one in starter.rest():
                 if isinstance(one, ContainerError):
@@ -112,6 +114,8 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                 times = {LAUNCHED: begin, "start_seconds": one.seconds, READY: time.time()}
                 write_times(node.layout, one.name, times)
                 _tell(node, one.name, RUNNING, STOPPED)
+                pids[one.name] = one.init_pid
+        tell_neighbours(node.layout, pids)
         if may_be_stale(node.layout):
             write_hosts(node, stopped)
 

@@ -13,12 +13,12 @@ remembers those that have ended there.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from oar_lxc.agent.node import OnNode
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.cgroups import enter_cgroups
-from oar_lxc.model.description import networks_of
+from oar_lxc.model.description import Device, devices_of
 from oar_lxc.model.events import Event
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.message import Names
@@ -77,6 +77,26 @@ def may_be_stale(layout: JobLayout) -> bool:
     return len(known) + len(ended) > 1
 
 
+def tell_neighbours(layout: JobLayout, pids: Mapping[str, int]) -> None:
+    """Tell containers that have just started the hardware addresses of all others.
+
+    Args:
+        layout: the job's names.
+        pids: the process id of each container's init.
+    """
+    from oar_lxc.container.neighbours import Neighbour, are_told, neighbours_of, tell
+
+    peers = all_names(layout)
+    alike: dict[tuple[tuple[str, Device], ...], list[Neighbour]] = {}  # by their interfaces
+    neighbours = {}
+    for name, pid in pids.items():
+        devices = devices_of(layout.containers / name)
+        known = alike.get(key := tuple(devices.items()))
+        neighbours[pid] = alike[key] = neighbours_of(peers, devices) if known is None else known
+    if are_told(sum(map(len, neighbours.values()))):
+        tell(neighbours)
+
+
 def write_hosts(node: OnNode, containers: Sequence[str]) -> None:
     """Write all names of the job into running containers; ignore those that do not take them."""
     from oar_lxc.agent.execute import execute
@@ -89,7 +109,7 @@ def write_hosts(node: OnNode, containers: Sequence[str]) -> None:
     peers = all_names(node.layout)
     alike: dict[tuple[str, ...], list[str]] = {}  # containers by their networks
     for name in running:
-        alike.setdefault(networks_of(node.layout.containers / name), []).append(name)
+        alike.setdefault(tuple(devices_of(node.layout.containers / name)), []).append(name)
     for networks, names in alike.items():
         script = hosts_script(peers, networks)
         write = Exec(tuple(names), argv=("/bin/sh",), stdin=script, timeout=TIMEOUT)

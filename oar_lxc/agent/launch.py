@@ -38,7 +38,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
     enter_cgroups(node.published.cgroups)
     with node.runtime.starting() as starter:
         # Also what later steps need: an upgrade may replace the files during the waits below.
-        from oar_lxc.agent.hosts import all_names, learn, write_hosts
+        from oar_lxc.agent.hosts import all_names, learn, tell_neighbours, write_hosts
         from oar_lxc.agent.job_key import JobKey
         from oar_lxc.agent.networks import join
         from oar_lxc.agent.ports import open_ports
@@ -74,6 +74,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                     link_files=link_files,
                 )
                 begin, first, making, all_run = time.time(), 0.0, 0.0, True
+                pids: dict[str, int] = {}
                 start = time.monotonic()
                 for batch in create_containers(common, share):
                     making += time.monotonic() - start
@@ -81,13 +82,14 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                         raise OarLxcError("the program that asked for the launch has ended")
                     first = first or time.time()
                     starter.send(batch)
-                    all_run &= _tell_outcomes(node, launched, starter.finished())
+                    all_run &= _tell_outcomes(node, launched, starter.finished(), pids)
                     start = time.monotonic()
                 note(node.layout, "create", begin, making, len(share))
-                all_run &= _tell_outcomes(node, launched, starter.rest())
+                all_run &= _tell_outcomes(node, launched, starter.rest(), pids)
                 if not all_run:
                     _undo(node, request.session, share, starter)
                     return
+                tell_neighbours(node.layout, pids)
                 if share:
                     note(node.layout, "start", first, time.time() - first, len(share))
                 if others:
@@ -133,14 +135,27 @@ def _refuse_existing(node: OnNode, share: Sequence[PlannedContainer]) -> None:
 
 
 def _tell_outcomes(
-    node: OnNode, launched: float, outcomes: Iterable[StartedContainer | ContainerError]
+    node: OnNode,
+    launched: float,
+    outcomes: Iterable[StartedContainer | ContainerError],
+    pids: dict[str, int],
 ) -> bool:
-    """Emit an event for each outcome of a start; return whether all these containers run."""
+    """Emit an event for each outcome of a start; return whether all these containers run.
+
+    Args:
+        node: the node.
+        launched: when the launch began.
+        outcomes: the outcomes.
+        pids: gets the process id of each init that runs.
+    """
     all_run = True
-    for event in map(outcome_event, outcomes):
+    for one in outcomes:
+        event = outcome_event(one)
         if isinstance(event, events.Failed):
             all_run = False
         else:
+            if isinstance(one, StartedContainer):
+                pids[one.name] = one.init_pid
             times = {LAUNCHED: launched, "start_seconds": event.seconds}
             write_times(node.layout, event.container, times)
         node.emit(event)

@@ -27,7 +27,7 @@ from oar_lxc.container.lxc_config import (
     LXCFS,
     NodeSettings,
     config_text,
-    neighbours_text,
+    overlay_mark,
 )
 from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.errors import CommandError, ConfigError
@@ -41,7 +41,6 @@ from oar_lxc.model.layout import (
     CONFIG_FILE,
     DESCRIPTION_FILE,
     LOG_FILE,
-    NEIGHBOURS_FILE,
     ONLINE_FILE,
     UPPER,
     WORK,
@@ -75,13 +74,7 @@ def create_containers(
     account = _account(published)
     share = Share.of_node(published, launch.cores)
     check_memory(containers, job_memory(published, share))
-    groups = {planned.group: planned for planned in containers}
-    neighbours = {
-        group: neighbours_text(launch.names, planned.all_interfaces, len(containers))
-        for group, planned in groups.items()
-    }
-    home = account.home if account else "/"
-    settings = _node_settings(launch, containers, share, home, neighbours)
+    settings = _node_settings(launch, containers, share, account.home if account else "/")
     configs = {c.name: config_text(launch, c, settings[c.name]) for c in containers}
     files = LayerFiles(
         names=launch.names,
@@ -109,10 +102,6 @@ def create_containers(
             make_limit_cgroups(published.cgroups, planned.name, settings[planned.name].limits)
         launch.layers.mkdir(exist_ok=True)
         os.chmod(launch.layers, 0o770)  # noqa: S103  # clears set-gid: nothing inherits the group
-        for group in {planned.group for planned in batch if neighbours[planned.group]} - filled:
-            told = launch.layers / f"{NEIGHBOURS_FILE}.{group}"
-            told.write_text(neighbours[group])
-            told.chmod(0o644)  # only the user and the containers' root can enter its directory
         archive = files.archive(launch.layers.name, batch, launch.images, filled)
         unpack = ["tar", "-xp", "--numeric-owner", "-C", str(directory)]
         run(unpack, input=archive, first=JobNamespaces(launch.layout).become_root)
@@ -125,7 +114,6 @@ def _node_settings(
     containers: Sequence[PlannedContainer],
     share: Share,
     home: str,
-    neighbours: Mapping[str, str],
 ) -> dict[str, NodeSettings]:
     """Return what each container gets of this node, by the container's name."""
     lxcfs = has_lxcfs()
@@ -138,7 +126,6 @@ def _node_settings(
             cpus=share.cpus_of(limits[planned.name]),
             lxcfs=lxcfs,
             halt=halts[planned.image],
-            neighbours=bool(neighbours[planned.group]),
         )
         for planned in containers
     }
@@ -183,6 +170,17 @@ def description_of(
     for key in ("provision", "provision_timeout", "ssh_keys"):
         del data[key]
     return data
+
+
+def free_overlays(layout: JobLayout, names: Sequence[str]) -> None:
+    """Let stopped containers start again, also those whose monitor was killed.
+
+    Raises:
+        CommandError: what is in the way cannot be removed.
+    """
+    marks = [overlay_mark(layout.containers / name) for name in names]
+    if found := [str(mark) for mark in marks if mark.exists()]:
+        run(["rm", "-rf", "--", *found], first=JobNamespaces(layout).become_root)
 
 
 def remove_containers(layout: JobLayout, published: PublishedJob, names: Sequence[str]) -> None:

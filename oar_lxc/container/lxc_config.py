@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from oar_lxc.container.limits import Limits, limit_files
 from oar_lxc.container.node_launch import NodeLaunch
-from oar_lxc.model.addresses import MTU, SEGMENT_MTU, hardware_address
-from oar_lxc.model.interfaces import Interface
+from oar_lxc.model.addresses import MTU, SEGMENT_MTU
 from oar_lxc.model.layout import (
     LOG_FILE,
-    NEIGHBOURS_FILE,
     ONLINE_FILE,
     UPPER,
     WORK,
@@ -21,7 +19,6 @@ from oar_lxc.model.layout import (
     links_file,
     outer_device,
 )
-from oar_lxc.model.names import Peer
 from oar_lxc.model.plan import PlannedContainer
 
 CGROUP = "lxc.payload"  # the cgroup of a container's processes, inside its limit cgroup
@@ -30,16 +27,15 @@ PIVOT = "lxc.pivot"
 
 # "volatile": an unmount does not sync the files to disk, as they are thrown away with the job. The
 # kernel then leaves a mark in the work directory, and refuses the next mount, such as that of a
-# reboot inside, while the mark is there. The pre-mount hook removes it.
-# LXC writes "exec" before a hook. This hook begins with a redirection and no program, so the shell
-# goes on with what follows. If there is no mark, as at every first start, it runs no program.
+# reboot inside, while the mark is there. The post-stop hook removes it when a container ends; no
+# start waits for a hook. LXC writes "exec" before it.
 # "userxattr": in a user namespace, overlay can mark removed files only in this way.
 _CONFIG = """\
 lxc.uts.name = {name}
 lxc.rootfs.path = overlay:{layer}:{rootfs}:{directory}/{upper}
 lxc.rootfs.options = volatile,userxattr
 lxc.hook.version = 1
-lxc.hook.pre-mount = </dev/null; [ ! -d {mark} ] || rm -rf {mark}
+lxc.hook.post-stop = rm -rf {mark}
 lxc.mount.auto = proc:mixed sys:mixed cgroup:mixed
 lxc.autodev = 1
 lxc.tty.max = 1
@@ -66,17 +62,6 @@ LXCFS_FILES = (
 # allows, such as hwloc and with it every mpirun, then finds no CPU at all. So with a cpuset, we
 # write this file ourselves, from ONLINE_FILE.
 ONLINE = "sys/devices/system/cpu/online"
-
-# All containers of a node share one neighbour table of the kernel, which has few entries.
-# Permanent entries do not count. So NEIGHBOURS_FILE lists the containers' neighbours for the
-# kernel: then containers that all talk to each other do not fill the table.
-# These are numbers of entries on one node. Fewer than the first do not fill the table. More than
-# the last would cost too much, as an entry takes half a KiB of kernel memory and about 20
-# microseconds of a start: then the administrator must enlarge the table.
-FEWEST_PAIRS, MOST_PAIRS = 64, 65536
-# LXC runs this hook after the network is set up and before the container's root is the root
-# directory: the programs are the node's.
-_NEIGHBOURS = "lxc.hook.mount = </dev/null >/dev/null 2>&1; ip -force -batch {file} || :"
 
 
 @dataclass(frozen=True)
@@ -107,7 +92,6 @@ class NodeSettings:
             cpuset, and therefore no such file.
         lxcfs: whether lxcfs shows the container its share of the node.
         halt: the signal at which its init halts; by default that of systemd.
-        neighbours: whether the directory of layers has a :data:`NEIGHBOURS_FILE` for its group.
     """
 
     limits: Limits
@@ -115,7 +99,6 @@ class NodeSettings:
     cpus: str = ""
     lxcfs: bool = False
     halt: str = "SIGRTMIN+3"
-    neighbours: bool = False
 
 
 def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSettings) -> str:
@@ -127,7 +110,7 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         layer=launch.layers / planned.group,
         directory=directory,
         upper=UPPER,
-        mark=directory / WORK / "work/incompat",
+        mark=overlay_mark(directory),
         log=LOG_FILE,
         halt=settings.halt,
     )
@@ -145,9 +128,6 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         *(f"lxc.cgroup.{file} = {value}" for file, value in quota),
         *map(_bind_line, settings.binds),
     ]
-    if settings.neighbours:
-        file = launch.layers / f"{NEIGHBOURS_FILE}.{planned.group}"
-        lines.append(_NEIGHBOURS.format(file=file))
     if settings.lxcfs:
         lines += [_entry(LXCFS / name, Path(name), "bind,optional") for name in LXCFS_FILES]
     if settings.cpus:
@@ -155,6 +135,15 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
     elif settings.lxcfs:
         lines.append(_entry(LXCFS / ONLINE, Path(ONLINE), "bind,optional"))
     return text + "".join(f"{line}\n" for line in lines)
+
+
+def overlay_mark(directory: Path) -> Path:
+    """Return what keeps a container from its next start; its monitor removes it if it can.
+
+    Args:
+        directory: the container's.
+    """
+    return directory / WORK / "work/incompat"
 
 
 def _network_lines(planned: PlannedContainer, gateway: str, directory: Path) -> Iterator[str]:
@@ -189,31 +178,6 @@ def _network_lines(planned: PlannedContainer, gateway: str, directory: Path) -> 
         yield f"lxc.sysctl.net.ipv4.ip_forward = {planned.forward:d}"
         if any(interface.ipv6 for interface in planned.interfaces):
             yield f"lxc.sysctl.net.ipv6.conf.all.forwarding = {planned.forward:d}"
-
-
-def neighbours_text(peers: Mapping[str, Peer], interfaces: Sequence[Interface], here: int) -> str:
-    """Return the commands for ``ip -batch`` that make permanent neighbour entries.
-
-    The entries never go out of date, as hardware addresses follow from IPv4 addresses.
-
-    Args:
-        peers: all containers of the job.
-        interfaces: the interfaces of containers that get the entries; any of a group.
-        here: how many containers of this node get entries.
-
-    Returns:
-        The commands; empty if there would be too few or too many entries.
-    """
-    lines = []
-    for interface in interfaces:
-        for peer in peers.values():
-            main = (peer.ip,) if peer.ip else ()
-            ips = peer.networks.get(interface.network, ()) if interface.number else main
-            for ip in ips:
-                hardware = hardware_address(ips[0], interface.number)
-                what = f"{ip} lladdr {hardware} nud permanent dev {interface.device}"
-                lines.append(f"neigh replace {what}\n")
-    return "".join(lines) if FEWEST_PAIRS <= here * len(lines) <= MOST_PAIRS else ""
 
 
 def _bind_line(bind: Bind) -> str:

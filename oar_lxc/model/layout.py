@@ -31,8 +31,6 @@ WORK = "work"  # the overlay's work directory; LXC expects it beside the upper d
 # Devices in the job's network namespace: the other end of the uplink, and the bridge that joins it
 # and the job's containers.
 UPLINK_INSIDE, BRIDGE_INSIDE = "up0", "br0"
-# What is in the directory of a session's layers, besides a directory for each group.
-NEIGHBOURS_FILE = ".neighbours"  # the name of a group follows; no group has such a name
 
 # OAR accepts all names of the system's user database, which may come from a directory service. So
 # this allows more than Debian's rule, but only names that are one word and one part of a path.

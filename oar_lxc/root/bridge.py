@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-from collections.abc import Collection
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +18,6 @@ from oar_lxc.linux.bounded import bounded
 from oar_lxc.linux.run import run
 from oar_lxc.model.addresses import MTU, VXLAN_PORT, JobNetwork
 from oar_lxc.model.layout import UPLINK_INSIDE, JobLayout
-from oar_lxc.root import grants
 from oar_lxc.root.refusal import Refusal
 
 NET = Path("/sys/class/net")
@@ -150,30 +147,9 @@ def job_links(layout: JobLayout) -> list[str]:
     return names
 
 
-def stray_links(user: str, uid: int) -> list[str]:
-    """Return the unplugged devices that a user's lxc-user-nic left behind.
-
-    If it is killed before it plugs a new device into a bridge, the device has no bridge, and its
-    job is not known. Once the user may not plug in devices on this node any more, the device
-    belongs to no living job. Until then it stays.
-
-    Args:
-        user: the user.
-        uid: the user's id; -1 if unknown.
-    """
-    made = re.compile(rf"veth{uid}_\w+")  # as lxc-user-nic(1) names them
-    names = [
-        name
-        for name in os.listdir(NET)
-        if made.fullmatch(name) and not os.path.lexists(NET / name / "master")
-    ]
-    # Ask this after the listing: a device of a living job then still has its job's line.
-    return [] if names and grants.may_plug(user) else names
-
-
-def remove(layout: JobLayout, timeout: float, strays: Collection[str] = ()) -> None:
-    """Remove the job's devices and ``strays``; devices that vanish meanwhile are no error."""
-    names = [*job_links(layout), *strays]
+def remove(layout: JobLayout, timeout: float) -> None:
+    """Remove the job's devices; devices that vanish meanwhile are no error."""
+    names = job_links(layout)
     if names:
         # All at once: removing one device makes the kernel wait as long as removing all.
         lines = [f"link set dev {name} group {GOING}\n" for name in names]

@@ -15,9 +15,9 @@ from oar_lxc.linux.background import in_background
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import bridge, connections, grants, idmapped, keyrings, packetfilter, user_nics
+from oar_lxc.root import bridge, connections, idmapped, keyrings, packetfilter
 from oar_lxc.root.belongings import Belongings
-from oar_lxc.root.files import forget, half_written, job_locked, locked
+from oar_lxc.root.files import forget, half_written, job_locked
 from oar_lxc.root.id_allocation import find_range, find_whose
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.kill import Killing
@@ -86,9 +86,9 @@ class Destruction:
         # OAR's own clean has not run: the administrator's destroy does its work, too.
         if record and record.waits and self.layer == "admin" and not self.whole:
             return replace(self, whole=True).run_locked(log, deadline)
-        first_id = find_range(layout, self.user, self.uid, record)
+        first_id = find_range(layout, self.uid, record)
         oar_cgroup = self.oar_cgroup or (record.oar_cgroup if record else "")
-        whose = find_whose(layout, self.user, self.uid, first_id)
+        whose = find_whose(layout, self.uid, first_id)
         cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
         job = Belongings(layout, cgroups, whose)
         step = self._step
@@ -99,11 +99,7 @@ class Destruction:
             resume_stopped(log)
         step(log, "end", lambda: self._note_end(record, first_id, oar_cgroup, waits))
         step(log, "unpublish", lambda: layout.published.unlink(missing_ok=True))
-        # A process of the job may hold the node's lock: kill it while "ids" waits for the lock.
-        with in_background(
-            lambda: step(log, "ids", lambda: self._revoke(first_id, end.timeout() / 2))
-        ) as done:
-            step(log, "processes", partial(killing.kill, done))
+        step(log, "processes", killing.kill)
         # Before the check for processes: the child that removes keyrings has ids of the job.
         step(log, "keyrings", lambda: keyrings.forget(whose, end))
         share = PATIENT_SHARE if self.layer == REAPER else SHARE
@@ -158,10 +154,6 @@ class Destruction:
         if not record.ended or self.layer == STANZA:
             record.end(layout, record.ended or now, waits)
 
-    def _revoke(self, first_id: int, timeout: float) -> None:
-        with locked(timeout, anyway=True):
-            grants.revoke(self.layout, first_id)
-
     def _remove_network(self, log: NodeLog, end: Deadline, unfiltered: threading.Event) -> None:
         uid = self.uid if (bridge.NET / self.layout.bridge).exists() else 0
         subnets: list[IPv4Network] = []  # one at most
@@ -170,13 +162,12 @@ class Destruction:
             with suppress(OSError, OarLxcError):
                 if subnet := connections.subnet_of(self.layout, end.timeout()):
                     subnets.append(subnet)
-            bridge.remove(self.layout, end.timeout(), bridge.stray_links(self.user, self.uid))
+            bridge.remove(self.layout, end.timeout())
 
         self._step(log, "links", remove)
         # After the links: then no packet adds a connection again.
         for subnet in subnets:
             self._step(log, "connections", partial(connections.forget, subnet, end.part(0.3)))
-        self._step(log, "plugs", user_nics.forget_gone)
 
         # After the links: a packet of an existing device would add an element to the filter again.
         def forget_elements() -> None:

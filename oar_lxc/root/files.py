@@ -6,56 +6,30 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from oar_lxc.errors import OarLxcError
 from oar_lxc.linux import lock
 from oar_lxc.linux.atomic import write_atomic
-from oar_lxc.linux.regular import read_regular
 from oar_lxc.linux.removal import remove_tree
 
 LOCK = Path("/run/oar-lxc.lock")
 JOBS_LOCK = Path("/run/oar-lxc-jobs.lock")
 FILTER_LOCK = Path("/run/oar-lxc-filter.lock")
-SHADOW_LOCK = Path("/etc/.pwd.lock")
-SHADOW_WAIT = 2.0
 BLOCK = 512  # bytes; the unit of st_blocks in stat(2)
 FORGET_SECONDS = 5.0
 
 
 @contextmanager
-def locked(
-    timeout: float = 20,
-    path: Path = LOCK,
-    shadow: Path = SHADOW_LOCK,
-    *,
-    anyway: bool = False,
-) -> Iterator[None]:
-    """Hold the node's lock: only one prepare, destroy or reap at a time changes shared files.
-
-    This also takes the lock of lckpwdf(3), under which useradd and similar programs edit
-    /etc/subuid. They hold it only for a moment. But a user can keep it held, by stopping a
-    set-user-id program that has it. Then the block runs without it.
-
-    Args:
-        timeout: seconds to wait for the node's lock.
-        path: the node's lock.
-        shadow: the lock of programs that edit the system's user database.
-        anyway: run the block also if the node's lock cannot be taken; for code that takes rights
-            away.
+def locked(timeout: float, path: Path = LOCK) -> Iterator[None]:
+    """Hold the node's lock: only one prepare at a time chooses an id range.
 
     Raises:
-        OarLxcError: another process held the node's lock for longer than ``timeout`` seconds.
-        OSError: the node's lock cannot be opened.
+        OarLxcError: another process held it for longer than ``timeout`` seconds.
+        OSError: it cannot be opened.
     """
-
-    with ExitStack() as held:
-        with suppress(*([OSError] if anyway else [])):
-            held.enter_context(lock.locked(path, timeout))
-        with suppress(OarLxcError, OSError):
-            held.enter_context(lock.locked(shadow, min(timeout, SHADOW_WAIT), fcntl.lockf))
+    with lock.locked(path, timeout):
         yield
 
 
@@ -151,48 +125,3 @@ def forget(path: Path) -> None:
 def half_written(path: Path) -> Path:
     """Return the name of a file while it is written; a killed writer leaves it behind."""
     return path.with_name(f".{path.name}.oar-lxc")
-
-
-def edit_lines(path: Path, change: Callable[[list[str]], list[str]], mode: int = 0o644) -> bool:
-    """Change the lines of a small configuration file; the caller holds :func:`locked`.
-
-    Args:
-        path: the file; a missing one counts as empty.
-        change: gets the lines without newlines and returns the new ones.
-        mode: mode of a file that did not exist.
-
-    Returns:
-        Whether the file changed.
-
-    Raises:
-        OSError: it cannot be read or written, or is not a regular file.
-    """
-    try:
-        before = read_lines(path)
-        mode = path.stat().st_mode & 0o7777
-    except FileNotFoundError:
-        before = []
-    after = change(list(before))
-    if after == before:
-        return False
-    text = "".join(line + "\n" for line in after)
-    if len(after) < len(before):
-        write_anyway(path, text, mode)
-    else:
-        write_durably(path, text, mode)
-    return True
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a small configuration file.
-
-    Raises:
-        OSError: it is missing, cannot be read, or is not a regular file.
-    """
-    return split_lines(read_regular(path, follow=True).decode("utf-8", "surrogateescape"))
-
-
-def split_lines(text: str) -> list[str]:
-    """Split a text only at newlines, like the programs that read such files."""
-    lines = text.split("\n")
-    return lines if lines[-1] else lines[:-1]

@@ -2,8 +2,7 @@
 
 A user namespace with the job's ids lives as long as something refers to it: an open file of it, of
 a namespace or of a socket that was made inside, or a zombie. Through that, the namespace's owner
-could enter it after the destroy. And a newuidmap(1) that the user stopped right after its check of
-/etc/subuid maps the ids when it continues.
+could enter it after the destroy.
 
 A process may block its examination (:mod:`oar_lxc.linux.examination`); for such a one the answer
 is not known.
@@ -15,7 +14,6 @@ import os
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.deadline import Deadline
@@ -25,7 +23,6 @@ from oar_lxc.linux.process import is_zombie, parent, pids
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 
-MAPPERS = ("newuidmap", "newgidmap")
 FILES = 1000  # open files to examine between two signs of life of the child
 
 
@@ -56,7 +53,7 @@ def find_holders(
     for pid in others:
         handles.hold(pid)
     found = parents.intersection(others)
-    look = partial(_holds, whose=whose, namespaces=namespaces)
+    look = partial(_holds, namespaces=namespaces)
     for pid, holds in examine(sorted(set(others) - found - unseen), look, deadline):
         if holds is None:
             unseen.add(pid)
@@ -67,8 +64,8 @@ def find_holders(
     return found
 
 
-def _holds(pid: int, whose: Whose, namespaces: UserNamespaces) -> str:
-    return "1" if _maps_ids(pid, whose) or _has_handle(pid, namespaces) else ""
+def _holds(pid: int, namespaces: UserNamespaces) -> str:
+    return "1" if _has_handle(pid, namespaces) else ""
 
 
 def _in_time(deadline: Deadline) -> bool:
@@ -80,18 +77,6 @@ def _in_time(deadline: Deadline) -> bool:
 def _is_jobs(pid: int, namespaces: UserNamespaces) -> bool:
     with suppress(OSError):
         return namespaces.is_jobs(pid)
-    return False
-
-
-def _maps_ids(pid: int, whose: Whose) -> bool:
-    """Whether a process is newuidmap or newgidmap and is about to map ids of the job."""
-    with suppress(OSError, ValueError):
-        process = Path(f"/proc/{pid}")
-        if (process / "exe").readlink().name in MAPPERS:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            numbers = list(map(int, words[2:-1]))
-            extents = zip(numbers[1::3], numbers[2::3], strict=False)
-            return any(whose.overlaps(start, count) for start, count in extents)
     return False
 
 

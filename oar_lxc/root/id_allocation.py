@@ -21,7 +21,6 @@ from oar_lxc.model.config import Config
 from oar_lxc.model.idspans import Span, format_spans
 from oar_lxc.model.layout import CONFIG, JOB_DIRECTORIES, RECORDS, JobLayout
 from oar_lxc.root.files import write_durably
-from oar_lxc.root.grants import granted_ranges, jobs_of_lines
 from oar_lxc.root.id_ranges import COUNT, JOBS, is_first_id, ranges_of
 from oar_lxc.root.ownership import Whose
 from oar_lxc.root.record import Record, read_record
@@ -97,8 +96,6 @@ def _read(path: Path) -> dict[int, tuple[int, int]]:
 
 
 def _taken(state: Path) -> Iterator[tuple[int, int]]:
-    for _, start, count in granted_ranges():
-        yield start, count
     for first in first_ids(state):
         yield first, COUNT
     # systemd-nspawn takes ranges that the user database does not have, and lists them here.
@@ -118,47 +115,35 @@ def first_ids(state: Path) -> set[int]:
     return {first for first in found if is_first_id(first)}
 
 
-def find_whose(layout: JobLayout, user: str, uid: int, first_id: int) -> Whose:
+def find_whose(layout: JobLayout, uid: int, first_id: int) -> Whose:
     """Return the ids of a job, and all ranges that its user has or had on this node.
 
     Args:
         layout: names of any job of this node.
-        user: the user's name.
         uid: the user's id; -1 if unknown.
         first_id: first id of the job's range; 0 if it had none.
     """
-    names = {user, str(uid)}  # shadow accepts both
-    found: set[tuple[int, int]] = set()
-    with suppress(OSError):  # a file that cannot be read tells nothing
-        found |= {(start, count) for owner, start, count in granted_ranges() if owner in names}
-    with suppress(OarLxcError):
+    table: dict[int, tuple[int, int]] = {}
+    with suppress(OarLxcError):  # a table that cannot be read tells nothing
         table = _read(layout.state / TABLE)
-        found |= {(first, COUNT) for first, (owner, _) in table.items() if owner == uid}
-    return Whose(uid, first_id, tuple(sorted(found)))
+    found = sorted((first, COUNT) for first, (owner, _) in table.items() if owner == uid)
+    return Whose(uid, first_id, tuple(found))
 
 
-def find_range(layout: JobLayout, user: str, uid: int, record: Record | None) -> int:
+def find_range(layout: JobLayout, uid: int, record: Record | None) -> int:
     """Return the first id of a job's range; 0 if it cannot be found.
 
-    The group of the job's root-owned directory tells it, and so does the record. If both are lost
-    but the user may still plug into the job's bridge, it is the range that the user has and no
-    other job has, if there is only one.
+    The group of the job's root-owned directory tells it, and so does the record.
 
     Args:
         layout: the job's names.
-        user: the job's user.
         uid: the user's id; -1 if unknown. A range of another user is not the job's.
         record: the job's record.
     """
     found = [record.first_id] if record else []
     with suppress(OSError):
         found.insert(0, layout.directory.lstat().st_gid)
-    for first in found:
-        if is_of(first, uid, layout.state):
-            return first
-    with suppress(OSError):  # a file that cannot be read tells nothing
-        return _orphan(layout, user)
-    return 0
+    return next((first for first in found if is_of(first, uid, layout.state)), 0)
 
 
 def possible_ranges(
@@ -196,15 +181,3 @@ def is_of(first: int, uid: int, state: Path) -> bool:
     with suppress(OarLxcError):  # without the table, a range's user is not known
         table = _read(state / TABLE)
     return is_first_id(first) and (uid == -1 or table.get(first, (uid, 0))[0] == uid)
-
-
-def _orphan(layout: JobLayout, user: str) -> int:
-    if (layout.job_id, user) not in jobs_of_lines():
-        return 0
-    known = first_ids(layout.state)
-    found = {
-        start
-        for owner, start, count in granted_ranges()
-        if owner == user and count == COUNT and is_first_id(start) and start not in known
-    }
-    return found.pop() if len(found) == 1 else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -17,7 +16,6 @@ from oar_lxc.root.stuck import abort_waits, dead_lxcfs, parents_of_zombies, trac
 LXCFS_PATIENCE = 4.0  # seconds for an answer of lxcfs, which normally takes milliseconds
 LOOKS = 4  # searches that find all of a job; after that, processes outside must be adding more
 HOLDERS = 0.5  # the part of the time for the search among the user's other processes
-MOMENT = 0.01  # seconds
 MOST_SHOWN = 5  # processes to name in a sentence
 BUSY = 0.1  # seconds after which killed processes have left the cgroups
 
@@ -46,25 +44,17 @@ class Killing:
     def _end(self) -> Deadline:
         return self.job.deadline
 
-    def kill(self, revoked: threading.Event) -> None:
-        """Kill until a search finds none after the user's right to the ids is taken back.
-
-        Args:
-            revoked: is set when the right is taken back.
-        """
+    def kill(self) -> None:
+        """Kill until a search finds none."""
         self._late = self._end.part(0.5).within(LXCFS_PATIENCE)
         self.job.cgroups.take_back()
-        revoked.wait(MOMENT)  # mostly this suffices, and saves one search
         looks = 0
         while not self._end.passed:
-            last = revoked.is_set()
-            if not self._look():
-                if last and not self._kill_holders():
-                    self.unknown = keep_waiting(self._unseen)
-                    break
-                revoked.wait(self._end.timeout())
-            else:
+            if self._look():
                 looks += 1
+            elif not self._kill_holders():
+                self.unknown = keep_waiting(self._unseen)
+                break
             if looks > LOOKS:
                 self._kill_still()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError, printable
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import bridge, grants, idmapped, job_cgroups, packetfilter, user_nics
+from oar_lxc.root import bridge, idmapped, job_cgroups, packetfilter
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.kill import keep_waiting
 from oar_lxc.root.litter import Litter
@@ -59,11 +59,10 @@ class Leftovers:
         mounts: mount points in the node's own mount namespace. Those in other namespaces do not
             count, as users can mount anything there. The kernel detaches the copies of the job's
             mounts there when the directory is removed.
-        links: names of network devices, including unplugged ones of the user's jobs.
+        links: names of network devices.
         files: paths of files and directories. They include OAR's own files of the job if OAR left
             them, and files of the job's ids in the directories that all users share.
         ipc: SysV IPC of its ids, kind and number.
-        lines: lines in /etc/subuid, /etc/subgid, /etc/lxc/lxc-usernet and /run/lxc/nics.
         rules: elements of the packet filter.
         unknown: why a search was incomplete, so that more may be left.
         holders: why a process of the user, in another job or in none, may still be able to take
@@ -79,7 +78,6 @@ class Leftovers:
     links: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     ipc: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     holders: list[str] = field(default_factory=list)
@@ -145,13 +143,12 @@ def find_leftovers(
         processes=sorted(running.processes),
         cgroups=[str(path) for path in cgroups.roots()] if job_cgroups.hierarchies() else [UNSEEN],
         mounts=[str(point) for point in idmapped.mounts_under(layout.directory)],
-        links=[*bridge.job_links(layout), *bridge.stray_links(cgroups.user, whose.uid)],
+        links=bridge.job_links(layout),
         files=[
             *(str(path) for path in paths if os.path.lexists(path)),
             *([] if litter.unknown else litter.files),
         ],
         ipc=litter.ipc,
-        lines=_lines(layout, whose.first_id),
         rules=_rules(layout) if rules is None else rules,
         unknown=[running.unknown] if running.unknown else [],
         holders=list({why: 0 for why in (running.holders, *holders) if why}),
@@ -163,15 +160,6 @@ def _seen(litter: Litter) -> str:
     if not litter.files:
         return litter.unknown
     return f"{litter.unknown}; {len(litter.files)} of them were seen, such as {litter.files[0]}"
-
-
-def _lines(layout: JobLayout, first_id: int) -> list[str]:
-    found = grants.leftover_lines(layout, first_id)
-    try:
-        found[user_nics.NICS] = user_nics.left_of(layout)
-    except OSError as error:
-        found[user_nics.NICS] = [f"it cannot be read: {error.strerror}"]
-    return [f"{path}: {line}" for path, lines in found.items() for line in lines]
 
 
 def _rules(layout: JobLayout) -> list[str]:

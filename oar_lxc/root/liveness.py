@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model.layout import JOB_DIRECTORIES, MAX_JOB_ID, RECORDS, STATE, JobLayout
-from oar_lxc.root import grants, packetfilter
+from oar_lxc.root import packetfilter
 from oar_lxc.root.account import find_name, private_owner
 from oar_lxc.root.bridge import NET
 from oar_lxc.root.job_cgroups import OWN, hierarchies
@@ -57,16 +57,11 @@ class Judge:
     def find_jobs(self) -> list[Finding]:
         """Judge each job that has a record or anything else on this node."""
         users = dict.fromkeys(_job_ids(self.state), "")
-        # If one source cannot be read, the others still count.
         try:
             users.update(dict.fromkeys(packetfilter.jobs(NFT_TIMEOUT), ""))
         except OarLxcError as error:
             self.unknown.append(f"the packet filter cannot be read: {error}")
         users.update(_jobs_of_cgroups())
-        try:
-            users.update(grants.jobs_of_lines())
-        except OSError as error:
-            self.unknown.append(f"{grants.USERNET} cannot be read: {error.strerror}")
         return [
             self._judge(JobLayout(job, self.state), user) for job, user in sorted(users.items())
         ]
@@ -103,7 +98,7 @@ def _job_ids(state: Path) -> Iterator[int]:
     patterns = (
         (state / RECORDS, r"([0-9]{1,10})\.json"),
         (state / JOB_DIRECTORIES, r"([0-9]{1,10})"),
-        (NET, r"ol[bv]([0-9]{1,10})"),
+        (NET, r"ol[buv]([0-9]{1,10})"),
     )
     for directory, pattern in patterns:
         for name in os.listdir(directory) if directory.is_dir() else ():

@@ -261,7 +261,7 @@ def _leftovers(arguments: argparse.Namespace) -> int:
     cgroups = JobCgroups(layout.job_id, user, cgroup)
     first_ids = _first_ids(arguments.first_id, layout, user, uid, record)
     left = Leftovers.union(
-        find_leftovers(Belongings(layout, cgroups, find_whose(layout, user, uid, first)))
+        find_leftovers(Belongings(layout, cgroups, find_whose(layout, uid, first)))
         for first in first_ids
     )
     if arguments.json:
@@ -282,7 +282,7 @@ def _first_ids(
     from oar_lxc.root.id_allocation import find_range, is_of, possible_ranges
 
     if given is None:
-        first = find_range(layout, user, uid, record)
+        first = find_range(layout, uid, record)
         users = lenient_config()[0].users
         return {first} if first else possible_ranges(layout, user, uid, users) or {0}
     if not re.fullmatch(r"[0-9]{1,10}", given) or not is_of(int(given), uid, layout.state):

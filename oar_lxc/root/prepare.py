@@ -22,7 +22,7 @@ from oar_lxc.model.config import Config
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.published import READY, REFUSED, PublishedJob
-from oar_lxc.root import bridge, grants, id_ranges, idmapped, job_namespaces, packetfilter
+from oar_lxc.root import bridge, id_ranges, idmapped, job_namespaces, packetfilter
 from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
 from oar_lxc.root.destroy import Destruction
 from oar_lxc.root.files import job_locked, locked, write_durably
@@ -141,10 +141,6 @@ class Preparation:
                 raise Refusal("it has ended already")
             if before and before.boot == this_boot() and before.first_id:
                 return before
-            if self.user.isdigit():
-                raise Refusal(
-                    f"the user's name {self.user} is all digits, which /etc/subuid takes for an id"
-                )
             self.layout.published.unlink(missing_ok=True)  # it is from a refusal or another boot
             try:
                 first_id = allocate(self.layout, self.user, account.uid, self.config.users)
@@ -173,8 +169,6 @@ class Preparation:
         layout = self.layout
         cgroups = JobCgroups(layout.job_id, self.user, self.oar_cgroup)
         first_id = record.first_id
-        with log.step("ids"), locked(end.timeout()):
-            grants.grant(layout, self.user, first_id, network.capacity)
         with log.step("directories"):
             self._make_directories(account, first_id)
         if self.job_key and not self.oar_cgroup:

@@ -57,7 +57,6 @@ COMPLETIONS = {
 SUGGESTS = (
     "lxc",
     "lxcfs",
-    "uidmap",
     "nftables",
     "mmdebstrap",
     "zstd",

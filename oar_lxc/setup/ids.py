@@ -21,7 +21,7 @@ def notes(etc: Path = ETC) -> list[str]:
     Args:
         etc: the directory of the system's configuration.
     """
-    return [*_ranges(etc), *_accounts(etc), *_given_out(etc), *_elsewhere(etc)]
+    return [*_ranges(etc), *_accounts(etc), *_given_out(etc)]
 
 
 def _ranges(etc: Path) -> Iterator[str]:
@@ -33,13 +33,12 @@ def _ranges(etc: Path) -> Iterator[str]:
                 continue
             first, last = int(start), int(start) + int(count) - 1
             if int(count) == COUNT and is_first_id(first):
-                continue  # the range of a running job
+                continue  # of version 0.1, and removed by a step
             if found := overlapping(first, int(count)):
                 yield (
                     f"{etc / name} gives {owner} the ids {first} to {last}, "
-                    f"among them {_shown(found)}, which are for containers of jobs. Jobs get none "
-                    f"of these on this node, so that users can have fewer jobs at once here: give "
-                    f"{owner} others, below {found[0][0]}"
+                    f"among them {_shown(found)}, which are for containers of jobs: who has these "
+                    f"ids can reach into containers. Give {owner} others, below {found[0][0]}"
                 )
 
 
@@ -64,18 +63,6 @@ def _given_out(etc: Path) -> Iterator[str]:
                 f"{etc / 'login.defs'}: useradd gives out subordinate ids from SUB_{kind}_MIN "
                 f"{first} to SUB_{kind}_MAX {last}, among them {_shown(found)}, which are for "
                 f"containers of jobs: set SUB_{kind}_MAX to {found[0][0] - 1} or less"
-            )
-
-
-def _elsewhere(etc: Path) -> Iterator[str]:
-    for line in _lines(etc / "nsswitch.conf"):
-        key, colon, rest = line.partition("#")[0].partition(":")
-        sources = [word for word in rest.split() if not word.startswith("[")]
-        if colon and key.strip() == "subid" and sources not in ([], ["files"]):
-            yield (
-                f"{etc / 'nsswitch.conf'}: subordinate ids come from {' '.join(sources)} (subid), "
-                "so that newuidmap does not read /etc/subuid, where jobs are given theirs: no "
-                "container starts. Write `subid: files`, or remove the line"
             )
 
 

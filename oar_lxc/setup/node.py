@@ -15,10 +15,10 @@ from oar_lxc.model.config import read_config
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JOB_DIRECTORIES, RECORDS, STATE, STORE
 from oar_lxc.oar import paths
-from oar_lxc.root.grants import USERNET
 from oar_lxc.setup import (
     config_file,
     files,
+    former_lines,
     ids,
     join,
     journal,
@@ -97,7 +97,7 @@ def make_plan(options: Options) -> SetupPlan:
                 files.directory(f"{path} is there", path, mode)
                 for path, mode in (*DIRECTORIES, (PUBLIC_STORE, 0o755))
             ),
-            _usernet_exists(),
+            former_lines.step(),
             *journal.steps(),
             *network.steps(),
             *lxcfs.steps(),
@@ -118,19 +118,6 @@ def _no_directory() -> Step:
         return f"{paths.CPUSET}: remove the directory" if in_the_way else None
 
     return Step(f"OAR can make {paths.CPUSET}", pending, lambda: remove_tree(paths.CPUSET))
-
-
-def _usernet_exists() -> Step:
-    """Make the step about the file that lists the users who may attach containers to bridges."""
-
-    def pending() -> str | None:
-        return None if USERNET.exists() else f"{USERNET}: make it, empty"
-
-    def apply() -> None:
-        USERNET.parent.mkdir(parents=True, exist_ok=True)
-        files.write_through(USERNET, b"", 0o644)
-
-    return Step(f"{USERNET} is there", pending, apply)
 
 
 def _image(name: str) -> Step:

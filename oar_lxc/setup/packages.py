@@ -35,7 +35,6 @@ NODE = (
     "lxc",
     "lxcfs",
     "python3-lxc",
-    "uidmap",
     "nftables",
     "iproute2",
     "procps",

@@ -52,7 +52,9 @@ class Loop:
         gateway = IPv4Interface(self.published.gateway)
         self.network = str(gateway.ip).rpartition(".")[0]
         self.prefix = gateway.network.prefixlen
-        ids = "\n".join(self.published.ids.config_lines())
+        ids = self.published.ids
+        maps = [f"lxc.idmap = u {one}\n" for one in ids.uids]
+        maps += [f"lxc.idmap = g {one}\n" for one in ids.gids]
         text = (
             f"lxc.uts.name = {self.image}\n"
             f"lxc.rootfs.path = dir:{layout.images / self.image / 'rootfs'}\n"
@@ -63,7 +65,7 @@ class Loop:
             "lxc.net.0.type = veth\n"
             f"lxc.net.0.link = {self.published.bridge}\n"
             "lxc.net.0.flags = up\n"
-            f"lxc.log.file = {self.place}/log\nlxc.log.level = ERROR\n{ids}\n"
+            f"lxc.log.file = {self.place}/log\nlxc.log.level = ERROR\n" + "".join(maps)
         )
         base = self.place / self.image
         self.run(f"mkdir {base}; cat > {base}/config <<'END'\n{text}END\n")
@@ -125,7 +127,30 @@ def stock_job(job_id: int, user: str, image: str) -> Iterator[Loop]:
         account = pwd.getpwnam(user)
         os.chown(name, account.pw_uid, account.pw_gid)
         os.chmod(name, 0o755)  # containers' root passes through
-        yield Loop(job, image, Path(name))
+        loop = Loop(job, image, Path(name))
+        with granted(loop.published):
+            yield loop
+
+
+@contextmanager
+def granted(published: PublishedJob) -> Iterator[None]:
+    """Let newuidmap, newgidmap and lxc-user-nic serve the job's user during the block."""
+    user = published.user
+    ids = f"{user}:{published.first_id}:{published.id_count}\n"
+    lines = {"/etc/subuid": ids, "/etc/subgid": ids}
+    lines["/etc/lxc/lxc-usernet"] = f"{user} veth {published.bridge} 5000\n"
+    before = {path: Path(path).read_bytes() for path in lines if Path(path).exists()}
+    for path, line in lines.items():
+        with Path(path).open("a") as file:
+            file.write(line)
+    try:
+        yield
+    finally:
+        for path in lines:
+            if path in before:
+                Path(path).write_bytes(before[path])
+            else:
+                Path(path).unlink()
 
 
 def all_cpus() -> str:

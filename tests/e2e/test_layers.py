@@ -164,7 +164,7 @@ def test_the_reaper_alone_is_enough_with_the_word_of_oar(any_setup: Cluster) -> 
         job.delete()
         job.wait_end()
         for node, first_id in ids.items():
-            assert {"cgroups", "mounts", "links", "files", "lines"} <= set(
+            assert {"cgroups", "mounts", "links", "files"} <= set(
                 cluster.left(node, job, first_id)
             )
         before = {node: cluster.left(node, living, x) for node, x in living_ids.items()}

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from oar_lxc.model.layout import JobLayout
 from tests import kernel
 from tests.integration.conftest import left, published
 from tests.integration.nodes import oar_cgroups
@@ -26,6 +27,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 def tell(*words):
     print(*words, flush=True)
+"""
+# The user's own id, for who is the containers' root.
+OWN_ID = """
+import pwd
+OWN = pwd.getpwnam(os.environ["USER"]).pw_uid
 """
 
 
@@ -113,14 +119,20 @@ def processes_of(uid: int) -> list[int]:
     return found
 
 
-def ids_options(job: PretendJob, *, own: bool = False) -> list[str]:
-    """Return lxc-usernsexec's options for a job's ids, and its user's own as 65536."""
-    first_id, account = published(job).first_id, pwd.getpwnam(job.user)
-    options = []
-    for letter, own_id in (("u", account.pw_uid), ("g", account.pw_gid)):
-        options += ["-m", f"{letter}:0:{first_id}:65536"]
-        options += ["-m", f"{letter}:65536:{own_id}:1"] if own else []
-    return options
+def as_root_inside(job: PretendJob, *more: str) -> tuple[str, ...]:
+    """Return the command that makes a program of a job's user the containers' root, on the node.
+
+    Args:
+        job: whose user namespace it enters.
+        more: further options of nsenter.
+    """
+    namespace = f"--user={JobLayout(job.id).user_namespace}"
+    return ("nsenter", namespace, *more, "--setuid=0", "--setgid=0", "--")
+
+
+def in_network(job: PretendJob) -> tuple[str, ...]:
+    """Return the command that makes it root in the job's network namespace."""
+    return as_root_inside(job, f"--net={JobLayout(job.id).network_namespace}")
 
 
 WATCHED = ("/etc/hostname", "/etc/passwd", "/etc/hosts", "/etc/shadow")
@@ -172,9 +184,6 @@ def canary_of(user: str) -> Iterator[Canary]:
         yield canary
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-PLUG = ["/usr/libexec/lxc/lxc-user-nic", "/usr/lib/x86_64-linux-gnu/lxc/lxc-user-nic"]
 
 
 WAITING = "tell(os.getpid()); signal.pause()"

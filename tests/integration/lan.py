@@ -19,15 +19,25 @@ from typing import IO
 
 from oar_lxc.linux.run import Result, run
 from oar_lxc.model.addresses import POOL, JobNetwork
-from oar_lxc.model.layout import STATE, JobLayout
+from oar_lxc.model.layout import BRIDGE_INSIDE, STATE, JobLayout
 from oar_lxc.setup.network import OTHERS, OWN
-from tests.integration.conftest import next_id, published
+from tests.integration.attacks import in_network
+from tests.integration.conftest import next_id
 from tests.pretend import PYTHON, PretendJob, checkout
 
 NODE = "10.231.7.11"
-USER_NIC = "/usr/libexec/lxc/lxc-user-nic"
 SYS = "d=$(mktemp -d); mount --rbind /sys/fs/cgroup $d; mount -t sysfs sysfs /sys; "
 SYS += "mount --move $d /sys/fs/cgroup; rmdir $d; ip link set lo up; "
+# What a launch does first in the job's network.
+BRIDGE = """
+import sys
+from oar_lxc.container.job_namespaces import JobNamespaces, NetworkThread
+from oar_lxc.container.job_network import make_bridge
+from oar_lxc.model.layout import JobLayout
+namespaces = JobNamespaces(JobLayout(int(sys.argv[1])))
+namespaces.enter()
+make_bridge(namespaces, NetworkThread(namespaces))
+"""
 READY = "echo ready; exec sleep 100000"
 
 
@@ -195,26 +205,35 @@ class NetJob:
 
     @contextmanager
     def container(self, index: int = 0) -> Iterator[Place]:
-        """Yield what a container is to the network, made as LXC does for an ordinary user."""
-        job, lan = self.pretend, self.lan
-        ids = published(job).first_id
-        account = pwd.getpwnam(job.user)
+        """Yield what a container is to the network, made as LXC does."""
+        account = pwd.getpwnam(self.pretend.user)
         address = self.network.container_address(index)
-        become = [*lan.node.enter, "setpriv", f"--reuid={account.pw_uid}"]
+        become = [*self.lan.node.enter, "setpriv", f"--reuid={account.pw_uid}"]
         become += [f"--regid={account.pw_gid}", "--init-groups", "--"]
-        options = ["-m", f"u:0:{ids}:65536", "-m", f"g:0:{ids}:65536", "--"]
-        inside = ["lxc-usernsexec", *options, "unshare", "-n", "-m"]
+        inside = [*become, *in_network(self.pretend)]
+        run(
+            [
+                *become,
+                "env",
+                f"PYTHONPATH={checkout()}",
+                PYTHON,
+                "-c",
+                BRIDGE,
+                str(self.pretend.id),
+            ]
+        )
         mine = f"echo $$; {READY}"
         with subprocess.Popen(
-            [*become, *inside, "sh", "-ec", mine], stdout=subprocess.PIPE, text=True
+            [*inside, "unshare", "-n", "-m", "sh", "-ec", mine], stdout=subprocess.PIPE, text=True
         ) as process:
             try:
                 assert process.stdout is not None
                 pid = int(process.stdout.readline())
                 enter = ["nsenter", "-t", str(pid), "-U", "-n", "-m", "-S", "0", "-G", "0", "--"]
-                nic = [*become, "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", USER_NIC, "create"]
-                nic += [str(self.layout.containers), f"c{index}", str(pid), "veth"]
-                run([*nic, self.layout.bridge, "eth0"])
+                peer = ["peer", "name", "eth0", "netns", str(pid)]
+                link = f"veth{index}"
+                run([*inside, "ip", "link", "add", link, "mtu", "1450", "type", "veth", *peer])
+                run([*inside, "ip", "link", "set", link, "master", BRIDGE_INSIDE, "up"])
                 place = Place(enter, str(address.ip), pid)
                 _configure(place, address, self.gateway)
                 yield place

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import kernel
-from tests.integration.attacks import assert_gone, attack, bystander, ids_options, lives
+from tests.integration.attacks import as_root_inside, assert_gone, attack, bystander, lives
 from tests.integration.conftest import published
 from tests.pretend import CGROUPS, PretendJob
 
@@ -207,7 +207,7 @@ def test_nothing_that_a_user_writes_to_cgroups_gets_out_of_the_job(
     make_job: Callable[[], PretendJob], other_user: str, as_containers_root: bool
 ) -> None:
     job = make_job()
-    before = ("lxc-usernsexec", *ids_options(job), "--") if as_containers_root else ()
+    before = as_root_inside(job) if as_containers_root else ()
     bobs = CGROUPS / "freezer" / f"oar-lxc-test-{job.id}"
     bobs.mkdir()
     try:

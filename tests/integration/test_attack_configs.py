@@ -123,7 +123,7 @@ def test_hooks_in_a_users_configurations_never_run_as_root(
 
 
 MODULES = ("oar_lxc", "sitecustomize", "usercustomize", "argparse", "json", "re", "encodings")
-PROGRAMS = ("rm", "ip", "bridge", "nft", "sh", "systemctl", "umount", "python3", "id", "newuidmap")
+PROGRAMS = ("rm", "ip", "bridge", "nft", "sh", "systemctl", "umount", "python3", "id", "nsenter")
 
 
 def test_a_forged_environment_and_directory_do_not_change_what_root_runs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.integration.attacks import assert_gone, attack, ids_options, lives
+from tests.integration.attacks import as_root_inside, assert_gone, attack, lives
 from tests.pretend import CGROUPS, PYTHON, PretendJob
 
 # Goes into a new cgroup and is another program from then on.
@@ -27,7 +27,7 @@ def test_a_frozen_cgroup_of_another_job_keeps_nobody_alive(
     """Its user goes into it before taking an id of the job that ends."""
     job, other = make_job(), make_job()
     group = _group(other, "freezer")
-    inside = ["lxc-usernsexec", *ids_options(job), "--", PYTHON, "-c", LIVE]
+    inside = [*as_root_inside(job), PYTHON, "-c", LIVE]
     with attack(other, ENTER, group, *inside) as (_, pid):
         freeze = other.run(["sh", "-c", f"echo FROZEN > {group}/freezer.state"])
         assert (freeze.status, freeze.stderr) == (0, "")
@@ -84,7 +84,7 @@ def test_a_zombie_that_nobody_collects_keeps_no_pid_namespace(
     """The first process in it waits until all others are gone, also those of parents outside."""
     job, other = make_job(), make_job()
     first = LIVE.replace("os.getpid()", "open('/proc/self/stat').read().split()[0]")
-    inside = ["lxc-usernsexec", *ids_options(job), "--", "unshare", "-p", "-f", PYTHON, "-c"]
+    inside = [*as_root_inside(job), "unshare", "-p", "-f", PYTHON, "-c"]
     with (
         attack(job, "os.execvp(sys.argv[1], sys.argv[1:])", *inside, first) as (_, pid),
         attack(other, BEAR, pid),

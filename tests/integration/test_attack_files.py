@@ -15,10 +15,10 @@ from oar_lxc.model.layout import STATE, JobLayout
 from tests.integration.attacks import (
     DEADLINE,
     Canary,
+    as_root_inside,
     assert_gone,
     attack,
     canary_of,
-    ids_options,
     processes_of,
 )
 from tests.integration.conftest import containers_of, left, published
@@ -115,7 +115,7 @@ tell("made")
 def test_odd_files_are_removed_and_what_they_point_at_is_kept(
     job: PretendJob, canary: Canary
 ) -> None:
-    before = ("lxc-usernsexec", *ids_options(job), "--")
+    before = as_root_inside(job)
     with attack(job, ODD_FILES_OF_ROOT, str(containers_of(job)), before=before) as (_, line):
         assert line == "made"
     with attack(job, ODD_FILES, str(canary.path), *map(str, places(job))) as (_, line):

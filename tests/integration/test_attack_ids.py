@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,17 @@ from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.root.id_ranges import JOBS
 from oar_lxc.root.prepare import Preparation
 from tests import kernel
-from tests.integration.attacks import PLUG, assert_gone, attack, ids_options, lives
+from tests.integration.attacks import (
+    OWN_ID,
+    as_root_inside,
+    assert_gone,
+    attack,
+    in_network,
+    lives,
+)
 from tests.integration.conftest import IMAGE, containers_of, left, next_id, published
-from tests.pretend import PYTHON, PretendJob, pretend_job
+from tests.integration.jobs import close, start_script
+from tests.pretend import PretendJob, pretend_job
 
 COUNT = 65536
 FORMER = 4094  # ranges that nodes gave out by the job's id, before they followed from the user
@@ -46,45 +53,73 @@ def test_ids_of_two_jobs_do_not_overlap(job: PretendJob, bobs: PretendJob) -> No
     assert published(job).bridge != published(bobs).bridge
 
 
+# Tries to give ids to a namespace of its own, or other ids to that of the job.
+MAP = """
+first = int(sys.argv[1])
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    assert libc.unshare(0x10000000) == 0, ctypes.get_errno()  # a user namespace
+    os.write(writer, b"x")
+    signal.pause()
+os.read(reader, 1)
+mapped = []
+for pid in (child, os.getpid()):
+    for name in ("uid_map", "gid_map"):
+        for text in (f"0 {first} 1", f"0 0 {1 << 17}", "0 0 1"):
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{pid}/{name}", "w") as file: file.write(text)
+                mapped.append(f"{name}:{text}".replace(" ", "_"))
+os.kill(child, signal.SIGKILL)
+tell("mapped", *mapped)
+"""
+
+
 @pytest.mark.parametrize("shift", [0, 1, COUNT - 1])
 def test_ids_of_anothers_job_cannot_be_mapped(
     job: PretendJob, bobs: PretendJob, shift: int
 ) -> None:
-    first_id = published(bobs).first_id
-    own = job.run(["lxc-usernsexec", *ids_options(job), "--", "true"])
-    assert (own.status, own.stderr) == (0, "")
-    for letter in "ug":
-        options = [*ids_options(job), "-m", f"{letter}:{COUNT}:{first_id + shift}:1"]
-        done = job.run(["lxc-usernsexec", *options, "--", "true"])
-        assert done.status != 0
-        assert "new" in done.stderr
-    beyond = published(job).first_id + COUNT
-    done = job.run(["lxc-usernsexec", "-m", f"u:0:{beyond - 1}:2", "--", "true"])
-    assert done.status != 0
+    """Neither by the user, nor by the containers' root, who may nest the job's own ids."""
+    theirs = str(published(bobs).first_id + shift)
+    with attack(job, MAP, theirs) as (_, line):
+        assert line == "mapped"
+    with attack(job, MAP, theirs, before=as_root_inside(job)) as (_, line):
+        assert line == "mapped uid_map:0_0_1 gid_map:0_0_1"
+    assert job.run([*as_root_inside(bobs), "true"]).status != 0
 
 
-def test_a_container_cannot_be_plugged_into_anothers_bridge(
-    job: PretendJob, bobs: PretendJob
-) -> None:
-    (program,) = [path for path in PLUG if Path(path).exists()]
-    inside = ["lxc-usernsexec", *ids_options(job), "--", "unshare", "--net", PYTHON, "-c"]
-    code = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
-    ports = {name: Path(f"/sys/class/net/{name}/brif") for name in bridges(job, bobs)}
-    with job.start([*inside, code]) as process:
-        try:
-            assert process.stdout is not None
-            pid = process.stdout.readline().strip()
-            found = {}
-            for bridge, directory in ports.items():
-                argv = [program, "create", str(containers_of(job)), "vm1", pid, "veth", bridge]
-                found[bridge] = job.run([*argv, "eth0"]).status == 0, len(os.listdir(directory))
-        finally:
-            process.kill()
-    assert found == {published(job).bridge: (True, 1), published(bobs).bridge: (False, 0)}
+# Puts devices of the job's network into others, and joins what it can name there.
+PLUG = """
+import subprocess
+bridge, *others = sys.argv[1:]
+done = []
+def ip(*words):
+    if subprocess.run(["ip", *words], stderr=subprocess.DEVNULL).returncode == 0:
+        done.append("_".join(words))
+for number, other in enumerate(("1", *others)):
+    ip("link", "add", f"a{number}", "type", "veth", "peer", "name", f"b{number}", "netns", other)
+    ip("link", "set", "own", "netns", other)
+    ip("link", "set", "up0", "netns", other)
+ip("link", "set", "own", "master", bridge)
+tell("done", *done)
+"""
 
 
-def bridges(*jobs: PretendJob) -> list[str]:
-    return [published(job).bridge for job in jobs]
+def test_no_device_of_a_job_can_be_plugged_in_elsewhere(job: PretendJob, bobs: PretendJob) -> None:
+    """Not into the node's network, not into another job's, and not into their bridges."""
+    ports = Path(f"/sys/class/net/{published(bobs).bridge}/brif")
+    names = os.listdir("/sys/class/net")
+    assert os.listdir(ports) == [JobLayout(bobs.id).uplink]
+    others = [str(JobLayout(bobs.id).network_namespace), "/proc/1/ns/net"]
+    made = job.run(
+        [*in_network(job), *["ip", "link", "add", "own", "type", "veth", "peer", "name", "other"]]
+    )
+    assert (made.status, made.stderr) == (0, "")
+    for bridge in (published(bobs).bridge, published(job).bridge):
+        with attack(job, PLUG, bridge, *others, before=in_network(job)) as (_, line):
+            assert line == "done"
+    assert os.listdir(ports) == [JobLayout(bobs.id).uplink]
+    assert os.listdir("/sys/class/net") == names
 
 
 INTRUDE = """
@@ -105,7 +140,7 @@ tell("done", *done)
 def test_files_of_anothers_job_are_out_of_reach(
     job: PretendJob, bobs: PretendJob, as_containers_root: bool
 ) -> None:
-    before = ("lxc-usernsexec", *ids_options(job), "--") if as_containers_root else ()
+    before = as_root_inside(job) if as_containers_root else ()
     theirs = containers_of(bobs)
     assert bobs.run(["mkdir", "-p", str(theirs / "mine")]).status == 0
     paths = [theirs, theirs / "mine", theirs.with_name("private")]
@@ -116,15 +151,16 @@ def test_files_of_anothers_job_are_out_of_reach(
         assert line.split()[1:]
 
 
-def test_containers_root_of_one_job_cannot_touch_another_job_of_the_same_user(
+def test_containers_root_of_one_job_cannot_touch_that_of_another_job_of_the_same_user(
     make_job: Callable[[], PretendJob],
 ) -> None:
     job, other = make_job(), make_job()
-    theirs = containers_of(other)
-    assert other.run(["mkdir", str(theirs / "mine")]).status == 0
-    before = ("lxc-usernsexec", *ids_options(job), "--")
-    with attack(job, INTRUDE, str(theirs), str(theirs / "mine"), before=before) as (_, line):
+    mine = str(containers_of(other) / "mine")
+    assert other.run([*as_root_inside(other), "mkdir", mine]).status == 0
+    with attack(job, INTRUDE, mine, before=as_root_inside(job)) as (_, line):
         assert line == "done"
+    with attack(job, INTRUDE, mine, before=as_root_inside(other)) as (_, line):  # who may, can
+        assert line.split()[1:]
 
 
 BECOME = """
@@ -159,7 +195,7 @@ def test_who_had_ids_before_cannot_use_them_on_who_has_them_now(
             kept.mkdir()
             kept.chmod(0o777)
             home.chmod(0o755)
-            done = old.run(["lxc-usernsexec", *ids_options(old), "--", "sh", "-c", keep])
+            done = old.run([*as_root_inside(old), "sh", "-c", keep])
             assert done.status == 0, done.stderr
         status = kept.joinpath("cat").stat()
         assert (status.st_uid, oct(status.st_mode)) == (first_id, "0o106755")
@@ -171,7 +207,7 @@ def test_who_had_ids_before_cannot_use_them_on_who_has_them_now(
             assert abs(published(bobs).first_id - first_id) >= COUNT
             secret = containers_of(bobs) / "secret"
             write = f"umask 077; echo secret > {secret}"
-            done = bobs.run(["lxc-usernsexec", *ids_options(bobs), "--", "sh", "-c", write])
+            done = bobs.run([*as_root_inside(bobs), "sh", "-c", write])
             assert done.status == 0, done.stderr
             with attack(new, BECOME, f"{kept}/cat", str(secret)) as (_, line):
                 assert line.endswith("denied"), line
@@ -180,11 +216,9 @@ def test_who_had_ids_before_cannot_use_them_on_who_has_them_now(
 
 
 def test_only_the_job_that_has_them_may_use_ids(job: PretendJob) -> None:
-    first_id, options = published(job).first_id, ids_options(job)
-    assert job.run(["lxc-usernsexec", *options, "--", "true"]).status == 0
+    assert job.run([*as_root_inside(job), "true"]).status == 0
     job.destroy()
-    assert job.run(["lxc-usernsexec", *options, "--", "true"]).status != 0
-    assert kernel.find_lines(job.id, job.user, first_id) == []
+    assert job.run([*as_root_inside(job), "true"]).status != 0
 
 
 def test_a_users_ids_are_the_same_on_all_nodes_and_for_ever(user: str, other_user: str) -> None:
@@ -198,17 +232,6 @@ def test_a_users_ids_are_the_same_on_all_nodes_and_for_ever(user: str, other_use
     assert found[0] == found[1]
 
 
-def test_one_mapping_cannot_reach_over_two_ranges_of_a_user(
-    make_job: Callable[[], PretendJob], other_user: str
-) -> None:
-    jobs = [make_job() for _ in range(3)]
-    firsts = sorted(published(job).first_id for job in jobs)
-    assert all(other - one > COUNT for one, other in pairwise(firsts))
-    for first in firsts:
-        done = jobs[0].run(["lxc-usernsexec", "-m", f"u:0:{first + COUNT - 1}:2", "--", "true"])
-        assert done.status != 0
-
-
 def test_who_has_no_free_range_is_refused_and_gets_nobody_elses(
     make_job: Callable[[], PretendJob], unprepared: PretendJob, other_user: str
 ) -> None:
@@ -217,9 +240,12 @@ def test_who_has_no_free_range_is_refused_and_gets_nobody_elses(
     assert len({published(job).first_id for job in jobs}) == JOBS
     last = max(jobs, key=lambda job: published(job).first_id)
     assert published(last).first_id > 1 << 31
-    done = last.script("--image", IMAGE, "--", "cat", "/proc/self/uid_map")
-    assert done.status == 0, done.stderr
-    assert f" {published(last).first_id} " in " ".join(done.stdout.split())
+    running = start_script(last, "--image", IMAGE, "--wait", "running")
+    try:
+        status = Path(f"/proc/{running.containers()['vm1']['pid']}").stat()
+        assert (status.st_uid, status.st_gid) == (published(last).first_id,) * 2
+    finally:
+        close(running.process)
     assert unprepared.prepare().status == 0
     assert (
         f"all {JOBS} id ranges of user {unprepared.user} are in use"
@@ -275,53 +301,23 @@ def test_what_is_left_of_a_job_that_is_forgotten_is_found_by_its_users_ids(
             process.kill()
 
 
-@contextmanager
-def granted(user: str, first: int, count: int) -> Iterator[None]:
-    """Grant ids to a user besides those of jobs, as neighbouring ranges would be."""
-    line = f"{user}:{first}:{count}\n"
-    files = [Path("/etc/subuid"), Path("/etc/subgid")]
-    for path in files:
-        with path.open("a") as file:
-            file.write(line)
-    try:
-        yield
-    finally:
-        for path in files:
-            path.write_text(path.read_text().replace(line, ""))
-
-
-WAITING = "tell(os.getpid()); signal.pause()"
 NEST = """
 assert libc.unshare(0x10000000) == 0  # a user namespace with no map yet: who is in it has ids
 tell(os.getpid())
 signal.pause()
 """
-KEEP_GROUP = """
-import subprocess
+KEEP_GROUP = (
+    OWN_ID
+    + """
 group = int(sys.argv[1])
 os.setgroups([group])
-os.setresgid(65536, 65536, 65536)
-os.setresuid(65536, 65536, 65536)
+os.setresgid(OWN, OWN, OWN)
+os.setresuid(OWN, OWN, OWN)
 assert libc.unshare(0x10000000) == 0
 tell(os.getpid())
 signal.pause()
 """
-
-
-@pytest.mark.parametrize("become", [0, COUNT])
-def test_an_extent_of_ids_over_two_ranges_hides_nobody(
-    make_job: Callable[[], PretendJob], become: int
-) -> None:
-    """It begins in one and ends in the other; who has it can take the ids of both."""
-    job, other = make_job(), make_job()
-    first_id = published(job).first_id - COUNT
-    options = [x for kind in "ug" for x in ("-m", f"{kind}:0:{first_id}:{2 * COUNT}")]
-    who = ["setpriv", "--reuid", str(become), "--regid", str(become), "--clear-groups", "--"]
-    before = ("lxc-usernsexec", *options, "--", *who)
-    with granted(job.user, first_id, 2 * COUNT), attack(other, WAITING, before=before) as (_, pid):
-        assert lives(int(pid))
-        assert_gone(job)
-        assert not lives(int(pid))
+)
 
 
 @pytest.mark.parametrize("code", [NEST, KEEP_GROUP], ids=["user", "group"])
@@ -329,7 +325,7 @@ def test_a_namespace_without_a_map_hides_no_ids(
     make_job: Callable[[], PretendJob], code: str
 ) -> None:
     job, other = make_job(), make_job()
-    before = ("lxc-usernsexec", *ids_options(job, own=True), "--")
+    before = as_root_inside(job)
     with attack(other, code, "5", before=before) as (_, pid):
         assert lives(int(pid))
         assert_gone(job)
@@ -345,7 +341,7 @@ def test_a_set_group_id_program_keeps_no_group_of_a_job(
     program.chmod(0o777)
     try:
         keep = f"cp /bin/sleep {program}/sleep && chmod 2755 {program}/sleep"
-        done = job.run(["lxc-usernsexec", *ids_options(job), "--", "sh", "-c", keep])
+        done = job.run([*as_root_inside(job), "sh", "-c", keep])
         assert (done.status, done.stderr) == (0, "")
         with other.start([f"{program}/sleep", "600"]) as process:
             try:

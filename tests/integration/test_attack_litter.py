@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import kernel
-from tests.integration.attacks import PROLOGUE, assert_gone, ids_options
+from tests.integration.attacks import PROLOGUE, as_root_inside, assert_gone
 from tests.integration.conftest import published
 from tests.pretend import PYTHON, PretendJob
 
@@ -87,9 +87,7 @@ def test_memory_queues_and_files_of_a_jobs_ids_go_with_it(
     passwd = Path("/etc/passwd").read_bytes()
     own = Path(f"/tmp/{mark}.own")
     assert job.run(["touch", str(own)]).status == 0
-    done = job.run(
-        ["lxc-usernsexec", *ids_options(job), "--", PYTHON, "-c", PROLOGUE + LEAVE, key, mark]
-    )
+    done = job.run([*as_root_inside(job), PYTHON, "-c", PROLOGUE + LEAVE, key, mark])
     assert done.status == 0, done.stderr
     found = kernel.find_ipc(job.id, job.user, first_id)
     assert sorted(x.split()[0] for x in found) == ["msg", "sem", "shm"]
@@ -137,7 +135,7 @@ def test_keys_of_a_jobs_ids_go_with_it(job: PretendJob, mark: str) -> None:
     python = f"/var/tmp/{mark}.file"
     make = f"cp {os.path.realpath(PYTHON)} {python}; chmod 6755 {python}"
     for argv in (
-        ["lxc-usernsexec", *ids_options(job), "--", "sh", "-ec", make],
+        [*as_root_inside(job), "sh", "-ec", make],
         [python, "-IS", "-c", PROLOGUE + KEEP_KEYS],
     ):
         done = job.run(argv)
@@ -175,9 +173,7 @@ def test_what_others_make_in_a_directory_of_the_job_stays_theirs(
 ) -> None:
     """It has the job's group, as the directory gives its group to new files."""
     top = Path(f"/tmp/{mark}")
-    done = job.run(
-        ["lxc-usernsexec", *ids_options(job), "--", PYTHON, "-c", PROLOGUE + SHARE, str(top)]
-    )
+    done = job.run([*as_root_inside(job), PYTHON, "-c", PROLOGUE + SHARE, str(top)])
     assert done.status == 0, done.stderr
     become = ["setpriv", "--reuid", other_user, "--regid", other_user, "--init-groups", "--"]
     line = f"umask 077; mkdir {top}/bobs; cd {top}/bobs; echo bobs >file; mkdir empty"

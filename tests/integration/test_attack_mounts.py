@@ -16,7 +16,7 @@ import pytest
 
 from oar_lxc.model.layout import JobLayout
 from tests import kernel
-from tests.integration.attacks import Canary, assert_gone, attack, canary_of, ids_options, lives
+from tests.integration.attacks import Canary, as_root_inside, assert_gone, attack, canary_of, lives
 from tests.integration.conftest import containers_of, next_id
 from tests.pretend import PretendJob, pretend_job
 
@@ -265,7 +265,7 @@ def test_mounts_of_a_user_below_a_tree_are_nothing_to_others(
         assert [line.split(" ")[4] for line in lines] == [str(trees / "0")]
         assert "idmapped" in lines[0].split(" ")[5]
         touch = ["touch", f"{trees}/0/{home.relative_to('/home')}/by-root"]
-        done = bobs.run(["lxc-usernsexec", *ids_options(bobs, own=True), "--", *touch])
+        done = bobs.run([*as_root_inside(bobs), *touch])
         assert "Value too large" in done.stderr
         assert not (home / "by-root").exists()
         begin = time.monotonic()
@@ -329,7 +329,7 @@ def test_a_mount_namespace_with_the_jobs_overlay_outlives_nobody(
     job, other = make_job(), make_job()
     images = JobLayout(job.id).images
     code = "os.chdir(sys.argv[1]); fd = os.open('.', os.O_RDONLY); tell(fd); signal.pause()"
-    before = ("lxc-usernsexec", *ids_options(other), "--")
+    before = as_root_inside(other)
     with attack(other, code, str(images).replace("/jobs/", "/jobs//"), before=before):
         assert_gone_here(job)
         assert not images.exists()

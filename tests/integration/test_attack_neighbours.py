@@ -17,20 +17,18 @@ from oar_lxc.container.lxc_config import LXCFS
 from oar_lxc.linux import process
 from oar_lxc.root import namespaces
 from oar_lxc.root.job_cgroups import JobCgroups
-from tests import kernel
 from tests.integration.attacks import (
     INJECT_AND_FORK,
-    PLUG,
+    OWN_ID,
     WAITING,
+    as_root_inside,
     assert_gone,
     attack,
     bystander,
     freezer,
-    ids_options,
     lives,
     put,
 )
-from tests.integration.conftest import containers_of, published
 from tests.integration.lxcfs import running_lxcfs
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
 
@@ -131,8 +129,9 @@ def test_what_is_taken_back_cannot_be_opened_again(job: PretendJob) -> None:
 
 
 # Traces, as the other job's containers' root would, a process of the user's.
-TRACE_UNDER_OTHER_IDS = """
-OWN = 65536
+TRACE_UNDER_OTHER_IDS = (
+    OWN_ID
+    + """
 pid = os.fork()
 if pid == 0:
     os.setresgid(OWN, OWN, OWN)
@@ -148,13 +147,14 @@ if os.fork() == 0:  # who traces the tracer holds both
     tell(os.getpid())
 signal.pause()
 """
+)
 
 
 def test_a_tracer_under_the_ids_of_another_job_keeps_no_process_from_dying(
     make_job: Callable[[], PretendJob],
 ) -> None:
     job, other = make_job(), make_job()
-    before = ("lxc-usernsexec", *ids_options(other, own=True), "--")
+    before = as_root_inside(other)
     with (
         attack(other, WAITING, before=before) as (innocent, _),
         attack(other, TRACE_UNDER_OTHER_IDS, before=before) as (tracer, pid),
@@ -170,9 +170,11 @@ def test_a_tracer_under_the_ids_of_another_job_keeps_no_process_from_dying(
 
 # A file system of the other job's containers' root, in a mount namespace of its own, which never
 # answers, and a process of the user's that waits for it.
-SERVE = """
+SERVE = (
+    OWN_ID
+    + """
 import struct
-OWN, INIT = 65536, 26
+INIT = 26
 point, device = sys.argv[1:3]
 os.makedirs(point, exist_ok=True)
 fuse = os.open(device, os.O_RDWR)
@@ -198,6 +200,7 @@ if pid == 0:
 tell(pid)
 signal.pause()
 """
+)
 
 
 def test_a_file_system_of_another_job_holds_nobody_and_lxcfs_is_left_alone(
@@ -206,7 +209,7 @@ def test_a_file_system_of_another_job_holds_nobody_and_lxcfs_is_left_alone(
     """All processes of a node see its lxcfs, and whoever waits may wait for something else."""
     job, other = make_job(), make_job()
     point = f"/tmp/oar-lxc-test-point-{job.id}"
-    before = ("lxc-usernsexec", *ids_options(other, own=True), "--", "unshare", "--mount")
+    before = (*as_root_inside(other), "unshare", "--mount")
     # As udev makes it, also where this machine's own is closed.
     device = f"/dev/oar-lxc-test-fuse-{job.id}"
     os.mknod(device, stat.S_IFCHR, os.makedev(10, 229))
@@ -290,7 +293,7 @@ def test_nobody_comes_back_to_the_ids_of_a_job_that_has_ended(
     """By a namespace that a process of another job knows of, which has none of the ids itself."""
     job, other = make_job(), make_job()
     go = Path(f"/tmp/oar-lxc-test-go-{job.id}")
-    inside = ("lxc-usernsexec", *ids_options(job), "--", "unshare", "--net")
+    inside = (*as_root_inside(job), "unshare", "--net")
     device = Path(f"/dev/oar-lxc-test-tap-{job.id}")
     os.mknod(device, stat.S_IFCHR, os.makedev(10, 200))
     device.chmod(0o666)
@@ -426,51 +429,3 @@ def test_who_is_stopped_in_a_namespace_is_in_it() -> None:
             child.kill()
             os.close(reader)
             os.close(writer)
-
-
-# Kills lxc-user-nic, which runs in slow motion, when the kernel tells of the device that it made.
-HALF_PLUGGED = """
-import socket, subprocess
-slow, *argv = sys.argv[1:]
-os.mkdir(slow)
-def write(name, text):
-    with open(f"{slow}/{name}", "w") as file: file.write(text)
-write("cpu.cfs_period_us", "1000000")
-for _ in range(30):
-    write("cpu.cfs_quota_us", "1000")
-    news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
-    news.bind((0, 1))
-    news.settimeout(20)
-    enter = lambda: write("cgroup.procs", "0")
-    plug = subprocess.Popen(argv, stdout=2, preexec_fn=enter)
-    with contextlib.suppress(TimeoutError): news.recv(65536)
-    plug.kill()
-    write("cpu.cfs_quota_us", "-1")
-    plug.wait()
-    made = [x for x in os.listdir("/sys/class/net") if x.startswith(f"veth{os.getuid()}_")]
-    if any(not os.path.lexists(f"/sys/class/net/{x}/master") for x in made): break
-tell("made", *made)
-"""
-
-
-def test_a_device_that_was_never_plugged_in_goes_with_the_users_last_job(
-    make_job: Callable[[], PretendJob],
-) -> None:
-    """Nothing tells for which of the user's jobs it was made."""
-    job, other = make_job(), make_job()
-    (program,) = [path for path in PLUG if Path(path).exists()]
-    (cpu,) = [x for x in published(job).cgroups if x.split("/")[4].split(",")[0] == "cpu"]
-    login = ("unshare", "--user", "--map-root-user", "--net", "sleep", "600")
-    with bystander(job.user, *login) as pid:
-        while "sleep" not in kernel.read(f"/proc/{pid}/comm"):
-            time.sleep(0.01)
-        argv = [program, "create", str(containers_of(job)), "vm1", str(pid), "veth"]
-        argv += [published(job).bridge, "eth9"]
-        with attack(job, HALF_PLUGGED, f"{cpu}/slow", *argv) as (_, line):
-            made = [Path("/sys/class/net", name) for name in line.split()[1:]]
-            strays = [path for path in made if not (path / "master").exists()]
-        assert strays
-        assert_gone(job)
-        assert all(path.exists() for path in strays)
-        assert_gone(other)
-        assert not any(path.exists() for path in strays)

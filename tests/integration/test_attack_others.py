@@ -13,7 +13,7 @@ from oar_lxc.linux.login_shell import pack
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.wire import UP
 from tests import kernel
-from tests.integration.attacks import ids_options
+from tests.integration.attacks import as_root_inside
 from tests.integration.conftest import containers_of, left, next_id, published
 from tests.integration.jobs import Running, close, start_script
 from tests.pretend import PYTHON, PretendJob, pretend_job
@@ -195,7 +195,7 @@ def test_containers_root_on_the_node_cannot_touch_anothers_containers(
     tries = [f"kill -9 {pid}", f"nsenter -t {pid} -m true", f"nsenter -t {pid} -n true"]
     tries += [f"cat {rootfs}", f"ls {theirs}", f"cat {private}/*"]
     tries += [f"lxc-attach -P {theirs} -n vm1 -- true"]
-    for before in ([], ["lxc-usernsexec", *ids_options(alices.job), "--"]):
+    for before in ((), as_root_inside(alices.job)):
         for line in tries:
             done = alices.job.run([*before, "sh", "-c", line])
             assert done.status != 0, line

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-import pwd
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests import kernel
-from tests.integration.attacks import assert_gone, attack, bystander, ids_options, lives
-from tests.integration.conftest import left, published
+from tests.integration.attacks import (
+    OWN_ID,
+    as_root_inside,
+    assert_gone,
+    attack,
+    bystander,
+    lives,
+)
+from tests.integration.conftest import published
 from tests.integration.nodes import oar_cgroups
 from tests.pretend import CGROUPS, PYTHON, PretendJob
 
@@ -143,8 +147,10 @@ def test_a_tracer_in_another_job_keeps_no_process_from_dying(
 
 
 # The other job's program has a user namespace with the first job's ids, and its user's own id.
-KEEP_IDS = """
-PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, OWN = 28, 4, 65536
+KEEP_IDS = (
+    OWN_ID
+    + """
+PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP = 28, 4
 SYS_setresuid = 117 if os.uname().machine == "x86_64" else 147
 assert libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) == 0
 kind = sys.argv[1]
@@ -165,6 +171,7 @@ while not os.path.exists(sys.argv[2]):
 os.setresuid(0, 0, 0)
 signal.pause()
 """
+)
 
 
 @pytest.mark.parametrize("kind", ["effective", "saved", "thread", "dormant"])
@@ -174,12 +181,8 @@ def test_nothing_keeps_the_ids_of_a_job_that_has_ended(
     """The next job with these ids is another user's, and its containers' root would be ours."""
     job, other = make_job(), make_job()
     start = Path(f"/tmp/oar-lxc-test-become-{other.id}")
-    options = [*ids_options(job, own=True), "--"]
     try:
-        with attack(other, KEEP_IDS, kind, str(start), before=("lxc-usernsexec", *options)) as (
-            _,
-            pid,
-        ):
+        with attack(other, KEEP_IDS, kind, str(start), before=as_root_inside(job)) as (_, pid):
             assert lives(int(pid))
             assert_gone(job)
             start.touch()
@@ -203,60 +206,6 @@ def test_what_the_user_has_outside_of_the_job_lives_on(
         assert_gone(job)
         assert lives(int(pid))
         assert lives(login)
-
-
-HOLD = """
-import fcntl, os, signal, sys
-path, uid = sys.argv[1], int(sys.argv[2])
-fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-fcntl.flock(fd, fcntl.LOCK_EX)
-fcntl.lockf(fd, fcntl.LOCK_EX)
-os.setresuid(uid, 0, 0)
-print(flush=True)
-signal.pause()
-"""
-
-
-@contextmanager
-def held_lock(path: str, job: PretendJob, *, inside: bool) -> Iterator[int]:
-    """Hold a lock as a program of root that the user started, and stopped, would."""
-    uid = pwd.getpwnam(job.user).pw_uid if inside else 0
-    argv = [PYTHON, "-c", HOLD, path, str(uid)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "\n"
-            if inside:
-                for line in oar_cgroups(job):
-                    Path(line, "tasks").write_text(str(process.pid))
-            yield process.pid
-        finally:
-            process.kill()
-
-
-def test_a_lock_that_the_jobs_own_process_holds_is_not_waited_for(job: PretendJob) -> None:
-    """What is set-user-id root, as passwd(1), holds that lock and can be stopped meanwhile."""
-    with held_lock("/etc/.pwd.lock", job, inside=True) as pid:
-        assert_gone(job)
-        assert kernel.is_dead(pid)
-
-
-def test_a_lock_that_stays_held_keeps_nobody_alive(job: PretendJob) -> None:
-    first_id = published(job).first_id
-    with (
-        attack(job, "tell(os.getpid()); signal.pause()") as (_, pid),
-        held_lock("/run/oar-lxc.lock", job, inside=False),
-    ):
-        begin = time.monotonic()
-        done = job.node_side("destroy", "--deadline", "4", check=False)
-        assert time.monotonic() - begin < 6
-        assert (done.status, "subuid" in done.stderr) == (1, True), done.stderr
-        found = left(job, first_id)
-        assert not lives(int(pid))
-        assert found.keys() == {"cgroups", "lines", "files"}
-        assert found["cgroups"] == oar_cgroups(job)
-    assert job.destroy().status == 0
-    assert left(job, first_id) == {"cgroups": oar_cgroups(job)}
 
 
 # What may be tried on a process of root, or of another user, in the same cgroup of OAR.
@@ -297,7 +246,7 @@ def test_processes_of_root_and_of_others_cannot_be_harmed(
     job: PretendJob, other_user: str, as_containers_root: bool
 ) -> None:
     group = CGROUPS / "freezer" / job.cgroup[1:] / "lxc" / "trap"
-    before = ("lxc-usernsexec", *ids_options(job), "--") if as_containers_root else ()
+    before = as_root_inside(job) if as_containers_root else ()
     with (
         bystander("root", "sleep", "601") as root,
         bystander(other_user) as other,
@@ -320,7 +269,7 @@ def test_processes_of_root_and_of_others_cannot_be_harmed(
 
 def test_locks_of_the_root_side_cannot_be_opened(job: PretendJob) -> None:
     """Whoever could open them could hold up every job of the node."""
-    paths = ["/etc/.pwd.lock", *map(str, Path("/run").glob("oar-lxc*.lock"))]
+    paths = [*map(str, Path("/run").glob("oar-lxc*.lock"))]
     assert len(paths) > 1
     for path in paths:
         for mode in ("r", "r+"):

@@ -16,7 +16,7 @@ import pytest
 from oar_lxc.model.layout import STATE, JobLayout
 from oar_lxc.root import idmapped
 from tests import kernel
-from tests.integration.attacks import attack, ids_options, lives
+from tests.integration.attacks import as_root_inside, attack, lives
 from tests.integration.conftest import left, next_id, published
 from tests.integration.nodes import oar_cgroups
 from tests.pretend import PYTHON, PretendJob, checkout, pretend_job
@@ -40,7 +40,7 @@ for path in sys.argv[1:]:
             done.append(path)
 tell("done", *done)
 """
-    for before in ((), ("lxc-usernsexec", *ids_options(job), "--")):
+    for before in ((), as_root_inside(job)):
         with attack(job, code, *map(str, root_only), before=before) as (_, line):
             assert line == "done"
     with attack(job, code, str(layout.private)) as (_, line):  # where it may, it does
@@ -53,7 +53,7 @@ def bobs_job(other_user: str) -> Iterator[tuple[PretendJob, list[int]]]:
     waiting = "tell(os.getpid()); signal.pause()"
     with pretend_job(next_id(), other_user) as bobs:
         first_id = published(bobs).first_id
-        before = ("lxc-usernsexec", *ids_options(bobs), "--")
+        before = as_root_inside(bobs)
         with attack(bobs, waiting) as (_, one), attack(bobs, waiting, before=before) as (_, two):
             assert f"Uid:\t{first_id}\t" in kernel.read(f"/proc/{two}/status")
             yield bobs, [int(one), int(two)]

@@ -11,8 +11,9 @@ from tests.integration.conftest import containers_of, left_of_containers
 from tests.integration.jobs import close, start_script
 from tests.pretend import PYTHON, PretendJob
 
-# The names of abstract sockets are one space for all users of a node, and everybody may read which
-# are in use: it takes those that can be foreseen, and for ever those that it could learn of.
+# The names of abstract sockets are one space for all users of a network namespace: it takes those
+# that can be foreseen in the node's, and for ever those that it could learn of there. LXC listens
+# in the job's.
 _SQUATTER = """
 import pathlib, re, socket, sys, time
 containers, held = sys.argv[1], {}

@@ -22,7 +22,7 @@ from oar_lxc.model.config import Config
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root.prepare import Preparation
-from tests.integration.attacks import attack, ids_options
+from tests.integration.attacks import as_root_inside, attack
 from tests.integration.conftest import published
 from tests.pretend import PretendJob
 
@@ -46,7 +46,7 @@ def test_containers_root_holds_no_lock_of_the_store_and_reads_nothing_half_made(
 ) -> None:
     store = Store(PUBLIC_STORE)
     images = JobLayout(job.id).images
-    before = ("lxc-usernsexec", *ids_options(job), "--")
+    before = as_root_inside(job)
     with store.half() as half:
         (half / "rootfs").mkdir()
         names = [".lock", half.name, f"{half.name}/.lock", f"{half.name}/rootfs"]

@@ -12,17 +12,26 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.linux.run import run
-from tests.integration.attacks import WAITING, assert_gone, attack, ids_options, lives, put
+from tests.integration.attacks import (
+    OWN_ID,
+    WAITING,
+    as_root_inside,
+    assert_gone,
+    attack,
+    lives,
+    put,
+)
 from tests.integration.conftest import left, next_id, published
 from tests.integration.nodes import assert_reaped, oar_cgroups
 from tests.pretend import PYTHON, PretendJob, checkout, pretend_job
 
 # A file system of the other job's containers' root, which answers all but what it is told to keep
 # waiting; and processes of the user's that have come to wait for it, in one way or another.
-SERVE = """
+SERVE = (
+    OWN_ID
+    + """
 import struct
 signal.alarm(60)  # whatever becomes of the test: all that lists processes waits for this
-OWN = 65536
 LOOKUP, GETATTR, MKDIR, OPEN, FLUSH, INIT, OPENDIR = 1, 3, 9, 14, 25, 26, 27
 kind, point, device = sys.argv[1:4]
 os.makedirs(point, exist_ok=True)
@@ -88,6 +97,7 @@ else:
 tell(pid)
 signal.pause()
 """
+)
 
 
 @pytest.fixture
@@ -113,7 +123,7 @@ def _no_connections(device: str) -> Iterator[None]:
 def served(job: PretendJob, kind: str, device: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Serve a file system in a job; give the server, and a process that waits for it."""
     point = Path(f"/tmp/oar-lxc-test-point-{job.id}")
-    before = ("lxc-usernsexec", *ids_options(job, own=True), "--", "unshare", "--mount")
+    before = (*as_root_inside(job), "unshare", "--mount")
     try:
         with attack(job, SERVE, kind, str(point), device, before=before) as (server, pid):
             yield server, int(pid)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,8 @@ from oar_lxc.linux.node_log import LOG
 from oar_lxc.linux.run import Result, run
 from oar_lxc.model.idspans import LOWEST as FIRST
 from oar_lxc.model.layout import CONFIG, STATE, JobLayout
-from oar_lxc.root import grants
-from oar_lxc.root.files import JOBS_LOCK, LOCK, SHADOW_LOCK
-from oar_lxc.root.id_ranges import COUNT
+from oar_lxc.root.files import JOBS_LOCK, LOCK
 from oar_lxc.root.record import Record, read_record, this_boot
-from tests import kernel
 from tests.integration.conftest import left, published
 from tests.integration.nodes import in_cgroups, instead, oar_cgroups
 from tests.pretend import CGROUPS, PYTHON, PretendJob, checkout
@@ -68,9 +64,7 @@ PLACES: dict[str, Callable[[JobLayout], Path]] = {
     "trash": lambda layout: layout.trash,
     "lock": lambda layout: LOCK,
     "lock of jobs": lambda layout: JOBS_LOCK,
-    "lock of shadow": lambda layout: SHADOW_LOCK,
     "log": lambda layout: LOG,
-    "half a line": lambda layout: grants.SUBUID.with_name(".subuid.oar-lxc"),
 }
 CASES = [
     *(("record", kind) for kind in KINDS),
@@ -82,9 +76,7 @@ CASES = [
         for place in ("lock", "lock of jobs")
         for kind in ("directory", "fifo", "link")
     ),
-    *(("lock of shadow", kind) for kind in ("directory", "fifo")),
     *(("log", kind) for kind in ("directory", "fifo", "link")),
-    ("half a line", "directory"),
 ]
 
 
@@ -127,21 +119,6 @@ def test_a_wrong_configuration_is_said_and_a_job_is_destroyed(
         assert refused.status == 1
         assert left(unprepared, 0) == {"cgroups": oar_cgroups(unprepared)}
         assert '"instead": "no containers"' in LOG.read_text()
-
-
-@pytest.mark.parametrize("kind", ["huge", "directory", "fifo"])
-@pytest.mark.parametrize("path", [grants.SUBUID, grants.USERNET])
-def test_lines_that_cannot_be_taken_back_are_said_and_all_else_is_destroyed(
-    busy: PretendJob, path: Path, kind: str
-) -> None:
-    first_id = published(busy).first_id
-    with instead(path, kind):
-        done = destroy(busy)
-        assert done.status == 1
-        assert f"{path}: it cannot be read" in done.stderr
-    assert_all_gone(busy, first_id, ["lines", "files"])  # the record, for the reaper
-    assert destroy(busy).status == 0
-    assert_all_gone(busy, first_id)
 
 
 # A mount namespace of its own, so that nobody else is harmed; what is unmounted there goes here
@@ -353,27 +330,14 @@ def fill(path: Path) -> None:
         (path / "more").touch()
 
 
-def test_ids_are_taken_back_where_no_inode_is_free(
-    full: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("SUBUID", "SUBGID", "USERNET"):
-        monkeypatch.setattr(grants, name, full / name)
-        (full / name).write_text("bob:100000:65536\n")
-    layout, other = JobLayout(42, full), JobLayout(43, full)
-    grants.grant(layout, "alice", FIRST, 3)
-    grants.grant(other, "carol", FIRST + COUNT, 3)
+def test_the_end_of_a_job_is_noted_where_no_inode_is_free(full: Path) -> None:
+    layout = JobLayout(42, full)
     layout.record.parent.mkdir()
     Record(42, "alice", this_boot(), time.time(), FIRST, "").write(layout)
     fill(full)
-    grants.revoke(layout, FIRST)
-    assert (full / "SUBUID").read_text() == f"bob:100000:65536\ncarol:{FIRST + COUNT}:{COUNT}\n"
-    assert (full / "SUBGID").read_text() == (full / "SUBUID").read_text()
-    assert (full / "USERNET").read_text() == "bob:100000:65536\ncarol veth olb43 3\n"
     record = read_record(layout.record)
     assert record is not None
     record.end(layout, 5.0)
     ended = read_record(layout.record)
     assert ended is not None
     assert ended.ended == 5.0
-    with suppress(FileNotFoundError):
-        assert not kernel.read(str(full / ".SUBUID.oar-lxc"))

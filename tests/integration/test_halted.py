@@ -28,7 +28,7 @@ from oar_lxc.root.standstill import standstill
 job, user, cgroup, how = int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 uid = pwd.getpwnam(user).pw_uid
 layout, cgroups = JobLayout(job), JobCgroups(job, user, cgroup)
-belongings = Belongings(layout, cgroups, find_whose(layout, user, uid, 0))
+belongings = Belongings(layout, cgroups, find_whose(layout, uid, 0))
 with cgroups.frozen(), standstill(belongings):
     os.kill(os.getpid(), how)
 """
@@ -100,6 +100,7 @@ def test_what_another_destroy_holds_still_while_it_lives_stays_so(
         with subprocess.Popen([*argv, f"{signal.SIGSTOP:d}"]) as process:
             try:
                 while state(process.pid) != "T":
+                    assert process.poll() is None
                     time.sleep(0.005)
                 reaper(other)
                 assert state(pid) == "T"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import kernel
+from tests.integration.attacks import as_root_inside
 from tests.integration.conftest import left, left_of_containers, next_id, published
 from tests.integration.jobs import Running, close, start_script, write_spec
 from tests.pretend import PretendJob, pretend_job
@@ -130,7 +131,7 @@ def test_nobody_elses_private_files_can_be_read_or_changed(
     seen = f"{tree}/{theirs.name}/secret"
     # Outside, through the job's own mount; as root of the job's ids, too.
     assert running.job.run(["cat", seen]).status != 0
-    ids = running.job.run(["lxc-usernsexec", "--", "cat", seen])
+    ids = running.job.run([*as_root_inside(running.job), "cat", seen])
     assert "Permission denied" in ids.stderr
     # Inside: only the user's own home is there.
     assert running.cli("exec", "vm1", "--", "ls", str(theirs)).status != 0

@@ -17,6 +17,7 @@ import pytest
 
 from oar_lxc.linux.run import Result
 from oar_lxc.model.layout import IMAGES, STATE, JobLayout
+from oar_lxc.model.published import READY
 from tests import kernel
 from tests.integration.conftest import (
     IMAGE,
@@ -27,7 +28,7 @@ from tests.integration.conftest import (
     published,
 )
 from tests.integration.jobs import PROGRAM, Running, close, start_program, start_script
-from tests.pretend import PYTHON, PretendJob, checkout, pretend_job
+from tests.pretend import PYTHON, PretendJob, checkout, ordinary_user, pretend_job
 from tests.unit.fakes.programs import wait_until
 
 
@@ -409,7 +410,35 @@ def test_the_timeline_tells_what_each_phase_took(running: Running) -> None:
     phases = json.loads(running.cli("timeline", "--json").stdout)
     assert [phase["phase"] for phase in phases] == ["prepare", "image", "create", "start", "ready"]
     prepare, *rest = phases
-    assert {"ids", "images", "cgroups", "links"} <= set(prepare["steps"])
+    assert {"namespaces", "images", "cgroups", "links"} <= set(prepare["steps"])
     for before, after in zip(phases, rest, strict=False):
         assert before["begin"] + before["seconds"] <= after["begin"] + 0.01
     assert all(phase["seconds"] > 0 for phase in phases)
+
+
+def test_a_user_whose_name_is_all_digits_has_containers() -> None:
+    """Where a program takes names and ids, such a name would be the id of somebody else."""
+    with ordinary_user(f"{next_id()}{os.getpid()}") as name, pretend_job(next_id(), name) as job:
+        first_id = published(job).first_id
+        assert published(job).state == READY, published(job).reason
+        done = job.script("--wait", "running", "--", "hostname")
+        assert (done.status, done.stdout.splitlines()[-1]) == (0, "vm1: vm1"), done.stderr
+    assert left(job, first_id) == {}
+
+
+REACH = "perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new(\"$ARGV[0]:22\")'"
+
+
+def test_a_container_that_reboots_from_inside_is_on_the_network_again(job: PretendJob) -> None:
+    """LXC's monitor makes its device anew, in the job's network."""
+    running = start_script(job, "--per-node", "2", "--wait", "ssh")
+    try:
+        before = running.containers()["vm1"]["pid"]
+        running.cli("exec", "vm1", "--", "reboot")
+        assert wait_until(lambda: running.containers()["vm1"]["pid"] not in (-1, 0, before), 20)
+        assert wait_until(
+            lambda: running.cli("exec", "vm2", "--", "sh", "-c", f"{REACH} vm1").status == 0, 20
+        )
+        assert running.inside("vm1", f"{REACH} vm2; echo $?") == "0"
+    finally:
+        close(running.process)

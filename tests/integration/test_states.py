@@ -191,7 +191,7 @@ class Lives(RuleBasedStateMachine):
     def _lasting(self, life: Life) -> dict[str, list[str]]:
         """Return what the kernel has of a job, but for what programs add."""
         found = kernel.find_all(life.job.id, life.job.user, life.first_id)
-        return {kind: found[kind] for kind in ("cgroups", "mounts", "links", "lines", "rules")}
+        return {kind: found[kind] for kind in ("cgroups", "mounts", "links", "rules")}
 
 
 @pytest.mark.hypothesis

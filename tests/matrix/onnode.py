@@ -93,13 +93,10 @@ def snapshot(options: dict[str, Any]) -> dict[str, str]:
         key = f"job {job['id']}"
         found[f"{key} record"] = text(STATE / "records" / f"{job['id']}.json")
         found[f"{key} job.json"] = text(STATE / "jobs" / str(job["id"]) / "job.json")
-        for name in (f"olb{job['id']}", f"olv{job['id']}"):
+        for name in (f"olb{job['id']}", f"olu{job['id']}", f"olv{job['id']}"):
             device = Path("/sys/class/net") / name
             ports = sorted(os.listdir(device / "brif")) if (device / "brif").is_dir() else []
             found[f"{key} {name}"] = f"{text(device / 'ifindex').strip()} {ports}"
-        for path in ("/etc/subuid", "/etc/subgid", "/etc/lxc/lxc-usernet"):
-            pattern = rf".*(?::{job['first_id']}:|\bolb{job['id']}\b).*"
-            found[f"{key} {path}"] = "\n".join(re.findall(pattern, text(path)))
         found[f"{key} key"] = str(
             text("/var/lib/oar/.ssh/authorized_keys").count(f'_{job["id"]}"')
         )

@@ -28,9 +28,10 @@ from oar_lxc.model.job import Job, read_nodefile, read_resources
 from oar_lxc.model.layout import MAX_JOB_ID, JobLayout, check_node
 from oar_lxc.model.published import PublishedJob, read_published
 from oar_lxc.model.spec import Group, Mount
-from oar_lxc.root import grants
 from oar_lxc.root.id_ranges import COUNT, is_first_id
 from oar_lxc.root.record import Record, read_record
+from oar_lxc.setup import former_lines
+from oar_lxc.setup.former_lines import is_of_bridge, is_range
 from tests.unit.strategies import hostile, job_ids, nodes, users
 
 # What a JSON file may hold in a key's place, and what its keys may be.
@@ -225,7 +226,7 @@ foreign = st.binary(max_size=30).map(lambda x: x.replace(b"\n", b""))
 @given(
     job_ids, users, st.integers(0, MOST_USERS - 1), st.lists(foreign, max_size=5), st.booleans()
 )
-def test_lines_of_others_stay_to_the_byte_when_ids_come_and_go(
+def test_lines_of_others_stay_to_the_byte_when_an_upgrade_removes_those_of_jobs(
     tmp_path_factory: pytest.TempPathFactory,
     job_id: int,
     user: str,
@@ -233,27 +234,20 @@ def test_lines_of_others_stay_to_the_byte_when_ids_come_and_go(
     lines: list[bytes],
     ended: bool,
 ) -> None:
-    """Also a last line that does not end in a newline, but for the newline that it then gets."""
-    directory = tmp_path_factory.mktemp("ids")
+    directory = tmp_path_factory.mktemp("etc")
     content = b"\n".join(lines) + (b"\n" if lines and ended else b"")
-    whole = content if content.endswith(b"\n") or not content else content + b"\n"
-    paths = [directory / name for name in ("subuid", "subgid", "lxc-usernet")]
-    for path in paths:
-        path.write_bytes(content)
-    layout, first_id = JobLayout(job_id, directory), LOWEST + number * COUNT
-    with pytest.MonkeyPatch.context() as patch:
-        for name, path in zip(("SUBUID", "SUBGID", "USERNET"), paths, strict=True):
-            patch.setattr(grants, name, path)
-        grants.grant(layout, user, first_id, 7)
-        granted = [path.read_bytes() for path in paths]
-        grants.grant(layout, user, first_id, 7)
-        assert [path.read_bytes() for path in paths] == granted
-        for text in granted:
-            assert text.startswith(whole)
-            assert text.count(b"\n") == whole.count(b"\n") + 1
-        grants.revoke(layout, first_id)
-    assert [path.read_bytes() for path in paths] == [whole] * 3
-    assert len(list(directory.iterdir())) == 3
+    ids = f"{user}:{LOWEST + number * COUNT}:{COUNT}\n".encode()
+    net = f"{user} veth olb{job_id} 7\n".encode()
+    files = {}
+    for name, line, is_ours in (("subuid", ids, is_range), ("usernet", net, is_of_bridge)):
+        (directory / name).write_bytes(line + content)
+        files[directory / name] = is_ours
+    step = former_lines.step(files, directory / "lock")
+    assert step.pending() is not None
+    assert step.apply is not None
+    step.apply()
+    assert [path.read_bytes() for path in files] == [content] * 2
+    assert step.pending() is None
 
 
 @given(st.sampled_from([field.name for field in fields(Group)]), values)

@@ -104,8 +104,8 @@ def test_root_reads_what_an_older_version_wrote(tmp_path: Path) -> None:
     record = read_record(layout.record)
     assert record == Record(42, "alice", "b00t.7", 1700000000.5, 603979776, "/oar/alice_42")
     (tmp_path / "ranges.json").write_text('{"603979776": [1000, 19675]}\n')
-    assert find_range(layout, "alice", 1000, record) == 603979776
-    assert (603979776, 65536) in find_whose(layout, "alice", 1000, 0).others
+    assert find_range(layout, 1000, record) == 603979776
+    assert (603979776, 65536) in find_whose(layout, 1000, 0).others
 
 
 def test_agents_read_what_an_older_version_wrote(tmp_path: Path) -> None:

@@ -7,13 +7,10 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import grants
 
 
 @pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobLayout:
-    """Return the layout of job 42, with the system's files in a directory of our own."""
-    for name in ("SUBUID", "SUBGID", "USERNET"):
-        monkeypatch.setattr(grants, name, tmp_path / name.lower())
+def layout(tmp_path: Path) -> JobLayout:
+    """Return the layout of job 42 in a directory of our own."""
     (tmp_path / "records").mkdir()
     return JobLayout(42, tmp_path)

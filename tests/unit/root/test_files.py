@@ -8,16 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from oar_lxc.errors import CommandError, OarLxcError
 from oar_lxc.linux.removal import remove_tree
-from oar_lxc.root.files import edit_lines, job_locked, locked, write_durably
+from oar_lxc.root.files import job_locked, locked, write_durably
 from tests.unit.fakes.programs import deep_tree
 
 
@@ -105,73 +102,6 @@ def test_a_reader_sees_the_old_text_or_the_new(tmp_path: Path) -> None:
     assert seen <= texts
 
 
-line = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]))
-
-
-@given(st.lists(line, max_size=6), line.filter(bool))
-def test_an_edit_adds_and_takes_its_own_line_and_keeps_all_others(
-    tmp_path: Path, others: list[str], own: str
-) -> None:
-    path = tmp_path / "file"
-    text = "".join(f"{other}\n" for other in others)
-    path.write_bytes(text.encode())
-    assert edit_lines(path, lambda lines: [*lines, own])
-    assert path.read_bytes() == f"{text}{own}\n".encode()
-    assert edit_lines(path, lambda lines: lines[:-1])
-    assert path.read_bytes() == text.encode()
-
-
-def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"# caf\xe9\r\n")
-    edit_lines(tmp_path / "file", lambda lines: [*lines, "own"])
-    assert (tmp_path / "file").read_bytes() == b"# caf\xe9\r\nown\n"
-
-
-def test_an_edit_keeps_the_mode(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "file").chmod(0o640)
-    edit_lines(tmp_path / "file", lambda lines: [*lines, "own"])
-    assert mode(tmp_path / "file") == 0o640
-
-
-def test_a_missing_file_counts_as_empty(tmp_path: Path) -> None:
-    assert edit_lines(tmp_path / "file", lambda lines: [*lines, "own"])
-    assert (tmp_path / "file").read_text() == "own\n"
-    assert mode(tmp_path / "file") == 0o644
-
-
-def test_an_edit_that_changes_nothing_writes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("last line without its end")
-    before = (tmp_path / "file").stat().st_ino
-    assert not edit_lines(tmp_path / "file", lambda lines: lines)
-    assert (tmp_path / "file").stat().st_ino == before
-    assert not edit_lines(tmp_path / "missing", lambda lines: lines)
-    assert not (tmp_path / "missing").exists()
-
-
-def hold(timeout: float, path: Path) -> AbstractContextManager[None]:
-    return locked(timeout, path, path.with_name("shadow"))
-
-
-def test_who_edits_the_systems_users_is_waited_for_a_while(tmp_path: Path) -> None:
-    code = (
-        "import fcntl, sys\n"
-        "file = open(sys.argv[1], 'w')\n"
-        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
-        "print(flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    argv = [sys.executable, "-c", code, str(tmp_path / "shadow")]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        begin = time.monotonic()
-        with hold(0.2, tmp_path / "lock"):
-            assert time.monotonic() - begin >= 0.2  # and then without: a user can keep it
-        other.communicate()
-
-
 def try_job(path: Path, job_id: int) -> int:
     code = (
         "import sys\n"
@@ -196,10 +126,10 @@ def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     order: list[str] = []
 
     def wait() -> None:
-        with hold(5, tmp_path / "lock"):
+        with locked(5, tmp_path / "lock"):
             order.append("second")
 
-    with hold(5, tmp_path / "lock"):
+    with locked(5, tmp_path / "lock"):
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.1)
@@ -211,9 +141,9 @@ def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 def test_a_lock_that_stays_taken_is_an_error_after_a_while(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with (
-        hold(5, path),
+        locked(5, path),
         pytest.raises(OarLxcError, match=r"lock stayed locked for 0\.05 s"),
-        hold(0.05, path),
+        locked(0.05, path),
     ):
         raise AssertionError
 
@@ -224,16 +154,16 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from oar_lxc.root.files import locked\n"
         "path = Path(sys.argv[1])\n"
-        "with locked(1, path, path.with_name('shadow')): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with locked(1, path): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=False)
-    with hold(0.05, tmp_path / "lock"):
+    with locked(0.05, tmp_path / "lock"):
         pass
 
 
 def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lock").symlink_to("elsewhere")
-    with pytest.raises(OSError, match="symbolic"), hold(1, tmp_path / "lock"):
+    with pytest.raises(OSError, match="symbolic"), locked(1, tmp_path / "lock"):
         raise AssertionError
     assert not (tmp_path / "elsewhere").exists()
 

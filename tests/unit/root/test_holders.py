@@ -14,6 +14,7 @@ from oar_lxc.linux.pidfd import Handles
 from oar_lxc.model.idspans import LOWEST
 from oar_lxc.root import holders
 from oar_lxc.root.holders import find_holders
+from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 
 
@@ -29,12 +30,12 @@ def test_who_keeps_a_look_waiting_is_given_up_and_not_known(
     with subprocess.Popen(["sleep", "60"]) as first, subprocess.Popen(["sleep", "60"]) as second:
         try:
 
-            def look(pid: int, whose: Whose) -> bool:
+            def look(pid: int, namespaces: UserNamespaces) -> bool:
                 if pid == first.pid:
                     time.sleep(60)
                 return False
 
-            monkeypatch.setattr(holders, "_maps_ids", look)
+            monkeypatch.setattr(holders, "_has_handle", look)
             others = {os.getpid(), first.pid, second.pid}
             begin = time.monotonic()
             unseen: set[int] = set()

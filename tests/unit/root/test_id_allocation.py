@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.model.idspans import DEFAULT, LOWEST, MOST_USERS, parse_spans
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import grants, id_allocation
+from oar_lxc.root import id_allocation
 from oar_lxc.root.id_allocation import (
     TABLE,
     NoRangeError,
@@ -24,7 +24,6 @@ from oar_lxc.root.id_allocation import (
 )
 from oar_lxc.root.id_ranges import COUNT, JOBS, is_first_id, ranges_of
 from oar_lxc.root.record import Record, read_record
-from tests.unit.strategies import hostile
 
 ALICE, BOB = 1001, 1002
 TODAY = int(time.time() // 86400)
@@ -42,10 +41,6 @@ def had(layout: JobLayout, table: dict[int, tuple[int, int]]) -> None:
 
 def write_record(layout: JobLayout, first_id: int) -> None:
     Record(layout.job_id, "bob", "boot", 1.0, first_id, "").write(layout)
-
-
-def first_of(number: int) -> int:
-    return LOWEST + number * COUNT
 
 
 @given(uids, st.integers(0, JOBS - 1))
@@ -103,15 +98,6 @@ def test_a_range_that_a_record_holds_is_passed_over(layout: JobLayout) -> None:
     assert give(layout) == MINE[1]
 
 
-@pytest.mark.parametrize("name", ["subuid", "subgid"])
-@pytest.mark.parametrize("start", [MINE[0] - 1, MINE[0], MINE[0] + COUNT - 1])
-def test_a_range_that_overlaps_what_someone_was_given_is_passed_over(
-    layout: JobLayout, name: str, start: int
-) -> None:
-    (layout.state / name).write_text(f"bob:{start}:2\n")
-    assert give(layout) == MINE[1]
-
-
 def test_a_range_that_a_machine_of_systemd_nspawn_has_is_passed_over(
     layout: JobLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,12 +111,6 @@ def test_a_range_that_a_machine_of_systemd_nspawn_has_is_passed_over(
     assert give(layout) == MINE[1]
 
 
-def test_ranges_next_to_each_other_do_not_overlap(layout: JobLayout) -> None:
-    lines = f"a:{MINE[0] - COUNT}:{COUNT}\nb:{MINE[0] + COUNT}:{COUNT}\n"
-    (layout.state / "subuid").write_text(lines)
-    assert give(layout) == MINE[0]
-
-
 def test_who_has_no_free_range_is_told_so_and_gets_no_others(layout: JobLayout) -> None:
     for number, first in enumerate(MINE):
         assert give(layout) == first
@@ -140,24 +120,6 @@ def test_who_has_no_free_range_is_told_so_and_gets_no_others(layout: JobLayout) 
     ):
         give(layout)
     assert give(layout, BOB) == ranges_of(BOB, DEFAULT)[0]
-
-
-def test_one_range_given_to_somebody_may_be_the_whole_pool(layout: JobLayout) -> None:
-    (layout.state / "subgid").write_text(f"u:{LOWEST}:{2**32 - LOWEST}\n")
-    with pytest.raises(NoRangeError, match="in use"):
-        give(layout)
-
-
-@given(st.one_of(st.binary(), hostile.map(str.encode)))
-def test_any_file_of_ranges_can_be_read(layout: JobLayout, content: bytes) -> None:
-    (layout.state / "subuid").write_bytes(content)
-    assert give(layout) is not None
-
-
-@pytest.mark.parametrize("line", ["x:²:3", "x:1:²", "x:" + "9" * 5000 + ":1", "x:-5:3", "x", "::"])
-def test_a_damaged_line_gives_nobody_anything(layout: JobLayout, line: str) -> None:
-    (layout.state / "subuid").write_text(f"{line}\nbob:{MINE[0]}:{COUNT}\n")
-    assert give(layout) == MINE[1]
 
 
 def test_two_jobs_of_a_user_at_once_have_two_ranges(layout: JobLayout) -> None:
@@ -217,33 +179,12 @@ def test_jobs_of_before_keep_their_ranges_until_they_end(layout: JobLayout) -> N
     record = Record(42, "alice", "boot", 1.0, former, "")
     record.write(layout)
     assert read_record(layout.record) == record
-    assert find_range(layout, "alice", ALICE, record) == former
+    assert find_range(layout, ALICE, record) == former
     had(layout, {former: (BOB, TODAY)})
-    assert find_range(layout, "alice", ALICE, record) == 0
+    assert find_range(layout, ALICE, record) == 0
 
 
 def test_a_directory_of_an_ordinary_group_tells_no_range(layout: JobLayout) -> None:
-    assert find_range(layout, "alice", ALICE, None) == 0
+    assert find_range(layout, ALICE, None) == 0
     layout.directory.mkdir(parents=True)
-    assert find_range(layout, "alice", ALICE, None) == 0
-
-
-def test_lines_tell_the_range_of_a_job_that_lost_all_else(layout: JobLayout) -> None:
-    grants.grant(layout, "alice", first_of(5), 5)
-    with grants.SUBUID.open("a") as file:
-        file.write(f"alice:{first_of(9) + 1}:{COUNT}\n")
-    assert find_range(layout, "alice", ALICE, None) == first_of(5)
-    assert find_range(layout, "bob", BOB, None) == 0
-    assert find_range(JobLayout(layout.job_id + 1, layout.state), "alice", ALICE, None) == 0
-
-
-def test_lines_of_a_range_that_another_job_has_tell_nothing(layout: JobLayout) -> None:
-    grants.grant(layout, "alice", first_of(5), 5)
-    write_record(JobLayout(43, layout.state), first_of(5))
-    assert find_range(layout, "alice", ALICE, None) == 0
-
-
-def test_of_two_ranges_neither_is_guessed(layout: JobLayout) -> None:
-    grants.grant(layout, "alice", first_of(5), 5)
-    grants.grant(layout, "alice", first_of(6), 5)
-    assert find_range(layout, "alice", ALICE, None) == 0
+    assert find_range(layout, ALICE, None) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ import pytest
 from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.model.idspans import LOWEST, MOST_USERS
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import bridge, grants, job_cgroups, leftovers, processes
+from oar_lxc.root import bridge, job_cgroups, leftovers, processes
 from oar_lxc.root import litter as litter_module
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.id_ranges import COUNT
@@ -34,8 +33,6 @@ FIRST = LOWEST + (MOST_USERS - 1) * COUNT  # which no job on this machine has
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the directory of a node on which nothing is left of any job."""
-    for name in ("SUBUID", "SUBGID", "USERNET"):
-        monkeypatch.setattr(grants, name, tmp_path / name.lower())
     for name in ("records", "jobs", "cgroup", "net"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(bridge, "NET", tmp_path / "net")
@@ -87,7 +84,7 @@ def test_what_was_never_looked_at_is_not_called_gone(node: Path) -> None:
     """As where a step failed before, of whatever it died."""
     job = belongings(node, Deadline.after(0))
     killing = Killing(job)
-    killing.kill(threading.Event())
+    killing.kill()
     left = find_leftovers(
         job.until(NEVER),
         litter=Litter(job.whose, Deadline.after(0), places=()),
@@ -141,8 +138,6 @@ def test_the_traces_of_another_job_are_not_this_ones(node: Path) -> None:
     (node / "records/421.json").touch()
     (node / "net/olb421").mkdir()
     (node / "cgroup/oar/alice_421/lxc").mkdir(parents=True)
-    (node / "subuid").write_text(f"alice:{FIRST + COUNT}:{COUNT}\n")
-    (node / "usernet").write_text("alice veth olb421 9\n")
     (node / "elements").write_text(listing(421))
     assert not find(node)
 
@@ -161,8 +156,6 @@ def test_every_trace_is_left(
     (node / "records/42.json").touch()
     (node / "net/olb42/brif/vethX").mkdir(parents=True)
     (node / "net/olv42").mkdir()
-    (node / "subuid").write_text(f"alice:{FIRST}:{COUNT}\n")
-    (node / "usernet").write_text("alice veth olb42 9\n")
     (node / "elements").write_text(listing(42))
     left = find(node)
     assert left
@@ -170,10 +163,6 @@ def test_every_trace_is_left(
     assert left.cgroups == [str(lxc)]
     assert left.links == ["vethX", "olv42", "olb42"]
     assert left.files == [str(node / "jobs/42"), str(node / "records/42.json")]
-    assert left.lines == [
-        f"{node}/subuid: alice:{FIRST}:{COUNT}",
-        f"{node}/usernet: alice veth olb42 9",
-    ]
     assert left.rules == [
         'nft owners "olb42" . 2001',
         "nft peers 10.0.0.2 . 10752",

@@ -13,7 +13,7 @@ import pytest
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model.idspans import LOWEST
 from oar_lxc.model.layout import MAX_JOB_ID, JobLayout
-from oar_lxc.root import grants, liveness, packetfilter
+from oar_lxc.root import liveness, packetfilter
 from oar_lxc.root.job_cgroups import Hierarchy
 from oar_lxc.root.liveness import Finding, Judge
 from oar_lxc.root.record import GRACE, Record, read_record, this_boot
@@ -31,7 +31,6 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(liveness, "hierarchies", lambda: found)
     monkeypatch.setattr(liveness, "NET", tmp_path / "net")
     monkeypatch.setattr(packetfilter, "jobs", lambda timeout: set())
-    monkeypatch.setattr(grants, "USERNET", tmp_path / "usernet")
     return tmp_path
 
 
@@ -104,16 +103,6 @@ def test_where_no_cgroups_can_be_seen_nobody_is_taken_for_dead(
     monkeypatch.setattr(liveness, "hierarchies", list)
     why = "no cgroup file system is mounted: only OAR knows if it lives"
     assert find(node) == [Finding(42, "alice", False, why)]
-
-
-@pytest.mark.parametrize("kind", ["fifo", "directory"])
-def test_lines_that_cannot_be_read_hide_no_other_job_and_are_told(node: Path, kind: str) -> None:
-    prepare(node)
-    os.mkfifo(node / "usernet") if kind == "fifo" else (node / "usernet").mkdir()
-    judge = Judge(node / "state")
-    assert [finding.job_id for finding in judge.find_jobs()] == [42]
-    (why,) = judge.unknown
-    assert why.startswith(f"{node}/usernet cannot be read: ")
 
 
 def test_a_job_of_another_boot_is_dead_whatever_exists(node: Path) -> None:
@@ -267,15 +256,15 @@ def _link(node: Path) -> None:
     (node / "net/olv42").mkdir()
 
 
-def _line(node: Path) -> None:
-    (node / "usernet").write_text("alice veth olb42 5\n")
+def _uplink(node: Path) -> None:
+    (node / "net/olu42").mkdir()
 
 
 def _cgroup(node: Path) -> None:
     (node / "cgroup/oar-lxc/alice_42").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("make", [_record, _directory, _link, _line, _cgroup])
+@pytest.mark.parametrize("make", [_record, _directory, _link, _uplink, _cgroup])
 def test_each_trace_alone_leads_to_the_job(node: Path, make: Callable[[Path], None]) -> None:
     make(node)
     assert [f.job_id for f in find(node)] == [42]

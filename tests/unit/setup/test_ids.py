@@ -16,7 +16,6 @@ DEBIAN = {
     "passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
     "group": "nogroup:x:65534:\n",
     "login.defs": "#SUB_UID_MIN 1\nSUB_UID_MIN 100000\nSUB_UID_MAX 600100000\n",
-    "nsswitch.conf": "passwd: files systemd\n# subid: sss\n",
 }
 
 
@@ -35,7 +34,7 @@ def test_a_plain_debian_has_nothing_to_be_told(etc: Path) -> None:
     assert notes(etc) == []
 
 
-def test_the_ids_of_jobs_that_run_are_theirs(etc: Path) -> None:
+def test_what_set_up_removes_is_not_told(etc: Path) -> None:
     first = ranges_of(1001, [(1000, 1009)])[5]
     (etc / "subuid").write_text(f"alice:{first}:{COUNT}\n")
     assert notes(etc) == []
@@ -51,8 +50,6 @@ def test_the_ids_of_jobs_that_run_are_theirs(etc: Path) -> None:
         ("group", "ad:x:2147483648:\n", "ad has the id 2147483648"),
         ("login.defs", "SUB_UID_MAX 700000000\n", "set SUB_UID_MAX to 603979775 or less"),
         ("login.defs", "SUB_GID_MAX\t4000000000\n", "603979776 to 1677459455 and 2147483648 to"),
-        ("nsswitch.conf", "subid: sss\n", "come from sss (subid)"),
-        ("nsswitch.conf", "subid:\tfiles [NOTFOUND=continue] ldap # x\n", "come from files ldap"),
     ],
 )  # fmt: skip
 def test_who_else_has_ids_of_jobs_is_told(etc: Path, name: str, text: str, told: str) -> None:
