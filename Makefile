@@ -145,6 +145,7 @@ fresh: need-root ## Run FRESH='make demo; make test' on a fresh Debian 12, in a 
 .PHONY: docs
 docs: venv ## Build the documentation in docs/_build/html, and run its examples
 	$(BIN)/python docs/rooms.py --check
+	$(BIN)/python docs/topologies.py --check
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,18 @@ from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.shaping import Shaping, shapings
 from oar_lxc.model.spec import Spec
 
+SERVER = """
+import socket, sys
+with socket.create_server((sys.argv[1], 7007)) as server:
+    server.settimeout(10)
+    print("ready", flush=True)
+    sys.stdout.write(server.accept()[0].makefile().read())
+"""
+CLIENT = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7007), 1) as peer:
+    peer.sendall(sys.argv[2].encode())
+"""
 _tags = (f"t{os.getpid()}-{number}" for number in itertools.count())
 
 
@@ -56,6 +69,24 @@ class Cluster:
         """Whether an address answers a ping from a container."""
         argv = ("ping", "-n", "-c", "1", "-W", str(seconds), address)
         return self.inside(source, *argv, check=False).status == 0
+
+    def talks(self, source: str, target: str, address: str) -> bool:
+        """Whether a TCP connection carries a line to another container at one of its addresses.
+
+        In another network, the address may be somebody else's.
+        """
+        argv = [*self.entering(target), "/usr/bin/python3", "-c", SERVER, address]
+        line = f"{source} to {target}"
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout is not None
+                assert server.stdout.readline() == "ready\n"
+                client = ("/usr/bin/python3", "-c", CLIENT, address, line)
+                if self.inside(source, *client, check=False).status != 0:
+                    return False
+                return server.communicate(timeout=10)[0] == line
+            finally:
+                server.kill()
 
     def ip(self, container: str, network: str) -> str:
         """Return a container's address in a network."""

@@ -14,9 +14,12 @@ from oar_lxc.container.links import lacking
 from oar_lxc.container.segments import Underlay, make_segments
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.links import Link
+from oar_lxc.model.names import MAIN
 from oar_lxc.model.networks import Main, Membership, Network
 from oar_lxc.model.spec import Group, Spec
+from oar_lxc.model.specfile import read_spec
 from tests.integration.segments import Cluster, cluster_of, qdiscs
+from tests.pretend import checkout
 
 SUBNET = "192.168.100.0/24"
 
@@ -162,6 +165,58 @@ def test_a_router_joins_two_networks(routed: Cluster) -> None:
             ("router1", "left"),
         ):
             assert routed.reaches(name, routed.ip(other, there)), f"{name} ({network}) to {other}"
+
+
+EXAMPLES = checkout() / "jobscripts/networks"
+# Example → whom each container reaches, by ping and TCP, at all addresses that it has.
+REACH = {
+    "two_vms_two_vlans": {"a1": "", "b1": ""},
+    "four_vms_two_vlans": {"a1": "a2", "a2": "a1", "b1": "b2", "b2": "b1"},
+    "four_vms_two_bridges": {
+        "a1": "a2 a2.main b1.main b2.main",
+        "a2": "a1 a1.main b1.main b2.main",
+        "b1": "b2 a1.main a2.main b2.main",
+        "b2": "b1 a1.main a2.main b1.main",
+    },
+    "router": {
+        "router1": "p1 p2 q1 q2",
+        "p1": "p2 q1 q2 router1.left router1.right",
+        "p2": "p1 q1 q2 router1.left router1.right",
+        "q1": "p1 p2 q2 router1.left router1.right",
+        "q2": "p1 p2 q1 router1.left router1.right",
+    },
+}
+
+
+@pytest.mark.parametrize("example", REACH)
+def test_who_reaches_whom_in_the_examples(example: str) -> None:
+    spec = read_spec(EXAMPLES / f"{example}.toml")
+    with cluster_of(spec) as cluster:
+        containers = cluster.plan.containers
+        assert example == "two_vms_two_vlans" or len({c.node for c in containers}) == 2
+        found = {}
+        for planned in containers:
+            reached = set()
+            for other in containers:
+                several = len(other.all_interfaces) > 1
+                for interface in other.all_interfaces:
+                    own = {one.ip for one in planned.all_interfaces}
+                    if other.name == planned.name or interface.ip in own:
+                        continue  # it would be the container itself that answers
+                    if cluster.talks(planned.name, other.name, interface.ip):
+                        assert cluster.reaches(planned.name, interface.ip)
+                        shared = planned.interface(interface.network)
+                        short = interface.network != MAIN and (shared or not several)
+                        reached.add(other.name if short else f"{other.name}.{interface.network}")
+            found[planned.name] = reached
+    expected = {name: {*words.split()} for name, words in REACH[example].items()}
+    if example == "router":  # all members of a network share it with the router
+        expected |= {
+            name: {word.removesuffix(f".{side}") for word in words}
+            for name, words in expected.items()
+            for side in ["left" if name[0] == "p" else "right"]
+        }
+    assert found == expected
 
 
 def rate(cluster: Cluster, source: str, address: str, target: str, *options: str) -> float:
