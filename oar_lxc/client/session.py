@@ -294,7 +294,7 @@ class Session:
             container=planned.name,
             node=planned.node,
             state=RUNNING,
-            address=planned.ip,
+            address=planned.ip if planned.main else "",
             pid=event.pid,
             cpus=event.cpus,
             cgroup=event.cgroup,

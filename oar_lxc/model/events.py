@@ -244,7 +244,7 @@ class Container(OfContainer):
     Attributes:
         node: name of its node.
         state: LXC's word: RUNNING, STOPPED, FROZEN …
-        address: its IPv4 address.
+        address: its IPv4 address in the job's main network; empty if it is not in it.
         pid: process id of its init on the node; 0 if it does not run.
         cpus: CPUs it may use.
         cgroup: its cgroup in the cpuset hierarchy.

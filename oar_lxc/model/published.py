@@ -39,6 +39,7 @@ class PublishedJob:
         gateway: the bridge's address with its prefix length.
         pool: the network that this cluster gives to jobs.
         in_cpuset: whether OAR confines the job to its own CPUs.
+        namespaces: whether root made namespaces for the job; version 0.1 did not.
         trees: the administrator's trees, such as /home; each with the path of its mount for the
             job.
         prepared: seconds that each step of the prepare took; ``all`` is the whole time, and
@@ -60,6 +61,7 @@ class PublishedJob:
     gateway: str = ""
     pool: str = str(POOL)
     in_cpuset: bool = True
+    namespaces: bool = False
     trees: Mapping[str, str] = field(default_factory=dict)
     prepared: Mapping[str, float] = field(default_factory=dict)
 
@@ -92,7 +94,8 @@ def read_published(path: Path, job_id: int, node: str) -> PublishedJob:
     """Read what root publishes about a node.
 
     Raises:
-        NodeNotPreparedError: there is no readable file, or root refused the job.
+        NodeNotPreparedError: there is no readable file, or root refused the job, or an older
+            version prepared the node.
     """
     try:
         published = PublishedJob.from_json(path.read_text())
@@ -105,4 +108,9 @@ def read_published(path: Path, job_id: int, node: str) -> PublishedJob:
         raise NodeNotPreparedError(f"node {node}: cannot read {path}: {error}") from error
     if published.state != READY:
         raise NodeNotPreparedError(f"node {node} refused job {job_id}: {published.reason}")
+    if not published.namespaces:
+        raise NodeNotPreparedError(
+            f"node {node} was prepared for job {job_id} by an older version of oar-lxc, which was "
+            "upgraded since: submit the job again"
+        )
     return published

@@ -6,16 +6,19 @@ than a whole prepare may take.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import struct
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
-from oar_lxc.errors import CommandError, OarLxcError
+from oar_lxc.errors import CommandError, CommandTimeoutError, OarLxcError
 from oar_lxc.linux.bounded import bounded
-from oar_lxc.linux.run import run
+from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.run import Result, run
 from oar_lxc.model.addresses import MTU, VXLAN_PORT, JobNetwork
 from oar_lxc.model.layout import UPLINK_INSIDE, JobLayout
 from oar_lxc.root.refusal import Refusal
@@ -24,12 +27,28 @@ NET = Path("/sys/class/net")
 IPV6 = Path("/proc/sys/net/ipv6/conf")
 ALL = "00:00:00:00:00:00"  # the VXLAN's entry for broadcasts and unknown addresses
 GOING = 0x6F6C7863  # a group of devices ("olxc"), to remove them together
+# Hardware addresses that a bridge or a VXLAN learns at most. Containers can send from any number
+# of addresses, and each takes memory of the node's for five minutes.
+MOST_LEARNED = 8192
+TRY = 0.5  # the part of the time that is left, for one try to remove devices
+LEAST_TRY = 0.5  # seconds
+
+# Of linux/netlink.h, linux/rtnetlink.h and linux/if_link.h.
+_NETLINK, _RAW, _CLOEXEC = 16, 3, 0o2000000
+_NEW_LINK, _REQUEST_ANSWER, _ERROR = 16, 5, 2
+_LINK_INFO, _INFO_KIND, _INFO_DATA, _FDB_MAX_LEARNED = 18, 1, 2, 49
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def holder_of_subnet(network: JobNetwork, timeout: float) -> str:
-    """Return the name of a device that has an address in the job's subnet; empty if none has."""
+    """Return the name of a device that has an address in the job's subnet; empty if none has.
+
+    Raises:
+        Refusal: the kernel did not answer in time.
+    """
     subnet = network.subnet
-    shown = run(["ip", "-json", "-4", "address", "show"], timeout=timeout).stdout
+    shown = _ip(["-json", "-4", "address", "show"], timeout=timeout).stdout
     listing = json.loads(shown or "[]")
     for link in listing:
         for address in link.get("addr_info", ()):
@@ -51,7 +70,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         The addresses of the job's other nodes.
 
     Raises:
-        Refusal: another program holds the VXLAN's port.
+        Refusal: another program holds the VXLAN's port, or the kernel was too slow.
         TooLateError: the names of other nodes were not resolved in time.
         CommandError: the kernel refused a device.
         OarLxcError: the address of another node is not known.
@@ -72,10 +91,13 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         )
         local = f" local {own}" if own else ""
         lines.append(
-            f"link add {vxlan} mtu {MTU} type vxlan id {network.vni} dstport {VXLAN_PORT}{local}"
+            f"link add {vxlan} mtu {MTU} type vxlan id {network.vni} dstport {VXLAN_PORT}{local} "
+            f"maxaddress {MOST_LEARNED}"
         )
         devices.append(vxlan)
-    run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", timeout=timeout)
+    _ip(["-batch", "-"], "\n".join(lines) + "\n", timeout)
+    with suppress(OSError):  # the kernel has no such limit; from 6.8 on, it has
+        _limit_learned(bridge)
     for name in devices:
         # Before it is up, or the node would take routes and addresses that containers advertise.
         with suppress(FileNotFoundError):  # a node without IPv6
@@ -87,7 +109,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         *([f"link set {vxlan} master {bridge} up"] if peers else []),
     ]
     try:
-        run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", timeout=timeout)
+        _ip(["-batch", "-"], "\n".join(lines) + "\n", timeout)
     except CommandError as error:
         if peers and os.strerror(errno.EADDRINUSE) in error.stderr:
             raise Refusal(
@@ -147,11 +169,76 @@ def job_links(layout: JobLayout) -> list[str]:
     return names
 
 
-def remove(layout: JobLayout, timeout: float) -> None:
-    """Remove the job's devices; devices that vanish meanwhile are no error."""
-    names = job_links(layout)
-    if names:
+def remove(layout: JobLayout, deadline: Deadline) -> None:
+    """Remove the job's devices; devices that vanish meanwhile are no error.
+
+    The kernel may be busy with the devices of others, for seconds. A program that is killed then
+    has done a part, so another one tries again.
+
+    Args:
+        layout: the job's names.
+        deadline: when to give up.
+
+    Raises:
+        Refusal: the kernel was too slow.
+    """
+    while names := job_links(layout):
         # All at once: removing one device makes the kernel wait as long as removing all.
         lines = [f"link set dev {name} group {GOING}\n" for name in names]
         lines.append(f"link del group {GOING}\n")
-        run(["ip", "-force", "-batch", "-"], input="".join(lines), check=False, timeout=timeout)
+        try:
+            _ip(
+                ["-force", "-batch", "-"],
+                "".join(lines),
+                deadline.part(TRY).timeout(),
+                check=False,
+            )
+        except Refusal:
+            if deadline.left() < LEAST_TRY:
+                raise
+        else:
+            return
+
+
+def _ip(arguments: list[str], text: str = "", timeout: float = 0, *, check: bool = True) -> Result:
+    """Run ip(8); if it is late, the kernel holds it up, which is no fault of the node.
+
+    Raises:
+        Refusal: it was late.
+        CommandError: it failed.
+    """
+    try:
+        return run(["ip", *arguments], input=text, check=check, timeout=timeout)
+    except CommandTimeoutError as error:
+        raise Refusal(
+            f"the kernel of its node took longer than {timeout:.1f} s to answer ip(8), as it does "
+            "while it removes very many network devices of others; submit the job again later"
+        ) from error
+
+
+def _limit_learned(bridge: str) -> None:
+    """Limit what a bridge learns; ip(8) of Debian 12 cannot.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    data = _attribute(_FDB_MAX_LEARNED, struct.pack("=I", MOST_LEARNED))
+    info = _attribute(_INFO_KIND, b"bridge\0") + _attribute(_INFO_DATA, data)
+    index = int((NET / bridge / "ifindex").read_text())
+    body = struct.pack("=BxHiII", 0, 0, index, 0, 0) + _attribute(_LINK_INFO, info)
+    kernel = _libc.socket(_NETLINK, _RAW | _CLOEXEC, 0)  # a fifth of the time of Python's module
+    if kernel < 0:
+        raise OSError(ctypes.get_errno(), "netlink")
+    try:
+        os.write(
+            kernel, struct.pack("=IHHII", 16 + len(body), _NEW_LINK, _REQUEST_ANSWER, 1, 0) + body
+        )
+        kind, code = struct.unpack_from("=4xH10xi", os.read(kernel, 1 << 12))
+    finally:
+        os.close(kernel)
+    if kind == _ERROR and code:
+        raise OSError(-code, os.strerror(-code))
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(data), kind) + data.ljust(len(data) + 3 & ~3, b"\0")

@@ -15,7 +15,7 @@ from oar_lxc.linux.background import in_background
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import bridge, connections, idmapped, keyrings, packetfilter
+from oar_lxc.root import bridge, connections, idmapped, job_namespaces, keyrings, packetfilter
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.files import forget, half_written, job_locked
 from oar_lxc.root.id_allocation import find_range, find_whose
@@ -107,6 +107,7 @@ class Destruction:
         unfiltered = threading.Event()
         # No process of the job runs any more. Removing links is mostly waiting for the kernel.
         with (
+            job_namespaces.kept_alive(layout),
             in_background(lambda: self._remove_network(log, end, unfiltered)),
             in_background(lambda: self._remove_tree(log, end)),
             in_background(lambda: step(log, "litter", litter.remove)),
@@ -162,7 +163,7 @@ class Destruction:
             with suppress(OSError, OarLxcError):
                 if subnet := connections.subnet_of(self.layout, end.timeout()):
                     subnets.append(subnet)
-            bridge.remove(self.layout, end.timeout())
+            bridge.remove(self.layout, end)
 
         self._step(log, "links", remove)
         # After the links: then no packet adds a connection again.
@@ -179,6 +180,7 @@ class Destruction:
     def _remove_tree(self, log: NodeLog, end: Deadline) -> None:
         step = self._step
         step(log, "mounts", lambda: idmapped.unmount_under(self.layout.directory))
+        step(log, "namespaces", lambda: job_namespaces.remove(self.layout))
         step(log, "files", lambda: self._remove_files(log, end))
 
     def _remove_files(self, log: NodeLog, end: Deadline) -> None:

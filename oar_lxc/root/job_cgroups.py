@@ -28,6 +28,8 @@ CONTROLLERS = frozenset(
     | {"net_cls", "net_prio", "perf_event", "pids", "rdma"}
 )
 HOLDING = frozenset({"cpu", "freezer"})  # controllers that can keep a killed process alive
+LIMITS = {"pids": "pids.max", "memory": "memory.limit_in_bytes"}  # of a service, by controller
+UNLIMITED = {"pids.max": "max", "memory.limit_in_bytes": "-1"}
 OWN = "oar-lxc"
 INNER = "lxc"
 
@@ -344,12 +346,38 @@ def _make(hierarchy: Hierarchy, path: Path, mode: int) -> None:
     """Make a cgroup that processes can enter; it may exist."""
     if path.parent.name == OWN:
         path.parent.mkdir(mode=0o755, exist_ok=True)
+        _limit_as_here(hierarchy, path.parent)
     if "cpuset" in hierarchy.names:
         _fill_cpuset(path.parent)
     path.mkdir(mode=mode, exist_ok=True)
     if "cpuset" in hierarchy.names:
         _fill_cpuset(path)
         (path / "cgroup.clone_children").write_text("1")
+
+
+def _limit_as_here(hierarchy: Hierarchy, parent: Path) -> None:
+    """Give the parent of all jobs' cgroups the limits under which this process is.
+
+    OAR starts hooks and jobs in one service, whose limits are the administrator's. The cgroups
+    cannot be inside the service's, as systemd removes what is there with the service.
+    """
+    for file in (LIMITS[name] for name in hierarchy.names if name in LIMITS):
+        here = hierarchy.path / _own_cgroup(hierarchy)
+        around = [here, *(above for above in here.parents if above.is_relative_to(hierarchy.path))]
+        limits = [int(text) for one in around if (text := _read(one / file)).isdecimal()]
+        wanted = str(min(limits)) if limits else UNLIMITED[file]
+        if _read(parent / file) != wanted:
+            with suppress(OSError):  # what is there takes more already
+                (parent / file).write_text(wanted)
+
+
+def _own_cgroup(hierarchy: Hierarchy) -> str:
+    """Return this process's cgroup in a hierarchy, relative to where that is mounted."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if set(names.split(",")) == set(hierarchy.names):
+            return path.removeprefix(hierarchy.root.rstrip("/")).strip("/")
+    return ""
 
 
 def _fill_cpuset(path: Path) -> None:

@@ -211,8 +211,8 @@ def forget(layout: JobLayout, timeout: float, uid: int = 0) -> bool:
     Args:
         layout: the job's names.
         timeout: seconds for each step that may block.
-        uid: its user. Each job has an element for its user, which is removed without a search
-            first. 0 or less if the job most likely has none.
+        uid: its user. Nearly each job has an element for its user and one for its connections,
+            which are removed without a search first. 0 or less if the job most likely has none.
 
     Returns:
         Whether a search found no element; otherwise :func:`elements` tells what is left.
@@ -221,17 +221,23 @@ def forget(layout: JobLayout, timeout: float, uid: int = 0) -> bool:
         CommandError: nft failed.
     """
     if uid > 0:
-        _delete("owners", f'"{layout.bridge}" . {uid}', timeout)
+        usual = [("owners", f'"{layout.bridge}" . {uid}'), ("connections", f'"{layout.bridge}"')]
+        _delete(usual, timeout)
     found = list(_listed(layout, timeout))
-    for set_name, element in found:
-        _delete(set_name, element, timeout)
+    if found:
+        _delete(found, timeout)
     return not found
 
 
-def _delete(set_name: str, element: str, timeout: float) -> None:
-    # No check: it may be gone already, and elements of the set "connections" expire.
-    line = f"delete element inet {TABLE} {set_name} {{ {element} }}"
-    _nft([line], "", timeout, check=False)
+def _delete(keys: Sequence[tuple[str, str]], timeout: float) -> None:
+    """Delete elements, by set and key, at once: the kernel waits long after each transaction."""
+    # If one is gone, as those of "connections" expire, nft deletes none. So each is added first.
+    lines = (
+        f"{verb} element inet {TABLE} {set_name} {{ {key} }}"
+        for set_name, key in keys
+        for verb in ("add", "delete")
+    )
+    _nft(["-f", "-"], "\n".join(lines) + "\n", timeout, check=False)
 
 
 def elements(layout: JobLayout, timeout: float) -> list[str]:

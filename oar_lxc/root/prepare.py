@@ -176,7 +176,7 @@ class Preparation:
                 keep_keys()
         id_map = IdMap.of_job(first_id, id_ranges.COUNT, account.uid, account.gid)
         with log.step("namespaces"):
-            if not idmapped.mounts_under(layout.namespaces):
+            if is_new := not job_namespaces.are_kept(layout):
                 job_namespaces.make(layout, account, id_map, end)
         with log.step("images"):
             if why := why_open(self.config.store):
@@ -188,9 +188,9 @@ class Preparation:
         with log.step("cgroups"):
             delegated = cgroups.delegate(account.uid, first_id)
         with log.step("links"):
-            if not layout.published.exists():
+            if is_new or not layout.published.exists():
                 # Publishing comes last, so links without it are half made or of another job.
-                bridge.remove(layout, end.timeout())
+                bridge.remove(layout, end)
                 peers = bridge.create(layout, network, self.node, end.timeout())
                 packetfilter.admit(layout, account.uid, peers, self.config.pool, end.timeout())
         if end.passed:
@@ -210,6 +210,7 @@ class Preparation:
             gateway=str(network.node_address(self.node)),
             pool=str(network.pool),
             in_cpuset=bool(self.oar_cgroup),
+            namespaces=True,
             trees=trees,
         )
 

@@ -38,6 +38,14 @@ DIRECTORIES = (
     (STATE / JOB_DIRECTORIES, 0o711),
     (STATE / STORE, 0o700),
 )
+# By its name before what an administrator writes there, which counts.
+_LIMITS = services.UNITS / "oar-node.service.d/10-oar-lxc.conf"
+_NO_LIMIT = """\
+# Made by oar-lxc setup node. All jobs run in this service, and have its limits together. A limit
+# in a file of a later name, such as limits.conf, holds for them and for their containers.
+[Service]
+TasksMax=infinity
+"""
 _NOT_THE_SERVER = (
     "jobs would run beside the database and the cluster's keys. Set up a machine of its own as a "
     "node; to see containers on a single machine, `make demo` in a clone brings up a cluster in it"
@@ -87,9 +95,12 @@ def make_plan(options: Options) -> SetupPlan:
                 paths.HOST_KEY.with_name(paths.HOST_KEY.name + ".pub"),
                 bundle.host_public,
             ),
+            services.with_reload(
+                files.own_file("jobs may have as many processes as the node", _LIMITS, _NO_LIMIT)
+            ),
             services.running(
                 "oar-node",
-                reads=lambda: [paths.SSHD_CONFIG, paths.HOST_KEY],
+                reads=lambda: [paths.SSHD_CONFIG, paths.HOST_KEY, _LIMITS],
                 answers=lambda: _presents(bundle.host_public),
             ),
             config_file.nodes_are_prepared_by(prepare),

@@ -11,7 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oar_lxc.image.building import build
-from tests.bench import engines, fanout, hooks, importing, many, nodes, reach, small, vms
+from tests.bench import (
+    engines,
+    fanout,
+    hooks,
+    importing,
+    many,
+    nodes,
+    reach,
+    small,
+    tcp,
+    vms,
+)
 from tests.bench.figures import Figure, machine, show
 
 # Row → what measures it. Each is called with the rounds, and whether it shall be short.
@@ -25,6 +36,7 @@ ROWS: dict[str, Callable[..., list[Figure]]] = {
     "fanout": fanout.measure,
     "nodes": nodes.measure,
     "reach": reach.measure,
+    "tcp": tcp.measure,
     "import": importing.measure,
 }
 

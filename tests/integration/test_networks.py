@@ -146,6 +146,14 @@ def test_delay_is_refused_where_the_kernel_has_no_netem(running: Running) -> Non
         )
 
 
+def test_there_is_no_ssh_to_a_container_without_eth0(running: Running) -> None:
+    done = running.cli("ssh", "p1", "true")
+    assert "it has no eth0 (main is false), so no ssh: use oar-lxc exec, shell" in done.stderr
+    assert done.status != 0
+    assert running.containers()["p1"]["address"] == ""
+    assert running.cli("exec", "p1", "true").status == 0
+
+
 def test_networks_are_shown(running: Running) -> None:
     shown = [line.split() for line in running.cli("net").stdout.splitlines()]
     node = published(running.job).node

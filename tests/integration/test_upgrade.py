@@ -6,6 +6,7 @@ first: what a process has not loaded before, it cannot load any more.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.linux.run import Result, run
-from tests.integration.conftest import left_of_containers
+from oar_lxc.model.layout import JobLayout
+from tests import kernel
+from tests.integration.attacks import assert_gone
+from tests.integration.conftest import left_of_containers, published
 from tests.pretend import PYTHON, PretendJob, checkout
 
 FUTURE = "from __future__ import annotations\n"
@@ -182,3 +186,44 @@ def test_the_new_version_destroys_what_the_old_one_left(
         )
         argv = [PYTHON, "-IS", str(command), "destroy", "--job", str(job.id), "--user", job.user]
         assert run([*argv, "--cgroup", job.cgroup]).stderr == ""
+
+
+VETH = "link add vetholder0 type veth peer name vetholder1 netns {pid}\n"
+VETH += "link set vetholder0 master olb{job} up\n"
+
+
+def as_by_version_0_1(job: PretendJob) -> subprocess.Popen[str]:
+    """Make a prepared job what version 0.1 made; return a container's init of its."""
+    layout, first_id = JobLayout(job.id), published(job).first_id
+    inside = ["unshare", "--net", "--user", "sh", "-c", "echo; exec sleep 600"]
+    become = ["setpriv", f"--reuid={first_id}", f"--regid={first_id}", "--clear-groups", "--"]
+    init = subprocess.Popen([*become, *inside], stdout=subprocess.PIPE, text=True)
+    assert init.stdout is not None
+    assert init.stdout.readline() == "\n"
+    for path in (layout.user_namespace, layout.network_namespace):
+        run(["umount", str(path)])
+    shutil.rmtree(layout.namespaces)
+    run(["ip", "link", "del", layout.uplink], check=False)  # it went with its namespace
+    run(["ip", "-batch", "-"], input=VETH.format(pid=init.pid, job=job.id))
+    data = json.loads(layout.published.read_text())
+    del data["namespaces"]
+    layout.published.write_text(json.dumps(data))
+    return init
+
+
+def test_a_job_that_version_0_1_prepared_is_destroyed(job: PretendJob) -> None:
+    with as_by_version_0_1(job) as init:
+        assert kernel.find_links(job.id, job.user, 0) == [f"olb{job.id}", "vetholder0"]
+        assert_gone(job)
+        assert init.wait(5) == -9
+
+
+def test_a_job_that_version_0_1_prepared_is_told_to_be_submitted_again(job: PretendJob) -> None:
+    with as_by_version_0_1(job):
+        done = job.script("--", "true")
+        assert done.status == 1
+        assert done.stderr == (
+            f"lxc_job.py: node {job.node} was prepared for job {job.id} by an older version of "
+            "oar-lxc, which was upgraded since: submit the job again\n"
+        )
+        assert_gone(job)

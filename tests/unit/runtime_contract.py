@@ -22,11 +22,13 @@ class Containers:
         runtime: the runtime.
         wait: waits for a process that the runtime attached; returns its wait status.
         of_missing_directory: makes a runtime over a directory that does not exist.
+        boot: whether the containers have a systemd, which boots.
     """
 
     runtime: Runtime
     wait: Callable[[int], int]
     of_missing_directory: Callable[[], Runtime]
+    boot: bool = True
 
     def run(self, name: str, *argv: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
         """Run a command in a container; return its exit status and what it wrote."""
@@ -48,9 +50,8 @@ class Containers:
 def _wait_boot(containers: Containers, *names: str) -> None:
     """Wait for the end of a boot: an init that only just started does not listen to signals."""
     ready = "systemctl is-system-running | grep -qE 'running|degraded'"
-    script = f"! test -d /run/systemd/system || {ready}"
-    for name in names:
-        assert wait_until(lambda name=name: containers.run(name, "sh", "-c", script)[0] == 0)  # type: ignore[misc]
+    for name in names if containers.boot else ():
+        assert wait_until(lambda name=name: containers.run(name, "sh", "-c", ready)[0] == 0)  # type: ignore[misc]
 
 
 class RuntimeContract:

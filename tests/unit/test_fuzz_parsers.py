@@ -165,7 +165,9 @@ def test_a_time_in_a_record_that_is_no_time_is_none(tmp_path: Path, key: str, va
     assert read_record(path) is None
 
 
-PUBLISHED = PublishedJob(42, "alice", "node1", ("node1",), "ready", first_id=LOWEST)
+PUBLISHED = PublishedJob(
+    42, "alice", "node1", ("node1",), "ready", first_id=LOWEST, namespaces=True
+)
 
 
 @given(st.dictionaries(st.sampled_from(list(PublishedJob.__dataclass_fields__)), values))

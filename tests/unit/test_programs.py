@@ -32,7 +32,7 @@ PACKAGES = {
     "git": "git",
     "grep": "grep",
     "iproute2": "bridge ip tc",
-    "iputils-ping": "ping",
+    "libc-bin": "getent",
     "libcap2-bin": "getcap setcap",
     "lxc": "lxc-copy lxc-destroy lxc-info lxc-start lxc-stop",
     "lxcfs": "lxcfs",
@@ -65,7 +65,7 @@ PACKAGE_OF = {program: name for name, text in PACKAGES.items() for program in te
 # What every Debian has (Priority: required), and systemd, without which a machine is none of ours.
 DEBIAN = {
     *("apt", "bash", "bsdutils", "coreutils", "dash", "dpkg", "e2fsprogs", "findutils", "grep"),
-    *("mount", "passwd", "systemd", "tar", "util-linux"),
+    *("libc-bin", "mount", "passwd", "systemd", "tar", "util-linux"),
 }
 # Measured beside ours where somebody has it; and what a test wants not to be there.
 NOBODYS = {"runc", "no-such-program"}

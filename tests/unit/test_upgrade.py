@@ -58,7 +58,7 @@ PUBLISHED = (
     '{"job_id": 42, "user": "alice", "node": "node1", "nodes": ["node1", "node2"], "state":'
     ' "ready", "reason": "", "first_id": 603979776, "id_count": 65536, "uid": 1000, "gid": 1000,'
     ' "cgroups": ["/sys/fs/cgroup/cpuset/oar/alice_42/lxc"], "bridge": "olb42", "gateway":'
-    ' "10.0.0.1", "pool": "10.0.0.0/8", "in_cpuset": true, "trees": {"/home":'
+    ' "10.0.0.1", "pool": "10.0.0.0/8", "in_cpuset": true, "namespaces": true, "trees": {"/home":'
     ' "/var/lib/oar-lxc/jobs/42/trees/0"}, "prepared": {"all": 0.08}}\n'
 )
 LEDGER = (

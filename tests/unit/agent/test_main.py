@@ -355,7 +355,9 @@ def _publish(
     monkeypatch.setattr(prepared, "JobLayout", lambda job_id: JobLayout(job_id, tmp_path))
     layout = JobLayout(42, tmp_path)
     layout.directory.mkdir(parents=True)
-    published = PublishedJob(42, user, "node1", ("node1",), state, "all id ranges are in use")
+    published = PublishedJob(
+        42, user, "node1", ("node1",), state, "all id ranges are in use", namespaces=True
+    )
     layout.published.write_text(published.to_json())
 
 

@@ -141,7 +141,9 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(lookup, "JobLayout", lambda job_id: JobLayout(job_id, tmp_path))
     layout = JobLayout(42, tmp_path)
     layout.directory.mkdir(parents=True)
-    published = PublishedJob(42, getpass.getuser(), "node1", ("node1", "node2"), READY)
+    published = PublishedJob(
+        42, getpass.getuser(), "node1", ("node1", "node2"), READY, namespaces=True
+    )
     layout.published.write_text(published.to_json())
     (tmp_path / "nodes").write_text("node1\nnode2\nnode2\n")
     return {"OAR_JOB_ID": "42", "OAR_NODEFILE": str(tmp_path / "nodes"), "OAR_USER": "alice"}

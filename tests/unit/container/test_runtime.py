@@ -25,5 +25,6 @@ class TestFakeRuntime(RuntimeContract):
             runtime,
             lambda pid: os.waitpid(pid, 0)[1],
             lambda: FakeRuntime(tmp_path / "missing", "node1"),
+            boot=False,
         )
         runtime.close()

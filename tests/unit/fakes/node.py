@@ -65,6 +65,7 @@ class FakeNode:
             cgroups=(str(self.cgroup),),
             bridge=self.layout.bridge,
             gateway=str(network.node_address(name)),
+            namespaces=True,
         )
         self.layout.published.write_text(self.published.to_json())
         self.runtime = FakeRuntime(self.layout.containers, name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import CommandError, CommandTimeoutError, OarLxcError
-from oar_lxc.linux.run import kill_group, run
+from oar_lxc.linux.run import kill_group, run, running
 
 # Starts a program that outlives it, writes that one's process id, and waits.
 PARENT = "sleep 60 & echo $! > pid.new && mv pid.new pid && wait"
@@ -114,6 +114,14 @@ def test_a_timeout_kills_all_that_was_started(
     assert time.monotonic() - begin < 30
     assert (caught.value.argv[0], caught.value.timeout) == ("sh", 1)
     assert_pid_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_the_end_of_a_program_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"it slept {seconds} s"))
+    # It closes its streams long before it ends.
+    assert run(["sh", "-c", "exec >&- 2>&-; sleep 0.1"]).status == 0
+    with running(["sh", "-c", "sleep 0.1"]) as program:
+        program.finish()
 
 
 def test_a_program_that_ignores_sigterm_is_killed_too() -> None:

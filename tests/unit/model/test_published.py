@@ -23,6 +23,7 @@ jobs = st.builds(
     first_id=st.integers(0, 2**31),
     cgroups=st.lists(st.text(), max_size=3).map(tuple),
     in_cpuset=st.booleans(),
+    namespaces=st.booleans(),
 )
 
 
@@ -32,7 +33,7 @@ def test_a_published_job_is_read_as_it_was_written(job: PublishedJob) -> None:
 
 
 def test_a_ready_node_is_read(tmp_path: Path) -> None:
-    job = PublishedJob(42, "alice", "node1", ("node1",), READY, first_id=7)
+    job = PublishedJob(42, "alice", "node1", ("node1",), READY, first_id=7, namespaces=True)
     (tmp_path / "job.json").write_text(job.to_json())
     assert read_published(tmp_path / "job.json", 42, "node1") == job
 
@@ -43,6 +44,19 @@ def test_a_node_that_is_not_prepared_is_one_sentence_that_says_what_to_do(tmp_pa
     assert str(caught.value) == (
         "node node1 is not prepared for job 42: submit the job with `-t lxc`; if it was, ask the "
         "administrator whether the hooks of oar-lxc are installed on node1"
+    )
+
+
+def test_a_node_that_an_older_version_prepared_is_one_sentence(tmp_path: Path) -> None:
+    job = PublishedJob(42, "alice", "node1", ("node1",), READY, first_id=7)
+    text = job.to_json().replace(' "namespaces": false,\n', "")
+    assert "namespaces" not in text
+    (tmp_path / "job.json").write_text(text)
+    with pytest.raises(NodeNotPreparedError) as caught:
+        read_published(tmp_path / "job.json", 42, "node1")
+    assert str(caught.value) == (
+        "node node1 was prepared for job 42 by an older version of oar-lxc, which was upgraded "
+        "since: submit the job again"
     )
 
 

@@ -283,7 +283,7 @@ def test_an_epilogue_with_a_damaged_nodefile_destroys_where_prepare_says_that_th
     monkeypatch.setattr(hook, "PUBLISHER", os.geteuid())
     layout = JobLayout(42, cluster.directory)
     layout.directory.mkdir(parents=True)
-    published = PublishedJob(42, "alice", HERE, (HERE, "node2", "node3"), READY)
+    published = PublishedJob(42, "alice", HERE, (HERE, "node2", "node3"), READY, namespaces=True)
     layout.published.write_text(published.to_json())
     assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
     assert [call[1] for call in cluster.root] == ["destroy"] * 3

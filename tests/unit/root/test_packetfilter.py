@@ -56,29 +56,36 @@ def test_to_forget_a_job_removes_its_elements_and_no_others(
         {"set": {"name": "peers",
                  "elem": [{"concat": ["10.0.0.1", 1024]}, {"concat": ["10.0.0.2", 10752]}]}},
         {"set": {"name": "connections"}}]}"""
-    calls = nft(tmp_path, monkeypatch, f"cat <<'X'\n{listing}\nX")
+    calls = nft(tmp_path, monkeypatch, f"cat >> {tmp_path}/calls\ncat <<'X'\n{listing}\nX")
     packetfilter.forget(JobLayout(4), 5)
     assert calls.read_text().splitlines() == [
         "-n -j list table inet oar_lxc",
+        "-f -",
+        'add element inet oar_lxc owners { "olb4" . 1 }',
         'delete element inet oar_lxc owners { "olb4" . 1 }',
+        "add element inet oar_lxc peers { 10.0.0.1 . 1024 }",
         "delete element inet oar_lxc peers { 10.0.0.1 . 1024 }",
     ]
     assert packetfilter.jobs(5) == {4, 42}
 
 
-def test_to_forget_a_job_that_has_only_its_users_element_takes_two_runs_of_nft(
+def test_to_forget_a_job_that_has_only_the_usual_elements_takes_two_runs_of_nft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes as long as much of a destroy; the second reads back what is left."""
     left = tmp_path / "left"
     script = f"""case "$1" in
-        delete*) touch {left};;
+        -f) cat >> {tmp_path}/calls; touch {left};;
         *) [ -e {left} ] && echo '{{"nftables": []}}';;
     esac"""
     calls = nft(tmp_path, monkeypatch, script)
     assert packetfilter.forget(JobLayout(4), 5, 2001)
     assert calls.read_text().splitlines() == [
+        "-f -",
+        'add element inet oar_lxc owners { "olb4" . 2001 }',
         'delete element inet oar_lxc owners { "olb4" . 2001 }',
+        'add element inet oar_lxc connections { "olb4" }',
+        'delete element inet oar_lxc connections { "olb4" }',
         "-n -j list table inet oar_lxc",
     ]
 
