@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from oar_lxc.agent.hosts import forget, may_be_stale, tell_neighbours, write_hosts
-from oar_lxc.agent.networks import leave
+from oar_lxc.agent.membership import leave_networks
 from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.ports import close_ports
 from oar_lxc.agent.timeline import note
@@ -73,7 +73,7 @@ def destroy(node: OnNode, request: requests.Destroy) -> None:
             remove_half_made(node.layout, node.published, request["session"])
         with suppress(OSError, OarLxcError):  # all of it ends with the job at the latest
             if not left:
-                leave(node, request.session)
+                leave_networks(node, request.session)
         with suppress(OSError, OarLxcError):  # to tell other containers is not essential
             if not left and forget(node.layout, request.session):
                 write_hosts(node, node.runtime.names())

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oar_lxc.agent.membership import join_networks, leave_networks
 from oar_lxc.agent.node import OnNode, outcome_event
 from oar_lxc.agent.times import LAUNCHED, write_times
 from oar_lxc.container.job_namespaces import JobNamespaces
@@ -40,7 +41,6 @@ def launch(node: OnNode, request: requests.Launch) -> None:
         # Also what later steps need: an upgrade may replace the files during the waits below.
         from oar_lxc.agent.hosts import all_names, learn, tell_neighbours, write_hosts
         from oar_lxc.agent.job_key import JobKey
-        from oar_lxc.agent.networks import join
         from oar_lxc.agent.ports import open_ports
         from oar_lxc.agent.readiness import bring_up
         from oar_lxc.agent.timeline import note, noted
@@ -56,7 +56,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
             _refuse_existing(node, share)
             with _undone_if_it_fails(node, request.session, share, starter):
                 node.runtime.make_network()
-                link_files = join(node, request.session, request.plan)
+                link_files = join_networks(node, request)
                 JobKey(node.layout).keep(request.keys)
                 others = learn(node.layout, request.names)
                 secrets = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
@@ -184,7 +184,6 @@ def _undone_if_it_fails(
 
 
 def _undo(node: OnNode, session: str, share: Sequence[PlannedContainer], starter: Starter) -> None:
-    from oar_lxc.agent.networks import leave
     from oar_lxc.container.create import remove_containers
 
     starter.close()  # first: a container that it starts after the kill below would stay
@@ -192,7 +191,7 @@ def _undo(node: OnNode, session: str, share: Sequence[PlannedContainer], starter
         names = [planned.name for planned in share]
         node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
         remove_containers(node.layout, node.published, names)
-        leave(node, session)
+        leave_networks(node, session)
 
 
 def _first_line(text: str) -> str:

@@ -76,7 +76,8 @@ def _ends(link: Link) -> tuple[object, ...]:
 def join(node: OnNode, session: str, plan: Plan) -> dict[str, dict[str, str]]:
     """Make a session's networks on this node, and learn its members and links.
 
-    The caller holds the node's lock.
+    The caller holds the node's lock. Where no session needs networks, there is nothing to do; see
+    :attr:`.Plan.needs_networks`.
 
     Args:
         node: the node.
@@ -91,8 +92,6 @@ def join(node: OnNode, session: str, plan: Plan) -> dict[str, dict[str, str]]:
         CommandError: the kernel refuses a device or a rule.
     """
     before = _read(node.layout)
-    if not (needs_networks(plan) or needs_networks(before.plan)):
-        return {}
     if plan.links:
         _refuse_lacking(node, plan.links)
     known = replace(before, sessions={**before.sessions, session: plan})
@@ -132,12 +131,6 @@ def leave(node: OnNode, session: str | None) -> None:
             node.runtime.in_network(["ip", "-force", "-batch", "-"], text)
         except CommandError:
             pass  # most interfaces have no such device
-
-
-def needs_networks(plan: Plan) -> bool:
-    """Whether a plan needs more on a node than the job's main network."""
-    offline = any(not container.internet for container in plan.containers)
-    return bool(plan.networks or plan.links or offline)
 
 
 def send_networks(node: OnNode, request: requests.Networks) -> None:

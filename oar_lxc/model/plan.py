@@ -118,6 +118,12 @@ class Plan:
     networks: tuple[PlannedNetwork, ...] = ()
     links: tuple[Link, ...] = ()
 
+    @property
+    def needs_networks(self) -> bool:
+        """Whether it needs more on nodes than the job's main network."""
+        offline = any(not container.internet for container in self.containers)
+        return bool(self.networks or self.links or offline)
+
     def on(self, node: str) -> tuple[PlannedContainer, ...]:
         """Return the containers of one node."""
         return tuple(c for c in self.containers if c.node == node)

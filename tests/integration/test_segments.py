@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from oar_lxc.container.links import lacking
 from oar_lxc.container.segments import Underlay, make_segments
+from oar_lxc.errors import CommandError
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.links import Link
 from oar_lxc.model.names import MAIN
@@ -311,6 +313,10 @@ def test_links_change_in_place_and_go_without_a_trace(pair: Cluster) -> None:
         (Link("left", "p1", rate="1Mbit"),),
         (Link("left", "*", "*", rate="20Mbit"),),
     ]
+    if "netem" not in lacking(pair.on("node1")):  # a queue of another kind, and back
+        delayed = Link("left", "p1", "p2", rate="5Mbit", delay="1ms")
+        steps[1:1] = [(delayed,), (replace(delayed, delay="2ms"),)]
+        steps[-1:-1] = [(Link("left", "p1", delay="1ms"),)]
     for links in steps:
         linked(pair, *links)
         linked(pair, *links)  # the same again is no harm
@@ -322,6 +328,41 @@ def test_links_change_in_place_and_go_without_a_trace(pair: Cluster) -> None:
         assert qdiscs(pair, node, "ingress") == []
         shown = pair.inside(node, "ip", "-br", "link", "show", "type", "ifb").stdout
         assert shown == ""
+
+
+def round_trip(cluster: Cluster, source: str, address: str) -> list[float]:
+    """Return how many milliseconds each of some pings took."""
+    argv = ("ping", "-n", "-i", "0.02", "-c", "50", "-W", "3", address)
+    said = cluster.inside(source, *argv, check=False).stdout
+    return [float(time) for time in re.findall(r"time=([0-9.]+) ms", said)]
+
+
+def test_a_delay_is_one_way_or_the_kernel_has_none(pair: Cluster) -> None:
+    ip = {name: pair.ip(name, "left") for name in ("p1", "p2", "p3")}
+    link = Link("left", "p1", "p2", delay="40ms", both=False)
+    if "netem" in lacking(pair.on("node1")):
+        with pytest.raises(CommandError, match="qdisc kind is unknown"):
+            linked(pair, link)
+        return
+    plain = statistics.median(round_trip(pair, "p1", ip["p3"]))
+    linked(pair, link)
+    once = round_trip(pair, "p1", ip["p2"])
+    assert len(once) == 50  # none is lost
+    assert statistics.median(once) == pytest.approx(plain + 40, rel=0.15)
+    assert statistics.median(round_trip(pair, "p1", ip["p3"])) < plain + 20
+    linked(pair, replace(link, both=True, jitter="10ms", rate="10Mbit"))
+    both = round_trip(pair, "p1", ip["p2"])
+    assert len(both) == 50
+    assert statistics.median(both) == pytest.approx(plain + 80, rel=0.15)
+    assert max(both) - min(both) > 10
+    # Without "to", it is the cable: both interfaces', so each way takes it twice.
+    linked(pair, Link("left", "*", delay="20ms"))
+    assert statistics.median(round_trip(pair, "p1", ip["p2"])) == pytest.approx(
+        plain + 80, rel=0.2
+    )
+    # A queue with too few places would lose packets that no link asked for.
+    linked(pair, Link("left", "p1", "p2", delay="100ms"))
+    assert lost(pair, "p1", ip["p2"]) == 0
 
 
 def test_root_inside_neither_sees_nor_changes_it(pair: Cluster) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from oar_lxc.agent.networks import join, leave, needs_networks
+from oar_lxc.agent.membership import join_networks, leave_networks
+from oar_lxc.agent.networks import join, leave
 from oar_lxc.errors import ContainerError, OarLxcError, SpecError
 from oar_lxc.model import events, requests
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import outer_device
 from oar_lxc.model.links import Link
+from oar_lxc.model.names import Peer
 from oar_lxc.model.networks import Main, Membership, Network
 from oar_lxc.model.plan import Plan, make_plan
 from oar_lxc.model.spec import Group, Spec
@@ -58,8 +60,11 @@ def make(node: FakeNode, *names: str) -> None:
 
 def test_a_job_without_networks_pays_nothing(node: FakeNode) -> None:
     made = make_plan(Group(), JOB)
-    assert not needs_networks(made)
-    assert joined(node, made) == {}
+    assert not made.needs_networks
+    names = {"s1": {c.name: Peer(c.ip, "k") for c in made.containers}}
+    request = requests.Launch(made, {}, {}, names, "s1", "running", 1.0)
+    assert join_networks(node.on(lambda event: None), request) == {}
+    leave_networks(node.on(lambda event: None), "s1")
     assert node.runtime.ran == []
     assert not node.layout.networks.exists()
 
