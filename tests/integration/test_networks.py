@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from oar_lxc.model.layout import JobLayout
 from tests import kernel
 from tests.integration.conftest import left, left_of_containers, next_id, published
 from tests.integration.jobs import Running, close, start_script, write_spec
-from tests.pretend import PretendJob, pretend_job
+from tests.pretend import PretendJob, checkout, pretend_job
 from tests.unit.fakes.programs import wait_until
 
 SPEC = """
@@ -225,3 +226,24 @@ def test_the_job_has_devices_for_nothing_else(running: Running) -> None:
     inside = {*kernel.links_inside(running.job.id)}
     others = {name for name in inside if not re.match("v[0-9]-[0-9a-f]{8}$", name)}
     assert others == {"lo", "up0", "br0", "n1", "n2"}
+
+
+def test_the_wide_area_example_joins_its_two_sites(user: str) -> None:
+    """Without its delay, which not each kernel has."""
+    example = checkout() / "jobscripts/networks/wide_area.toml"
+    text = re.sub(r"(?m)^(delay|jitter) = .*\n", "", example.read_text())
+    with pretend_job(next_id(), user) as job:
+        for name in ("paris.sh", "lyon.sh"):
+            script = Path(write_spec(job, "")).with_name(name)
+            script.write_text(example.with_name(name).read_text())
+        running = start_script(job, "--spec", write_spec(job, text))
+        try:
+            assert reaches(running, "client1", "server1.lyon")
+            assert reaches(running, "server1", "client1.paris")
+            # The way leads over both routers.
+            line = "ping -n -c 1 -t 2 -W 1 server1.lyon | grep -o 'From [0-9.]*' || :"
+            assert running.inside("client1", line) == "From 10.9.0.2"
+        finally:
+            running.process.terminate()
+            running.process.wait(30)
+            close(running.process)

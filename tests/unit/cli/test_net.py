@@ -222,3 +222,25 @@ def test_a_launch_that_asks_for_what_a_node_lacks_is_undone(nodes: FakeRemote) -
     with pytest.raises(Exception, match=r"link 1: delay: the kernel of node2 has no netem"):
         Session(spec, JOB).__enter__()
     assert nodes.running() == []
+
+
+def test_sessions_of_a_job_share_networks_and_not_their_addresses(nodes: FakeRemote) -> None:
+    left = (Membership("left"),)
+    with Session(SPEC, JOB) as first:
+        other = Spec(
+            (Group(name="q", total=1, networks=left),), networks=(Network("left"), Network("b"))
+        )
+        with Session(other, JOB) as second:
+            (q1,) = second.plan.containers
+            taken = {i.ip for c in first.plan.containers for i in c.interfaces}
+            assert q1.interfaces[0].ip not in taken
+            assert [(n.name, n.number) for n in second.plan.networks] == [("left", 1), ("b", 2)]
+            told = (nodes.by_name["node1"].layout.private / "names.json").read_text()
+            assert q1.interfaces[0].ip in told
+            # A link of one session is about the containers of all.
+            assert second.link("p1", "q1", loss="1%").network == "left"
+    # Devices stay until the job ends, and so do the numbers in their names.
+    with Session(
+        Spec((Group(networks=(Membership("c"),)),), networks=(Network("c"),)), JOB
+    ) as last:
+        assert [(n.name, n.number) for n in last.plan.networks] == [("c", 3)]

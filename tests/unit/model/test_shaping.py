@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any
 
@@ -11,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import SpecError
+from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.interfaces import PlannedNetwork
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import outer_device
 from oar_lxc.model.links import Link, Shape
-from oar_lxc.model.networks import Main, Network
+from oar_lxc.model.networks import Main, Membership, Network
 from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.shaping import End, Shaping, shape_of_pair, shapings
 from oar_lxc.model.spec import Group, Spec
@@ -295,3 +297,19 @@ def test_what_a_pair_is_told_is_what_its_interfaces_are_told(links: tuple[Link, 
             if told[source.name].outward:
                 there = end(target) in told[source.name].direct
                 assert there == (shape is not None)
+
+
+def test_no_container_has_an_address_that_carries_networks() -> None:
+    job = Job(42, "alice", {f"node{number}": 1 for number in range(1, 9)})
+    main = JobNetwork.of(job.id, job.nodes)
+    group_ = Group(name="p", total=main.capacity - 8, networks=(Membership("left"),))
+    spec = Spec((group_,), networks=(Network("left"),))
+    given = {planned.ip for planned in make_plan(spec, job).containers}
+    assert len(given) == main.capacity - 8
+    assert given.isdisjoint(main.underlay.values())
+    with pytest.raises(SpecError, match="ask for fewer containers"):
+        make_plan(replace(spec, groups=(replace(group_, total=main.capacity - 7),)), job)
+    others = make_plan(Group(name="vm", total=main.capacity), job).containers
+    with pytest.raises(SpecError) as caught:
+        make_plan(spec, job, others=others)
+    assert str(caught.value).startswith("networks need the last addresses of 100.65.80.0/21, and")
