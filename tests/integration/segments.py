@@ -37,7 +37,7 @@ with socket.create_server((sys.argv[1], 7007)) as server:
 """
 CLIENT = """
 import socket, sys
-with socket.create_connection((sys.argv[1], 7007), 1) as peer:
+with socket.create_connection((sys.argv[1], 7007), 4) as peer:
     peer.sendall(sys.argv[2].encode())
 """
 _tags = (f"t{os.getpid()}-{number}" for number in itertools.count())
