@@ -1,7 +1,6 @@
 """Launch a node's share of a plan: make, start and bring up all its containers, or none.
 
-These are operations of the agent. The process that starts containers is started first: it comes
-up while :func:`launch` imports the modules that make containers.
+These are operations of the agent. It imports this module while the session still makes the plan.
 """
 
 from __future__ import annotations
@@ -14,13 +13,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oar_lxc.agent.hosts import all_names, learn, tell_neighbours, write_hosts
+from oar_lxc.agent.job_key import JobKey
 from oar_lxc.agent.membership import join_networks, leave_networks
 from oar_lxc.agent.node import OnNode, outcome_event
+from oar_lxc.agent.ports import open_ports
+from oar_lxc.agent.readiness import bring_up, wait_until_ready
+from oar_lxc.agent.timeline import note, noted
 from oar_lxc.agent.times import LAUNCHED, write_times
+from oar_lxc.container.create import create_containers, remove_containers
 from oar_lxc.container.job_namespaces import JobNamespaces
+from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.container.runtime import KILL_TIMEOUT, StartedContainer, Starter
 from oar_lxc.errors import CommandError, ContainerError, OarLxcError
+from oar_lxc.image.provide import provide
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model import events, requests
 
 if TYPE_CHECKING:
@@ -38,16 +46,6 @@ def launch(node: OnNode, request: requests.Launch) -> None:
     """
     enter_cgroups(node.published.cgroups)
     with node.runtime.starting() as starter:
-        # Also what later steps need: an upgrade may replace the files during the waits below.
-        from oar_lxc.agent.hosts import all_names, learn, tell_neighbours, write_hosts
-        from oar_lxc.agent.job_key import JobKey
-        from oar_lxc.agent.ports import open_ports
-        from oar_lxc.agent.readiness import bring_up
-        from oar_lxc.agent.timeline import note, noted
-        from oar_lxc.container.create import create_containers
-        from oar_lxc.container.node_launch import NodeLaunch
-        from oar_lxc.linux.ed25519 import KeyPair
-
         share = request.plan.on(node.published.node)
         launched = time.time()
         with noted(node.layout, "image", 0):
@@ -105,8 +103,6 @@ def ready(node: OnNode, request: requests.AwaitReady) -> None:
 
     Events: ``Ready`` or ``Failed``.
     """
-    from oar_lxc.agent.readiness import wait_until_ready
-
     share = request.plan.on(node.published.node)
     enter_cgroups(node.published.cgroups)
     wait_until_ready(node, share, request.wait, request.timeout)
@@ -114,8 +110,6 @@ def ready(node: OnNode, request: requests.AwaitReady) -> None:
 
 def _images(node: OnNode, share: Sequence[PlannedContainer]) -> dict[str, Path]:
     """Return the root directory of each image; unpack an image that is an archive."""
-    from oar_lxc.image.provide import provide
-
     home = Path(pwd.getpwuid(os.getuid()).pw_dir)
     become_root = JobNamespaces(node.layout).become_root
     names = sorted({planned.image for planned in share})
@@ -184,8 +178,6 @@ def _undone_if_it_fails(
 
 
 def _undo(node: OnNode, session: str, share: Sequence[PlannedContainer], starter: Starter) -> None:
-    from oar_lxc.container.create import remove_containers
-
     starter.close()  # first: a container that it starts after the kill below would stay
     with suppress(OSError, OarLxcError):
         names = [planned.name for planned in share]

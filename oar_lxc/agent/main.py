@@ -18,11 +18,14 @@ from oar_lxc.agent.prepared import environ_here, open_job
 from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError, UsageError
+from oar_lxc.linux.background import in_background
+from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.linux.deadline import NEVER, Deadline
 from oar_lxc.linux.error_exit import exit_on_error
 from oar_lxc.model.events import Done, Error, Event
 from oar_lxc.model.layout import check_job_id
-from oar_lxc.model.requests import Request
+from oar_lxc.model.published import PublishedJob
+from oar_lxc.model.requests import Launch, Request
 from oar_lxc.model.wire import REQUESTS, UP, NoMessageError, decode, encode
 
 HEARTBEAT_SECONDS = 1.0
@@ -111,6 +114,13 @@ def read_request(operation: str, line: str) -> Request:
     return request
 
 
+def _get_ready(published: PublishedJob, runtime: LxcRuntime) -> None:
+    """Do what each launch takes long for, while the session makes the request."""
+    with in_background(lambda: enter_cgroups(published.cgroups)):  # it waits for the kernel
+        import_module("oar_lxc.agent.launch")
+    runtime.come_up()
+
+
 def main() -> None:
     """Carry out one operation; tell a failure by an event and by the exit status."""
     with exit_on_error(lambda text: _emit_line(Error(text))):
@@ -120,13 +130,15 @@ def main() -> None:
         sys.stdout.flush()
         if len(sys.argv) != 3:
             raise UsageError("usage: oar_lxc.agent.main JOB OPERATION <REQUEST")
-        line = sys.stdin.readline()
+        operation = sys.argv[2]
         layout, published = open_job(check_job_id(sys.argv[1]))
-        request = read_request(sys.argv[2], line)
         os.environ.update(environ_here(layout))
         namespaces = JobNamespaces(layout)
         namespaces.enter()
         runtime = LxcRuntime(layout.containers, namespaces, published.node)
+        if operation == Launch.kind:
+            _get_ready(published, runtime)
+        request = read_request(operation, sys.stdin.readline())
         abandoned = _Reader(request.heartbeat).is_gone
         node = OnNode(layout, published, runtime, _emit_line, abandoned)
         carry_out(node, request)

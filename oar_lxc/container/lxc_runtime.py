@@ -30,7 +30,7 @@ from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.pidfd import Handles
 from oar_lxc.linux.process import parent
-from oar_lxc.linux.run import run, running
+from oar_lxc.linux.run import Program, run
 from oar_lxc.model.layout import CONFIG_FILE
 from oar_lxc.model.states import FROZEN, RUNNING, STOPPED, not_running
 
@@ -52,6 +52,7 @@ class LxcRuntime:
         self._namespaces = namespaces
         self._network = NetworkThread(namespaces)
         self._node = node
+        self._program: Program | None = None
 
     def make_network(self) -> None:
         """Make the devices that join containers to the job's network, unless they are there."""
@@ -89,20 +90,31 @@ class LxcRuntime:
             raise one
         return one
 
+    def come_up(self) -> None:
+        """Start the program that starts containers, for the next :meth:`starting`.
+
+        The caller must be in the job's delegated cgroups.
+        """
+        self._program = self._program or self._start_program()
+
     @contextmanager
     def starting(self) -> Iterator[Starter]:
-        """Start the program that starts containers; it comes up while the caller makes them."""
+        """Run the program that starts containers; it comes up while the caller makes them."""
+        program, self._program = self._program or self._start_program(), None
+        starter = LxcStarter(program, self._directory, self._error)
+        try:
+            yield starter
+        finally:
+            starter.close()
+            program.close()
+
+    def _start_program(self) -> Program:
         at_once = 2 * len(os.sched_getaffinity(0))  # twice, as LXC often waits for the kernel
         place = str(Path(_bindings().__file__).parent.parent)
         program = str(Path(__file__).with_name("starter.py"))
         options = [place, str(min(at_once, MOST_AT_ONCE))]
         argv = [sys.executable, "-I", "-S", program, *options]
-        with running(argv, first=self._namespaces.become_lxc) as process:
-            starter = LxcStarter(process, self._directory, self._error)
-            try:
-                yield starter
-            finally:
-                starter.close()
+        return Program(argv, first=self._namespaces.become_lxc)
 
     def _error(self, name: str, reason: str) -> ContainerError:
         log = self.log_tail(name)

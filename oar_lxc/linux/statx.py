@@ -15,8 +15,9 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_NO_AUTOMOUNT = 0x800
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_DONT_SYNC = 0x4000
-# stx_uid, stx_gid, stx_mode, stx_ino, stx_rdev_major, stx_rdev_minor, stx_mnt_id
-_STATX = struct.Struct("=20xIIH2xQ88xII8xQ")
+# stx_uid, stx_gid, stx_mode, stx_ino, stx_rdev_major, stx_rdev_minor, stx_dev_major,
+# stx_dev_minor, stx_mnt_id
+_STATX = struct.Struct("=20xIIH2xQ88xIIIIQ")
 _MASK = 0x7FF | 0x1000  # the basic fields and the mount's number
 _SIZE = 256
 
@@ -44,6 +45,8 @@ class Facts(NamedTuple):
         inode: its number in its file system.
         major: of a device, the number of its driver.
         minor: of a device, its number there.
+        system_major: of its file system's device, the number of its driver.
+        system_minor: of its file system's device, its number there.
         mount: the kernel's number of the mount that it is on.
     """
 
@@ -53,6 +56,8 @@ class Facts(NamedTuple):
     inode: int
     major: int
     minor: int
+    system_major: int
+    system_minor: int
     mount: int
 
 

@@ -11,11 +11,12 @@ import errno
 import json
 import os
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
-from oar_lxc.errors import CommandError, CommandTimeoutError, OarLxcError
+from oar_lxc.errors import CommandError, CommandTimeoutError, OarLxcError, TooLateError
 from oar_lxc.linux.bounded import bounded
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.run import Result, run
@@ -24,7 +25,7 @@ from oar_lxc.model.layout import UPLINK_INSIDE, JobLayout
 from oar_lxc.root.refusal import Refusal
 
 NET = Path("/sys/class/net")
-IPV6 = Path("/proc/sys/net/ipv6/conf")
+IPV4, IPV6 = Path("/proc/sys/net/ipv4/conf"), Path("/proc/sys/net/ipv6/conf")
 ALL = "00:00:00:00:00:00"  # the VXLAN's entry for broadcasts and unknown addresses
 GOING = 0x6F6C7863  # a group of devices ("olxc"), to remove them together
 # Hardware addresses that a bridge or a VXLAN learns at most. Containers can send from any number
@@ -96,12 +97,10 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         )
         devices.append(vxlan)
     _ip(["-batch", "-"], "\n".join(lines) + "\n", timeout)
-    with suppress(OSError):  # the kernel has no such limit; from 6.8 on, it has
-        _limit_learned(bridge)
-    for name in devices:
-        # Before it is up, or the node would take routes and addresses that containers advertise.
-        with suppress(FileNotFoundError):  # a node without IPv6
-            (IPV6 / name / "disable_ipv6").write_text("1")
+    try:
+        bounded(lambda: _tame(bridge, devices), timeout, "taming its bridge")
+    except TooLateError as error:
+        raise _busy(timeout) from error
     lines = [
         f"link set {bridge} up",
         f"address add {network.node_address(node)} dev {bridge}",
@@ -210,10 +209,30 @@ def _ip(arguments: list[str], text: str = "", timeout: float = 0, *, check: bool
     try:
         return run(["ip", *arguments], input=text, check=check, timeout=timeout)
     except CommandTimeoutError as error:
-        raise Refusal(
-            f"the kernel of its node took longer than {timeout:.1f} s to answer ip(8), as it does "
-            "while it removes very many network devices of others; submit the job again later"
-        ) from error
+        raise _busy(timeout) from error
+
+
+def _busy(timeout: float) -> Refusal:
+    return Refusal(
+        f"the kernel of its node took longer than {timeout:.1f} s for a network device, as it "
+        "does while it removes very many of others; submit the job again later"
+    )
+
+
+def _tame(bridge: str, devices: Sequence[str]) -> list[str]:
+    """Limit what a bridge learns and brings, and let the node speak no IPv6 on some devices.
+
+    It must be before they are up, or the node would take routes and addresses that containers
+    advertise. From addresses outside of its subnet, nothing comes from the bridge: containers of
+    other jobs would take it for the answer of a machine, such as their name server.
+    """
+    (IPV4 / bridge / "rp_filter").write_text("1")
+    with suppress(OSError):  # the kernel has no such limit; from 6.8 on, it has
+        _limit_learned(bridge)
+    for name in devices:
+        with suppress(FileNotFoundError):  # a node without IPv6
+            (IPV6 / name / "disable_ipv6").write_text("1")
+    return []
 
 
 def _limit_learned(bridge: str) -> None:

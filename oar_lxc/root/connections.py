@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from oar_lxc.root import bridge
 if TYPE_CHECKING:
     from socket import socket
 
+ROUTES = Path("/proc/net/route")
 COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 ROUNDS = 5  # searches, as a packet under way may add a connection again
 
@@ -42,7 +43,7 @@ _TUPLE = _HEAD.size + len(_IPV4)  # where the tuple of a connection's first pack
 _SOURCE, _TARGET = slice(_TUPLE + 12, _TUPLE + 16), slice(_TUPLE + 20, _TUPLE + 24)
 _LARGEST = 1 << 17  # bytes of an answer
 _AT_ONCE = 200  # connections to remove by one message
-_SIOCGIFADDR = 0x8915
+_ORDER = -1 if sys.byteorder == "little" else 1  # of the bytes of addresses in ROUTES
 
 
 def subnet_of(layout: JobLayout, timeout: float) -> IPv4Network | None:
@@ -58,13 +59,11 @@ def subnet_of(layout: JobLayout, timeout: float) -> IPv4Network | None:
     Raises:
         OarLxcError: the devices cannot be listed.
     """
-    import fcntl
-    import socket
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
-        name = struct.pack("=16s16x8x", layout.bridge.encode())
-        found = fcntl.ioctl(probe, _SIOCGIFADDR, name)
-        return IPv4Network((found[20:24], PREFIX), strict=False)
+    # The other ways to ask wait for the kernel's lock of network devices, which may take minutes.
+    for line in ROUTES.read_text().splitlines():
+        device, target, *_ = line.split()
+        if device == layout.bridge:
+            return IPv4Network((bytes.fromhex(target)[::_ORDER], PREFIX), strict=False)
     network = JobNetwork(layout.job_id, (), lenient_config()[0].pool)
     return None if bridge.holder_of_subnet(network, timeout) else network.subnet
 

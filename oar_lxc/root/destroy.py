@@ -25,12 +25,15 @@ from oar_lxc.root.leftovers import Leftovers, Running, find_leftovers
 from oar_lxc.root.litter import PATIENT_SHARE, SHARE, Litter
 from oar_lxc.root.oar_files import remove_oar_files
 from oar_lxc.root.record import Record, read_record, this_boot
+from oar_lxc.root.refusal import Refusal
 from oar_lxc.root.standstill import resume_stopped
 from oar_lxc.root.trash import discard
 
 REAPER = "reaper"  # no job waits for this layer
 STANZA = "stanza"  # OAR's own clean runs after this layer
 VERIFY = 0.1  # the part of the time that is kept for the check of what is left
+LINKS = 0.8  # the part of the time for the removal of links, before the packet filter's
+BUSY = "the kernel was busy with network devices of others until the time was over"
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,11 @@ class Destruction:
         share = PATIENT_SHARE if self.layer == REAPER else SHARE
         litter = Litter(whose, Deadline.after(end.timeout() * share), end)
         unfiltered = threading.Event()
+        busy: list[str] = []
         # No process of the job runs any more. Removing links is mostly waiting for the kernel.
         with (
             job_namespaces.kept_alive(layout),
-            in_background(lambda: self._remove_network(log, end, unfiltered)),
+            in_background(lambda: self._remove_network(log, end, unfiltered, busy)),
             in_background(lambda: self._remove_tree(log, end)),
             in_background(lambda: step(log, "litter", litter.remove)),
         ):
@@ -124,6 +128,7 @@ class Destruction:
                 rules=[] if unfiltered.is_set() else None,
                 holders=[killing.unknown],
             )
+            left = replace(left, busy=busy if left.links else [])
         if not left:
             forget(half_written(layout.record))
             forget(layout.record)
@@ -155,7 +160,9 @@ class Destruction:
         if not record.ended or self.layer == STANZA:
             record.end(layout, record.ended or now, waits)
 
-    def _remove_network(self, log: NodeLog, end: Deadline, unfiltered: threading.Event) -> None:
+    def _remove_network(
+        self, log: NodeLog, end: Deadline, unfiltered: threading.Event, busy: list[str]
+    ) -> None:
         uid = self.uid if (bridge.NET / self.layout.bridge).exists() else 0
         subnets: list[IPv4Network] = []  # one at most
 
@@ -163,7 +170,11 @@ class Destruction:
             with suppress(OSError, OarLxcError):
                 if subnet := connections.subnet_of(self.layout, end.timeout()):
                     subnets.append(subnet)
-            bridge.remove(self.layout, end)
+            try:
+                bridge.remove(self.layout, end.part(LINKS))
+            except Refusal:
+                busy.append(BUSY)
+                raise
 
         self._step(log, "links", remove)
         # After the links: then no packet adds a connection again.

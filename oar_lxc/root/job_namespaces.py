@@ -24,6 +24,7 @@ from oar_lxc.root.refusal import Refusal
 
 TRIES = 4
 SHARE = 0.4  # the part of the time that is left, for one try
+PATIENCE = 0.05  # seconds for the end of a child, which a busy kernel may hold
 
 _PR_SET_SECUREBITS = 28
 _NO_SETUID_FIXUP = 1 << 2
@@ -93,7 +94,7 @@ def remove(layout: JobLayout) -> None:
 
 def _make(layout: JobLayout, account: Account, ids: IdMap, deadline: Deadline) -> bool:
     """Try to make the namespaces; return whether it was done before the child died."""
-    with in_child(lambda: _unshare(account)) as (child, reader), ExitStack() as opened:
+    with in_child(lambda: _unshare(account), PATIENCE) as (child, reader), ExitStack() as opened:
         ready = select.select([reader], [], [], deadline.left())[0]
         told = os.read(reader, 16) if ready else b""
         if told.isdigit():

@@ -18,7 +18,7 @@ from oar_lxc.root.oar_files import oar_files
 from oar_lxc.root.processes import job_processes
 from oar_lxc.root.trash import trash_of
 
-NOT_KNOWN = ("unknown", "holders", "litter")  # fields that have reasons, not names
+NOT_KNOWN = ("unknown", "holders", "litter", "busy")  # fields that have reasons, not names
 UNSEEN = "unknown, as no cgroup file system is mounted"
 
 NFT_TIMEOUT = 5.0  # seconds; it takes milliseconds
@@ -70,6 +70,8 @@ class Leftovers:
             cannot be looked at, and the ids stay the user's.
         litter: why the search in the directories that all users share was incomplete. That alone
             is no failure, as any user can put more files there than a hook has time for.
+        busy: why links are left that nothing uses any more. That alone is no failure, as any user
+            can keep the kernel busy longer than a hook has time.
     """
 
     processes: list[int] = field(default_factory=list)
@@ -82,11 +84,13 @@ class Leftovers:
     unknown: list[str] = field(default_factory=list)
     holders: list[str] = field(default_factory=list)
     litter: list[str] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
 
     @property
     def fails(self) -> bool:
         """Whether it makes a hook fail, so that OAR gives the node to no other job."""
-        return bool(replace(self, holders=[], litter=[]))
+        links = [] if self.busy else self.links
+        return bool(replace(self, holders=[], litter=[], busy=[], links=links))
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
@@ -107,6 +111,7 @@ class Leftovers:
             if found and kind not in NOT_KNOWN
         ]
         parts += [f"not known: {why}" for why in (*self.unknown, *self.holders, *self.litter)]
+        parts += self.busy
         return printable("; ".join(parts)) or "nothing"
 
 

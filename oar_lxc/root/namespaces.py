@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.linux.statx import facts_of
+from oar_lxc.linux.statx import Facts, facts_of
 from oar_lxc.root.ownership import Whose
 
 # linux/nsfs.h
@@ -51,6 +51,8 @@ class UserNamespaces:
     def __init__(self, whose: Whose) -> None:
         self._whose = whose
         self._own = os.readlink("/proc/self/ns/user")
+        system = os.stat("/proc/self/ns/user").st_dev
+        self._system = os.major(system), os.minor(system)
         self._known: dict[str, bool] = {}
         self._own_map = _text("/proc/self/uid_map")
         self._known_maps: dict[bytes, bool | None] = {self._own_map: False}
@@ -96,9 +98,11 @@ class UserNamespaces:
             path = f"/proc/{pid}/fd/{fd}"
             kind, colon, _ = os.readlink(path).partition(":[")
             if kind.startswith("/"):
-                if not _is_tap(path):
-                    return False
-                kind = "socket"
+                facts = facts_of(0, path, follow=True)
+                if _is_tap(facts):
+                    kind = "socket"
+                elif (facts.system_major, facts.system_minor) != self._system:
+                    return False  # it is no namespace that was opened by a mount of it
             elif not colon or kind not in _KINDS:
                 return False
             with _socket_namespace(pid, int(fd)) if kind == "socket" else _opened(path) as handle:
@@ -253,9 +257,8 @@ def _has_entered(child: int, handle: int, ready: int) -> bool:
     return False
 
 
-def _is_tap(path: str) -> bool:
+def _is_tap(facts: Facts) -> bool:
     """Whether a file is the device for networks in user space, which tells a namespace, too."""
-    facts = facts_of(0, path, follow=True)
     return stat.S_ISCHR(facts.mode) and (facts.major, facts.minor) == _TAP
 
 

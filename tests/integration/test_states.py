@@ -135,7 +135,7 @@ class Lives(RuleBasedStateMachine):
     def reap(self) -> None:
         over = [life for life in self.lives if life.over]
         argv = [PYTHON, "-IS", str(checkout() / "oar-lxc-node"), "reap", "--grace", "0"]
-        argv += [word for life in over for word in ("--ended", str(life.job.id))]
+        argv += ["--ended", ",".join(str(life.job.id) for life in over)]
         assert run(argv, check=False).status == 0
         for life in over:
             assert self._left(life) == {}

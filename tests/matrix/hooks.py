@@ -41,14 +41,14 @@ def wrap(row: Row, node: str, command: str, step: str, act: str = "kill", layer:
         node: where.
         command: ``prepare`` or ``destroy``.
         step: after which step it happens; empty for at once.
-        act: ``kill``, or ``sleep``.
+        act: ``kill``, ``sleep``, or one of :data:`tests.matrix.faultpoint.NAMESPACES`.
         layer: only where this one calls.
     """
     plan = {
         "command": command,
         "step": step,
         "act": act,
-        "seconds": 600,
+        "seconds": 600 if act == "sleep" else 0,
         "user": row.user,
         "not_jobs": [str(job) for job in row.bystanders],
         **({"layer": layer} if layer else {}),

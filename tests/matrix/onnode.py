@@ -117,7 +117,7 @@ def _containers(key: str, job: int) -> dict[str, str]:
     """Return the monitors of a job's containers and their inits, as processes."""
     found = {}
     everything = processes({})
-    mark = f"[lxc monitor] {STATE}/jobs/{job}/containers/"
+    mark = f"[lxc monitor] {STATE}/jobs/{job}/containers "
     for process in everything:
         if process["command"].startswith(mark):
             name = process["command"].split()[-1]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Act = Callable[["Row"], None]
 DEFAULT_SETUPS = ("stanza", "no-cpuset")
 ALL_SETUPS = ("stanza", "hooks", "no-cpuset")
-MODULES = ("ends", "kills", "containers", "records", "hooks", "machines")
+MODULES = ("ends", "kills", "containers", "records", "namespaces", "hooks", "machines")
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ class Row:
     def inits(self, job: SubmittedJob, node: str) -> list[Process]:
         """Return the containers' first processes on a node."""
         everything = self.world.processes(node)
-        mark = f"[lxc monitor] /var/lib/oar-lxc/jobs/{job.id}/containers/"
+        mark = f"[lxc monitor] /var/lib/oar-lxc/jobs/{job.id}/containers "
         monitors = {x.pid for x in everything if x.command.startswith(mark)}
         return [x for x in everything if x.parent in monitors]
 
