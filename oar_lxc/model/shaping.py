@@ -12,6 +12,7 @@ from oar_lxc.model.addresses import PREFIX
 from oar_lxc.model.interfaces import Interface
 from oar_lxc.model.links import ANY, FROM, Link, Shape
 
+MOST_PAIRS = 65536  # of a link; each has a class and a filter of its own at the interface
 HOST_MASK = (1 << (32 - PREFIX)) - 1  # what tells the containers of a job apart
 
 
@@ -242,3 +243,8 @@ def check_pair(where: str, link: Link, containers: Collection[Linked]) -> None:
     names = {container.name for end in ends for container in end}
     if len(ends) == 2 and len(names) == 1:
         raise SpecError(f"{where}: from and to are both {names.pop()}: name two containers")
+    if len(ends) == 2 and (pairs := len(ends[0]) * len(ends[1])) > MOST_PAIRS:
+        raise SpecError(
+            f"{where}: from {link.from_} to {link.to} names {pairs} pairs, and at most "
+            f"{MOST_PAIRS} are possible: name fewer, or leave out to for a link at each interface"
+        )

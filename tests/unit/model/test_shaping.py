@@ -313,3 +313,15 @@ def test_no_container_has_an_address_that_carries_networks() -> None:
     with pytest.raises(SpecError) as caught:
         make_plan(spec, job, others=others)
     assert str(caught.value).startswith("networks need the last addresses of 100.65.80.0/21, and")
+
+
+def test_a_link_of_too_many_pairs_is_refused_and_one_of_cables_is_not() -> None:
+    everybody = Group(name="p", total=300, networks=(Membership("left"),))
+    networks = (Network("left"),)
+    with pytest.raises(SpecError) as caught:
+        plan(everybody, networks=networks, links=(Link("left", "*", "*", rate="1Mbit"),))
+    assert str(caught.value) == (
+        "link 1: from * to * names 90000 pairs, and at most 65536 are possible: name fewer, or "
+        "leave out to for a link at each interface"
+    )
+    assert plan(everybody, networks=networks, links=(Link("left", "*", rate="1Mbit"),)).links
