@@ -113,6 +113,16 @@ def test_links_are_there_from_the_start_and_change_while_it_runs(running: Runnin
     assert "htb" not in in_network(running.job, "tc", "qdisc", "show")
 
 
+def test_links_are_there_after_a_reboot_from_inside(running: Running) -> None:
+    assert running.cli("net", "set", "p2", "--network", "left", "--rate", "8Mbit").status == 0
+    before = running.containers()["p2"]["pid"]
+    running.cli("exec", "p2", "--", "systemctl", "reboot", "--force")
+    assert wait_until(lambda: running.containers()["p2"]["pid"] not in (0, before), 20)
+    assert wait_until(lambda: reaches(running, "p1", "10.1.0.3"), 20)
+    assert len(re.findall("qdisc htb", in_network(running.job, "tc", "qdisc", "show"))) == 2
+    assert running.cli("net", "set", "p2", "--network", "left").status == 0
+
+
 def in_network(job: PretendJob, *argv: str) -> str:
     """Run a program as root in the job's network namespace."""
     namespace = JobLayout(job.id).network_namespace
