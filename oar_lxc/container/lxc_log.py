@@ -10,8 +10,11 @@ from pathlib import Path
 from oar_lxc.model.description import read_description
 from oar_lxc.model.layout import LOG_FILE
 
-# Messages in the log of every rootless container; they explain no failure.
+# Messages in the logs of containers without any failure, or that only follow from one. LXC cannot
+# remove the monitor's cgroup while the process that started the container is in it, and says so
+# for each hierarchy.
 _NOISE = (
+    "cgfsng_monitor_destroy",
     "Failed to allocate new network namespace id",
     "No security context received",
     'Unsupported config key "lxc.seccomp"',

@@ -40,13 +40,13 @@ class Neighbour(NamedTuple):
 
     Attributes:
         device: the interface that leads to the neighbour.
-        address: the neighbour's IPv4 address.
-        hardware: its hardware address.
+        address: the neighbour's IPv4 address, packed.
+        hardware: its hardware address, packed.
     """
 
     device: str
-    address: str
-    hardware: str
+    address: bytes
+    hardware: bytes
 
 
 def neighbours_of(peers: Mapping[str, Peer], devices: Mapping[str, Device]) -> list[Neighbour]:
@@ -63,8 +63,8 @@ def neighbours_of(peers: Mapping[str, Peer], devices: Mapping[str, Device]) -> l
                 peer.ip if network == MAIN else next(iter(peer.networks.get(network, ())), "")
             )
             if address:
-                hardware = hardware_address(address, device.number)
-                found.append(Neighbour(device.name, address, hardware))
+                hardware = bytes.fromhex(hardware_address(address, device.number).replace(":", ""))
+                found.append(Neighbour(device.name, IPv4Address(address).packed, hardware))
     return found
 
 
@@ -92,15 +92,17 @@ def _tell(neighbours: Mapping[int, Sequence[Neighbour]]) -> None:
         with suppress(OSError):
             enter(Path(f"/proc/{pid}/ns/net"), NEW_NETWORK)
             indexes = {name: index for index, name in socket.if_nameindex()}
-            entries = [_entry(indexes[one.device], one) for one in told if one.device in indexes]
+            entries = [
+                _entry(indexes[device], address, hardware)
+                for device, address, hardware in told
+                if device in indexes
+            ]
             with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
                 for begin in range(0, len(entries), _PART):
                     kernel.send(b"".join(entries[begin : begin + _PART]))
 
 
-def _entry(index: int, told: Neighbour) -> bytes:
-    packed = IPv4Address(told.address).packed
-    hardware = bytes.fromhex(told.hardware.replace(":", ""))
+def _entry(index: int, packed: bytes, hardware: bytes) -> bytes:
     header = (_ENTRY.size, _NEW_NEIGHBOUR, _FLAGS, 0, 0)
     neighbour = (socket.AF_INET, 0, index, _PERMANENT, 0, 0)
     return _ENTRY.pack(*header, *neighbour, 8, 1, packed, 10, 2, hardware)

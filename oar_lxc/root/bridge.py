@@ -25,7 +25,7 @@ from oar_lxc.model.layout import UPLINK_INSIDE, JobLayout
 from oar_lxc.root.refusal import Refusal
 
 NET = Path("/sys/class/net")
-IPV4, IPV6 = Path("/proc/sys/net/ipv4/conf"), Path("/proc/sys/net/ipv6/conf")
+IPV6 = Path("/proc/sys/net/ipv6/conf")
 ALL = "00:00:00:00:00:00"  # the VXLAN's entry for broadcasts and unknown addresses
 GOING = 0x6F6C7863  # a group of devices ("olxc"), to remove them together
 # Hardware addresses that a bridge or a VXLAN learns at most. Containers can send from any number
@@ -49,7 +49,7 @@ def holder_of_subnet(network: JobNetwork, timeout: float) -> str:
         Refusal: the kernel did not answer in time.
     """
     subnet = network.subnet
-    shown = _ip(["-json", "-4", "address", "show"], timeout=timeout).stdout
+    shown = _run(["ip", "-json", "-4", "address", "show"], timeout=timeout).stdout
     listing = json.loads(shown or "[]")
     for link in listing:
         for address in link.get("addr_info", ()):
@@ -96,7 +96,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
             f"maxaddress {MOST_LEARNED}"
         )
         devices.append(vxlan)
-    _ip(["-batch", "-"], "\n".join(lines) + "\n", timeout)
+    _run(["ip", "-batch", "-"], "\n".join(lines) + "\n", timeout)
     try:
         bounded(lambda: _tame(bridge, devices), timeout, "taming its bridge")
     except TooLateError as error:
@@ -108,7 +108,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         *([f"link set {vxlan} master {bridge} up"] if peers else []),
     ]
     try:
-        _ip(["-batch", "-"], "\n".join(lines) + "\n", timeout)
+        _run(["ip", "-batch", "-"], "\n".join(lines) + "\n", timeout)
     except CommandError as error:
         if peers and os.strerror(errno.EADDRINUSE) in error.stderr:
             raise Refusal(
@@ -119,7 +119,7 @@ def create(layout: JobLayout, network: JobNetwork, node: str, timeout: float) ->
         raise
     if peers:
         entries = [f"fdb append {ALL} dev {vxlan} dst {address}" for address in addresses]
-        run(["bridge", "-batch", "-"], input="\n".join(entries) + "\n", timeout=timeout)
+        _run(["bridge", "-batch", "-"], "\n".join(entries) + "\n", timeout)
     return addresses
 
 
@@ -128,7 +128,7 @@ def flooded(layout: JobLayout, timeout: float) -> list[str]:
     if not (NET / layout.vxlan).exists():
         return []
     argv = ["bridge", "-json", "fdb", "show", "dev", layout.vxlan]
-    listing = json.loads(run(argv, timeout=timeout, check=False).stdout or "[]")
+    listing = json.loads(_run(argv, timeout=timeout, check=False).stdout or "[]")
     return [str(entry["dst"]) for entry in listing if entry["mac"] == ALL and "dst" in entry]
 
 
@@ -185,13 +185,9 @@ def remove(layout: JobLayout, deadline: Deadline) -> None:
         # All at once: removing one device makes the kernel wait as long as removing all.
         lines = [f"link set dev {name} group {GOING}\n" for name in names]
         lines.append(f"link del group {GOING}\n")
+        timeout = deadline.part(TRY).timeout()
         try:
-            _ip(
-                ["-force", "-batch", "-"],
-                "".join(lines),
-                deadline.part(TRY).timeout(),
-                check=False,
-            )
+            _run(["ip", "-force", "-batch", "-"], "".join(lines), timeout, check=False)
         except Refusal:
             if deadline.left() < LEAST_TRY:
                 raise
@@ -199,15 +195,15 @@ def remove(layout: JobLayout, deadline: Deadline) -> None:
             return
 
 
-def _ip(arguments: list[str], text: str = "", timeout: float = 0, *, check: bool = True) -> Result:
-    """Run ip(8); if it is late, the kernel holds it up, which is no fault of the node.
+def _run(argv: list[str], text: str = "", timeout: float = 0, *, check: bool = True) -> Result:
+    """Run ip(8) or bridge(8). If it is late, the kernel holds it up: no fault of the node.
 
     Raises:
         Refusal: it was late.
         CommandError: it failed.
     """
     try:
-        return run(["ip", *arguments], input=text, check=check, timeout=timeout)
+        return run(argv, input=text, check=check, timeout=timeout)
     except CommandTimeoutError as error:
         raise _busy(timeout) from error
 
@@ -220,13 +216,11 @@ def _busy(timeout: float) -> Refusal:
 
 
 def _tame(bridge: str, devices: Sequence[str]) -> list[str]:
-    """Limit what a bridge learns and brings, and let the node speak no IPv6 on some devices.
+    """Limit what a bridge learns, and let the node speak no IPv6 on some devices.
 
     It must be before they are up, or the node would take routes and addresses that containers
-    advertise. From addresses outside of its subnet, nothing comes from the bridge: containers of
-    other jobs would take it for the answer of a machine, such as their name server.
+    advertise.
     """
-    (IPV4 / bridge / "rp_filter").write_text("1")
     with suppress(OSError):  # the kernel has no such limit; from 6.8 on, it has
         _limit_learned(bridge)
     for name in devices:

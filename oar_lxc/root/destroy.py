@@ -18,9 +18,10 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import bridge, connections, idmapped, job_namespaces, keyrings, packetfilter
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.files import forget, half_written, job_locked
+from oar_lxc.root.holders import find_mounting
 from oar_lxc.root.id_allocation import find_range, find_whose
 from oar_lxc.root.job_cgroups import JobCgroups
-from oar_lxc.root.kill import Killing
+from oar_lxc.root.kill import MOST_SHOWN, Killing
 from oar_lxc.root.leftovers import Leftovers, Running, find_leftovers
 from oar_lxc.root.litter import PATIENT_SHARE, SHARE, Litter
 from oar_lxc.root.oar_files import remove_oar_files
@@ -107,6 +108,7 @@ class Destruction:
         step(log, "keyrings", lambda: keyrings.forget(whose, end))
         share = PATIENT_SHARE if self.layer == REAPER else SHARE
         litter = Litter(whose, Deadline.after(end.timeout() * share), end)
+        namespaces = job_namespaces.names(layout)
         unfiltered = threading.Event()
         busy: list[str] = []
         # No process of the job runs any more. Removing links is mostly waiting for the kernel.
@@ -119,6 +121,9 @@ class Destruction:
             step(log, "cgroups", killing.remove_cgroups)
             check = job.until(deadline)
             running = Running.of(check)
+        if kept := find_mounting(killing.others, namespaces, end):
+            # They are cut off from the node. The ids stay the user's.
+            log.write("namespaces kept", "warning", by=sorted(kept)[:MOST_SHOWN], how="mounts")
         with log.step("verify"):
             left = find_leftovers(
                 check,

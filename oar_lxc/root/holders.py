@@ -14,6 +14,7 @@ import os
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from oar_lxc.errors import TooLateError
 from oar_lxc.linux.deadline import Deadline
@@ -62,6 +63,36 @@ def find_holders(
     for pid in set(others) - found:
         handles.drop(pid)
     return found
+
+
+def find_mounting(others: Collection[int], names: Collection[str], deadline: Deadline) -> set[int]:
+    """Return the processes that see a mount of one of some namespaces where root mounts none.
+
+    Args:
+        others: the user's processes.
+        names: the namespaces, as the kernel names them in links, such as ``net:[4026532000]``.
+        deadline: when to give up; then the result may lack some.
+    """
+    look = partial(_mounts_one, names={os.fsencode(name) for name in names})
+    found: set[int] = set()
+    with suppress(TooLateError):
+        for pid, sees in examine(sorted(others) if names else [], look, deadline):
+            if sees:
+                found.add(pid)
+    return found
+
+
+def _mounts_one(pid: int, names: Collection[bytes]) -> str:
+    with suppress(OSError):
+        process = Path(f"/proc/{pid}")
+        if (process / "ns/mnt").readlink() != Path("/proc/self/ns/mnt").readlink():
+            with (process / "mountinfo").open("rb") as table:
+                for number, line in enumerate(table):
+                    if line.split(b" ", 4)[3] in names:
+                        return "1"
+                    if number % FILES == FILES - 1:
+                        sign_of_life()
+    return ""
 
 
 def _holds(pid: int, namespaces: UserNamespaces) -> str:

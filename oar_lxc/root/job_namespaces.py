@@ -80,6 +80,15 @@ def kept_alive(layout: JobLayout) -> Iterator[None]:
         yield
 
 
+def names(layout: JobLayout) -> list[str]:
+    """Return the names of a job's namespaces that exist, as the kernel writes them in links."""
+    found = []
+    for kind, path in (("user", layout.user_namespace), ("net", layout.network_namespace)):
+        with suppress(OSError):
+            found.append(f"{kind}:[{path.stat().st_ino}]")
+    return found
+
+
 def remove(layout: JobLayout) -> None:
     """Remove the files of namespaces that are unmounted; "already gone" is success.
 

@@ -41,6 +41,11 @@ class Killing:
     _late: Deadline = NEVER
 
     @property
+    def others(self) -> frozenset[int]:
+        """The user's processes that are not the job's, as of the last search."""
+        return frozenset(self._others)
+
+    @property
     def _end(self) -> Deadline:
         return self.job.deadline
 

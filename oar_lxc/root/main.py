@@ -40,7 +40,8 @@ CGROUPS_LEFT = 3  # a status of its own, as OAR's own clean would wait for cgrou
 EPILOG = """exit status:
   0  done; also where a job was refused, which only the job is told, and where
      the user's other processes, or files in directories that all users share,
-     could not be looked at in time, which the reaper does again
+     could not be looked at in time, or the kernel was busy with network devices
+     of others, which the reaper does again
   1  the node is not as it should be (a wrong oar-lxc.toml, for prepare), or
      something is left of the job
   2  a wrong argument; nothing was done

@@ -129,6 +129,9 @@ table inet {TABLE} {{
         type filter hook forward priority filter; policy accept;
         {leaving} meta nfproto ipv6 drop
         {leaving} fib saddr . iif oif missing drop
+        # To containers of other jobs, from whatever address: a machine's, such as their name
+        # server's, has a route. Within a job, packets are seen here where br_netfilter is loaded.
+        iifname "olb*" ip daddr {pool} fib daddr . iif oif missing drop
         {leaving} {vxlan} drop
         # What leaves unchanged would pass for the node's own.
         {leaving} meta l4proto != {{ tcp, udp, sctp, icmp }} drop

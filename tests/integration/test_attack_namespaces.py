@@ -6,6 +6,7 @@ the node's bridge of her job and no further than that.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.linux.node_log import LOG
 from oar_lxc.model.layout import BRIDGE_INSIDE, UPLINK_INSIDE
 from tests import kernel
 from tests.integration.attacks import (
@@ -414,6 +416,9 @@ def test_namespaces_that_a_mount_of_hers_keeps_are_cut_off(
         assert_gone(job)
         after = other.run(look)
         assert (after.status, UPLINK_INSIDE in after.stdout) == (0, False)
+        told = [json.loads(line) for line in LOG.read_text().splitlines()]
+        (one,) = [x for x in told if (x["event"], x.get("job")) == ("namespaces kept", job.id)]
+        assert one["by"] == [int(pid)]
     assert other.run(["rm", "-r", place]).status == 0
 
 

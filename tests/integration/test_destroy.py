@@ -341,6 +341,7 @@ STEPS = {
     "cgroups": "oar_lxc.root.job_cgroups.JobCgroups.remove",
     "links": "oar_lxc.root.bridge.remove",
     "mounts": "oar_lxc.root.idmapped.unmount_under",
+    "namespaces": "oar_lxc.root.job_namespaces.remove",
     "files": "oar_lxc.root.destroy.discard",
     "verify": "oar_lxc.root.destroy.find_leftovers",
 }

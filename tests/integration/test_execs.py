@@ -29,7 +29,6 @@ EXEC = re.compile(r'^(?:\d+ +)?execve(?:at)?\((?:\w+, )?"([^"]+)".* = 0$', re.MU
 @pytest.fixture
 def image(job: PretendJob, tmp_path: Path) -> Iterator[str]:
     """Let the user have an image of their own whose init runs nothing else."""
-    tmp_path.chmod(0o755)
     tree = build("busybox", tmp_path / "store")
     (tree / "sbin/init").unlink()
     (tree / "sbin/init").write_text(INIT)

@@ -189,8 +189,12 @@ class Lives(RuleBasedStateMachine):
         return found
 
     def _lasting(self, life: Life) -> dict[str, list[str]]:
-        """Return what the kernel has of a job, but for what programs add."""
+        """Return what the kernel has of a job, but for what programs add.
+
+        Mount namespaces of others, with copies of the job's mounts, come and go.
+        """
         found = kernel.find_all(life.job.id, life.job.user, life.first_id)
+        found["mounts"] = sorted({line.partition(": ")[2] for line in found["mounts"]})
         return {kind: found[kind] for kind in ("cgroups", "mounts", "links", "rules")}
 
 

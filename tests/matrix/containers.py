@@ -32,7 +32,9 @@ def frozen(row: Row) -> None:
     job = row.run()
     node = row.other(job)
     state = f"{path_of(row, job, node, 'freezer')}/freezer.state"
-    row.world.as_user(node, row.user, "sh", "-c", f"echo FROZEN > {state}")
+    user_namespace = f"--user=/var/lib/oar-lxc/jobs/{job.id}/namespaces/user"
+    become_root = ("nsenter", user_namespace, "--setuid=0", "--setgid=0", "--")
+    row.world.as_user(node, row.user, *become_root, "sh", "-c", f"echo FROZEN > {state}")
     row.wait(
         "the container is frozen",
         lambda: row.world.on(node, "cat", state).stdout.strip() == "FROZEN",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oar_lxc.container.lxc_log import LOG_TAIL, log_size, log_tail, why_full
+from oar_lxc.container.lxc_log import LOG_TAIL, log_size, log_tail, why_full, why_no_init
 
 
 def test_the_end_of_the_log_comes_without_time_stamps(tmp_path: Path) -> None:
@@ -21,6 +21,15 @@ def test_the_end_of_the_log_comes_without_time_stamps(tmp_path: Path) -> None:
     assert len(tail) == LOG_TAIL
     assert tail[0] == f"WARN conf - conf.c:1 - line {21 - LOG_TAIL}"
     assert tail[-1] == "ERROR start - start.c:2 - no init"
+
+
+def test_what_only_follows_from_a_failure_does_not_hide_it(tmp_path: Path) -> None:
+    why = 'ERROR start - start.c:2 - No such file or directory - Failed to exec "/sbin/init"'
+    busy = "WARN cgfsng - cgfsng.c:cgfsng_monitor_destroy:926 - Device or resource busy - Failed"
+    lines = [f"vm1 20240229101112.346 {line}" for line in (why, *[busy] * LOG_TAIL)]
+    (tmp_path / "lxc.log").write_text("\n".join(lines) + "\n")
+    assert log_tail(tmp_path) == [why]
+    assert why_no_init(log_tail(tmp_path))
 
 
 def test_a_log_with_any_bytes_is_read(tmp_path: Path) -> None:

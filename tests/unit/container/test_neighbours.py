@@ -21,8 +21,8 @@ def test_neighbours_are_those_of_each_network() -> None:
     }
     devices = {"main": Device("eth0", 0), "left": Device("eth1", 1)}
     assert neighbours_of(peers, devices) == [
-        Neighbour("eth0", "100.64.0.1", "02:6c:64:40:00:01"),
-        Neighbour("eth1", "10.1.0.1", "02:6d:0a:01:00:01"),
+        Neighbour("eth0", bytes([100, 64, 0, 1]), bytes.fromhex("026c64400001")),
+        Neighbour("eth1", bytes([10, 1, 0, 1]), bytes.fromhex("026d0a010001")),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.linux.deadline import NEVER, Deadline
+from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import connections
 
 SUBNET = IPv4Network("100.64.8.0/21")
@@ -111,3 +113,21 @@ def test_a_table_that_is_too_long_ends_by_the_deadline(forget: Callable[..., Non
 
 def test_where_none_are_tracked_the_kernel_is_not_asked(tmp_path: Path) -> None:
     connections.forget(SUBNET, NEVER, tmp_path / "none")
+
+
+ROUTES = """\
+Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
+olb421\t00604164\t00000000\t0001\t0\t0\t0\t00F8FFFF\t0\t0\t0
+olb42\t{}\t00000000\t0001\t0\t0\t0\t00F8FFFF\t0\t0\t0
+"""
+
+
+def test_the_subnet_of_a_job_is_that_of_its_bridge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a file that the kernel lets read while it is busy with devices, in its own byte order."""
+    network = int.from_bytes(bytes([100, 65, 80, 0]), sys.byteorder)
+    (tmp_path / "route").write_text(ROUTES.replace("{}", f"{network:08X}"))
+    monkeypatch.setattr(connections, "ROUTES", tmp_path / "route")
+    assert connections.subnet_of(JobLayout(42), 1) == IPv4Network("100.65.80.0/21")

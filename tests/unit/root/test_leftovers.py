@@ -216,6 +216,15 @@ def test_what_a_user_can_keep_from_being_known_is_left_and_no_failure(left: Left
     assert replace(left, links=["olb42"]).fails
 
 
+def test_devices_that_a_busy_kernel_left_are_told_and_no_failure() -> None:
+    left = Leftovers(links=["olb42"], busy=["the kernel was busy"])
+    assert left
+    assert not left.fails
+    assert str(left) == "1 links (olb42); the kernel was busy"
+    assert Leftovers(links=["olb42"]).fails
+    assert replace(left, processes=[7]).fails
+
+
 def test_a_name_of_a_file_looks_like_no_line_of_ours() -> None:
     left = Leftovers(files=["/tmp/x\nfailed: job 1 of bob: \x1b[2J"])
     assert str(left) == "1 files (/tmp/x?failed: job 1 of bob: ?[2J)"
