@@ -25,6 +25,7 @@ SANDBOX_PACKAGES := \
 APT_PACKAGES := \
 	$(SANDBOX_PACKAGES) \
 	ca-certificates dpkg make perl python3-venv \
+	iperf3 iputils-ping tcpdump \
 	python3-lxc \
 	fuse3 lxcfs openssh-client procps \
 	libcap2-bin skopeo squashfs-tools squashfs-tools-ng strace umoci xz-utils zstd
@@ -144,6 +145,7 @@ fresh: need-root ## Run FRESH='make demo; make test' on a fresh Debian 12, in a 
 .PHONY: docs
 docs: venv ## Build the documentation in docs/_build/html, and run its examples
 	$(BIN)/python docs/rooms.py --check
+	$(BIN)/python docs/topologies.py --check
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import MISSING
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -10,6 +11,8 @@ from sphinx.application import Sphinx
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from oar_lxc import __version__
+from oar_lxc.model.links import Link
+from oar_lxc.model.networks import Main, Network
 from oar_lxc.model.spec import Group, Spec, documented
 
 project = "oar_lxc"
@@ -39,10 +42,14 @@ def _write_reference() -> None:
     """Write what a spec file may say, from the code that reads it."""
     directory = Path(__file__).with_name("_generated")
     directory.mkdir(exist_ok=True)
-    for kind in (Spec, Group):
+    for kind in (Spec, Group, Network, Link, Main):
         text = ""
         for key, sentence, default in documented(kind):
-            shown = "" if default in (None, (), {}) else f" Default: ``{_toml(default)}``."
+            shown = (
+                ""
+                if default in (None, (), {}, "", MISSING)
+                else f" Default: ``{_toml(default)}``."
+            )
             text += f"``{key}``\n   {sentence}{shown}\n\n"
         (directory / f"{kind.__name__.lower()}.inc").write_text(text.rstrip("\n") + "\n")
 

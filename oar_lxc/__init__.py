@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from oar_lxc.client.session import ContainerHandle, Session
     from oar_lxc.errors import OarLxcError
     from oar_lxc.model.job import Job
+    from oar_lxc.model.links import Link
+    from oar_lxc.model.networks import Main, Network
     from oar_lxc.model.spec import Group, Mount, Port, Spec
     from oar_lxc.model.specfile import read_spec
 
@@ -26,7 +28,10 @@ __all__ = [
     "ContainerHandle",
     "Group",
     "Job",
+    "Link",
+    "Main",
     "Mount",
+    "Network",
     "OarLxcError",
     "Outcome",
     "Port",
@@ -41,7 +46,10 @@ _HOMES = {
     "ContainerHandle": "oar_lxc.client.session",
     "Group": "oar_lxc.model.spec",
     "Job": "oar_lxc.model.job",
+    "Link": "oar_lxc.model.links",
+    "Main": "oar_lxc.model.networks",
     "Mount": "oar_lxc.model.spec",
+    "Network": "oar_lxc.model.networks",
     "OarLxcError": "oar_lxc.errors",
     "Outcome": "oar_lxc.client.commands",
     "Port": "oar_lxc.model.spec",

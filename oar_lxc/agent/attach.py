@@ -347,6 +347,7 @@ def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False
         with_keys: whether to write a line of JSON first, with the keys that a client needs.
 
     Raises:
+        ContainerError: the container is not in the main network.
         OarLxcError: sshd does not answer, or breaks off the connection.
     """
     # Imported here because the other actions do not need them.
@@ -354,6 +355,12 @@ def connect(layout: JobLayout, name: str, token: str, *, with_keys: bool = False
     from oar_lxc.container.ssh_probe import SSH_PORT
 
     address = configured_address(layout, name)
+    if not address:  # an empty one would lead to the node itself
+        raise ContainerError(
+            name,
+            "",
+            "it has no eth0 (main is false), so no ssh: use oar-lxc exec, shell, console or cp",
+        )
     keys = b""
     if with_keys:
         try:

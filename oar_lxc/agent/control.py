@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from oar_lxc.agent.hosts import forget, may_be_stale, tell_neighbours, write_hosts
+from oar_lxc.agent.membership import leave_networks
 from oar_lxc.agent.node import OnNode
 from oar_lxc.agent.ports import close_ports
 from oar_lxc.agent.timeline import note
@@ -70,6 +71,9 @@ def destroy(node: OnNode, request: requests.Destroy) -> None:
         remove_containers(node.layout, node.published, gone)
         if request["session"] and not left:
             remove_half_made(node.layout, node.published, request["session"])
+        with suppress(OSError, OarLxcError):  # all of it ends with the job at the latest
+            if not left:
+                leave_networks(node, request.session)
         with suppress(OSError, OarLxcError):  # to tell other containers is not essential
             if not left and forget(node.layout, request.session):
                 write_hosts(node, node.runtime.names())
@@ -98,7 +102,7 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                 _tell(node, name, state, state)
         begin = time.time()
         stopped = [name for name, state in states.items() if state == STOPPED]
-        pids = []
+        pids: dict[str, int] = {}
         with node.runtime.starting() as starter:
             free_overlays(node.layout, stopped)
             starter.send(stopped)
@@ -110,7 +114,7 @@ def _start(node: OnNode, names: Sequence[str]) -> None:
                 times = {LAUNCHED: begin, "start_seconds": one.seconds, READY: time.time()}
                 write_times(node.layout, one.name, times)
                 _tell(node, one.name, RUNNING, STOPPED)
-                pids.append(one.init_pid)
+                pids[one.name] = one.init_pid
         tell_neighbours(node.layout, pids)
         if may_be_stale(node.layout):
             write_hosts(node, stopped)

@@ -18,21 +18,24 @@ from collections.abc import Mapping, Sequence
 from oar_lxc.agent.node import OnNode
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.cgroups import enter_cgroups
+from oar_lxc.model.description import Device, devices_of
 from oar_lxc.model.events import Event
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.message import Names
+from oar_lxc.model.names import Peer
 from oar_lxc.model.requests import Exec
 from oar_lxc.model.states import RUNNING
 
 TIMEOUT = 10.0  # seconds a container has to take new names; after that it keeps the old ones
-Known = dict[str, dict[str, tuple[str, str]]]  # session → container → address, public host key
+Known = dict[str, dict[str, Peer]]  # session → container → how others know it
 
 
-def learn(layout: JobLayout, sessions: Mapping[str, Mapping[str, Sequence[str]]]) -> bool:
+def learn(layout: JobLayout, sessions: Names) -> bool:
     """Record the names of sessions; the caller holds the node's lock.
 
     Args:
         layout: the job's names.
-        sessions: address and public host key by container, for each known session.
+        sessions: how containers know each other, for each known session.
 
     Returns:
         Whether this node now has names of more than one session.
@@ -40,7 +43,7 @@ def learn(layout: JobLayout, sessions: Mapping[str, Mapping[str, Sequence[str]]]
     known, ended = _read(layout)
     for session, names in sessions.items():
         if session not in ended:
-            known[session] = {name: (ip, key) for name, (ip, key) in names.items()}
+            known[session] = dict(names)
     _write(layout, known, ended)
     return len(known) > 1
 
@@ -63,8 +66,8 @@ def forget(layout: JobLayout, session: str | None) -> bool:
     return bool(known)
 
 
-def all_names(layout: JobLayout) -> dict[str, tuple[str, str]]:
-    """Return address and public host key of each container of the job, by its name."""
+def all_names(layout: JobLayout) -> dict[str, Peer]:
+    """Return how others know each container of the job, by its name."""
     return {name: told for names in _read(layout)[0].values() for name, told in names.items()}
 
 
@@ -74,18 +77,24 @@ def may_be_stale(layout: JobLayout) -> bool:
     return len(known) + len(ended) > 1
 
 
-def tell_neighbours(layout: JobLayout, pids: Sequence[int]) -> None:
+def tell_neighbours(layout: JobLayout, pids: Mapping[str, int]) -> None:
     """Tell containers that have just started the hardware addresses of all others.
 
     Args:
         layout: the job's names.
-        pids: the process ids of the containers' inits.
+        pids: the process id of each container's init.
     """
-    from oar_lxc.container.neighbours import are_told, tell
+    from oar_lxc.container.neighbours import Neighbour, are_told, neighbours_of, tell
 
-    addresses = [ip for ip, _ in all_names(layout).values()]
-    if are_told(addresses, len(pids)):
-        tell(pids, addresses)
+    peers = all_names(layout)
+    alike: dict[tuple[tuple[str, Device], ...], list[Neighbour]] = {}  # by their interfaces
+    neighbours = {}
+    for name, pid in pids.items():
+        devices = devices_of(layout.containers / name)
+        known = alike.get(key := tuple(devices.items()))
+        neighbours[pid] = alike[key] = neighbours_of(peers, devices) if known is None else known
+    if are_told(sum(map(len, neighbours.values()))):
+        tell(neighbours)
 
 
 def write_hosts(node: OnNode, containers: Sequence[str]) -> None:
@@ -97,9 +106,14 @@ def write_hosts(node: OnNode, containers: Sequence[str]) -> None:
     if not running:
         return
     enter_cgroups(node.published.cgroups)
-    script = hosts_script(all_names(node.layout))
-    write = Exec(tuple(running), argv=("/bin/sh",), stdin=script, timeout=TIMEOUT)
-    execute(node.runtime, write, _ignore, node.abandoned)
+    peers = all_names(node.layout)
+    alike: dict[tuple[str, ...], list[str]] = {}  # containers by their networks
+    for name in running:
+        alike.setdefault(tuple(devices_of(node.layout.containers / name)), []).append(name)
+    for networks, names in alike.items():
+        script = hosts_script(peers, networks)
+        write = Exec(tuple(names), argv=("/bin/sh",), stdin=script, timeout=TIMEOUT)
+        execute(node.runtime, write, _ignore, node.abandoned)
 
 
 def _ignore(event: Event) -> None:
@@ -110,7 +124,7 @@ def _read(layout: JobLayout) -> tuple[Known, list[str]]:
     try:
         data = json.loads((layout.host_names).read_text())
         known = {
-            str(session): {str(name): (str(ip), str(key)) for name, (ip, key) in names.items()}
+            str(session): {str(name): Peer.from_data(told) for name, told in names.items()}
             for session, names in data["sessions"].items()
         }
         return known, [str(session) for session in data["ended"]]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from oar_lxc.agent.hosts import all_names, learn, tell_neighbours, write_hosts
 from oar_lxc.agent.job_key import JobKey
+from oar_lxc.agent.membership import join_networks, leave_networks
 from oar_lxc.agent.node import OnNode, outcome_event
 from oar_lxc.agent.ports import open_ports
 from oar_lxc.agent.readiness import bring_up, wait_until_ready
@@ -51,8 +52,9 @@ def launch(node: OnNode, request: requests.Launch) -> None:
             images = _images(node, share)
         with node.locked():
             _refuse_existing(node, share)
-            with _undone_if_it_fails(node, share, starter):
+            with _undone_if_it_fails(node, request.session, share, starter):
                 node.runtime.make_network()
+                link_files = join_networks(node, request)
                 JobKey(node.layout).keep(request.keys)
                 others = learn(node.layout, request.names)
                 secrets = {c.name: bytes.fromhex(request.host_keys[c.name]) for c in share}
@@ -67,9 +69,10 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                     cores=request.cores.get(node.published.node, 0),
                     variables=request.variables,
                     nodefile=request.plan.nodefile(),
+                    link_files=link_files,
                 )
                 begin, first, making, all_run = time.time(), 0.0, 0.0, True
-                pids: list[int] = []
+                pids: dict[str, int] = {}
                 start = time.monotonic()
                 for batch in create_containers(common, share):
                     making += time.monotonic() - start
@@ -82,7 +85,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
                 note(node.layout, "create", begin, making, len(share))
                 all_run &= _tell_outcomes(node, launched, starter.rest(), pids)
                 if not all_run:
-                    _undo(node, share, starter)
+                    _undo(node, request.session, share, starter)
                     return
                 tell_neighbours(node.layout, pids)
                 if share:
@@ -129,7 +132,7 @@ def _tell_outcomes(
     node: OnNode,
     launched: float,
     outcomes: Iterable[StartedContainer | ContainerError],
-    pids: list[int],
+    pids: dict[str, int],
 ) -> bool:
     """Emit an event for each outcome of a start; return whether all these containers run.
 
@@ -137,7 +140,7 @@ def _tell_outcomes(
         node: the node.
         launched: when the launch began.
         outcomes: the outcomes.
-        pids: gets the process ids of the inits that run.
+        pids: gets the process id of each init that runs.
     """
     all_run = True
     for one in outcomes:
@@ -145,7 +148,8 @@ def _tell_outcomes(
         if isinstance(event, events.Failed):
             all_run = False
         else:
-            pids += [one.init_pid] if isinstance(one, StartedContainer) else []
+            if isinstance(one, StartedContainer):
+                pids[one.name] = one.init_pid
             times = {LAUNCHED: launched, "start_seconds": event.seconds}
             write_times(node.layout, event.container, times)
         node.emit(event)
@@ -154,7 +158,7 @@ def _tell_outcomes(
 
 @contextmanager
 def _undone_if_it_fails(
-    node: OnNode, share: Sequence[PlannedContainer], starter: Starter
+    node: OnNode, session: str, share: Sequence[PlannedContainer], starter: Starter
 ) -> Iterator[None]:
     """Remove a launch's containers if the block fails.
 
@@ -165,7 +169,7 @@ def _undone_if_it_fails(
     try:
         yield
     except BaseException as error:
-        _undo(node, share, starter)
+        _undo(node, session, share, starter)
         if not isinstance(error, OSError | CommandError):
             raise
         why = error.strerror if isinstance(error, OSError) else _first_line(error.stderr)
@@ -173,12 +177,13 @@ def _undone_if_it_fails(
         raise OarLxcError(f"cannot create containers in {where}: {why}") from error
 
 
-def _undo(node: OnNode, share: Sequence[PlannedContainer], starter: Starter) -> None:
+def _undo(node: OnNode, session: str, share: Sequence[PlannedContainer], starter: Starter) -> None:
     starter.close()  # first: a container that it starts after the kill below would stay
     with suppress(OSError, OarLxcError):
         names = [planned.name for planned in share]
         node.runtime.kill(names, KILL_TIMEOUT, for_good=True)
         remove_containers(node.layout, node.published, names)
+        leave_networks(node, session)
 
 
 def _first_line(text: str) -> str:

@@ -33,14 +33,19 @@ from oar_lxc.linux.lock import take
 from oar_lxc.linux.process import identity
 from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.events import Allotted, Refused
+from oar_lxc.model.interfaces import PlannedNetwork
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.names import Peer
 from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.published import PublishedJob
 from oar_lxc.model.requests import Allot, Release
 
 # The fields of a container that the ledger keeps, so that no other container gets the same.
-KEPT = ("name", "node", "address", "image", "group", "cores", "first_core", "ports")
+KEPT = (
+    *("name", "node", "address", "image", "group", "cores", "first_core", "ports"),
+    *("main", "forward", "interfaces"),
+)
 Entry = dict[str, Any]
 
 
@@ -61,12 +66,16 @@ def allot(layout: JobLayout, published: PublishedJob, request: Allot) -> Allotte
     pool = IPv4Network(published.pool)
     with _table(layout) as table:
         sessions: dict[str, Entry] = table["sessions"]
+        known = _networks(table)
         try:
-            plan = make_plan(spec, job, pool, _others(sessions), table["next"])
+            plan = make_plan(spec, job, pool, _others(sessions), table["next"], known)
         except SpecError:
             if not _forget_dead(layout, published, sessions):
                 raise
-            plan = make_plan(spec, job, pool, _others(sessions), table["next"])
+            plan = make_plan(spec, job, pool, _others(sessions), table["next"], known)
+        # Networks stay until the job ends, as their devices do.
+        networks = {network.name: network for network in (*known, *plan.networks)}
+        table["networks"] = [asdict(network) for network in networks.values()]
         keys = JobKey.make(layout, f"oar job {job.id}").to_data()
         pairs = {planned.name: KeyPair.make() for planned in plan.containers}
         sessions[request.session] = {
@@ -80,7 +89,7 @@ def allot(layout: JobLayout, published: PublishedJob, request: Allot) -> Allotte
         keys=keys,
         host_keys={name: pair.secret.hex() for name, pair in pairs.items()},
         names={
-            token: {c["name"]: (_ip(c), c["host_key"]) for c in entry["containers"]}
+            token: {c["name"]: _peer(c) for c in entry["containers"]}
             for token, entry in sessions.items()
         },
     )
@@ -118,13 +127,19 @@ def _entry(planned: PlannedContainer, pair: KeyPair) -> Entry:
     return {key: data[key] for key in KEPT} | {"host_key": pair.public}
 
 
-def _ip(entry: Entry) -> str:
-    return str(entry["address"]).partition("/")[0]
+def _peer(entry: Entry) -> Peer:
+    planned = PlannedContainer.from_data({key: entry[key] for key in KEPT if key in entry})
+    networks = {interface.network: interface.ips for interface in planned.interfaces}
+    return Peer(planned.ip if planned.main else "", str(entry["host_key"]), networks)
+
+
+def _networks(table: Mapping[str, Any]) -> list[PlannedNetwork]:
+    return [PlannedNetwork(**network) for network in table.get("networks", ())]
 
 
 def _others(sessions: Mapping[str, Entry]) -> list[PlannedContainer]:
     return [
-        PlannedContainer.from_data({key: one[key] for key in KEPT})
+        PlannedContainer.from_data({key: one[key] for key in KEPT if key in one})
         for entry in sessions.values()
         for one in entry["containers"]
     ]
@@ -183,6 +198,7 @@ def _read(path: Path) -> dict[str, Any]:
         if not (isinstance(table["next"], int) and isinstance(table["sessions"], dict)):
             raise TypeError("it is something else")
         _others(table["sessions"])
+        _networks(table)
     except FileNotFoundError:
         return {"next": 0, "sessions": {}}
     except (ValueError, TypeError, KeyError, AttributeError) as error:

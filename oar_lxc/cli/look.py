@@ -50,7 +50,7 @@ def list_(job: str | None, as_json: bool) -> None:
                     c.node,
                     c.state,
                     ("yes" if c.ready else "no") if c.state == RUNNING else "-",
-                    c.address,
+                    c.address or "-",
                     str(c.pid or "-"),
                     c.cpus or "-",
                 )
@@ -106,7 +106,7 @@ def fact_lines(job_id: int, shown: Shown) -> list[tuple[str, str]]:
         ("container", f"{job_id}/{shown.name}"),
         ("state", shown.state + (", not ready yet" if unready else "")),
         ("node", shown.node),
-        ("address", shown.address),
+        ("address", shown.address or "none in the main network; see oar-lxc net"),
         ("group", shown.group),
         ("image", shown.image),
     ]

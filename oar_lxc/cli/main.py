@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": ("oar_lxc.cli.plan", "plan", "Show what a spec file would make, and where."),
     "list": ("oar_lxc.cli.look", "list_", "List the containers of a job."),
     "show": ("oar_lxc.cli.look", "show", "Show all that is known of a container."),
+    "net": ("oar_lxc.cli.net", "net", "Show a job's networks, and change their links."),
     "timeline": ("oar_lxc.cli.timeline", "timeline", "Tell where the time of a job went."),
     "exec": ("oar_lxc.cli.exec", "exec_", "Run a command in a container."),
     "shell": ("oar_lxc.cli.exec", "shell", "Open a shell in a container."),

@@ -22,6 +22,7 @@ from ipaddress import IPv4Network
 from types import TracebackType
 
 from oar_lxc.client.commands import OnOutput, Outcome, run_in_containers
+from oar_lxc.client.networks import set_link
 from oar_lxc.errors import (
     ContainerError,
     LaunchError,
@@ -47,6 +48,7 @@ from oar_lxc.model.arguments import (
 from oar_lxc.model.hints import refuse_unknown
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.links import Link
 from oar_lxc.model.message import message
 from oar_lxc.model.plan import Plan, PlannedContainer, head_of, make_plan
 from oar_lxc.model.published import PublishedJob, read_published
@@ -226,7 +228,7 @@ class Session:
         allotted = self._allot()
         self.plan = allotted.plan
         self._planned = {container.name: container for container in self.plan.containers}
-        self._host_keys = {name: key for name, (_, key) in allotted.names[self._token].items()}
+        self._host_keys = {name: peer.key for name, peer in allotted.names[self._token].items()}
         self._log.info("planned", containers=len(self.plan.containers))
         for container in self.plan.containers:
             self._on_progress(container.node, events.Planned(container.name, self.spec.wait))
@@ -292,7 +294,7 @@ class Session:
             container=planned.name,
             node=planned.node,
             state=RUNNING,
-            address=planned.ip,
+            address=planned.ip if planned.main else "",
             pid=event.pid,
             cpus=event.cpus,
             cgroup=event.cgroup,
@@ -355,6 +357,35 @@ class Session:
             timeout=None if timeout is None else check_seconds("timeout", timeout),
         )
         return run_in_containers(self._remote, nodes, command, on_output)
+
+    def link(
+        self,
+        from_: str,
+        to: str | None = None,
+        *,
+        network: str | None = None,
+        **keys: str | bool | None,
+    ) -> Link:
+        """Set a link of the job while it runs.
+
+        It counts from now on instead of earlier links for the same pairs or interfaces, as a
+        whole. All containers of a node take it at once, and no packet passes without a link
+        meanwhile. Without further keys, all is as without a link.
+
+        Args:
+            from_: a group, a container, or ``*`` for all.
+            to: likewise; None for all traffic of each interface of ``from_``.
+            network: the network's name; by default the first one that both are in.
+            keys: ``rate``, ``delay``, ``jitter``, ``loss``, ``duplicate``, ``corrupt``,
+                ``reorder`` and ``both``; see :class:`~oar_lxc.model.links.Link`.
+
+        Raises:
+            SpecError: an argument is not allowed, or the kernel of a node cannot do it; nothing
+                was changed.
+            JobError: no container of the job has networks or links.
+            NodeError: a node failed.
+        """
+        return set_link(self._remote, from_, to, network, keys)
 
     def stop(self, grace: float = 0) -> None:
         """Destroy the session's containers now, and not only at the end of the block.

@@ -95,6 +95,7 @@ def create_containers(
                 DESCRIPTION_FILE: json.dumps(description) + "\n",
                 CONFIG_FILE: configs[planned.name],
                 ONLINE_FILE: settings[planned.name].cpus + "\n",
+                **launch.link_files.get(planned.name, {}),
                 LOG_FILE: "",  # so the user owns it; LXC writes to it as the containers' root
             }
             _make_directory(launch, planned, texts)

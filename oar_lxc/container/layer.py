@@ -20,6 +20,7 @@ from oar_lxc.linux import rootpath
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.idmap import NOBODY
 from oar_lxc.model.layout import UPPER, WORK
+from oar_lxc.model.names import MARK, Known, Peer, hosts_text, known_peers
 from oar_lxc.model.plan import PlannedContainer
 
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
@@ -33,7 +34,6 @@ KNOWN_HOSTS = "etc/ssh/ssh_known_hosts"
 NODEFILE = "etc/oar-lxc/nodefile"
 PROVISION = "etc/oar-lxc/provision"
 ZONES = "usr/share/zoneinfo"
-MARK = "# oar-lxc"  # ends each line of ours in files that others also write to
 
 # "put FILE SCRIPT" replaces our lines of FILE: the sed script drops the old ones, and the new ones
 # come from standard input. If the container's root has removed FILE, or mounted something over it,
@@ -46,24 +46,27 @@ put() {
 }
 """
 
-# LXC sets the address of eth0 before init starts. A network program that asks for an address by
-# DHCP waits in vain, and delays the boot. For each program: the file and its text that make the
-# program leave eth0 alone.
+# LXC sets the addresses of interfaces before init starts. A network program that asks for an
+# address by DHCP waits in vain, and delays the boot. For each program: the file that makes the
+# program leave the interfaces alone, its text, and the text for each of them.
 _NETWORK = (
     (
         "/sbin/ifup",
         "etc/network/interfaces",
-        "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet manual\n",
+        "auto lo\niface lo inet loopback\n{}",
+        "\nauto {0}\niface {0} inet manual\n",
     ),
     (
         "/lib/systemd/systemd-networkd",
         "etc/systemd/network/00-oar-lxc.network",
-        "[Match]\nName=eth0\n\n[Link]\nUnmanaged=yes\n",
+        "[Match]\nName={}\n\n[Link]\nUnmanaged=yes\n",
+        "{} ",
     ),
     (
         "/usr/sbin/NetworkManager",
         "etc/NetworkManager/conf.d/00-oar-lxc.conf",
-        "[keyfile]\nunmanaged-devices=interface-name:eth0\n",
+        "[keyfile]\nunmanaged-devices={}\n",
+        "interface-name:{};",
     ),
 )
 
@@ -104,7 +107,7 @@ class LayerFiles:
     """The data for the files of a launch's containers.
 
     Attributes:
-        names: address and public host key by name, of all containers of the job.
+        names: how others know each container of the job, by its name.
         keys: ``authorized`` (the job's public key) and ``client`` (its private key).
         host_keys: the ssh host key of each container of this node, by the container's name.
         account: the job's user; None if the user has no account in the containers.
@@ -114,7 +117,7 @@ class LayerFiles:
         timezone: name of the node's time zone, such as ``Europe/Paris``; empty if not known.
     """
 
-    names: Mapping[str, tuple[str, str]]
+    names: Mapping[str, Peer]
     keys: Mapping[str, str]
     host_keys: Mapping[str, KeyPair]
     account: AccountInside | None
@@ -170,7 +173,8 @@ class LayerFiles:
 
     def _fill(self, upper: Upper, planned: PlannedContainer) -> None:
         upper.directory("", 0o755)
-        upper.file("etc/hosts", "127.0.0.1 localhost\n" + _hosts(self.names))
+        networks = tuple(interface.network for interface in planned.all_interfaces)
+        upper.file("etc/hosts", "127.0.0.1 localhost\n" + hosts_text(self.names, networks))
         upper.file("etc/resolv.conf", self.resolver)
         authorized = "".join(
             key.rstrip("\n") + "\n" for key in (self.keys["authorized"], *planned.ssh_keys)
@@ -180,8 +184,8 @@ class LayerFiles:
         upper.directory("root", 0o700)
         upper.directory("root/.ssh", 0o700)
         upper.file("root/.ssh/authorized_keys", authorized, 0o600)
-        upper.file(KNOWN_HOSTS, _known_hosts(self.names))
-        upper.file(CLIENT_CONFIG, _client_config(self.names))
+        upper.file(KNOWN_HOSTS, _known_hosts(self.names, networks))
+        upper.file(CLIENT_CONFIG, _client_config(self.names, networks))
         upper.file(f"{CLIENT_KEYS}/root", self.keys["client"], 0o600)
         if self.account:
             owner = (self.account.uid, self.account.gid)
@@ -203,9 +207,10 @@ class LayerFiles:
         upper.file(NODEFILE, self.nodefile)
         if planned.provision:
             upper.file(PROVISION, planned.provision, 0o755)
-        for program, path, text in _NETWORK:
+        devices = [interface.device for interface in planned.all_interfaces]
+        for program, path, text, of_one in _NETWORK:
             if rootpath.is_program(upper.rootfs, program):
-                upper.file(path, text)
+                upper.file(path, text.format("".join(map(of_one.format, devices)).rstrip(" ;")))
         if self.timezone and (upper.rootfs / ZONES / self.timezone).is_file():
             upper.link("etc/localtime", f"/{ZONES}/{self.timezone}")
             upper.file("etc/timezone", self.timezone + "\n")
@@ -244,34 +249,38 @@ class LayerFiles:
         return _text([*lines, f"{name}:x:{account.gid}:"])
 
 
-def _hosts(names: Mapping[str, tuple[str, str]]) -> str:
-    return "".join(f"{ip} {name} {MARK}\n" for name, (ip, _) in names.items())
+def _known_hosts(names: Mapping[str, Peer], networks: Sequence[str]) -> str:
+    return "".join(
+        f"{','.join(_words(known))} {known.key} {MARK}\n" for known in known_peers(names, networks)
+    )
 
 
-def _known_hosts(names: Mapping[str, tuple[str, str]]) -> str:
-    return "".join(f"{name},{ip} {key} {MARK}\n" for name, (ip, key) in names.items())
-
-
-def _client_config(names: Mapping[str, tuple[str, str]]) -> str:
+def _client_config(names: Mapping[str, Peer], networks: Sequence[str]) -> str:
     # Only for the job's containers: with an IdentityFile for all hosts, ssh would no longer try
     # the user's own keys elsewhere.
-    words = " ".join(word for name, (ip, _) in names.items() for word in (name, ip))
+    words = " ".join(word for known in known_peers(names, networks) for word in _words(known))
     return f"Host {words}\n    IdentityFile /{CLIENT_KEYS}/%u\n"
 
 
-def hosts_script(names: Mapping[str, tuple[str, str]]) -> str:
+def _words(known: Known) -> tuple[str, ...]:
+    """Return the names and addresses of a container."""
+    return (*known.names, *(ip for ip, _ in known.lines))
+
+
+def hosts_script(names: Mapping[str, Peer], networks: Sequence[str]) -> str:
     """Return the shell script that writes all names of the job into a running container.
 
     It keeps the lines of others in ``/etc/hosts`` and in ssh's list of known hosts.
 
     Args:
         names: as :attr:`LayerFiles.names`.
+        networks: the container's networks, in the order of its interfaces.
     """
     script = _RENAMING
     for path, drop, text in (
-        ("etc/hosts", f"/ {MARK}$/d", _hosts(names)),
-        (KNOWN_HOSTS, f"/ {MARK}$/d", _known_hosts(names)),
-        (CLIENT_CONFIG, "d", _client_config(names)),
+        ("etc/hosts", f"/ {MARK}$/d", hosts_text(names, networks)),
+        (KNOWN_HOSTS, f"/ {MARK}$/d", _known_hosts(names, networks)),
+        (CLIENT_CONFIG, "d", _client_config(names, networks)),
     ):
         script += f"put /{path} '{drop}' <<'END'\n{text}END\n"
     return script

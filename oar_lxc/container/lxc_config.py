@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from oar_lxc.container.limits import Limits, limit_files
 from oar_lxc.container.node_launch import NodeLaunch
-from oar_lxc.model.addresses import MTU
-from oar_lxc.model.layout import BRIDGE_INSIDE, LOG_FILE, ONLINE_FILE, UPPER, WORK
+from oar_lxc.model.addresses import MTU, SEGMENT_MTU
+from oar_lxc.model.layout import (
+    LOG_FILE,
+    ONLINE_FILE,
+    UPPER,
+    WORK,
+    bridge_of,
+    links_file,
+    outer_device,
+)
 from oar_lxc.model.plan import PlannedContainer
 
 CGROUP = "lxc.payload"  # the cgroup of a container's processes, inside its limit cgroup
@@ -33,13 +41,6 @@ lxc.autodev = 1
 lxc.tty.max = 1
 lxc.pty.max = 1024
 lxc.apparmor.profile = unconfined
-lxc.net.0.type = veth
-lxc.net.0.link = {bridge}
-lxc.net.0.flags = up
-lxc.net.0.mtu = {mtu}
-lxc.net.0.hwaddr = {hardware}
-lxc.net.0.ipv4.address = {address} {broadcast}
-lxc.net.0.ipv4.gateway = {gateway}
 lxc.init.cmd = /sbin/init
 lxc.signal.halt = {halt}
 lxc.log.file = {directory}/{log}
@@ -110,18 +111,13 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         directory=directory,
         upper=UPPER,
         mark=overlay_mark(directory),
-        bridge=BRIDGE_INSIDE,
-        mtu=MTU,
-        hardware=hardware_address(planned.ip),
-        address=planned.address,
-        broadcast=IPv4Interface(planned.address).network.broadcast_address,
-        gateway=published.gateway.partition("/")[0],
         log=LOG_FILE,
         halt=settings.halt,
     )
     quota = (pair for pair in limit_files(settings.limits) if "cfs_" in pair[0])
     lines = [
         *published.ids.config_lines(),
+        *_network_lines(planned, published.gateway.partition("/")[0], directory),
         "lxc.cgroup.relative = 1",
         f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
         f"lxc.cgroup.dir.monitor = {MONITOR}.{planned.name}",
@@ -150,13 +146,38 @@ def overlay_mark(directory: Path) -> Path:
     return directory / WORK / "work/incompat"
 
 
-def hardware_address(address: str) -> str:
-    """Return the hardware address of a container, made from its IPv4 address.
+def _network_lines(planned: PlannedContainer, gateway: str, directory: Path) -> Iterator[str]:
+    """Yield the lines of a container's interfaces.
 
-    A random address would change with each start, and for some seconds neighbours would still send
-    to the old one.
+    Args:
+        planned: the container.
+        gateway: the main network's gateway.
+        directory: the container's own directory.
     """
-    return "02:6c:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)
+    for interface in planned.all_interfaces:
+        net = f"lxc.net.{interface.index}"
+        address = IPv4Interface(interface.address)
+        yield f"{net}.type = veth"
+        yield f"{net}.link = {bridge_of(interface.number)}"
+        yield f"{net}.name = {interface.device}"
+        yield f"{net}.veth.pair = {outer_device(planned.ip, interface.index)}"
+        yield f"{net}.flags = up"
+        yield f"{net}.mtu = {SEGMENT_MTU if interface.number else MTU}"
+        yield f"{net}.hwaddr = {interface.hardware}"
+        yield f"{net}.ipv4.address = {interface.address} {address.network.broadcast_address}"
+        if interface.ipv6:
+            yield f"{net}.ipv6.address = {interface.ipv6}"
+        if not interface.number:
+            yield f"{net}.ipv4.gateway = {gateway}"
+        elif planned.gateway and IPv4Address(planned.gateway) in address.network:
+            yield f"{net}.ipv4.gateway = {planned.gateway}"
+        if planned.emulated:
+            yield f"{net}.script.up = /bin/sh {directory / links_file(interface.index)}"
+    if planned.interfaces or planned.forward:
+        # Without this, it would be as on the node, which may forward.
+        yield f"lxc.sysctl.net.ipv4.ip_forward = {planned.forward:d}"
+        if any(interface.ipv6 for interface in planned.interfaces):
+            yield f"lxc.sysctl.net.ipv6.conf.all.forwarding = {planned.forward:d}"
 
 
 def _bind_line(bind: Bind) -> str:

@@ -30,7 +30,7 @@ from oar_lxc.errors import ContainerError, OarLxcError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.pidfd import Handles
 from oar_lxc.linux.process import parent
-from oar_lxc.linux.run import Program
+from oar_lxc.linux.run import Program, run
 from oar_lxc.model.layout import CONFIG_FILE
 from oar_lxc.model.states import FROZEN, RUNNING, STOPPED, not_running
 
@@ -57,6 +57,10 @@ class LxcRuntime:
     def make_network(self) -> None:
         """Make the devices that join containers to the job's network, unless they are there."""
         make_bridge(self._namespaces, self._network)
+
+    def in_network(self, argv: Sequence[str], text: str = "") -> str:
+        """Run a program as root in the job's network namespace; return what it wrote."""
+        return run(argv, input=text, first=self._namespaces.become_network_root).stdout
 
     def names(self) -> list[str]:
         """Return the names of all containers, sorted."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.names import Peer
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import PublishedJob
 
@@ -24,10 +25,11 @@ class NodeLaunch:
         images: the root directory of each image, by its name.
         keys: ``authorized`` (the job's public key) and ``client`` (its private key).
         host_keys: the ssh host key of each container of this node, by the container's name.
-        names: address and public host key by name, of all containers of the job.
+        names: how others know each container of the job, by its name.
         cores: how many cores OAR reserved on this node; 0 if not known.
         variables: environment variables of the job, for logins and commands in containers.
         nodefile: text of the file that ``OAR_LXC_NODEFILE`` names inside.
+        link_files: for each container with emulation, texts of files in its directory, by name.
     """
 
     layout: JobLayout
@@ -36,10 +38,11 @@ class NodeLaunch:
     images: Mapping[str, Path]
     keys: Mapping[str, str]
     host_keys: Mapping[str, KeyPair]
-    names: Mapping[str, tuple[str, str]]
+    names: Mapping[str, Peer]
     cores: int = 0
     variables: Mapping[str, str] = field(default_factory=dict)
     nodefile: str = ""
+    link_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def layers(self) -> Path:

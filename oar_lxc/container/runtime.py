@@ -59,6 +59,12 @@ class Runtime(Protocol):
         Raises CommandError if the kernel refuses one.
         """
 
+    def in_network(self, argv: Sequence[str], text: str = "") -> str:
+        """Run a program as root in the job's network namespace; return what it wrote.
+
+        It reads ``text``. Raises CommandError if it fails.
+        """
+
     def names(self) -> list[str]:
         """Return the names of all containers, sorted; raise OSError if they cannot be read."""
 

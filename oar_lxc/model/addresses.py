@@ -20,6 +20,9 @@ MTU = 1450  # bytes that a VXLAN leaves of 1,500
 # No service has this port registered. It is below 1024, so that no user can bind it, and below
 # 512, as bindresvport(3) gives the ports from 512 on to daemons.
 VXLAN_PORT = 289
+# The same for the networks inside of a job, which its main network carries.
+SEGMENT_PORT = 290
+SEGMENT_MTU = MTU - 50  # bytes that a second VXLAN leaves
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,18 @@ class JobNetwork:
         """Return the address of a node's bridge, the gateway of its containers."""
         return self._address(self.nodes.index(node))
 
+    def underlay_address(self, node: str) -> IPv4Interface:
+        """Return the address by which a node carries the job's other networks.
+
+        They are the last of the subnet: if the job has other networks, no container has them.
+        """
+        return self._address(self.subnet.num_addresses - 3 - self.nodes.index(node))
+
+    @property
+    def underlay(self) -> dict[str, str]:
+        """The addresses of all nodes by which they carry the job's other networks."""
+        return {node: str(self.underlay_address(node).ip) for node in self.nodes}
+
     def container_address(self, index: int) -> IPv4Interface:
         """Return the address of the container with this number, counted over the whole job.
 
@@ -78,3 +93,17 @@ class JobNetwork:
     def _address(self, offset: int) -> IPv4Interface:
         address = IPv4Address(int(self.subnet.network_address) + 1 + offset)
         return IPv4Interface((address, PREFIX))
+
+
+def hardware_address(address: str, number: int = 0) -> str:
+    """Return the hardware address of an interface, made from its IPv4 address and its network.
+
+    A random address would change with each start, and for some seconds neighbours would still send
+    to the old one.
+
+    Args:
+        address: the IPv4 address.
+        number: the network's number in the job; 0 is the main network.
+    """
+    packed = IPv4Address(address).packed
+    return f"02:{0x6C + number:02x}:" + ":".join(f"{byte:02x}" for byte in packed)

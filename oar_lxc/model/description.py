@@ -6,9 +6,10 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from oar_lxc.model.layout import CONFIG_FILE, DESCRIPTION_FILE, JobLayout
+from oar_lxc.model.names import MAIN
 
 
 def read_description(directory: Path) -> dict[str, Any]:
@@ -41,6 +42,27 @@ def session_of(directory: Path) -> str:
     if directory.name.startswith("."):
         return ""
     return str(read_description(directory).get("session", ""))
+
+
+class Device(NamedTuple):
+    """An interface of a container.
+
+    Attributes:
+        name: its name in the container.
+        number: the number of its network in the job; 0 is the main network.
+    """
+
+    name: str
+    number: int
+
+
+def devices_of(directory: Path) -> dict[str, Device]:
+    """Return a container's interfaces in their order, by the names of their networks."""
+    description = read_description(directory)
+    found = {MAIN: Device("eth0", 0)} if description.get("main", True) else {}
+    for one in description.get("interfaces", ()):
+        found[str(one["network"])] = Device(str(one["device"]), int(one["number"]))
+    return found
 
 
 def configured_address(layout: JobLayout, name: str) -> str:

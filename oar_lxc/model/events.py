@@ -244,7 +244,7 @@ class Container(OfContainer):
     Attributes:
         node: name of its node.
         state: LXC's word: RUNNING, STOPPED, FROZEN …
-        address: its IPv4 address.
+        address: its IPv4 address in the job's main network; empty if it is not in it.
         pid: process id of its init on the node; 0 if it does not run.
         cpus: CPUs it may use.
         cgroup: its cgroup in the cpuset hierarchy.
@@ -329,6 +329,48 @@ class Keys(Event):
 
     kind = "keys"
     client: str
+
+
+@message
+class NetworksHere(Event):
+    """The networks, members and links of a job, as a node knows them.
+
+    Attributes:
+        plan: containers of all nodes, with no more than what concerns networks.
+        running: names of the containers of this node that run.
+        lacking: what the kernel of this node cannot do; see :data:`.abilities.MODULES`.
+    """
+
+    kind = "networks"
+    plan: Plan
+    running: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+
+@message
+class Emulated(Event):
+    """Links were set.
+
+    Attributes:
+        interfaces: at how many interfaces of this node something is done now.
+    """
+
+    kind = "emulated"
+    interfaces: int
+
+
+@message
+class Plugged(OfContainer):
+    """The cable of a container was pulled, or plugged in.
+
+    Attributes:
+        network: the network's name.
+        up: whether it is plugged in.
+    """
+
+    kind = "plugged"
+    network: str
+    up: bool
 
 
 @message

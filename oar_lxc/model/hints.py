@@ -15,6 +15,11 @@ _MEANT = {
     **dict.fromkeys(("env", "variables"), "environment"),
     **dict.fromkeys(("volumes", "binds"), "mounts"),
     **dict.fromkeys(("script", "setup"), "provision"),
+    **dict.fromkeys(("latency", "lat"), "delay"),
+    **dict.fromkeys(("bandwidth", "bw", "throughput"), "rate"),
+    **dict.fromkeys(("src", "source"), "from"),
+    **dict.fromkeys(("dst", "target", "destination"), "to"),
+    **dict.fromkeys(("cidr", "address"), "subnet"),
     **dict.fromkeys(("group", "containers", "specs"), "groups"),
 }
 

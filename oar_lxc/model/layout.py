@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from oar_lxc.errors import UsageError
@@ -178,6 +179,11 @@ class JobLayout:
         return self.private / "names.json"
 
     @property
+    def networks(self) -> Path:
+        """The networks and links of the job's sessions, as this node knows them."""
+        return self.private / "networks.json"
+
+    @property
     def times(self) -> Path:
         """When containers of this node were launched and ready, a line per fact."""
         return self.private / "times.jsonl"
@@ -210,6 +216,40 @@ class JobLayout:
     def vxlan(self) -> str:
         """Name of the device that joins the bridges of the job's nodes."""
         return f"olv{self.job_id}"
+
+
+def outer_device(address: str, interface: int) -> str:
+    """Return the name of the node's end of a container's interface, of 11 bytes.
+
+    Args:
+        address: the container's address in the job's main network. Each container of the job has
+            one of its own, even if it has no interface there.
+        interface: the number of the interface: 0 for ``eth0``.
+    """
+    return f"v{interface}-{int(IPv4Address(address)):08x}"
+
+
+def cable_device(address: str, interface: int) -> str:
+    """Return the name of the device through which all goes that an interface sends.
+
+    Only an interface with a link for all that it sends has one. See :func:`outer_device`.
+    """
+    return f"u{outer_device(address, interface)[1:]}"
+
+
+def bridge_of(number: int) -> str:
+    """Return the name of the bridge of a network, by its number in the job; 0 is the main one."""
+    return f"n{number}" if number else BRIDGE_INSIDE
+
+
+def links_file(interface: int) -> str:
+    """Return the name of the file in a container's directory that sets an interface's links."""
+    return f"links.{interface}"
+
+
+def segment_vxlan(number: int) -> str:
+    """Return the name of the device that joins the bridges of a network on the job's nodes."""
+    return f"x{number}"
 
 
 def by_number(name: str) -> tuple[str | int, ...]:

@@ -11,6 +11,8 @@ from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, f
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
+from oar_lxc.model.names import Peer
+
 
 class Message:
     """The base of requests and events.
@@ -79,8 +81,8 @@ class Message:
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
-# Session → container → its address and its public host key.
-Names = Mapping[str, Mapping[str, tuple[str, str]]]
+# Session → container → how others of the job know it.
+Names = Mapping[str, Mapping[str, Peer]]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import Any
 
 from oar_lxc.errors import SpecError
-from oar_lxc.model.addresses import POOL, JobNetwork
+from oar_lxc.model.addresses import POOL, JobNetwork, hardware_address
+from oar_lxc.model.interfaces import Interface, PlannedNetwork, connect, plan_networks
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import by_number
+from oar_lxc.model.links import Link
+from oar_lxc.model.names import MAIN
+from oar_lxc.model.shaping import check_pairs
 from oar_lxc.model.spec import Group, Mount, Port, Spec, as_spec
+from oar_lxc.model.spread import layout, own_cores
 
 # A bridge of Linux has 1,023 ports, and one leads to the node's own bridge.
 MOST_ON_NODE = 1022
@@ -40,6 +45,13 @@ class PlannedContainer:
         ssh_keys: public keys that open it besides the job's.
         provision: text of a script to run in it; empty for none.
         provision_timeout: seconds that the script may take.
+        main: whether it has eth0, in the job's main network. Its ``address`` is its own in any
+            case, and tells it from all other containers of the job.
+        internet: whether it reaches more than the job by eth0.
+        forward: whether it forwards between its interfaces.
+        gateway: address of the container by which it leaves its networks; empty for none.
+        interfaces: its further interfaces, from eth1 on.
+        emulated: whether links may be set up at its interfaces when it starts.
     """
 
     name: str
@@ -58,6 +70,24 @@ class PlannedContainer:
     ssh_keys: tuple[str, ...] = ()
     provision: str = ""
     provision_timeout: float = 0.0
+    main: bool = True
+    internet: bool = True
+    forward: bool = False
+    gateway: str = ""
+    interfaces: tuple[Interface, ...] = ()
+    emulated: bool = False
+
+    @property
+    def all_interfaces(self) -> tuple[Interface, ...]:
+        """All its interfaces, with eth0 if it has that."""
+        if not self.main:
+            return self.interfaces
+        main = Interface(MAIN, "eth0", self.address, hardware_address(self.ip))
+        return (main, *self.interfaces)
+
+    def interface(self, network: str) -> Interface | None:
+        """Return its interface in a network; None if it has none there."""
+        return next((one for one in self.all_interfaces if one.network == network), None)
 
     @property
     def ip(self) -> str:
@@ -71,6 +101,7 @@ class PlannedContainer:
             "mounts": tuple(Mount(**mount) for mount in data.get("mounts", ())),
             "ports": tuple(Port(**port) for port in data.get("ports", ())),
             "ssh_keys": tuple(data.get("ssh_keys", ())),
+            "interfaces": tuple(Interface(**one) for one in data.get("interfaces", ())),
         }
         return cls(**{**data, **rich})
 
@@ -82,14 +113,34 @@ class Plan:
     Attributes:
         job_id: OAR's job id.
         containers: node by node, in the order of their numbers.
+        networks: their networks, besides the job's main network.
+        links: what emulation does between them; see :func:`.shape_of_pair`.
     """
 
     job_id: int
     containers: tuple[PlannedContainer, ...]
+    networks: tuple[PlannedNetwork, ...] = ()
+    links: tuple[Link, ...] = ()
+
+    @property
+    def needs_networks(self) -> bool:
+        """Whether it needs more on nodes than the job's main network."""
+        offline = any(not container.internet for container in self.containers)
+        return bool(self.networks or self.links or offline)
 
     def on(self, node: str) -> tuple[PlannedContainer, ...]:
         """Return the containers of one node."""
         return tuple(c for c in self.containers if c.node == node)
+
+    def joined(self, other: Plan) -> Plan:
+        """Return this plan with the containers, networks and links of another session's."""
+        networks = {network.name: network for network in (*self.networks, *other.networks)}
+        return Plan(
+            self.job_id,
+            (*self.containers, *other.containers),
+            tuple(networks.values()),
+            (*self.links, *other.links),
+        )
 
     def nodefile(self) -> str:
         """Return the text of ``OAR_LXC_NODEFILE``: a line per core of each container."""
@@ -106,8 +157,12 @@ class Plan:
         Raises:
             TypeError, KeyError: ``data`` does not come from :meth:`to_data`.
         """
-        containers = (PlannedContainer.from_data(c) for c in data["containers"])
-        return cls(data["job_id"], tuple(containers))
+        return cls(
+            data["job_id"],
+            tuple(PlannedContainer.from_data(c) for c in data["containers"]),
+            tuple(PlannedNetwork(**network) for network in data.get("networks", ())),
+            tuple(Link(**link) for link in data.get("links", ())),
+        )
 
 
 def make_plan(
@@ -116,6 +171,7 @@ def make_plan(
     pool: IPv4Network = POOL,
     others: Collection[PlannedContainer] = (),
     first: int = 0,
+    networks: Collection[PlannedNetwork] = (),
 ) -> Plan:
     """Distribute a spec's containers over a job's nodes, node by node.
 
@@ -126,10 +182,12 @@ def make_plan(
         others: containers of the job's other sessions, whose addresses, cores, names and ports
             are taken.
         first: number of the first address to give, counted over the job.
+        networks: the networks of the job's other sessions.
 
     Raises:
-        SpecError: the job has too few cores or addresses, or two containers would have the same
-            name or the same port of a node.
+        SpecError: the job or a network has too few cores or addresses; or two containers would
+            have the same name, the same address, or the same port of a node; or a link is between
+            containers that share no network.
     """
     network = JobNetwork.of(job.id, job.nodes, pool)
     containers: list[PlannedContainer] = []
@@ -141,10 +199,13 @@ def make_plan(
     for group in spec.groups:
         with _asked_by(group):
             network.container_address((group.total or 1) - 1)  # refuse before they are spread
-    addresses = _addresses(network, {other.address for other in others}, first)
-    for node, group in _layout(spec, job, others):
+    taken = {other.address for other in others}
+    if spec.networks or networks:
+        taken |= _underlay(network, others)
+    addresses = _addresses(network, taken, first)
+    for node, group in layout(spec, job, ((other.node, other.cores) for other in others)):
         numbers[group.name] += 1
-        cores = _own_cores(group)
+        cores = own_cores(group)
         with _asked_by(group):
             address = next(addresses)
         containers.append(
@@ -165,6 +226,9 @@ def make_plan(
                 ssh_keys=group.ssh_keys,
                 provision=group.provision or "",
                 provision_timeout=group.provision_timeout if group.provision else 0.0,
+                main=group.main,
+                internet=spec.main.internet,
+                forward=group.forward,
             )
         )
         used[node].update(_cores(containers[-1]))
@@ -173,7 +237,68 @@ def make_plan(
             raise SpecError(f"{_asked(group)}{why}")
     _refuse_too_many(containers, others)
     _refuse_doubles(containers, others)
-    return Plan(job.id, tuple(containers))
+    return _connected(Plan(job.id, tuple(containers)), spec, network, others, networks)
+
+
+def _connected(
+    plan: Plan,
+    spec: Spec,
+    main: JobNetwork,
+    others: Collection[PlannedContainer],
+    known: Collection[PlannedNetwork],
+) -> Plan:
+    """Return a plan with the spec's networks, interfaces in them, and links between them."""
+    networks = plan_networks(spec.networks, main, known)
+    for network in networks:
+        if IPv4Network(network.subnet).overlaps(main.subnet):
+            raise SpecError(
+                f"network {network.name}: subnet {network.subnet} overlaps with {main.subnet}, "
+                "the job's main network: give it another subnet"
+            )
+    members = {planned.name: planned.group for planned in plan.containers}
+    taken = [(other.name, interface) for other in others for interface in other.interfaces]
+    interfaces = connect(spec.groups, members, networks, taken)
+    emulated = bool(spec.networks or spec.links)
+    containers = [
+        replace(c, interfaces=interfaces[c.name], emulated=emulated) for c in plan.containers
+    ]
+    gateways = _gateways([*others, *containers])
+    containers = [c if c.main else replace(c, gateway=_gateway(c, gateways)) for c in containers]
+    made = Plan(plan.job_id, tuple(containers), networks, spec.links)
+    check_pairs(spec.links, containers)
+    return made
+
+
+def _gateways(containers: Sequence[PlannedContainer]) -> dict[str, str]:
+    """Return the address of the first container that forwards, by network."""
+    return {
+        interface.network: interface.ip
+        for container in reversed(containers)
+        if container.forward
+        for interface in container.interfaces
+    }
+
+
+def _gateway(planned: PlannedContainer, gateways: Mapping[str, str]) -> str:
+    """Return the gateway of a container without eth0; empty if it has none or is one itself."""
+    networks = [] if planned.forward else [one.network for one in planned.interfaces]
+    return next((gateways[name] for name in networks if name in gateways), "")
+
+
+def _underlay(network: JobNetwork, others: Collection[PlannedContainer]) -> set[str]:
+    """Return the addresses that nodes need to carry networks.
+
+    Raises:
+        SpecError: a container of another session has one of them.
+    """
+    needed = {str(network.underlay_address(node)) for node in network.nodes}
+    for other in others:
+        if other.address in needed:
+            raise SpecError(
+                f"networks need the last addresses of {network.subnet}, and container "
+                f"{other.name} of another session has one of them: end that session first"
+            )
+    return needed
 
 
 def _addresses(network: JobNetwork, taken: Collection[str], first: int) -> Iterator[str]:
@@ -196,73 +321,6 @@ def _first_core(used: Collection[int], count: int) -> int:
     while not all(core not in used for core in range(first, first + count)):
         first += 1
     return first
-
-
-def _layout(
-    spec: Spec, job: Job, others: Collection[PlannedContainer]
-) -> Iterator[tuple[str, Group]]:
-    """Yield node and group of each container, by node, and on a node by group."""
-    counts = {group.name: _fixed(group, job) for group in spec.groups if not group.total}
-    load = _Load(job)
-    for other in others:
-        load.add(other.node, other.cores)
-    for group in spec.groups:
-        if not group.total:
-            for node in job.nodes:
-                load.add(node, _own_cores(group), counts[group.name][node])
-    for group in spec.groups:
-        if group.total:
-            counts[group.name] = load.spread(group)
-    for node in job.nodes:
-        for group in spec.groups:
-            for _ in range(counts[group.name][node]):
-                yield node, group
-
-
-class _Load:
-    """The load of each of a job's nodes: the containers there, and the cores they have."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._cores: Counter[str] = Counter()  # by node: cores that a container has for itself
-        self._sharing: Counter[str] = Counter()  # by node: containers that share cores
-
-    def add(self, node: str, cores: int, count: int = 1) -> None:
-        """Add containers that have ``cores`` cores each for themselves; 0 if they share."""
-        self._cores[node] += cores * count
-        self._sharing[node] += count if not cores else 0
-
-    def spread(self, group: Group) -> Counter[str]:
-        """Return how many of a group's containers each node gets; the freest node gets the next.
-
-        For a container with cores of its own, that is the node with the most free cores. For one
-        that shares cores, it is the node where its share of the free cores is largest. Of equal
-        nodes, the one with fewer containers comes first.
-        """
-        counts: Counter[str] = Counter()
-        for _ in range(group.total or 0):
-            node = max(self._job.nodes, key=self._room if group.cores else self._part)
-            self.add(node, group.cores or 0)
-            counts[node] += 1
-        return counts
-
-    def _room(self, node: str) -> tuple[float, ...]:
-        return self._job.cores[node] - self._cores[node], -self._sharing[node]
-
-    def _part(self, node: str) -> tuple[float, ...]:
-        cores, sharing = self._job.cores[node], self._sharing[node] + 1
-        return (cores - self._cores[node]) / sharing, cores / sharing
-
-
-def _fixed(group: Group, job: Job) -> Counter[str]:
-    """Return how many containers each node gets, for a group without a total."""
-    if group.per_core:
-        return Counter(job.cores)
-    return Counter(dict.fromkeys(job.nodes, group.per_node or 1))
-
-
-def _own_cores(group: Group) -> int:
-    return 1 if group.per_core else group.cores or 0
 
 
 def _too_many_cores(

@@ -69,7 +69,7 @@ class Launch(Request):
         plan: the containers of all nodes.
         keys: the job's keys; see :class:`oar_lxc.container.node_launch.NodeLaunch`.
         host_keys: the secret of each container's key, in hexadecimal digits, by its name.
-        names: address and public host key by container, for each session of the job.
+        names: how containers know each other, by container, for each session of the job.
         session: token of the containers' session.
         wait: when they are ready; see :attr:`oar_lxc.model.spec.Spec.wait`.
         timeout: seconds that the wait for ready containers may take.
@@ -223,6 +223,46 @@ class TellKeys(Request):
     """Tell the job's key; the node that has it answers with :class:`.Keys`."""
 
     kind = "keys"
+
+
+@message
+class Networks(Request):
+    """Tell the job's networks, members and links; the answer is :class:`.NetworksHere`.
+
+    Attributes:
+        abilities: whether to try what the kernel can do for links.
+    """
+
+    kind = "networks"
+    abilities: bool = False
+
+
+@message
+class Emulate(Request):
+    """Add links to those of the job, and change what is done at all interfaces of a node.
+
+    The answer is :class:`.Emulated`.
+
+    Attributes:
+        links: their keys, as a spec file has them.
+    """
+
+    kind = "emulate"
+    links: tuple[Mapping[str, str | bool], ...]
+
+
+@message
+class Plug(OnContainers):
+    """Pull the cables of containers in a network, or plug them in; see :class:`.Plugged`.
+
+    Attributes:
+        network: the network's name.
+        up: whether to plug them in.
+    """
+
+    kind = "plug"
+    network: str
+    up: bool
 
 
 @message

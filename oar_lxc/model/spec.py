@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from oar_lxc.errors import ImageError, SpecError
 from oar_lxc.model.arguments import shown
+from oar_lxc.model.checks import (
+    AllowedError,
+    check_list,
+    check_name_of,
+    check_text,
+    check_truth,
+    doc,
+)
 from oar_lxc.model.hints import nearest, refuse_unknown
 from oar_lxc.model.image_name import check_name
+from oar_lxc.model.links import Link, check_links
+from oar_lxc.model.names import MAIN
+from oar_lxc.model.networks import (
+    MOST_INTERFACES,
+    Main,
+    Membership,
+    Network,
+    check_memberships,
+    check_networks,
+)
 
 DEFAULT_IMAGE = "debian-12"
 WAIT_RUNNING = "running"
@@ -35,10 +53,6 @@ SYSTEM = (
 )
 _PATH = re.compile(r"/[^\x00-\x1f]*")
 _KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\n]*)?")
-
-
-class _AllowedError(SpecError):
-    """A value is not allowed; the text says what is, and the caller adds key and value."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +137,8 @@ def parse_size(value: object) -> int:
         re.fullmatch(r"([0-9]{1,15}) ?([KMGT]?)(i?B)?", value) if isinstance(value, str) else None
     )
     if match is None:
-        raise _AllowedError("it is a size such as '512M' or '4G', or a number of bytes")
+        raise AllowedError("it is a size such as '512M' or '4G', or a number of bytes")
     return int(match[1]) * UNITS[match[2]]
-
-
-def _doc(text: str, default: Any = None, **more: Any) -> Any:
-    """Return a field with its sentence for the reference."""
-    if more:
-        return field(**more, metadata={"doc": text})
-    return field(default=default, metadata={"doc": text})
 
 
 @dataclass(frozen=True)
@@ -145,43 +152,59 @@ class Group:
         SpecError: a value is not allowed; the sentence names key, value and what is allowed.
     """
 
-    image: str = _doc("Name of the image, ``NAME`` or ``NAME:TAG``.", DEFAULT_IMAGE)
-    per_node: int | None = _doc("So many containers on each node.")
-    per_core: bool = _doc("One container for each reserved core, which it has for itself.", False)
-    total: int | None = _doc("So many containers in all, spread evenly over the nodes.")
-    name: str = _doc("What the containers' names start with; a number follows.", "vm")
-    cores: int | None = _doc(
+    image: str = doc("Name of the image, ``NAME`` or ``NAME:TAG``.", DEFAULT_IMAGE)
+    per_node: int | None = doc("So many containers on each node.")
+    per_core: bool = doc("One container for each reserved core, which it has for itself.", False)
+    total: int | None = doc("So many containers in all, spread evenly over the nodes.")
+    name: str = doc("What the containers' names start with; a number follows.", "vm")
+    cores: int | None = doc(
         "Reserved cores that each container has for itself. Without it, containers share the "
         "job's cores on their node."
     )
-    memory: int | str | None = _doc(
+    memory: int | str | None = doc(
         "Most memory that each container may use, such as ``512M`` or ``4G``, or a number of "
         "bytes. Where a container needs more, processes in it are killed, and you are told."
     )
-    processes: int | None = _doc(
+    processes: int | None = doc(
         "How many processes and threads each container may have, at least 4; 10 for systemd, sshd "
         "and a login."
     )
-    environment: Mapping[str, str] = _doc(
+    environment: Mapping[str, str] = doc(
         "Variables of sessions and commands in the containers.", default_factory=dict
     )
-    home: bool = _doc("Whether the containers have your home directory.", False)
-    mounts: tuple[Mount, ...] = _doc(
+    home: bool = doc("Whether the containers have your home directory.", False)
+    mounts: tuple[Mount, ...] = doc(
         "More directories or files of the node, each ``SOURCE[:TARGET][:rw]``.", ()
     )
-    provision: str | None = _doc(
+    provision: str | None = doc(
         "A script that is run as root in each container when it has booted; in a spec file, its "
         "path, relative to the file's."
     )
-    provision_timeout: float = _doc("Seconds that the script may take.", 600.0)
-    ssh_keys: tuple[str, ...] = _doc(
+    provision_timeout: float = doc("Seconds that the script may take.", 600.0)
+    ssh_keys: tuple[str, ...] = doc(
         "More public keys that open the containers; in a spec file, also paths of ``.pub`` files.",
         (),
     )
-    ports: tuple[Port, ...] = _doc(
+    ports: tuple[Port, ...] = doc(
         "TCP ports of the node that lead into its container of this group, each "
         "``NODE:CONTAINER``, such as ``8080:80``.",
         (),
+    )
+    networks: tuple[Membership, ...] = doc(
+        "Networks of the spec in which the containers are too, with ``eth1``, ``eth2`` and so on, "
+        "each ``NETWORK[:ADDRESS]``: the address is the first container's, and counts up.",
+        (),
+    )
+    main: bool = doc(
+        "Whether the containers are in the job's main network, with ``eth0``. Without it, nothing "
+        "outside of their networks reaches them but ``oar-lxc exec``, ``shell``, ``console`` and "
+        "``cp``.",
+        True,
+    )
+    forward: bool = doc(
+        "Whether the containers forward between their interfaces. Containers without ``eth0`` "
+        "take the first that does in one of their networks as their gateway.",
+        False,
     )
 
     def __new__(cls, *values: object, **keys: object) -> Group:
@@ -194,7 +217,7 @@ class Group:
             value = getattr(self, key)
             try:
                 object.__setattr__(self, key, check(value))
-            except _AllowedError as error:
+            except AllowedError as error:
                 raise SpecError(f"{key} is {shown(value)}; {error}") from None
         given = [k for k in ("per_node", "total") if getattr(self, k) is not None]
         given += ["per_core"] * self.per_core
@@ -213,33 +236,31 @@ class Group:
             for number in numbers:
                 if kind == "node" and numbers.count(number) > 1:
                     raise SpecError(f"ports has the node's port {number} more than once")
+        self._check_interfaces()
 
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise _AllowedError("it is a text")
-    return value
+    def _check_interfaces(self) -> None:
+        names = [membership.network for membership in self.networks]
+        for name in names:
+            if names.count(name) > 1:
+                raise SpecError(f"networks has {name} more than once")
+        if len(names) + self.main > MOST_INTERFACES:
+            raise SpecError(
+                f"networks has {len(names)} networks{' and main is true' * self.main}; "
+                f"a container has at most {MOST_INTERFACES} interfaces"
+            )
+        if not self.main and not names:
+            raise SpecError("main is false and networks is empty: name a network")
+        if not self.main and self.ports:
+            raise SpecError(
+                "main is false, and ports lead into the main network: leave out one of the two"
+            )
 
 
 def _image(value: object) -> str:
     try:
-        return check_name(_text(value))
+        return check_name(check_text(value))
     except ImageError as error:
         raise SpecError(str(error)) from error
-
-
-def _name(value: object) -> str:
-    if not re.fullmatch(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?", _text(value)):
-        raise _AllowedError(
-            "it starts with a small letter and has small letters, digits and '-', at most 32"
-        )
-    return str(value)
-
-
-def _truth(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _AllowedError("it is true or false")
-    return value
 
 
 def _number(what: str) -> Callable[[object], int | None]:
@@ -247,9 +268,9 @@ def _number(what: str) -> Callable[[object], int | None]:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
-            raise _AllowedError("it is a whole number")
+            raise AllowedError("it is a whole number")
         if value < 1:
-            raise _AllowedError(f"at least 1 {what} is allowed")
+            raise AllowedError(f"at least 1 {what} is allowed")
         return value
 
     return check
@@ -258,7 +279,7 @@ def _number(what: str) -> Callable[[object], int | None]:
 def _processes(value: object) -> int | None:
     number = _number("process")(value)
     if number is not None and number < LEAST_PROCESSES:
-        raise _AllowedError(
+        raise AllowedError(
             f"at least {LEAST_PROCESSES} are allowed, for an init, an ssh server and a login; "
             f"systemd, sshd and a login take {SYSTEMD_PROCESSES}"
         )
@@ -270,47 +291,41 @@ def _memory(value: object) -> int | None:
         return None
     size = parse_size(value)
     if size < LEAST_MEMORY:
-        raise _AllowedError(f"at least {LEAST_MEMORY >> 20}M is allowed")
+        raise AllowedError(f"at least {LEAST_MEMORY >> 20}M is allowed")
     return size
 
 
 def _environment(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
-        raise _AllowedError("it is a table of names and texts")
+        raise AllowedError("it is a table of names and texts")
     for key, text in value.items():
         if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-            raise _AllowedError(f"{key!r} is no name of a variable")
+            raise AllowedError(f"{key!r} is no name of a variable")
         if not isinstance(text, str) or re.search(r"[\x00\n]", text):
-            raise _AllowedError(f"{key} is {text!r}, which is not a text of one line")
+            raise AllowedError(f"{key} is {text!r}, which is not a text of one line")
         if "#" in text:
-            raise _AllowedError(
+            raise AllowedError(
                 f"{key} is {text!r}, and '#' begins a comment in /etc/environment, from which ssh "
                 "and su take it: put the value into a file"
             )
     return dict(value)
 
 
-def _many(kind: type[Mount | Port]) -> Callable[[object], tuple[Any, ...]]:
+def _many(kind: type[Mount | Port | Membership]) -> Callable[[object], tuple[Any, ...]]:
     def check(value: object) -> tuple[Any, ...]:
-        items = _list(value)
+        items = check_list(value)
         return tuple(item if isinstance(item, kind) else kind.parse(item) for item in items)
 
     return check
 
 
 def _keys(value: object) -> tuple[str, ...]:
-    for item in _list(value):
+    for item in check_list(value):
         if not isinstance(item, str) or not _KEY.fullmatch(item):
-            raise _AllowedError(
+            raise AllowedError(
                 f"{str(item)[:60]!r} is no public key such as 'ssh-ed25519 AAAA… me'"
             )
-    return tuple(_list(value))
-
-
-def _list(value: object) -> Iterable[Any]:
-    if not isinstance(value, list | tuple):
-        raise _AllowedError("it is a list")
-    return value
+    return tuple(check_list(value))
 
 
 def _script(value: object) -> str | None:
@@ -318,9 +333,9 @@ def _script(value: object) -> str | None:
         return None
     # Editors of Windows write a byte order mark first and a carriage return at each end of line.
     # With these, the kernel finds no interpreter.
-    text = _text(value).removeprefix("\ufeff").replace("\r\n", "\n")
+    text = check_text(value).removeprefix("\ufeff").replace("\r\n", "\n")
     if not text.strip():
-        raise _AllowedError("it is the text of a script")
+        raise AllowedError("it is the text of a script")
     return text
 
 
@@ -332,7 +347,7 @@ def check_timeout(value: object) -> float:
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value <= MAX_TIMEOUT:  # type: ignore[operator]
-        raise _AllowedError(f"it is a number of seconds, more than 0 and at most {MAX_TIMEOUT:g}")
+        raise AllowedError(f"it is a number of seconds, more than 0 and at most {MAX_TIMEOUT:g}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -342,13 +357,13 @@ def check_wait(value: object) -> str:
     Raises:
         SpecError: it is empty, not a text, or a misspelled word of :data:`WAITS`.
     """
-    text = _text(value).strip()
+    text = check_text(value).strip()
     if text in WAITS:
         return text
     near = nearest(text, WAITS)
     if not text or "\n" in text or (near and not re.search(r"[\s/]", text)):
         hint = f"did you mean {near}? " if near else ""
-        raise _AllowedError(
+        raise AllowedError(
             f"{hint}allowed are {', '.join(WAITS)}, or a command such as 'pg_isready -q'"
         )
     return text
@@ -357,19 +372,22 @@ def check_wait(value: object) -> str:
 _CHECKS: dict[str, Callable[[object], Any]] = {
     "image": _image,
     "per_node": _number("container a node"),
-    "per_core": _truth,
+    "per_core": check_truth,
     "total": _number("container"),
-    "name": _name,
+    "name": check_name_of,
     "cores": _number("core"),
     "memory": _memory,
     "processes": _processes,
     "environment": _environment,
-    "home": _truth,
+    "home": check_truth,
     "mounts": _many(Mount),
     "provision": _script,
     "provision_timeout": check_timeout,
     "ssh_keys": _keys,
     "ports": _many(Port),
+    "networks": _many(Membership),
+    "main": check_truth,
+    "forward": check_truth,
 }
 
 
@@ -382,13 +400,16 @@ class Spec:
     """
 
     groups: tuple[Group, ...] = (Group(),)
-    wait: str = _doc(
+    wait: str = doc(
         "When the containers are ready: ``running`` (init runs), ``boot`` (the system has "
         "booted), ``ssh`` (its ssh server answers), or a command for the container's shell that "
         "is tried until it succeeds.",
         WAIT_RUNNING,
     )
-    timeout: float = _doc("Seconds that this may take.", DEFAULT_TIMEOUT)
+    timeout: float = doc("Seconds that this may take.", DEFAULT_TIMEOUT)
+    networks: tuple[Network, ...] = ()
+    links: tuple[Link, ...] = ()
+    main: Main = field(default_factory=Main)
 
     def __new__(cls, *values: object, **keys: object) -> Spec:
         """Refuse an unknown key with a hint, before Python refuses it without one."""
@@ -396,11 +417,11 @@ class Spec:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for key, check in (("groups", _groups), ("wait", check_wait), ("timeout", check_timeout)):
+        for key, check in _SPEC_CHECKS:
             value = getattr(self, key)
             try:
                 object.__setattr__(self, key, check(value))
-            except _AllowedError as error:
+            except AllowedError as error:
                 raise SpecError(f"{key} is {shown(value)}; {error}") from None
         if not self.groups:
             raise SpecError("the spec has no group: at least one is needed")
@@ -408,6 +429,16 @@ class Spec:
         for name in names:
             if names.count(name) > 1:
                 raise SpecError(f"two groups have the name {name!r}: give each its own")
+        self._check_topology(names)
+
+    def _check_topology(self, names: Sequence[str]) -> None:
+        check_networks(self.networks)
+        for group in self.groups:
+            check_memberships(group, self.networks)
+            if not group.main and self.wait == WAIT_SSH:
+                raise SpecError(f'group {group.name}: main is false and wait is "ssh": use "boot"')
+        networks = [MAIN, *(network.name for network in self.networks)]
+        check_links(self.links, networks, names)
 
     def to_data(self) -> dict[str, Any]:
         """Return the spec as JSON's types."""
@@ -421,10 +452,17 @@ class Spec:
                 **group,
                 "mounts": [Mount(**mount) for mount in group["mounts"]],
                 "ports": [Port(**port) for port in group["ports"]],
+                "networks": [Membership(**one) for one in group.get("networks", ())],
             }
             for group in data["groups"]
         ]
-        return cls(**{**data, "groups": tuple(Group(**group) for group in groups)})
+        parts = {
+            "groups": tuple(Group(**group) for group in groups),
+            "networks": tuple(Network(**network) for network in data.get("networks", ())),
+            "links": tuple(Link(**link) for link in data.get("links", ())),
+            "main": Main(**data.get("main", {})),
+        }
+        return cls(**{**data, **parts})
 
 
 def as_spec(what: Spec | Group | Iterable[Group] | None) -> Spec:
@@ -443,7 +481,7 @@ def _groups(value: object) -> tuple[Group, ...]:
         return (value,)
     wanted = "it is a Group or a list of Groups, such as [Group(name='web', total=2)]"
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise _AllowedError(wanted)
+        raise AllowedError(wanted)
     groups = tuple(value)
     for number, group in enumerate(groups, 1):
         if not isinstance(group, Group):
@@ -451,8 +489,33 @@ def _groups(value: object) -> tuple[Group, ...]:
     return groups
 
 
-def documented(kind: type[Group | Spec]) -> list[tuple[str, str, Any]]:
+def _main(value: object) -> Main:
+    if not isinstance(value, Main):
+        raise AllowedError("it is a Main, such as Main(internet=False)")
+    return value
+
+
+def _several(kind: type[Network | Link], example: str) -> Callable[[object], tuple[Any, ...]]:
+    def check(value: object) -> tuple[Any, ...]:
+        items = (value,) if isinstance(value, kind) else tuple(check_list(value))
+        for item in items:
+            if not isinstance(item, kind):
+                raise AllowedError(f"it is a list such as [{example}]")
+        return items
+
+    return check
+
+
+_SPEC_CHECKS: tuple[tuple[str, Callable[[object], Any]], ...] = (
+    ("groups", _groups),
+    ("wait", check_wait),
+    ("timeout", check_timeout),
+    ("networks", _several(Network, "Network('left')")),
+    ("links", _several(Link, "Link('left', delay='40ms')")),
+    ("main", _main),
+)
+
+
+def documented(kind: type[Group | Spec | Network | Link | Main]) -> list[tuple[str, str, Any]]:
     """Return key, sentence and default of each key of a spec file, for the reference."""
-    return [
-        (f.name, f.metadata["doc"], getattr(kind(), f.name)) for f in fields(kind) if f.metadata
-    ]
+    return [(f.name.rstrip("_"), f.metadata["doc"], f.default) for f in fields(kind) if f.metadata]

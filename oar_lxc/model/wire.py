@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from oar_lxc.errors import UsageError
 from oar_lxc.model.events import Event
 from oar_lxc.model.message import AnyMessage, LazyValue, Message, names_of
+from oar_lxc.model.names import Peer
 from oar_lxc.model.requests import Request
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _value(data: Any, type_: str) -> Any:
         return LazyValue(_LAZY[type_], data)
     if type_ == "Names":
         return {
-            str(session): {str(name): (str(ip), str(key)) for name, (ip, key) in names.items()}
+            str(session): {str(name): Peer.from_data(told) for name, told in names.items()}
             for session, names in data.items()
         }
     if type_.startswith("tuple[") and data is not None:

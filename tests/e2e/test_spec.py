@@ -66,7 +66,7 @@ def inside(job: SubmittedJob, name: str, line: str, *, check: bool = True) -> st
 
 def test_what_is_planned_is_what_comes_up(cluster: Cluster, job: SubmittedJob) -> None:
     arguments = ("groups.toml", "--job", str(job.id), "--json")
-    planned = json.loads(cluster.frontend("oar-lxc", "plan", *arguments).stdout)
+    planned = json.loads(cluster.frontend("oar-lxc", "plan", *arguments).stdout)["containers"]
     listed = json.loads(cluster.frontend("oar-lxc", "list", str(job.id), "--json").stdout)
     assert {(c["name"], c["node"], c["address"].partition("/")[0]) for c in planned} == {
         (c["name"], c["node"], c["address"]) for c in listed

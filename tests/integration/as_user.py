@@ -68,6 +68,9 @@ class UserRuntime:
     def make_network(self) -> None:
         self._call("make_network")
 
+    def in_network(self, argv: Sequence[str], text: str = "") -> str:
+        return str(self._call("in_network", list(argv), text))
+
     def names(self) -> list[str]:
         return list(self._call("names"))
 

@@ -17,6 +17,9 @@ import pytest
 from oar_lxc.client import session
 from oar_lxc.errors import LaunchError, OarLxcError
 from oar_lxc.model.job import Job
+from oar_lxc.model.plan import make_plan
+from oar_lxc.model.scenario import check_scenario, read_scenario
+from oar_lxc.model.specfile import read_spec
 from tests.unit.fakes.remote import FakeRemote, prepared_nodes
 
 SCRIPT = Path(__file__).parents[2] / "jobscripts/lxc_job.py"
@@ -450,3 +453,21 @@ def test_any_bytes_that_a_command_writes_come_out(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.splitlines()[-1] == b"vm1: \xff\xc3\xa9\x00"
+
+
+TOPOLOGIES = sorted((SCRIPT.parent / "networks").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", TOPOLOGIES, ids=lambda path: path.name)
+def test_the_networks_that_users_copy_are_as_their_names_say(path: Path) -> None:
+    if path.name == "storm.toml":
+        made = make_plan(read_spec(path.with_name("wide_area.toml")), Job(1, "", {"a": 4, "b": 4}))
+        check_scenario(path, read_scenario(path), made)
+        return
+    made = make_plan(read_spec(path), Job(1, "", {"node1": 4, "node2": 4}))
+    words = path.stem.split("_")
+    numbers = {"two": 2, "four": 4}
+    if "vms" in words:
+        assert len(made.containers) == numbers[words[0]]
+        assert len(made.networks) == numbers[words[2]]
+    assert f"--spec jobscripts/networks/{path.name}" in path.read_text()

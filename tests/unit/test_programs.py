@@ -31,7 +31,7 @@ PACKAGES = {
     "fuse3": "fusermount3",
     "git": "git",
     "grep": "grep",
-    "iproute2": "bridge ip",
+    "iproute2": "bridge ip tc",
     "libc-bin": "getent",
     "libcap2-bin": "getcap setcap",
     "lxc": "lxc-copy lxc-destroy lxc-info lxc-start lxc-stop",

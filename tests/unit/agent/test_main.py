@@ -31,6 +31,7 @@ from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.model import events, requests, wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.names import Peer
 from oar_lxc.model.plan import make_plan
 from oar_lxc.model.published import REFUSED, PublishedJob
 from oar_lxc.model.spec import Group
@@ -53,7 +54,7 @@ def request(per_node: int = 2, **spec: Any) -> requests.Launch:
         plan=plan,
         keys=KEYS,
         host_keys={planned.name: HOST_KEY.secret.hex() for planned in plan.containers},
-        names={"s1": {c.name: (c.ip, HOST_KEY.public) for c in plan.containers}},
+        names={"s1": {c.name: Peer(c.ip, HOST_KEY.public) for c in plan.containers}},
         session="s1",
         wait="running",
         timeout=60,

@@ -163,7 +163,7 @@ def test_two_sessions_with_names_of_their_own_live_side_by_side(remote: FakeRemo
 
 
 def known(remote: FakeRemote, node: str) -> dict[str, str]:
-    return {name: ip for name, (ip, _) in all_names(remote.by_name[node].layout).items()}
+    return {name: ip for name, (ip, _, _) in all_names(remote.by_name[node].layout).items()}
 
 
 def told(remote: FakeRemote, node: str, container: str) -> list[str]:

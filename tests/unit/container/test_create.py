@@ -16,6 +16,7 @@ from oar_lxc.container.node_launch import NodeLaunch
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.ed25519 import KeyPair
 from oar_lxc.model.layout import BRIDGE_INSIDE
+from oar_lxc.model.names import Peer
 from oar_lxc.model.plan import PlannedContainer
 from tests.unit.fakes.node import KEYS, FakeNode
 from tests.unit.fakes.programs import add_program, recorded, recorder
@@ -23,11 +24,11 @@ from tests.unit.fakes.runtime import IMAGE
 
 PAIRS = {name: KeyPair(bytes([number]) * 64) for number, name in enumerate(("vm1", "vm2"))}
 NAMES = {
-    "vm1": ("100.65.80.2", PAIRS["vm1"].public),
-    "vm2": ("100.65.80.3", PAIRS["vm2"].public),
+    "vm1": Peer("100.65.80.2", PAIRS["vm1"].public),
+    "vm2": Peer("100.65.80.3", PAIRS["vm2"].public),
 }
 SHARE = [
-    PlannedContainer(name, "node1", f"{ip}/21", IMAGE, "vm") for name, (ip, _) in NAMES.items()
+    PlannedContainer(name, "node1", f"{ip}/21", IMAGE, "vm") for name, (ip, _, _) in NAMES.items()
 ]
 
 

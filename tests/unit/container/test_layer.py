@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oar_lxc.container.layer import MARK, AccountInside, LayerFiles, extend, hosts_script
+from oar_lxc.container.layer import AccountInside, LayerFiles, extend, hosts_script
 from oar_lxc.linux.run import run
+from oar_lxc.model.interfaces import Interface
+from oar_lxc.model.names import MARK, Peer
 from oar_lxc.model.plan import PlannedContainer
 from tests.unit.fakes.node import HOST_KEY, KEYS
 
 ALICE = AccountInside("alice", 2001, 2001, "alice", "Alice", "/home/alice", "/bin/zsh")
 PASSWD = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n"
-NAMES = {"vm1": ("100.64.0.2", "ssh-ed25519 A"), "vm2": ("100.64.0.3", "ssh-ed25519 B")}
+NAMES = {"vm1": Peer("100.64.0.2", "ssh-ed25519 A"), "vm2": Peer("100.64.0.3", "ssh-ed25519 B")}
 
 
 @pytest.fixture
@@ -202,22 +204,66 @@ def test_a_name_of_passwd_has_one_line_and_it_is_the_first_of_its_id(
 
 names = st.dictionaries(
     st.sampled_from(["vm1", "vm2", "vm12", "a1"]),
-    st.tuples(st.ip_addresses(v=4).map(str), st.sampled_from(["ssh-ed25519 A", "ssh-ed25519 B"])),
+    st.builds(
+        Peer,
+        st.ip_addresses(v=4).map(str),
+        st.sampled_from(["ssh-ed25519 A", "ssh-ed25519 B"]),
+        st.just({}),
+    ),
 )
 
 
 @given(st.lists(names, min_size=1, max_size=3), st.sampled_from(["", "::1 vm1\n# mine\n"]))
 def test_a_name_has_one_line_of_ours_however_often_names_change(
-    tmp_path: Path, told: list[dict[str, tuple[str, str]]], others: str
+    tmp_path: Path, told: list[dict[str, Peer]], others: str
 ) -> None:
     for name in ("etc/hosts", "etc/ssh/ssh_known_hosts"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(others)
-    script = "".join(map(hosts_script, told)).replace("put /", f"put {tmp_path}/")
+    script = "".join(hosts_script(peers, ("main",)) for peers in told).replace(
+        "put /", f"put {tmp_path}/"
+    )
     run(["sh", "-c", script])
     last = told[-1].items()
-    hosts = "".join(f"{ip} {name} {MARK}\n" for name, (ip, _) in last)
+    hosts = "".join(f"{ip} {name} {MARK}\n" for name, (ip, _, _) in last)
     assert (tmp_path / "etc/hosts").read_text() == others + hosts
-    known = "".join(f"{name},{ip} {key} {MARK}\n" for name, (ip, key) in last)
+    known = "".join(f"{name},{ip} {key} {MARK}\n" for name, (ip, key, _) in last)
     assert (tmp_path / "etc/ssh/ssh_known_hosts").read_text() == others + known
+
+
+def test_a_container_of_further_networks_has_its_own_view_and_leaves_them_alone(
+    rootfs: Path,
+) -> None:
+    for program in ("sbin/ifup", "lib/systemd/systemd-networkd", "usr/sbin/NetworkManager"):
+        path = rootfs / program
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        path.chmod(0o755)
+    left = Interface("left", "eth1", "10.1.0.1/16", "02:6d:0a:01:00:01", number=1)
+    planned = PlannedContainer(
+        "p1", "node1", "100.64.0.2/21", "image", "p", main=False, interfaces=(left,)
+    )
+    peers = {
+        "p1": Peer("", "ssh-ed25519 A", {"left": ("10.1.0.1",)}),
+        "vm1": Peer("100.64.0.3", "ssh-ed25519 B", {"left": ("10.1.0.2",)}),
+    }
+    files = LayerFiles(peers, KEYS, {"p1": HOST_KEY}, ALICE)
+    archive = files.archive("layers", [planned], {"image": rootfs})
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        told = {
+            info.name.removeprefix("layers/p/"): tar.extractfile(info).read().decode()  # type: ignore[union-attr]
+            for info in tar
+            if info.isfile()
+        }
+    assert told["etc/hosts"].splitlines() == [
+        "127.0.0.1 localhost",
+        "10.1.0.1 p1 p1.left # oar-lxc",
+        "10.1.0.2 vm1 vm1.left # oar-lxc",
+        "100.64.0.3 vm1.main # oar-lxc",
+    ]
+    known = "vm1,vm1.left,vm1.main,10.1.0.2,100.64.0.3 ssh-ed25519 B # oar-lxc"
+    assert known in told["etc/ssh/ssh_known_hosts"].splitlines()
+    assert told["etc/network/interfaces"].endswith("\nauto eth1\niface eth1 inet manual\n")
+    assert "Name=eth1\n" in told["etc/systemd/network/00-oar-lxc.network"]
+    assert "=interface-name:eth1\n" in told["etc/NetworkManager/conf.d/00-oar-lxc.conf"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from oar_lxc.container.limits import Limits
@@ -11,6 +12,7 @@ from oar_lxc.container.lxc_config import (
     config_text,
 )
 from oar_lxc.container.node_launch import NodeLaunch
+from oar_lxc.model.interfaces import Interface
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.model.plan import PlannedContainer
 from oar_lxc.model.published import READY, PublishedJob
@@ -69,3 +71,38 @@ def test_no_start_waits_for_a_hook() -> None:
 
 def test_the_user_is_herself_inside() -> None:
     assert "lxc.idmap = u 9 9 1" in lines()
+
+
+LEFT = Interface("left", "eth1", "10.1.0.1/16", "02:6d:0a:01:00:01", "fd00::a01:1/64", number=1)
+
+
+def test_each_interface_has_its_network_names_and_addresses() -> None:
+    vm = replace(VM, interfaces=(LEFT,), forward=True, emulated=True)
+    told = config_text(LAUNCH, vm, NodeSettings(NONE)).splitlines()
+    assert starting("lxc.net.1.", told) == [
+        "type = veth",
+        "link = n1",
+        "name = eth1",
+        "veth.pair = v1-0a000002",
+        "flags = up",
+        "mtu = 1400",
+        "hwaddr = 02:6d:0a:01:00:01",
+        "ipv4.address = 10.1.0.1/16 10.1.255.255",
+        "ipv6.address = fd00::a01:1/64",
+        f"script.up = /bin/sh {LAUNCH.directory(VM)}/links.1",
+    ]
+    assert starting("lxc.sysctl.", told) == [
+        "net.ipv4.ip_forward = 1",
+        "net.ipv6.conf.all.forwarding = 1",
+    ]
+    assert "lxc.net.0.veth.pair = v0-0a000002" in told
+
+
+def test_without_the_main_network_there_is_no_eth0_and_the_gateway_is_a_container() -> None:
+    vm = replace(VM, main=False, interfaces=(LEFT,), gateway="10.1.0.9")
+    told = config_text(LAUNCH, vm, NodeSettings(NONE)).splitlines()
+    assert starting("lxc.net.0.", told) == []
+    assert "lxc.net.1.ipv4.gateway = 10.1.0.9" in told
+    assert "lxc.sysctl.net.ipv4.ip_forward = 0" in told
+    alone = config_text(LAUNCH, replace(vm, gateway=""), NodeSettings(NONE))
+    assert "gateway" not in alone

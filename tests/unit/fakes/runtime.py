@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oar_lxc.container.command import PATH_INSIDE, become_command
 from oar_lxc.container.runtime import StartedContainer, Starter
-from oar_lxc.errors import ContainerError
+from oar_lxc.errors import CommandError, ContainerError
 from oar_lxc.model.layout import CONFIG_FILE, LOG_FILE
 from oar_lxc.model.states import FROZEN, RUNNING, STOPPED, not_running
 from tests.unit.fakes.programs import alive, wait_until
@@ -66,11 +66,25 @@ class FakeRuntime:
         self.broken = dict(broken or {})
         self.immortal = list(immortal)
         self.stubborn: list[str] = []
+        self.ran: list[tuple[tuple[str, ...], str]] = []  # programs in the job's network
+        self.lacking: tuple[str, ...] = ()
         self.told = directory.with_name("told")  # what shells without a command read, by name
         self.told.mkdir(exist_ok=True)
 
     def make_network(self) -> None:
         """Do nothing: there is no network."""
+
+    def in_network(self, argv: Sequence[str], text: str = "") -> str:
+        """Note the program, and what it reads."""
+        self.ran.append((tuple(argv), text))
+        return self.unable(argv)
+
+    def unable(self, argv: Sequence[str]) -> str:
+        """Fail as a kernel does that has no module for something in ``lacking``."""
+        for word in argv:
+            if word in self.lacking:
+                raise CommandError(argv, 2, "Error: Specified qdisc kind is unknown.")
+        return ""
 
     def names(self) -> list[str]:
         with os.scandir(self.directory) as entries:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from oar_lxc.errors import SpecError, UsageError
+from oar_lxc.model.links import Link
+from oar_lxc.model.networks import Main, Membership, Network
 from oar_lxc.model.spec import Group, Mount, Port, Spec, as_spec, documented
 
 
@@ -72,6 +74,24 @@ def test_by_default_one_container_a_node_is_asked_for() -> None:
         ({"ports": ["80:80"]}, "ports has '80:80', which is not NODE:CONTAINER"),
         ({"ports": ["8080:0"]}, "ports has '8080:0', which is not"),
         ({"ports": ["8080:80", "8080:81"]}, "ports has the node's port 8080 more than once"),
+        ({"networks": "left"}, "networks is 'left'; it is a list"),
+        ({"networks": ["left:"]}, "networks has 'left:', which is not NETWORK"),
+        ({"networks": [":10.0.0.1"]}, "networks has ':10.0.0.1', which is not NETWORK"),
+        ({"networks": ["left:10.0.0"]}, "networks has 'left:10.0.0', which is not NETWORK"),
+        ({"networks": ["left:10.0.0.1/24"]}, "which is not NETWORK"),
+        ({"networks": [1]}, "networks has 1, which is not NETWORK"),
+        ({"networks": ["left", "left:10.0.0.1"]}, "networks has left more than once"),
+        (
+            {"networks": [f"n{i}" for i in range(8)]},
+            "networks has 8 networks and main is true; a container has at most 8 interfaces",
+        ),
+        ({"main": False}, "main is false and networks is empty: name a network"),
+        (
+            {"main": False, "networks": ["a"], "ports": ["8080:80"]},
+            "main is false, and ports lead into the main network",
+        ),
+        ({"main": 0}, "main is 0; it is true or false"),
+        ({"forward": "yes"}, "forward is 'yes'; it is true or false"),
         ({"name": ""}, "name is ''; it starts with a small letter"),
         ({"name": "a b"}, "name is 'a b'"),
         ({"name": "../x"}, "name is '../x'"),
@@ -151,10 +171,14 @@ def test_a_spec_that_cannot_be_is_one_sentence(values: dict[str, Any], message: 
         (Group, "zzz", "known: image, per_node"),
         (Spec, "group", "did you mean groups?"),
         (Spec, "count", "known: groups, wait, timeout"),
+        (Spec, "network", "did you mean networks?"),
+        (Network, "subnett", "did you mean subnet?"),
+        (Link, "latency", "did you mean delay?"),
+        (Link, "bandwidth", "did you mean rate?"),
     ],
 )
 def test_a_key_that_there_is_not_is_answered_by_the_one_that_was_meant(
-    kind: type[Group | Spec], key: str, hint: str
+    kind: type[Group | Spec | Network | Link], key: str, hint: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
         kind(**{key: 2})  # type: ignore[arg-type]
@@ -201,8 +225,17 @@ def test_a_rich_spec_survives_json() -> None:
         environment={"A": "b"},
         provision="true",
         ssh_keys=("ssh-ed25519 AAAA x",),
+        networks=(Membership("left", "10.0.0.9"),),
+        forward=True,
     )
-    spec = Spec((group, Group(name="b")), "ssh", 5)
+    spec = Spec(
+        (group, Group(name="b", networks=(Membership("left"),), main=False)),
+        "boot",
+        5,
+        networks=(Network("left", "10.0.0.0/24", ipv6=True),),
+        links=(Link("left", "b", "vm1", rate="10Mbit", delay="40ms", both=False),),
+        main=Main(internet=False),
+    )
     assert Spec.from_data(json.loads(json.dumps(spec.to_data()))) == spec
 
 

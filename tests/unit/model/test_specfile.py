@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import SpecError
+from oar_lxc.model.links import Link
+from oar_lxc.model.networks import Main, Membership, Network
 from oar_lxc.model.spec import Group, Port, Spec
 from oar_lxc.model.specfile import read_spec
 
@@ -52,6 +54,35 @@ def test_a_file_says_what_the_dataclasses_say(tmp_path: Path) -> None:
     assert read_spec(path) == Spec((web, other), "boot", 30.0)
 
 
+def test_networks_and_links_are_tables(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        [[network]]
+        name = "left"
+        subnet = "192.168.100.0/24"
+        ipv6 = true
+        [[group]]
+        networks = ["left:192.168.100.7"]
+        forward = true
+        [[link]]
+        network = "left"
+        from = "vm"
+        to = "vm1"
+        rate = "10Mbit"
+        both = false
+        [main]
+        internet = false
+        """,
+    )
+    assert read_spec(path) == Spec(
+        (Group(networks=(Membership("left", "192.168.100.7"),), forward=True),),
+        networks=(Network("left", "192.168.100.0/24", True),),
+        links=(Link("left", "vm", "vm1", rate="10Mbit", both=False),),
+        main=Main(internet=False),
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -64,7 +95,26 @@ def test_a_file_says_what_the_dataclasses_say(tmp_path: Path) -> None:
         ("wait = " + "[" * 5000, ": its lists or tables are nested too deeply"),
         ("timeout = " + "9" * 5000, ": it is no TOML: Exceeds the limit"),
         ("[[groups]]\n", "unknown key 'groups'; did you mean group?"),
-        ("zzz = 1\n", "unknown key 'zzz'; known: wait, timeout, group"),
+        ("zzz = 1\n", "unknown key 'zzz'; known: wait, timeout, group, network, link, main"),
+        ("[[group]]\n[network]\n", "network is {}; write a table [[network]] for each"),
+        ("[[group]]\n[[main]]\n[[main]]\n", "there are several tables main: write one, [main]"),
+        ("main = 1\n[[group]]\n", "main is 1; write a table [main]"),
+        ("[[group]]\n[main]\nnat = true\n", ", main: unknown key 'nat'; known: internet"),
+        ("[[group]]\n[main]\ninternet = 1\n", ", main: internet is 1; it is true or false"),
+        ("[[group]]\n[[network]]\nname='a'\ncidr='x'\n", ", network a: unknown key 'cidr'; did"),
+        ("[[group]]\n[[network]]\n", ", network 1: name is ''; it starts"),
+        ("[[group]]\n[[network]]\nname='a'\nsubnet='x'\n", ", network a: subnet is 'x'; it is"),
+        ("[[group]]\n[[link]]\nlatency='1ms'\n", ", link 1: unknown key 'latency'; did you mean"),
+        ("[[group]]\n[[link]]\nsrc='vm'\n", ", link 1: unknown key 'src'; did you mean from?"),
+        ("[[group]]\n[[link]]\ndelay='1ms'\n", ", link 1: network is ''; it is the name"),
+        (
+            "[[group]]\n[[link]]\nnetwork='main'\nrate='1'\n",
+            ", link 1: rate is '1'; it is a number",
+        ),
+        (
+            "[[group]]\n[[link]]\nnetwork='x'\nrate='1Mbit'\n",
+            "link 1: network x is not among main",
+        ),
         ('wait = "sssh"\n[[group]]\n', "wait is 'sssh'; did you mean ssh?"),
         ("[[group]]\nmemroy = '1G'\n", ", group 1: unknown key 'memroy'; did you mean memory?"),
         ("[[group]]\nname = 'a'\ncores = 0\n", ", group a: cores is 0; at least 1 core"),

@@ -18,6 +18,7 @@ from oar_lxc.errors import ContainerError, UsageError
 from oar_lxc.model import events, plan, requests, spec, wire
 from oar_lxc.model.job import Job
 from oar_lxc.model.message import Message
+from oar_lxc.model.names import Peer
 
 REPOSITORY = Path(__file__).parents[3]
 # Surrogates too: bytes that are no UTF-8 travel as those.
@@ -34,6 +35,9 @@ OWN: dict[object, st.SearchStrategy[Any]] = {
     spec.Spec: SPECS,
     plan.Plan: PLANS,
     spec.Port: st.just(spec.Port(2222, 22)),
+    Peer: st.builds(
+        Peer, TEXT, TEXT, st.dictionaries(TEXT, st.lists(TEXT, max_size=2).map(tuple), max_size=2)
+    ),
     str: TEXT,
     int: st.integers(),
     float: st.floats(allow_nan=False, allow_infinity=False),
