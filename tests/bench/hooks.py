@@ -80,7 +80,7 @@ def measure_empty(rounds: int, *, short: bool = False) -> list[Figure]:
         finally:
             job.destroy()
             job.remove_cgroups()
-    targets = {"prepare": "<= 150 ms", "destroy": "<= 100 ms"}
+    targets = {"prepare": "<= 80 ms", "destroy": "<= 70 ms"}
     return [
         Figure("empty", f"{title} of an empty job", "ms", Spread(tuple(values)), "", None, limit)
         for (title, values), limit in zip(times.items(), targets.values(), strict=True)

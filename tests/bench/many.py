@@ -16,8 +16,8 @@ FIRST_JOB = 912_000
 
 
 def measure(rounds: int, *, short: bool = False) -> list[Figure]:
-    """Measure each step with many containers, beside the same step with a fifth of them."""
-    counts = (4, 20) if short else (100, 500)
+    """Measure each step with many containers, beside the same step with a tenth of them."""
+    counts = (4, 40) if short else (100, 1000)
     found: dict[int, dict[str, list[float]]] = {count: {} for count in counts}
     job_id = FIRST_JOB
     with ordinary_user() as user:
