@@ -30,7 +30,7 @@ APT_PACKAGES := \
 	fuse3 lxcfs openssh-client procps \
 	libcap2-bin skopeo squashfs-tools squashfs-tools-ng strace umoci xz-utils zstd
 DEB_PACKAGES := dpkg python3 python3-click
-FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3
+FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3 python3-click
 
 .PHONY: help
 help: ## List the targets
