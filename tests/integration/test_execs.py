@@ -55,7 +55,7 @@ def execs(job: PretendJob, trace: Path, *argv: str) -> list[str]:
                 assert tracer.stderr is not None
                 assert "attached" in tracer.stderr.readline()
                 os.write(writer, b"\n")
-                out, err = process.communicate(timeout=60)
+                out, err = process.communicate(timeout=180)
                 assert process.returncode == 0, out + err
             finally:
                 os.close(writer)
