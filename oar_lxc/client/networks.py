@@ -21,7 +21,7 @@ class NetworkState:
     Attributes:
         plan: networks, members and links of all its sessions.
         running: names of the containers that run.
-        lacking: what nodes cannot do for links, by the node's name.
+        lacking: what nodes cannot do for links, by the node's name, in the order of the nodes.
     """
 
     plan: Plan
@@ -48,7 +48,8 @@ def find_networks(remote: Remote, *, abilities: bool = False) -> NetworkState:
             plan = told.plan
         running |= {*told.running}
         lacking[node] = told.lacking
-    return NetworkState(plan or Plan(remote.job_id, ()), frozenset(running), lacking)
+    in_order = {node: lacking[node] for node in remote.nodes if node in lacking}
+    return NetworkState(plan or Plan(remote.job_id, ()), frozenset(running), in_order)
 
 
 def set_link(
