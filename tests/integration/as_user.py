@@ -25,6 +25,7 @@ LONGEST = 1 << 16  # bytes of a call or an answer
 SERVER = f"""
 import os, pickle, socket, sys
 from pathlib import Path
+from oar_lxc.agent.prepared import environ_here
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.lxc_runtime import LxcRuntime
@@ -32,7 +33,9 @@ from oar_lxc.errors import ContainerError
 from oar_lxc.model.layout import JobLayout
 
 enter_cgroups(sys.argv[2:])
-namespaces = JobNamespaces(JobLayout(int(sys.argv[1])))
+layout = JobLayout(int(sys.argv[1]))
+os.environ.update(environ_here(layout))
+namespaces = JobNamespaces(layout)
 namespaces.enter()
 connection = socket.socket(fileno=os.dup(0))
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
