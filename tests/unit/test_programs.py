@@ -32,6 +32,7 @@ PACKAGES = {
     "git": "git",
     "grep": "grep",
     "iproute2": "bridge ip tc",
+    "iputils-ping": "ping",
     "libc-bin": "getent",
     "libcap2-bin": "getcap setcap",
     "lxc": "lxc-copy lxc-destroy lxc-info lxc-start lxc-stop",
