@@ -140,7 +140,10 @@ def _both(label: str, pings: bool) -> str:
 
 
 def enter(label: str, pid: int) -> tuple[int, TextIO, TextIO]:
-    """Start a process in a network namespace; return its id and the ends of its pipes."""
+    """Start a process in a network namespace; return its id and the ends of its pipes.
+
+    It listens by then.
+    """
     orders, to_child = os.pipe()
     from_child, answers = os.pipe()
     if (child := os.fork()) == 0:
@@ -152,6 +155,7 @@ def enter(label: str, pid: int) -> tuple[int, TextIO, TextIO]:
                 raise OSError(ctypes.get_errno(), f"setns {label}")
         place = Place(label)
         with os.fdopen(orders) as lines, os.fdopen(answers, "w") as out:
+            print("ready", file=out, flush=True)
             for line in lines:
                 verb, *arguments = json.loads(line)
                 if verb == "leave":
@@ -164,7 +168,10 @@ def enter(label: str, pid: int) -> tuple[int, TextIO, TextIO]:
         os._exit(0)
     os.close(orders)
     os.close(answers)
-    return child, os.fdopen(to_child, "w"), os.fdopen(from_child)
+    told = os.fdopen(from_child)
+    if not told.readline():
+        raise OSError(f"nothing listens in the place {label}")
+    return child, os.fdopen(to_child, "w"), told
 
 
 def main() -> None:

@@ -115,7 +115,9 @@ def test_mpirun_runs_over_containers_on_two_nodes(job: SubmittedJob) -> None:
 def test_a_terminal_has_the_size_of_ours_also_when_it_changes(job: SubmittedJob, way: str) -> None:
     """As an editor in it needs; line ends are those of any terminal."""
     command = way.format(id=job.id).split()
-    script = "stty size; read x; stty size; tty; exit 3"
+    # The new size may come a moment after what is typed.
+    wait = 'for i in $(seq 50); do [ "$(stty size)" = "44 77" ] && break; sleep 0.1; done'
+    script = f"stty size; read x; {wait}; stty size; tty; exit 3"
     inside = shlex.quote(script) if command[0] == "ssh" else script
     done = typed(job.cluster, "33 101", "go\\n", *command, "sh", "-c", inside)
     assert done.status == 3

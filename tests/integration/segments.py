@@ -66,8 +66,8 @@ class Cluster:
         return run([*self.entering(place), *argv], check=check, timeout=timeout)
 
     def reaches(self, source: str, address: str, seconds: int = 2) -> bool:
-        """Whether an address answers a ping from a container."""
-        argv = ("ping", "-n", "-c", "1", "-W", str(seconds), address)
+        """Whether an address answers one of some pings from a container; a link may lose some."""
+        argv = ("ping", "-n", "-c", "1", "-i", "0.3", "-w", str(seconds), address)
         return self.inside(source, *argv, check=False).status == 0
 
     def talks(self, source: str, target: str, address: str) -> bool:
