@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.linux.run import Result
-from oar_lxc.model.layout import IMAGES, STATE, JobLayout
+from oar_lxc.model.layout import BRIDGE_INSIDE, IMAGES, STATE, JobLayout
 from oar_lxc.model.published import READY
 from tests import kernel
+from tests.integration.attacks import in_network
 from tests.integration.conftest import (
     IMAGE,
     containers_of,
@@ -194,6 +195,12 @@ def test_another_user_gets_into_no_container(running: Running, other_user: str) 
         assert done.stderr == (
             f"oar-lxc: job {running.job.id} belongs to {running.job.user}, not to {other_user}\n"
         )
+
+
+def test_a_bridge_that_a_killed_launch_left_half_made_is_made_anew(job: PretendJob) -> None:
+    make = [*in_network(job), "ip", "link", "add", BRIDGE_INSIDE, "type", "bridge"]
+    assert job.run(make).status == 0
+    assert job.script("--wait", "ssh", "--", "true").status == 0  # the node reaches it
 
 
 @pytest.mark.parametrize(
