@@ -20,11 +20,12 @@ from oar_lxc.linux.deadline import Deadline
 from oar_lxc.root.ownership import Whose
 
 USERS = Path("/proc/key-users")
+KEYS = Path("/proc/keys")  # those that the reader may see
 SHARE = 0.2  # the part of the time for it
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 # linux/keyctl.h
 _CLEAR, _INVALIDATE, _GET_PERSISTENT = 7, 21, 22
-_PROCESS_KEYRING, _USER_KEYRING, _USER_SESSION_KEYRING = -2, -4, -5
+_PROCESS_KEYRING = -2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,14 +57,32 @@ def owners(whose: Whose, users: Path = USERS) -> list[int]:
     return [int(uid) for uid, keys in found if whose.is_jobs(int(uid)) and keys != "0"]
 
 
+def keyrings_of(uid: int, keys: Path = KEYS) -> list[int]:
+    """Return the keyrings that a user id owns, by their numbers.
+
+    Not by their meaning, such as "the user's": by that, the kernel finds none of an id's for a
+    while after one of them was revoked or invalidated, which the id itself may have done.
+
+    Args:
+        uid: the id, which this process has.
+        keys: the kernel's list of keys. Their names are the user's, and may look like more lines.
+    """
+    found = re.findall(
+        rf"^([0-9a-f]{{1,8}}) +\S+ +\S+ +\S+ +\S+ +{uid} +\S+ +keyring ",
+        keys.read_text(errors="replace"),
+        re.MULTILINE,
+    )
+    return [int(number, 16) for number in found]
+
+
 def _remove(ids: Collection[int]) -> list[str]:
     for uid in ids:
         os.setresuid(uid, uid, 0)
-        persistent = _keyctl(_GET_PERSISTENT, -1, _PROCESS_KEYRING)
-        for keyring in (_USER_SESSION_KEYRING, _USER_KEYRING, persistent):
-            # Clear it also: another keyring may refer to it.
-            _keyctl(_CLEAR, keyring)
-            _keyctl(_INVALIDATE, keyring)
+        found = [*keyrings_of(uid), _keyctl(_GET_PERSISTENT, -1, _PROCESS_KEYRING)]
+        # Clear them also: other keyrings may refer to them.
+        for operation in (_CLEAR, _INVALIDATE):
+            for keyring in found:
+                _keyctl(operation, keyring)
         os.setresuid(0, 0, 0)
     return []
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.linux.deadline import Deadline
+from oar_lxc.root import keyrings
+from oar_lxc.root.ownership import Whose
 from tests import kernel
 from tests.integration.attacks import PROLOGUE, as_root_inside, assert_gone
 from tests.integration.conftest import published
@@ -122,7 +125,12 @@ tell(*(libc.syscall(SYS_keyctl, READ, keyring, None, 0) for keyring in (USER, pe
 
 def keys_of(uid: int) -> str:
     """Return what an id finds in its keyrings; when the kernel frees them is its own affair."""
-    argv = [PYTHON, "-IS", "-c", PROLOGUE + READ_KEYS]
+    return as_id(uid, READ_KEYS)
+
+
+def as_id(uid: int, script: str, *arguments: str) -> str:
+    """Run a program with an id; return what it told."""
+    argv = [PYTHON, "-IS", "-c", PROLOGUE + script, *arguments]
     done = subprocess.run(
         argv, user=uid, group=uid, extra_groups=[], capture_output=True, text=True, check=True
     )
@@ -143,6 +151,32 @@ def test_keys_of_a_jobs_ids_go_with_it(job: PretendJob, mark: str) -> None:
     assert keys_of(first_id) == "4 4"
     assert_gone(job)
     assert keys_of(first_id) == "0 0"
+
+
+# Adds a key to the id's keyring and tells the keyring's number; then does some more.
+ADD_KEY = """
+SYS_add_key, SYS_keyctl = (248, 250) if os.uname().machine == "x86_64" else (217, 219)
+GET_ID, REVOKE, USER, SESSION = 0, 3, -4, -5
+keyring = libc.syscall(SYS_keyctl, GET_ID, USER, 0)
+assert libc.syscall(SYS_add_key, b"user", b"x", b"x" * 5000, 5000, keyring) > 0
+tell(keyring)
+"""
+READ_KEYRING = """
+SYS_keyctl, READ = 250 if os.uname().machine == "x86_64" else 219, 11
+tell(libc.syscall(SYS_keyctl, READ, int(sys.argv[1]), None, 0))
+"""
+
+
+@pytest.mark.parametrize("more", ["", "libc.syscall(SYS_keyctl, REVOKE, SESSION)"])
+def test_no_key_stays_while_the_kernel_finds_no_keyring(job: PretendJob, more: str) -> None:
+    """It finds none of an id's for a while after one of them was invalidated or revoked."""
+    first_id = published(job).first_id
+    ids = [first_id + number for number in range(100, 120)]
+    rings = {uid: as_id(uid, ADD_KEY + more) for uid in ids}
+    assert {as_id(uid, READ_KEYRING, ring) for uid, ring in rings.items()} == {"4"}
+    keyrings.forget(Whose(-1, first_id), Deadline.after(20))
+    left = {as_id(uid, READ_KEYRING, ring) for uid, ring in rings.items()}
+    assert left <= {"0", "-1"}  # it is empty, or gone
 
 
 def test_what_is_left_elsewhere_is_told(job: PretendJob, mark: str) -> None:

@@ -25,3 +25,16 @@ def test_only_ids_of_the_job_that_have_keys_are_found(tmp_path: Path) -> None:
 
 def test_a_kernel_without_keyrings_has_none(tmp_path: Path) -> None:
     keyrings.forget(Whose(2001, FIRST), NEVER, tmp_path / "none")
+
+
+def test_keyrings_are_found_by_their_owner_whatever_their_names_are(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(
+        "0e92f438 I--Q---     1 perm 1f3f0000   700 65534 keyring   _uid_ses.700: 1\n"
+        "123dee0b I------     1 perm 1f030000     0     0 keyring   .dns_resolver: empty\n"
+        "1 IR-Q---     2 3d 1f3f0000   700   700 keyring   a keyring b\n"
+        "x I 1 perm 0 700 0 keyring\n"
+        "3d491f69 I--Q---     2 perm 1f3f0000   700 65534 user      key: 5000\n"
+        "3d491f6a I--Q---     2 perm 1f3f0000  7001 65534 keyring   _uid.7001: empty\n"
+    )
+    assert keyrings.keyrings_of(700, keys) == [0x0E92F438, 1]
