@@ -72,7 +72,7 @@ class Probes:
             return not late
 
         try:
-            wait_until("all are reached", try_again, 10)
+            wait_until("all are reached", try_again, 30)
         except TimeoutError:
             pass  # the table tells who is not
         return found

@@ -215,7 +215,7 @@ def test_directories_that_are_swapped_while_a_job_is_deleted_lead_nowhere(
     start = f"mkdir -p {where}; setsid python3 - {where} <<X >/dev/null 2>&1 &\n{SWAP}X\n"
     cluster.frontend(*argv, shlex.quote(start), check=False)
     swapping = ["pgrep", "-u", "alice", "-f", places[0]]
-    wait_until("swaps", lambda: cluster.on(node, *swapping, check=False).status == 0, 10)
+    wait_until("swaps", lambda: cluster.on(node, *swapping, check=False).status == 0)
     job.delete()
     job.wait_end()
     cluster.assert_nothing_left(job, ids)

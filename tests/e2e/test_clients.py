@@ -195,7 +195,7 @@ def test_a_command_ends_when_whoever_ran_it_is_killed(job: SubmittedJob, number:
         look = ("exec", f"{job.id}/vm2", "--", "pgrep", "-f", f"sleep {seconds}")
         return oar(job, *look, check=False).status == 1
 
-    wait_until("the command has ended", gone, 15)
+    wait_until("the command has ended", gone)
 
 
 def test_a_tree_is_copied_in_out_and_between(job: SubmittedJob) -> None:

@@ -50,7 +50,7 @@ def left_of_containers(job: PretendJob) -> list[str]:
 
     The kernel takes a moment to remove a network device with its namespace.
     """
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while (found := _left_of_containers(job)) and time.monotonic() < end:
         time.sleep(0.05)
     return found

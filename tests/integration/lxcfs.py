@@ -21,7 +21,7 @@ def running_lxcfs() -> Iterator[subprocess.Popen[bytes]]:
         [*argv, str(LXCFS)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while not LXCFS.is_mount() and time.monotonic() < end:
             time.sleep(0.02)
         assert LXCFS.is_mount()

@@ -254,7 +254,7 @@ def test_directories_that_are_swapped_until_their_owner_dies_lead_nowhere(
     canary.assert_untouched()
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = 10) -> None:
+def wait_for(condition: Callable[[], bool], timeout: float = 30) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end

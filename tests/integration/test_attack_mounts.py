@@ -315,7 +315,7 @@ def test_a_process_that_waits_for_a_fuse_server_of_another_job_is_destroyed(
 
 
 def wait_for_state(pid: int, states: str) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while kernel.read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] not in states:
         assert time.monotonic() < end
         time.sleep(0.01)

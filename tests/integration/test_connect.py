@@ -54,7 +54,7 @@ def test_a_signal_reaches_the_command_and_all_it_started(running: Running, numbe
     process = running.job.start(running.job.attach_command("attach", "vm1", "sh", "-c", script))
     try:
         sleeping = ["pgrep", "-f", f"^sleep {seconds}"]
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while running.cli("exec", "vm1", "--", *sleeping).status and time.monotonic() < end:
             time.sleep(0.1)
         process.send_signal(number)

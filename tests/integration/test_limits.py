@@ -107,7 +107,7 @@ def test_a_fork_bomb_stays_inside(running: Running) -> None:
     assert "Cannot fork" in done.stderr
     assert int((pids / "pids.current").read_text()) <= 120
     assert running.inside("vm2", "echo well") == "well"
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while int((pids / "pids.current").read_text()) > 60 and time.monotonic() < end:
         # It has died out already, or dies with all of its processes at once.
         subprocess.run(["pkill", "-KILL", "-x", "sh", "--ns", str(init(running, "vm1"))])

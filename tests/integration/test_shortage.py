@@ -21,7 +21,7 @@ def few(unprepared: PretendJob) -> Iterator[Path]:
     path = CGROUPS / "pids" / f"oar-lxc-test-{unprepared.id}"
     path.mkdir()
     yield path
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while path.exists():
         try:
             path.rmdir()

@@ -75,7 +75,7 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 5) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> bool:
     """Wait until a condition holds; return whether it does."""
     end = time.monotonic() + seconds
     while not condition():
