@@ -14,6 +14,7 @@ from pathlib import Path
 from oar_lxc.errors import NodeNotPreparedError
 from oar_lxc.model.addresses import POOL
 from oar_lxc.model.idmap import IdMap
+from oar_lxc.model.placement import NONE, V1
 
 READY = "ready"
 REFUSED = "refused"
@@ -38,6 +39,8 @@ class PublishedJob:
         bridge: the job's bridge on this node.
         gateway: the bridge's address with its prefix length.
         pool: the network that this cluster gives to jobs.
+        placement: how OAR has placed the job; see :mod:`oar_lxc.model.placement`. Older versions
+            knew one way.
         in_cpuset: whether OAR confines the job to its own CPUs.
         namespaces: whether root made namespaces for the job; version 0.1 did not.
         trees: the administrator's trees, such as /home; each with the path of its mount for the
@@ -60,6 +63,7 @@ class PublishedJob:
     bridge: str = ""
     gateway: str = ""
     pool: str = str(POOL)
+    placement: str = V1
     in_cpuset: bool = True
     namespaces: bool = False
     trees: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +99,7 @@ def read_published(path: Path, job_id: int, node: str) -> PublishedJob:
 
     Raises:
         NodeNotPreparedError: there is no readable file, or root refused the job, or an older
-            version prepared the node.
+            version prepared the node, or a newer one in a way that is not known here.
     """
     try:
         published = PublishedJob.from_json(path.read_text())
@@ -112,5 +116,10 @@ def read_published(path: Path, job_id: int, node: str) -> PublishedJob:
         raise NodeNotPreparedError(
             f"node {node} was prepared for job {job_id} by an older version of oar-lxc, which was "
             "upgraded since: submit the job again"
+        )
+    if published.placement not in (V1, NONE):
+        raise NodeNotPreparedError(
+            f"node {node} was prepared for job {job_id} by another version of oar-lxc, which "
+            f"found it placed as {published.placement!r}: submit the job again"
         )
     return published

@@ -23,10 +23,12 @@ from oar_lxc.model.config import PREPARE_BY, lenient_config
 from oar_lxc.model.idspans import format_spans
 from oar_lxc.model.job import read_nodefile
 from oar_lxc.model.layout import JobLayout, check_job_id, check_node, check_user
+from oar_lxc.model.placement import is_in_slice
 from oar_lxc.model.published import PublishedJob
 from oar_lxc.oar.paths import CPUSET, job_key
 from oar_lxc.oar.ssh import FANOUT, command_on, this_node
 
+OWN_CGROUPS = Path("/proc/self/cgroup")
 PUBLISHER = 0  # the user id of root, which publishes job.json
 KILLED = 128  # statuses from here on: a signal ended the command, or ssh itself failed
 
@@ -149,11 +151,14 @@ def _everywhere(
 
 
 def _oar_cgroup(job_id: int, user: str) -> str:
-    """Return the job's cgroup in OAR's hierarchies; empty if the cpuset is off."""
+    """Return the job's cgroup in OAR's words; empty if the cpuset is off."""
     name = f"{user}_{job_id}"
     given = os.environ.get("OAR_CPUSET", "")
+    here = OWN_CGROUPS.read_text()  # OAR starts hooks where the job is
     for path in (given, f"/oar/{name}"):
-        if path.endswith(f"/{name}") and Path(f"{CPUSET}{path}").is_dir():
+        if path.endswith(f"/{name}") and (
+            Path(f"{CPUSET}{path}").is_dir() or is_in_slice(here, path, job_id)
+        ):
             return path
     return ""
 

@@ -15,6 +15,7 @@ from oar_lxc.linux.background import in_background
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.placement import NOT_KNOWN
 from oar_lxc.root import bridge, connections, idmapped, job_namespaces, keyrings, packetfilter
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.files import forget, half_written, job_locked
@@ -161,7 +162,15 @@ class Destruction:
         if record is None and not layout.directory.exists():
             return  # most likely nothing exists; if something does, the reaper finds it by name
         now = time.time()
-        record = record or Record(layout.job_id, self.user, this_boot(), now, first_id, oar_cgroup)
+        record = record or Record(
+            layout.job_id,
+            self.user,
+            this_boot(),
+            now,
+            first_id,
+            oar_cgroup,
+            placement=NOT_KNOWN,
+        )
         if not record.ended or self.layer == STANZA:
             record.end(layout, record.ended or now, waits)
 

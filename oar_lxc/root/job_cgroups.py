@@ -20,45 +20,14 @@ from pathlib import Path
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.linux.cgroups import processes_below, remove_cgroups, thaw, walk, write_file
 from oar_lxc.linux.deadline import NEVER, Deadline
-from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.root import halted
+from oar_lxc.root.placement import Hierarchy, hierarchies
 
-CONTROLLERS = frozenset(
-    {"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc"}
-    | {"net_cls", "net_prio", "perf_event", "pids", "rdma"}
-)
 HOLDING = frozenset({"cpu", "freezer"})  # controllers that can keep a killed process alive
 LIMITS = {"pids": "pids.max", "memory": "memory.limit_in_bytes"}  # of a service, by controller
 UNLIMITED = {"pids.max": "max", "memory.limit_in_bytes": "-1"}
 OWN = "oar-lxc"
 INNER = "lxc"
-
-
-@dataclass(frozen=True)
-class Hierarchy:
-    """One mounted cgroup hierarchy.
-
-    Attributes:
-        path: where it is mounted.
-        names: its controllers, or ``name=…``; empty for the unified hierarchy.
-        unified: whether it is of version 2.
-        root: the cgroup that is mounted there.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    unified: bool
-    root: str = "/"
-
-
-def hierarchies(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[Hierarchy]:
-    """Return the hierarchies mounted here, each once."""
-    found: dict[str, Hierarchy] = {}
-    for mount in read_mounts(mountinfo, kinds=(b"cgroup", b"cgroup2")):
-        names = tuple(x for x in mount.options if x.startswith("name=") or x in CONTROLLERS)
-        hierarchy = Hierarchy(mount.point, names, mount.kind == "cgroup2", mount.root)
-        found.setdefault(mount.device, hierarchy)
-    return list(found.values())
 
 
 def leave_freezers() -> None:

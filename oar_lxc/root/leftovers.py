@@ -10,11 +10,12 @@ from typing import Any
 
 from oar_lxc.errors import OarLxcError, TooLateError, printable
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.root import bridge, idmapped, job_cgroups, packetfilter
+from oar_lxc.root import bridge, idmapped, packetfilter
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.kill import keep_waiting
 from oar_lxc.root.litter import Litter
 from oar_lxc.root.oar_files import oar_files
+from oar_lxc.root.placement import hierarchies
 from oar_lxc.root.processes import job_processes
 from oar_lxc.root.trash import trash_of
 
@@ -146,7 +147,7 @@ def find_leftovers(
             litter.look()
     return Leftovers(
         processes=sorted(running.processes),
-        cgroups=[str(path) for path in cgroups.roots()] if job_cgroups.hierarchies() else [UNSEEN],
+        cgroups=[str(path) for path in cgroups.roots()] if hierarchies() else [UNSEEN],
         mounts=[str(point) for point in idmapped.mounts_under(layout.directory)],
         links=bridge.job_links(layout),
         files=[

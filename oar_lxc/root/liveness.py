@@ -11,11 +11,13 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model.layout import JOB_DIRECTORIES, MAX_JOB_ID, RECORDS, STATE, JobLayout
+from oar_lxc.model.placement import NOT_KNOWN
 from oar_lxc.root import packetfilter
 from oar_lxc.root.account import find_name, private_owner
 from oar_lxc.root.bridge import NET
-from oar_lxc.root.job_cgroups import OWN, hierarchies
+from oar_lxc.root.job_cgroups import OWN
 from oar_lxc.root.leftovers import NFT_TIMEOUT
+from oar_lxc.root.placement import hierarchies, looks_alive
 from oar_lxc.root.record import GRACE, Record, read_record, this_boot
 
 
@@ -84,14 +86,11 @@ class Judge:
             since = _since(record.ended)
             told = f"a hook was told {since:.0f} s ago that it has ended"
             return (True, told) if since >= self.grace else (False, f"{told}, and may be at work")
-        if not (record.oar_cgroup if record else _oar_uses_cpusets()):
-            return False, "OAR's cpuset is off: only OAR knows if it lives"
-        oar_cgroup = record.oar_cgroup if record else f"/oar/{user or '*'}_{layout.job_id}"
-        if not hierarchies():
-            return False, "no cgroup file system is mounted: only OAR knows if it lives"
-        if any(any(h.path.glob(oar_cgroup.lstrip("/"))) for h in hierarchies()):
-            return False, f"OAR's cgroup {oar_cgroup} exists"
-        return True, f"OAR's cgroup {oar_cgroup} is gone"
+        way, oar_cgroup = NOT_KNOWN, f"/oar/{user or '*'}_{layout.job_id}"
+        if record:
+            way, oar_cgroup = record.placement, record.oar_cgroup
+        alive, why = looks_alive(way, layout.job_id, oar_cgroup, hierarchies())
+        return alive is False, why
 
 
 def _job_ids(state: Path) -> Iterator[int]:
@@ -114,10 +113,6 @@ def _jobs_of_cgroups() -> Iterator[tuple[int, str]]:
             match = re.fullmatch(r"(.+)_([0-9]{1,10})", name)
             if match and 1 <= int(match[2]) <= MAX_JOB_ID:
                 yield int(match[2]), match[1]
-
-
-def _oar_uses_cpusets() -> bool:
-    return any((h.path / "oar").is_dir() for h in hierarchies() if "cpuset" in h.names)
 
 
 def _owner(layout: JobLayout) -> str:

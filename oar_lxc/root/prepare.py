@@ -21,6 +21,7 @@ from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.config import Config
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.placement import NOT_KNOWN
 from oar_lxc.model.published import READY, REFUSED, PublishedJob
 from oar_lxc.root import bridge, id_ranges, idmapped, job_namespaces, packetfilter
 from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
@@ -29,6 +30,7 @@ from oar_lxc.root.files import job_locked, locked, write_durably
 from oar_lxc.root.id_allocation import NoRangeError, allocate
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.oar_files import keep_keys
+from oar_lxc.root.placement import check_supported, detect, hierarchies
 from oar_lxc.root.record import Record, read_record, this_boot
 from oar_lxc.root.refusal import Refusal
 from oar_lxc.root.trees import mount_trees
@@ -146,9 +148,10 @@ class Preparation:
                 first_id = allocate(self.layout, self.user, account.uid, self.config.users)
             except NoRangeError as error:
                 raise Refusal(str(error)) from error
-            record = Record(
-                self.layout.job_id, self.user, this_boot(), time.time(), first_id, self.oar_cgroup
-            )
+            mounted = hierarchies()
+            placement = detect(self.layout.job_id, self.oar_cgroup, mounted)
+            check_supported(placement, mounted)
+            record = self._new_record(first_id, placement)
             record.write(self.layout)
         holder = bridge.holder_of_subnet(network, end.timeout())
         if holder and holder != self.layout.bridge:
@@ -157,6 +160,17 @@ class Preparation:
                 "its next id has another network"
             )
         return record
+
+    def _new_record(self, first_id: int = 0, placement: str = NOT_KNOWN) -> Record:
+        return Record(
+            job_id=self.layout.job_id,
+            user=self.user,
+            boot=this_boot(),
+            created=time.time(),
+            first_id=first_id,
+            oar_cgroup=self.oar_cgroup,
+            placement=placement,
+        )
 
     def _make(
         self,
@@ -209,6 +223,7 @@ class Preparation:
             bridge=layout.bridge,
             gateway=str(network.node_address(self.node)),
             pool=str(network.pool),
+            placement=record.placement,
             in_cpuset=bool(self.oar_cgroup),
             namespaces=True,
             trees=trees,
@@ -253,9 +268,7 @@ class Preparation:
 
     def _publish_refusal(self, refused: PublishedJob) -> None:
         # If the undo left something, its record stays, as it tells the id range.
-        record = read_record(self.layout.record) or Record(
-            self.layout.job_id, self.user, this_boot(), time.time(), 0, self.oar_cgroup
-        )
+        record = read_record(self.layout.record) or self._new_record()
         record.write(self.layout)
         _make_directory(self.layout.directory, 0o711)
         os.chown(self.layout.directory, 0, record.first_id, follow_symlinks=False)

@@ -12,6 +12,7 @@ from oar_lxc.errors import UsageError
 from oar_lxc.linux.process import start_time
 from oar_lxc.linux.regular import read_regular
 from oar_lxc.model.layout import JobLayout, check_job_id, check_user
+from oar_lxc.model.placement import V1
 from oar_lxc.root.files import write_anyway, write_durably
 from oar_lxc.root.id_ranges import is_first_id
 from oar_lxc.root.job_cgroups import check_oar_cgroup
@@ -37,6 +38,8 @@ class Record:
             0 before.
         waits: whether OAR's own clean could not run, or must not run yet. Then the next destroy
             also destroys OAR's own cgroup and files of the job.
+        placement: how OAR has placed the job; see :mod:`oar_lxc.model.placement`. Records of older
+            versions have none, as these knew one way.
     """
 
     job_id: int
@@ -47,6 +50,7 @@ class Record:
     oar_cgroup: str
     ended: float = 0.0
     waits: bool = False
+    placement: str = V1
 
     def write(self, layout: JobLayout) -> None:
         """Write the record atomically; it is on disk when this returns."""
@@ -81,6 +85,7 @@ def read_record(path: Path) -> Record | None:
             type(record.job_id) is int
             and path.name == f"{record.job_id}.json"
             and type(record.oar_cgroup) is str
+            and type(record.placement) is str
             and type(record.first_id) is int
             and (record.first_id == 0 or is_first_id(record.first_id))
             and type(record.boot) is str

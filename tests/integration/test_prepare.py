@@ -427,3 +427,19 @@ def test_a_prepare_that_was_killed_can_be_run_again(unprepared: PretendJob, step
     node_side_killed_at(job, STEPS[step], "prepare", "--node", job.node, "--nodes", job.node)
     job.prepare()
     assert job.script("--wait", "running", "--", "true").status == 0
+
+
+def test_a_job_that_oar_has_placed_in_no_known_way_is_one_sentence_and_nothing_is_made(
+    unprepared: PretendJob,
+) -> None:
+    job = unprepared
+    job.remove_cgroups()
+    done = job.node_side("prepare", "--node", job.node, "--nodes", job.node, check=False)
+    assert (done.status, done.stderr.count("\n")) == (1, 1)
+    assert f"neither its cpuset {job.cgroup} nor its slice oar-u*-j{job.id}.slice" in done.stderr
+    assert left(job, 0) == {}
+
+
+def test_how_oar_places_the_job_is_in_the_record_and_published(job: PretendJob) -> None:
+    record = json.loads(JobLayout(job.id).record.read_text())
+    assert record["placement"] == published(job).placement == "v1"

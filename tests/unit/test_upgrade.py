@@ -19,6 +19,7 @@ from oar_lxc.agent.main import OPERATIONS, read_request
 from oar_lxc.linux import isolated
 from oar_lxc.model import requests, wire
 from oar_lxc.model.layout import JobLayout
+from oar_lxc.model.placement import V1
 from oar_lxc.model.plan import Plan
 from oar_lxc.model.published import PublishedJob
 from oar_lxc.root.id_allocation import find_range, find_whose
@@ -103,6 +104,8 @@ def test_root_reads_what_an_older_version_wrote(tmp_path: Path) -> None:
     layout.record.write_text(RECORD)
     record = read_record(layout.record)
     assert record == Record(42, "alice", "b00t.7", 1700000000.5, 603979776, "/oar/alice_42")
+    assert record is not None
+    assert record.placement == V1
     (tmp_path / "ranges.json").write_text('{"603979776": [1000, 19675]}\n')
     assert find_range(layout, 1000, record) == 603979776
     assert (603979776, 65536) in find_whose(layout, 1000, 0).others
@@ -110,7 +113,7 @@ def test_root_reads_what_an_older_version_wrote(tmp_path: Path) -> None:
 
 def test_agents_read_what_an_older_version_wrote(tmp_path: Path) -> None:
     published = PublishedJob.from_json(PUBLISHED)
-    assert json.loads(published.to_json()) == json.loads(PUBLISHED)
+    assert json.loads(published.to_json()) == json.loads(PUBLISHED) | {"placement": V1}
     assert published.cgroups == ("/sys/fs/cgroup/cpuset/oar/alice_42/lxc",)
     layout = JobLayout(42, tmp_path)
     layout.ledger.parent.mkdir(parents=True)

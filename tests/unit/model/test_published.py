@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oar_lxc.errors import NodeNotPreparedError
+from oar_lxc.model.placement import NONE, SYSTEMD, V1
 from oar_lxc.model.published import READY, REFUSED, PublishedJob, read_published
 from tests.unit.strategies import job_ids, nodes, users
 
@@ -22,6 +23,7 @@ jobs = st.builds(
     reason=st.text(),
     first_id=st.integers(0, 2**31),
     cgroups=st.lists(st.text(), max_size=3).map(tuple),
+    placement=st.sampled_from([V1, SYSTEMD, NONE]),
     in_cpuset=st.booleans(),
     namespaces=st.booleans(),
 )
@@ -91,3 +93,14 @@ def test_any_content_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(NodeNotPreparedError):
         read_published(path, 42, "node1")
+
+
+def test_a_placement_of_a_newer_version_is_one_sentence(tmp_path: Path) -> None:
+    job = PublishedJob(42, "alice", "node1", ("node1",), READY, namespaces=True, placement="v3")
+    (tmp_path / "job.json").write_text(job.to_json())
+    with pytest.raises(NodeNotPreparedError) as caught:
+        read_published(tmp_path / "job.json", 42, "node1")
+    assert str(caught.value) == (
+        "node node1 was prepared for job 42 by another version of oar-lxc, which found it "
+        "placed as 'v3': submit the job again"
+    )

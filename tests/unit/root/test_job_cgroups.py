@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from oar_lxc.errors import OarLxcError, TooLateError, UsageError
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.root import job_cgroups
-from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups, check_oar_cgroup, hierarchies
+from oar_lxc.root.job_cgroups import JobCgroups, check_oar_cgroup
+from oar_lxc.root.placement import Hierarchy, hierarchies
 from tests.unit.strategies import hostile, job_ids, users
 
 # From Debian 12 with the hybrid set-up; the second mount of the cpuset is OAR's old style.

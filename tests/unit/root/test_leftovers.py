@@ -20,11 +20,12 @@ from oar_lxc.root import bridge, job_cgroups, leftovers, processes
 from oar_lxc.root import litter as litter_module
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.id_ranges import COUNT
-from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
+from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.kill import Killing
 from oar_lxc.root.leftovers import Leftovers, find_leftovers
 from oar_lxc.root.litter import Litter
 from oar_lxc.root.ownership import Whose
+from oar_lxc.root.placement import Hierarchy
 from tests.unit.fakes.programs import add_program
 
 FIRST = LOWEST + (MOST_USERS - 1) * COUNT  # which no job on this machine has
@@ -37,7 +38,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
     monkeypatch.setattr(bridge, "NET", tmp_path / "net")
     found = [Hierarchy(tmp_path / "cgroup", ("cpuset",), False)]
-    monkeypatch.setattr(job_cgroups, "hierarchies", lambda: found)
+    for module in (job_cgroups, leftovers):
+        monkeypatch.setattr(module, "hierarchies", lambda: found)
     elements = tmp_path / "elements"
     add_program(tmp_path / "bin", "nft", f"cat {elements}")
     elements.write_text('{"nftables": []}')
@@ -129,7 +131,8 @@ def test_litter_takes_no_memory_by_its_depth_and_number(
 def test_where_no_cgroups_are_mounted_none_are_called_gone(
     node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_cgroups, "hierarchies", list)
+    for module in (job_cgroups, leftovers):
+        monkeypatch.setattr(module, "hierarchies", list)
     assert "no cgroup file system is mounted" in str(find(node))
 
 

@@ -13,9 +13,10 @@ import pytest
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model.idspans import LOWEST
 from oar_lxc.model.layout import MAX_JOB_ID, JobLayout
+from oar_lxc.model.placement import SYSTEMD, V1
 from oar_lxc.root import liveness, packetfilter
-from oar_lxc.root.job_cgroups import Hierarchy
 from oar_lxc.root.liveness import Finding, Judge
+from oar_lxc.root.placement import Hierarchy
 from oar_lxc.root.record import GRACE, Record, read_record, this_boot
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -41,7 +42,8 @@ def prepare(
     layout.private.mkdir(parents=True)
     boot = record.get("boot", this_boot())
     oar_cgroup = record.get("oar_cgroup", f"/oar/{user}_{job_id}")
-    Record(job_id, user, boot, created, LOWEST, oar_cgroup).write(layout)
+    placement = record.get("placement", V1)
+    Record(job_id, user, boot, created, LOWEST, oar_cgroup, placement=placement).write(layout)
     os.utime(layout.directory, (created, created))
     return layout
 
@@ -332,3 +334,32 @@ def test_jobs_are_told_apart_by_their_whole_id(node: Path) -> None:
     prepare(node, 123)
     (node / "cgroup/oar/alice_123").mkdir()
     assert {f.job_id: f.dead for f in find(node)} == {12: True, 123: False}
+
+
+def test_a_running_job_on_a_node_with_version_2_lives(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slice_path = node / "unified/oar.slice/oar-u1000.slice/oar-u1000-j42.slice"
+    slice_path.mkdir(parents=True)
+    (node / "unified/cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    found = [Hierarchy(node / "unified", (), True)]
+    monkeypatch.setattr(liveness, "hierarchies", lambda: found)
+    layout = prepare(node, placement=SYSTEMD)
+    why = "OAR's slice oar-u*-j42.slice exists"
+    assert find(node) == [Finding(42, "alice", False, why)]
+    prepare(node, 43)  # an older version's record names no way
+    assert [finding.dead for finding in find(node)] == [False, False]
+    layout.record.unlink()
+    assert [finding.dead for finding in find(node)] == [False, False]
+    slice_path.rmdir()
+    assert [finding.dead for finding in find(node)] == [True, False]
+
+
+@pytest.mark.parametrize("in_cpuset", [True, False])
+def test_a_way_that_only_a_newer_version_knows_is_not_judged(node: Path, in_cpuset: bool) -> None:
+    prepare(node, placement="v3", oar_cgroup="/oar/alice_42" if in_cpuset else "")
+    (finding,) = find(node)
+    assert not finding.dead
+    assert finding.why == (
+        "OAR placed it as 'v3', which this version does not know: only OAR knows if it lives"
+    )

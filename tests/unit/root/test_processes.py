@@ -17,8 +17,9 @@ from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import job_cgroups, processes
 from oar_lxc.root.belongings import Belongings
 from oar_lxc.root.id_ranges import COUNT
-from oar_lxc.root.job_cgroups import Hierarchy, JobCgroups
+from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.ownership import Whose
+from oar_lxc.root.placement import Hierarchy
 from oar_lxc.root.processes import job_processes
 from tests.unit.fakes.programs import wait_until
 
