@@ -31,6 +31,7 @@ def pretend(
 
     monkeypatch.setattr(apt, "run", run)
     monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(apt, "OS_RELEASE", Path("/nonexistent"))
     return calls
 
 
@@ -44,6 +45,21 @@ def test_sources_are_those_of_the_release_with_their_keys(monkeypatch: pytest.Mo
 def test_where_apt_has_no_lists_yet_root_fetches_them(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, 0, "", LINE)
     assert len(apt.host_sources("bookworm")) == 1
+
+
+def test_another_release_of_debian_comes_from_where_this_machine_s_own_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    others = LINE.replace("bookworm", "bookworm-security") + LINE.replace("bookworm", "backports")
+    calls = pretend(monkeypatch, 1000, LINE + others, "")
+    release = tmp_path / "os-release"
+    release.write_text('ID=debian\nVERSION_CODENAME="bookworm"\n')
+    monkeypatch.setattr(apt, "OS_RELEASE", release)
+    known = "deb [signed-by=/usr/share/keyrings/debian.gpg] http://mirror.example/debian/"
+    assert apt.host_sources("trixie") == [f"{known} trixie main", f"{known} trixie-security main"]
+    assert not any("update" in call for call in calls)
+    with pytest.raises(ImageError, match="no source for Debian noble"):
+        apt.host_sources("noble")
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
