@@ -28,10 +28,12 @@ from oar_lxc.setup.steps import NotYetError, SetupPlan, Step
 CPUSET_PATH = "/oar"
 PORT = 6666
 PING = "PINGCHECKER_TAKTUK_ARG_COMMAND"
+# Where the check's query is, by OAR's version: user oar has only some of that in its path.
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/oar"
 # OAR's ping of a node also fails if the node's checks fail.
-PING_AND_CHECK = (
-    f"broadcast exec timeout 20 kill 9 [ 'test ! -d {paths.CHECK_LOGS} || oarnodecheckquery' ]"
-)
+_PING = "broadcast exec timeout 20 kill 9 [ 'test ! -d {logs} || {query}' ]"
+PING_AND_CHECK = _PING.format(logs=paths.CHECK_LOGS, query=f"env PATH={_PATH} oarnodecheckquery")
+FORMER_PING = _PING.format(logs=paths.CHECK_LOGS, query="oarnodecheckquery")
 # Keys that select how OAR pings, without the key that Debian's oar.conf sets.
 OTHER_PINGS = [f"PINGCHECKER_{kind}_COMMAND" for kind in ("FPING", "NMAP", "GENERIC")]
 SHARED_HOST_KEY = keys.ETC / "oar_ssh_host_rsa_key"
@@ -125,7 +127,7 @@ def _configured(
 def _with_node_check(conf: oarconf.OarConf, notes: list[str]) -> oarconf.OarConf:
     """Let OAR's ping of a node fail if the node's checks fail; keep a site's own ping command."""
     site = next((key for key in (PING, *OTHER_PINGS) if conf.get(key)), None)
-    if site is None:
+    if site is None or conf.get(site) == FORMER_PING:
         return conf.set(PING, PING_AND_CHECK)
     if site != PING or "oarnodecheckquery" not in str(conf.get(PING)):
         notes.append(

@@ -172,6 +172,13 @@ def test_oars_pings_heed_the_checks_of_nodes_that_have_any() -> None:
     assert configured(conf.text)[0].text == conf.text
 
 
+def test_the_ping_of_an_earlier_version_finds_the_check_of_newer_nodes() -> None:
+    conf, notes = configured(SITE + f'{server.PING}="{server.FORMER_PING}"\n')
+    assert "PATH=/usr/sbin:" in str(conf.get(server.PING))
+    assert notes == []
+    assert configured(conf.text)[0].text == conf.text
+
+
 @pytest.mark.parametrize("key", [server.PING, "PINGCHECKER_FPING_COMMAND"])
 def test_a_site_s_own_way_to_ping_stays_and_the_note_says_what_is_missing(key: str) -> None:
     conf, notes = configured(f'{SITE}{key}="/site/ping"\n')
