@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 # On the system's Python: the sandbox needs no environment.
 OAR_LXC := $(PYTHON) -Es -m oar_lxc.cli
+# The Debian release of the sandbox's machines, and of `make fresh`: bookworm or trixie.
+SUITE :=
+OF_SUITE = $(if $(SUITE),--suite $(SUITE))
 JOBS := 200
 SEED := 1
 # By another name: a recipe that says MAKE is run by `make -n` too.
@@ -41,12 +44,12 @@ BEAT := while sleep 10 >/dev/null 2>&1; do echo "… $$SECONDS s"; done & \
 	trap "kill $$! 2>/dev/null || true" EXIT
 
 .PHONY: demo
-demo: need-root ## Show the main job on a real OAR cluster in containers (root)
+demo: need-host ## Show the main job on a real OAR cluster in containers; SUITE=trixie for Debian 13 (root)
 	@$(SUBMAKE) setup APT_PACKAGES="$(SANDBOX_PACKAGES)"
-	$(OAR_LXC) sandbox demo
+	$(OAR_LXC) sandbox demo $(OF_SUITE)
 
 .PHONY: test
-test: need-root setup ## Run every check and test; take down the sandbox if it was not up before (root)
+test: need-host setup ## Run every check and test; take down the sandbox if it was not up before (root)
 	@was_up=no lanes=()
 	if $(OAR_LXC) sandbox status >/dev/null 2>&1; then was_up=yes; fi
 	finish() {
@@ -103,8 +106,8 @@ integration: need-root setup venv ## Run the tests on real LXC (root)
 	$(BIN)/pytest tests/integration
 
 .PHONY: e2e
-e2e: need-root setup venv ## Run the tests on a real OAR, in the sandbox (root)
-	$(OAR_LXC) sandbox up
+e2e: need-host setup venv ## Run the tests on a real OAR, in the sandbox; SUITE=trixie for Debian 13 (root)
+	$(OAR_LXC) sandbox up $(OF_SUITE)
 	$(BIN)/pytest tests/e2e
 
 .PHONY: matrix
@@ -138,9 +141,9 @@ bench: need-root setup venv ## Measure, and print a table; BENCH=row for one (ro
 	$(BIN)/python -m tests.bench $(BENCH) $(BENCH_OPTIONS)
 
 .PHONY: fresh
-fresh: need-root ## Run FRESH='make demo; make test' on a fresh Debian 12, in a clone of HEAD (root)
+fresh: need-root ## Run FRESH='make demo; make test' on a fresh Debian, by SUITE=bookworm, in a clone of HEAD (root)
 	@$(SUBMAKE) setup APT_PACKAGES="$(FRESH_PACKAGES)"
-	$(PYTHON) -m tests.fresh $${PLACE:+--place "$$PLACE"} $${FRESH:+"$$FRESH"}
+	$(PYTHON) -m tests.fresh $(OF_SUITE) $${PLACE:+--place "$$PLACE"} $${FRESH:+"$$FRESH"}
 
 .PHONY: docs
 docs: venv ## Build the documentation in docs/_build/html, and run its examples
@@ -197,6 +200,17 @@ setup: ## Install the Debian packages that the host needs (root)
 .PHONY: need-root
 need-root:
 	@if [ "$$(id -u)" != 0 ]; then echo "make: this target needs root" >&2; exit 1; fi
+
+# Before anything is installed or built: whether this machine can do it, and if not, what can.
+.PHONY: need-host
+need-host: need-root
+	@if [ ! -x $(PYTHON) ] || ! command -v apt-get >/dev/null ||
+		! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+		echo "make: this machine is not Debian 12 or later, which has apt-get and Python 3.11:" \
+			"run it on one, such as a virtual machine" >&2
+		exit 1
+	fi
+	$(PYTHON) -Es -m oar_lxc.sandbox.check_host $(OF_SUITE)
 
 .PHONY: clean
 clean: ## Take the sandbox down; remove the virtual environment and all build outputs

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import click
 
@@ -15,10 +16,14 @@ from oar_lxc.cli.shared.table import print_table
 from oar_lxc.errors import UsageError
 from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.machine import Machine
-from oar_lxc.sandbox.state import COMMAND, Settings
+from oar_lxc.sandbox.state import COMMAND, recommended
+from oar_lxc.sandbox.suites import SUITES
 
 user_option = click.option(
     "--user", default="root", show_default=True, help="Who runs it: root, alice, bob, oar …"
+)
+suite_option = click.option(
+    "--suite", type=click.Choice(list(SUITES)), help="Debian of the machines.  [default: bookworm]"
 )
 
 
@@ -36,26 +41,36 @@ def sandbox() -> None:
 
 
 @sandbox.command()
+@suite_option
 @click.option("--nodes", type=int, help="Number of nodes.  [default: 2]")
 @click.option("--cores", type=int, help="Cores per node.  [default: 2]")
-@click.option("--no-cpuset", is_flag=True, help="With OAR's cpuset off.")
+@click.option(
+    "--cpuset/--no-cpuset", default=None, help="OAR's cpuset.  [default: on where it can work]"
+)
 @click.option("--no-stanza", is_flag=True, help="With prologue and epilogue alone.")
-def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -> None:
+def up(
+    suite: str | None, nodes: int | None, cores: int | None, cpuset: bool | None, no_stanza: bool
+) -> None:
     """Bring the cluster up, or up to date with the checkout; a second run is quick.
+
+    Machines of suite trixie have OAR 2.6, whose cpuset needs a host with cgroup version 2 alone:
+    it is off on another host.
 
     \b
     Examples:
       oar-lxc sandbox up
       oar-lxc sandbox up --nodes 3 --cores 1
       oar-lxc sandbox up --no-cpuset
+      oar-lxc sandbox up --suite trixie
     """
     with _told("bringing the cluster up") as cluster:
-        known = cluster.state.settings() or Settings()
+        wanted = recommended(cluster.state, suite)
         cluster.up(
-            Settings(
-                nodes=known.nodes if nodes is None else nodes,
-                cores=known.cores if cores is None else cores,
-                cpuset=not no_cpuset,
+            replace(
+                wanted,
+                nodes=wanted.nodes if nodes is None else nodes,
+                cores=wanted.cores if cores is None else cores,
+                cpuset=wanted.cpuset if cpuset is None else cpuset,
                 stanza=not no_stanza,
             )
         )
@@ -66,16 +81,22 @@ def up(nodes: int | None, cores: int | None, no_cpuset: bool, no_stanza: bool) -
 
 
 @sandbox.command()
-def demo() -> None:
+@suite_option
+def demo(suite: str | None) -> None:
     """Show a job with containers: submit it, watch it, connect, kill it, check what is left.
 
     Brings the cluster up first, in the recommended set-up, and leaves it up.
+
+    \b
+    Examples:
+      oar-lxc sandbox demo
+      oar-lxc sandbox demo --suite trixie
     """
     from oar_lxc.sandbox.demo import Demo, next_steps
 
     with _told("bringing the cluster up") as cluster:
-        known = cluster.state.settings() or Settings()
-        cluster.up(Settings(nodes=max(2, known.nodes), cores=known.cores))
+        wanted = recommended(cluster.state, suite)
+        cluster.up(replace(wanted, nodes=max(2, wanted.nodes)))
     Demo(cluster, click.echo, print_table).run()
     click.echo("the cluster is up. What you may want to type next:")
     for line in next_steps():
@@ -98,7 +119,7 @@ def status(as_json: bool) -> None:
 
 def _show(facts: dict[str, object]) -> None:
     click.echo(f"sandbox: {facts['state']}")
-    for key in ("owner", "network", "cores", "cpuset", "stanza"):
+    for key in ("owner", "network", "suite", "cores", "cpuset", "stanza"):
         if key in facts:
             click.echo(f"{key + ':':<9}{facts[key]}")
     machines = facts["machines"]

@@ -164,6 +164,7 @@ class Sandbox:
             "state": "up" if up else "incomplete",
             "owner": self.state.read("owner"),
             "network": str(where.network),
+            "suite": settings.suite,
             "cpuset": settings.cpuset,
             "stanza": settings.stanza,
             "cores": settings.cores,
@@ -178,7 +179,7 @@ class Sandbox:
         self.state.images.mkdir(mode=0o755, exist_ok=True)  # nodes mount this directory
         # Slow work runs in parallel; each part waits only for the parts that it needs.
         with _pool(len(machines) + 1) as pool:
-            base = self.cache.base()
+            base = self.cache.base(settings.suite)
             image = pool.submit(self._share_image)  # beside the base, it would only delay it
             self.state.keep(settings)
             homes.make(self.state.homes, self.state.checkout / "jobscripts")
@@ -290,10 +291,15 @@ class Sandbox:
                 f"the sandbox has {current.nodes} nodes with {current.cores} cores each: remove "
                 "it first with `oar-lxc sandbox down`"
             )
+        if current and current.suite != wanted.suite:
+            raise SandboxError(
+                f"the sandbox has machines of suite {current.suite}: remove it first with "
+                "`oar-lxc sandbox down`"
+            )
 
     def _require_host(self, settings: Settings) -> None:
         """Install the packages that the host lacks; refuse a host that lacks something else."""
-        here = host.look((self.state.root, self.cache.root), settings.cpuset)
+        here = host.look((self.state.root, self.cache.root), settings)
         new = self.state.settings() is None
         host.refuse(host.problems(here, settings.nodes, new))
         missing = packages.missing(HOST_PACKAGES)
@@ -308,9 +314,10 @@ def not_alive(listing: str) -> list[str]:
     names: dict[str, None] = {}
     node = ""
     for line in listing.splitlines():
-        # A node's name starts its line; below it, each resource has an indented "ID : STATE".
+        # A node's name starts its line, and a colon ends it from OAR 2.6 on; below it, each
+        # resource has an indented "ID : STATE".
         if line[:1].strip():
-            node = line.strip()
+            node = line.strip().removesuffix(":")
         elif ":" in line and line.split(":")[1].strip() != "Alive":
             names[node] = None
     return list(names)

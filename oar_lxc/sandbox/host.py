@@ -17,7 +17,8 @@ from oar_lxc.errors import CommandError
 from oar_lxc.linux.run import Result, run
 from oar_lxc.linux.unshare import in_own_namespaces
 from oar_lxc.model.addresses import VXLAN_PORT
-from oar_lxc.sandbox.state import SandboxError
+from oar_lxc.sandbox import suites
+from oar_lxc.sandbox.state import SandboxError, Settings
 from oar_lxc.setup import requirements
 
 GIB = 1 << 30
@@ -94,12 +95,12 @@ PROBES = (
 )
 
 
-def look(directories: Sequence[Path], cpuset: bool) -> Host:
+def look(directories: Sequence[Path], settings: Settings) -> Host:
     """Return the facts about this host.
 
     Args:
         directories: directories for the sandbox's files; they need not exist.
-        cpuset: whether OAR shall confine jobs to their CPUs.
+        settings: what the sandbox shall be.
     """
     return Host(
         fuse=_refusal(_FUSE),
@@ -109,7 +110,7 @@ def look(directories: Sequence[Path], cpuset: bool) -> Host:
         memory=_available_memory(Path("/proc/meminfo").read_text()),
         disk={path: shutil.disk_usage(_existing(path)).free for path in directories},
         storage=requirements.storage_is_real(directories[0]).pending() or "",
-        cgroups=(requirements.cgroups_are_usable().pending() or "") if cpuset else "",
+        cgroups=_cgroup_problem(settings.suite, settings.cpuset),
     )
 
 
@@ -137,7 +138,7 @@ def problems(host: Host, nodes: int, new: bool) -> list[str]:
             f"sysctl -w {key}"
         )
     if host.cgroups:
-        found.append(f"machines would have the cgroups of this host, and {host.cgroups}")
+        found.append(host.cgroups)
     if host.storage:
         found.append(host.storage)
     if new:
@@ -215,6 +216,17 @@ def refuse(found: Sequence[str]) -> None:
     """
     if found:
         raise SandboxError("\n".join(("this machine cannot hold a sandbox:", *found)))
+
+
+def _cgroup_problem(suite: str, cpuset: bool) -> str:
+    """Return why jobs could not have their cgroups on this host; empty if they could."""
+    version = suites.cgroup_version()
+    if wrong := suites.problem(suite, cpuset, version):
+        return wrong
+    if version == 1 and not cpuset:
+        return ""
+    missing = requirements.cgroups_are_usable().pending()
+    return f"machines would have the cgroups of this host, and {missing}" if missing else ""
 
 
 def _existing(path: Path) -> Path:

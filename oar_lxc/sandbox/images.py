@@ -28,7 +28,6 @@ from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import CACHE, locked
 from oar_lxc.setup import deb, packages
 
-SUITE = "bookworm"
 # Increase it if a change of this module makes other file systems from the same packages.
 FORMAT = 5
 
@@ -95,9 +94,9 @@ class Cache:
         self.report = report
         self.root = root
 
-    def base(self) -> Path:
-        """Return the root directory of the Debian image that all machines share."""
-        sources = host_sources(SUITE)
+    def base(self, suite: str) -> Path:
+        """Return the root directory of the image of a Debian release that all machines share."""
+        sources = host_sources(suite)
         options = apt_options()
         names = [*BASE, *(name.split()[0] for name in deb.DEPENDS)]
 
@@ -114,10 +113,10 @@ class Cache:
                 '--customize-hook=rm "$1/etc/ssh/ssh_host_rsa_key"',
                 "--skip=cleanup/apt/lists",
             )
-            bootstrap(half, "apt", names, sources, options, more)
+            bootstrap(half, suite, "apt", names, sources, more)
 
         key = digest("base", *sources, *options, *names)
-        return self.entry("base", key, "Debian image of the machines", make) / "rootfs"
+        return self.entry("base", key, f"image of the machines, Debian {suite}", make) / "rootfs"
 
     def layer(self, role: str, base: Path) -> Path:
         """Return the directory of the layer that a role's packages add to the image."""
@@ -147,10 +146,12 @@ class Cache:
         parsed = ImageName.parse(name)
         recipe = recipe_for(parsed.name).with_packages(tuple(packages))
 
+        sources = recipe.sources or host_sources(recipe.suite)
+
         def make(half: Path) -> None:
             build_image(Store(half), parsed, recipe)
 
-        key = digest("image", name, recipe.fingerprint, *host_sources(SUITE))
+        key = digest("image", name, recipe.fingerprint, *sources)
         kind, what = f"image-{parsed.directory}", f"image {name} of the containers"
         return self.entry(kind, key, what, make) / parsed.directory
 
@@ -197,20 +198,20 @@ def digest(*parts: str) -> str:
 
 def bootstrap(
     half: Path,
+    suite: str,
     variant: str,
     names: Sequence[str],
     sources: Sequence[str],
-    options: Sequence[str],
     more: Sequence[str] = (),
 ) -> None:
-    """Make the root directory of a Debian machine in ``half/rootfs``.
+    """Make the root directory of a Debian machine in ``half/rootfs``; it keeps our apt's options.
 
     Args:
         half: a directory.
+        suite: the Debian release.
         variant: mmdebstrap's word for the packages that are always in it.
         names: more packages.
         sources: lines of ``sources.list``.
-        options: options of apt, which the machine keeps.
         more: options of mmdebstrap.
     """
     listing = half / "sources.list"
@@ -222,10 +223,10 @@ def bootstrap(
         "--mode=root",
         f"--variant={variant}",
         f"--include={','.join(names)}",
-        *(f"--aptopt={option}" for option in options),
+        *(f"--aptopt={option}" for option in apt_options()),
         f"--setup-hook={lists_script()}",
         *more,
-        SUITE,
+        suite,
         str(half / "rootfs"),
         str(listing),
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.lock import FOREVER, take
+from oar_lxc.sandbox.suites import DEFAULT, SUITES, cgroup_version, has_cpuset
 
 STATE = Path("/var/lib/oar-lxc-sandbox")
 CACHE = Path("/var/cache/oar-lxc-sandbox")
@@ -33,19 +34,23 @@ class Settings:
         cores: how many cores each node declares to OAR.
         cpuset: whether OAR confines jobs to their CPUs.
         stanza: whether the stanza prepares nodes; else prologue and epilogue do.
+        suite: the Debian release of the machines.
     """
 
     nodes: int = 2
     cores: int = 2
     cpuset: bool = True
     stanza: bool = True
+    suite: str = DEFAULT
 
     def check(self) -> None:
         """Refuse settings that this machine cannot have.
 
         Raises:
-            UsageError: a number is out of range.
+            UsageError: a number is out of range, or no machine can have the suite.
         """
+        if self.suite not in SUITES:
+            raise UsageError(f"suite {self.suite!r} is none of {', '.join(SUITES)}")
         if not 1 <= self.nodes <= 100:
             raise UsageError(f"{self.nodes} nodes: a sandbox has from 1 to 100")
         cpus = os.cpu_count() or 1
@@ -154,6 +159,19 @@ class State:
     def keep(self, settings: Settings) -> None:
         """Store the sandbox's settings."""
         self.write("settings", asdict(settings))
+
+
+def recommended(state: State, suite: str | None = None) -> Settings:
+    """Return the recommended set-up, in the size that the sandbox has.
+
+    Args:
+        state: the sandbox's state.
+        suite: the Debian release of the machines; by default the one that it has.
+    """
+    known = state.settings() or Settings()
+    suite = suite or known.suite
+    cpuset = has_cpuset(suite, cgroup_version())
+    return Settings(known.nodes, known.cores, cpuset=cpuset, suite=suite)
 
 
 @contextmanager

@@ -131,6 +131,12 @@ class Cluster:
         self.setup = setup
 
     @property
+    def cpuset(self) -> bool:
+        """Whether OAR's cpuset is on."""
+        settings = self.sandbox.state.settings()
+        return settings is not None and settings.cpuset
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """Names of the nodes."""
         return tuple(self.sandbox.nodes)

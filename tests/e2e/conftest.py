@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from oar_lxc.sandbox.cluster import Sandbox
-from oar_lxc.sandbox.state import Settings
+from oar_lxc.sandbox.state import Settings, State
+from oar_lxc.sandbox.suites import cgroup_version, has_cpuset
 from tests.e2e.cluster import Cluster
 
 FAILED = pytest.StashKey[bool]()
@@ -25,10 +26,30 @@ MPI_IMAGE = "debian-12:mpi"
 MPI_PACKAGES = ("openmpi-bin", "python3-mpi4py")
 
 
-def bring_up(sandbox: Sandbox, setup: str) -> Cluster:
-    """Bring the cluster into a set-up, with the nodes that it has."""
-    sandbox.up(replace(sandbox.state.settings() or Settings(), **SETUPS[setup]))
+def bring_up(sandbox: Sandbox, setup: str, cpuset: bool = True) -> Cluster:
+    """Bring the cluster into a set-up, with the nodes that it has.
+
+    Args:
+        sandbox: the cluster.
+        setup: the set-up's name.
+        cpuset: whether OAR's cpuset can be on in it.
+    """
+    known, wanted = sandbox.state.settings() or Settings(), SETUPS[setup]
+    sandbox.up(replace(known, cpuset=wanted["cpuset"] and cpuset, stanza=wanted["stanza"]))
     return Cluster(sandbox, setup)
+
+
+def cpuset_can_be_on() -> bool:
+    """Return whether the OAR of the sandbox's suite can have its cpuset on here."""
+    return has_cpuset((State().settings() or Settings()).suite, cgroup_version())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that take ``any_setup`` in each that differs from the others here."""
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "any_setup" in metafunc.fixturenames and "any_setup" not in chosen:
+        names = list(SETUPS) if cpuset_can_be_on() else ["hooks", "no-cpuset"]
+        metafunc.parametrize("any_setup", names, indirect=True, scope="package")
 
 
 class Clusters:
@@ -41,7 +62,7 @@ class Clusters:
     def in_setup(self, setup: str) -> Cluster:
         """Bring the cluster into a set-up, unless it was brought there last."""
         if self._last is None or self._last.setup != setup:
-            self._last = bring_up(self.sandbox, setup)
+            self._last = bring_up(self.sandbox, setup, cpuset_can_be_on())
         return self._last
 
 
@@ -73,15 +94,15 @@ def clusters() -> Iterator[Clusters]:
     clusters.in_setup("stanza")
 
 
-@pytest.fixture(scope="package", params=list(SETUPS))
+@pytest.fixture(scope="package")
 def any_setup(request: pytest.FixtureRequest, clusters: Clusters) -> Cluster:
-    """Return the cluster in each of the three set-ups, one after the other."""
+    """Return the cluster in each of the set-ups, one after the other."""
     return clusters.in_setup(request.param)
 
 
 @pytest.fixture(scope="module")
 def cluster(clusters: Clusters) -> Cluster:
-    """Return the cluster in the set-up that is advised: the stanza, the cpuset on."""
+    """Return the cluster in the set-up that is advised: the stanza, the cpuset on if it can be."""
     return clusters.in_setup("stanza")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -110,7 +111,9 @@ def test_oar_gives_a_node_that_is_not_clean_to_nobody_until_it_is(cluster: Clust
 
     def state() -> str:
         listing = cluster.frontend("oarnodes", "-s").stdout
-        return listing.partition(node)[2].split(":")[1].split()[0]
+        found = re.search(rf"^{node}:?\n +\d+ *: *(\w+)", listing, re.MULTILINE)
+        assert found is not None
+        return found[1]
 
     def check(state_wanted: str) -> None:
         cluster.on(node, "/etc/oar/check.d/oar-lxc")

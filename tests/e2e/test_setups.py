@@ -91,7 +91,7 @@ def test_containers_are_inside_the_cgroups_of_the_job(running: SubmittedJob) -> 
         lines = on(node, "cat", f"/proc/{c['pid']}/cgroup").stdout.splitlines()
         paths = {line.split(":")[1]: line.split(":", 2)[2] for line in lines}
         inside = f"/oar-lxc/{name}/"
-        if running.cluster.setup != "no-cpuset":
+        if running.cluster.cpuset:
             inside = f"/oar/{name}/"
             status = on(node, "cat", f"/proc/{c['pid']}/status").stdout
             allowed = next(x.split()[1] for x in status.splitlines() if "Cpus_allowed_list" in x)
@@ -105,7 +105,7 @@ def test_containers_are_inside_the_cgroups_of_the_job(running: SubmittedJob) -> 
 def test_the_user_is_told_which_walls_are_missing(running: SubmittedJob) -> None:
     """One line, with the cpuset off; none with it on."""
     told = "OAR's cpuset is off" in running.output()
-    assert told == (running.cluster.setup == "no-cpuset")
+    assert told == (not running.cluster.cpuset)
 
 
 def test_commands_run_from_the_frontend(running: SubmittedJob) -> None:

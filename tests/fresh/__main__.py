@@ -1,4 +1,4 @@
-"""Run a command in a clone of this checkout on a fresh, minimal Debian 12, as root.
+"""Run a command in a clone of this checkout on a fresh, minimal Debian, as root.
 
 The machine is a container with systemd; it has make, git and how to reach Debian's and Python's
 packages. It has the last commit, and is gone afterwards. The exit status is the command's.
@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.signals import raising_signals
 from oar_lxc.sandbox.report import Report
+from oar_lxc.sandbox.suites import DEFAULT, SUITES
 from tests.fresh.machine import FreshMachine
 
 # Where root's first `git clone` puts it. In two parts: no file names the place that it lies in.
@@ -32,6 +33,9 @@ def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.fresh", description=__doc__)
     parser.add_argument(
+        "--suite", choices=list(SUITES), default=DEFAULT, help=f"the Debian release ({DEFAULT})"
+    )
+    parser.add_argument(
         "--place", type=place, default=PLACE, help=f"where the clone is, on the machine ({PLACE})"
     )
     parser.add_argument(
@@ -47,7 +51,7 @@ def main() -> int:
         print("tests.fresh: this needs root: it boots a machine in a container", file=sys.stderr)
         return 1
     report = Report(lambda line: print(line, flush=True))
-    machine = FreshMachine(report)
+    machine = FreshMachine(report, options.suite)
     try:
         with raising_signals(), machine.running(options.place):
             status = machine.call(options.command, options.place)

@@ -1,4 +1,4 @@
-"""A fresh Debian 12 in a container: minimal, with this checkout's last commit, gone afterwards."""
+"""A fresh Debian in a container: minimal, with this checkout's last commit, gone afterwards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from oar_lxc.linux.run import run
 from oar_lxc.linux.unshare import dies_with_caller
 from oar_lxc.sandbox import host as sandbox_host
 from oar_lxc.sandbox import network
-from oar_lxc.sandbox.images import SUITE, Cache, apt_options, bootstrap, digest
+from oar_lxc.sandbox.images import Cache, apt_options, bootstrap, digest
 from oar_lxc.sandbox.machine import Definition, Machine
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import CACHE, Settings, State, locked
+from oar_lxc.sandbox.suites import DEFAULT, SUITES, cgroup_version, has_cpuset
 from tests.fresh import host
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -37,10 +38,12 @@ class FreshMachine:
 
     Args:
         report: is told what is done.
+        suite: the machine's Debian release.
     """
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, suite: str = DEFAULT) -> None:
         self.report = report
+        self.suite = suite
         self.state = State(STATE, CHECKOUT)
         self._machine = Machine(NAME, self.state)
 
@@ -60,7 +63,8 @@ class FreshMachine:
         busy = locked(self.state.tag, wait=False, changing="the fresh machine")
         with busy, ExitStack() as stack:
             self._remove()
-            here = sandbox_host.look((STATE, CACHE), cpuset=True)
+            cpuset = has_cpuset(self.suite, cgroup_version())
+            here = sandbox_host.look((STATE, CACHE), Settings(suite=self.suite, cpuset=cpuset))
             sandbox_host.refuse(sandbox_host.problems(here, Settings().nodes, new=True))
             sandbox_host.refuse(sandbox_host.kernel_problems(STATE))
             stack.callback(self._remove)
@@ -68,7 +72,7 @@ class FreshMachine:
             base = self._base()
             where = network.addresses(self.state)
             network.up(self.state, where)
-            with self.report.step("booting a fresh Debian 12"):
+            with self.report.step(f"booting a fresh {SUITES[self.suite].debian}"):
                 self._machine.define(self._definition(base, where))
                 self._clone_repository()
                 self._machine.start()
@@ -110,13 +114,13 @@ class FreshMachine:
         return process.returncode
 
     def _base(self) -> Path:
-        sources, options = host_sources(SUITE), apt_options()
+        sources, options = host_sources(self.suite), apt_options()
 
         def make(half: Path) -> None:
-            bootstrap(half, "minbase", PACKAGES, sources, options)
+            bootstrap(half, self.suite, "minbase", PACKAGES, sources)
 
         key = digest("fresh", *sources, *options, *PACKAGES)
-        what = "a minimal Debian 12 with make and git"
+        what = f"a minimal {SUITES[self.suite].debian} with make and git"
         return Cache(self.report).entry("fresh", key, what, make) / "rootfs"
 
     def _definition(self, base: Path, where: network.Addresses) -> Definition:

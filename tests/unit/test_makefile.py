@@ -42,7 +42,7 @@ def make_test(
     environ = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
     environ |= {"FAILS": fails, "LASTS": lasts, "CALLS": str(tmp_path / "calls")}
     environ |= {"STATUS": "0" if was_up else "1"}
-    argv = ["make", "-s", "-o", "need-root", "-o", "setup", "test"]
+    argv = ["make", "-s", "-o", "need-host", "-o", "setup", "test"]
     argv += [f"{name}={tmp_path / name}" for name in commands]
     with subprocess.Popen(
         ["sh", "-c", 'echo $$ >"$CALLS.make"; exec "$@"', "sh", *argv],
@@ -126,3 +126,36 @@ def test_an_installation_that_lasts_is_told(tmp_path: Path) -> None:
     first, *rest = done.stdout.splitlines()
     assert first == "installing lxc"
     assert re.fullmatch(r"… \d+ s", rest[0])
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "e2e"])
+@pytest.mark.parametrize(
+    ("python", "told"),
+    [
+        ("exit 1", "make: this machine is not Debian 12 or later"),
+        (
+            '[ "$1" = -c ] || { echo "make: no cgroups, but trixie can" >&2; exit 1; }',
+            "trixie can",
+        ),
+    ],
+)
+def test_a_host_that_cannot_do_it_is_told_before_anything_is_installed(
+    tmp_path: Path, target: str, python: str, told: str
+) -> None:
+    bin_directory = tmp_path / "bin"
+    add_program(bin_directory, "apt-get", f"touch {tmp_path / 'installed'}")
+    add_program(bin_directory, "python3", python)
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
+    environ["PATH"] = f"{bin_directory}:{environ['PATH']}"
+    done = subprocess.run(
+        ["make", "-s", "-o", "need-root", target, f"PYTHON={bin_directory / 'python3'}"],
+        cwd=REPOSITORY,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert not (tmp_path / "installed").exists()

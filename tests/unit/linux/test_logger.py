@@ -19,7 +19,7 @@ from oar_lxc.linux.node_log import NodeLog
 PACKAGE = Path(__file__).parents[3] / "oar_lxc"
 # Programs, which write what they are asked for; the command line is one as a whole.
 PROGRAMS = {"agent/forward.py", "agent/main.py", "linux/node_log.py", "remote/fanout.py"}
-PROGRAMS |= {"setup/deb.py"}
+PROGRAMS |= {"sandbox/check_host.py", "setup/deb.py"}
 # What job scripts choose to print with, and what empties buffers before a fork.
 CHOSEN = {"client/progress.py", "linux/fork.py"}
 

@@ -11,9 +11,10 @@ import pytest
 
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.run import Result
-from oar_lxc.sandbox import host
+from oar_lxc.sandbox import host, suites
 from oar_lxc.sandbox.host import GIB, Host
-from oar_lxc.sandbox.state import SandboxError
+from oar_lxc.sandbox.state import SandboxError, Settings
+from oar_lxc.sandbox.suites import SUITES
 
 PLACE = Path("/var/lib/somewhere")
 GOOD = Host(
@@ -37,7 +38,7 @@ LACKS: dict[str, tuple[dict[str, Any], str, str]] = {
     "memory": ({"memory": GIB // 2}, "0.5 GiB of memory", "--nodes"),
     "disk": ({"disk": {PLACE: GIB}}, f"{PLACE} has 1.0 GiB free", "make room"),
     "a real file system": ({"storage": "it is on overlay: mount one"}, "overlay", "mount one"),
-    "cgroups": ({"cgroups": "a controller is missing: boot"}, "cgroups of this host", "boot"),
+    "cgroups": ({"cgroups": "a controller is missing: boot"}, "a controller", "boot"),
 }
 
 
@@ -55,6 +56,15 @@ def test_what_is_missing_is_told_with_what_to_do(lack: str) -> None:
     assert "\n" not in sentence
     with pytest.raises(SandboxError, match="this machine cannot hold a sandbox"):
         host.refuse([sentence])
+
+
+def test_a_suite_that_cannot_work_here_is_refused_with_one_that_can() -> None:
+    """By what the versions of cgroups are, whatever this machine has."""
+    version = suites.cgroup_version()
+    can, cannot = sorted(SUITES, key=lambda name: SUITES[name].cgroups != version)
+    sentence = host.look((PLACE,), Settings(suite=cannot)).cgroups
+    assert f"--suite {can}" in sentence
+    assert "\n" not in sentence
 
 
 def test_all_that_is_missing_is_told_at_once() -> None:
@@ -88,7 +98,7 @@ def test_what_the_kernel_refuses_is_told_in_its_words(tmp_path: Path, what: str)
 
 
 def test_this_machine_is_looked_at_in_a_moment_and_left_as_it_is(tmp_path: Path) -> None:
-    here = host.look((tmp_path / "a", tmp_path / "b"), cpuset=False)
+    here = host.look((tmp_path / "a", tmp_path / "b"), Settings(cpuset=False))
     assert here.memory > 0
     assert set(here.disk) == {tmp_path / "a", tmp_path / "b"}
     assert list(tmp_path.iterdir()) == []

@@ -138,3 +138,10 @@ def test_nodes_that_oar_does_not_call_alive_are_found() -> None:
     listing = "node1\n    1 : Alive\n    2 : Alive\nnode2\n    3 : Suspected\n    4 : Dead\n"
     assert not_alive(listing) == ["node2"]
     assert not_alive("") == []
+
+
+def test_newer_oar_writes_a_colon_behind_the_name_of_a_node() -> None:
+    listing = (
+        "node1:\n    1: Alive\n    2: Alive\nnode2:\n    3: Suspected (standby)\n    4: Alive\n"
+    )
+    assert not_alive(listing) == ["node2"]

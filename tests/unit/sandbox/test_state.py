@@ -47,6 +47,14 @@ def test_more_cores_than_cpus_are_refused() -> None:
         Settings(cores=(os.cpu_count() or 1) + 1).check()
     with pytest.raises(UsageError, match="0 nodes"):
         Settings(nodes=0).check()
+    with pytest.raises(UsageError, match="suite 'sid' is none of bookworm, trixie"):
+        Settings(suite="sid").check()
+
+
+def test_settings_from_before_there_were_suites_are_of_the_first(tmp_path: Path) -> None:
+    state = State(tmp_path, tmp_path)
+    state.write("settings", {"nodes": 3, "cores": 1, "cpuset": False, "stanza": True})
+    assert state.settings() == Settings(3, 1, cpuset=False, suite="bookworm")
 
 
 def test_a_second_checkout_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:

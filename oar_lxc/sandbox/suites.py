@@ -1,0 +1,65 @@
+"""Debian releases that the sandbox's machines may have, and what their OAR asks of the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from oar_lxc.setup.requirements import CGROUPS
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A Debian release of the machines.
+
+    Attributes:
+        debian: its name for people.
+        oar: the version of its OAR.
+        cgroups: the version of the cgroups in which that OAR confines jobs to their CPUs.
+    """
+
+    debian: str
+    oar: str
+    cgroups: int
+
+
+DEFAULT = "bookworm"
+SUITES = {
+    DEFAULT: Suite("Debian 12", "2.5", cgroups=1),
+    "trixie": Suite("Debian 13", "2.6", cgroups=2),
+}
+
+
+def cgroup_version(cgroups: Path = CGROUPS) -> int:
+    """Return the version of this host's cgroups: 2 if they are all in one hierarchy, else 1."""
+    return 2 if (cgroups / "cgroup.controllers").exists() else 1
+
+
+def has_cpuset(name: str, version: int) -> bool:
+    """Return whether OAR confines jobs to their CPUs if nothing else is asked for.
+
+    Args:
+        name: the release.
+        version: the version of the host's cgroups.
+    """
+    return name == DEFAULT or SUITES[name].cgroups == version
+
+
+def problem(name: str, cpuset: bool, version: int) -> str:
+    """Return why machines of a release cannot work on a host, a sentence; empty if they can.
+
+    Args:
+        name: the release.
+        cpuset: whether OAR shall confine jobs to their CPUs.
+        version: the version of the host's cgroups.
+    """
+    suite = SUITES[name]
+    if version == suite.cgroups or (version < suite.cgroups and not cpuset):
+        return ""
+    others = [f"--suite {other}" for other in SUITES if SUITES[other].cgroups == version]
+    if version < suite.cgroups:
+        others.insert(0, "--no-cpuset")
+    return (
+        f"OAR {suite.oar} of {suite.debian} has jobs in cgroups of version {suite.cgroups}, and "
+        f"this host has version {version}: ask for {' or '.join(others)}"
+    )

@@ -1,0 +1,45 @@
+"""What make asks before it installs anything: whether this machine can hold a sandbox."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.sandbox import check_host, host, state, suites
+
+
+@pytest.fixture(autouse=True)
+def _no_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_host, "State", lambda: state.State(tmp_path / "state", tmp_path))
+    # Of the machine that runs this, all is well but for what a test names.
+    monkeypatch.setattr(
+        host, "problems", lambda here, nodes, new: [here.cgroups] * (here.cgroups != "")
+    )
+
+
+def test_a_suite_that_cannot_work_is_told_with_what_can(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suites, "cgroup_version", lambda: 2)
+    assert check_host.main(["--suite", "bookworm"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("make: this machine cannot hold a sandbox:\nOAR 2.5 of Debian 12")
+    assert said.endswith("ask for --suite trixie\n")
+
+
+def test_a_suite_whose_cpuset_cannot_be_on_is_taken_with_it_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (suites, state):
+        monkeypatch.setattr(module, "cgroup_version", lambda: 1)
+    assert check_host.main(["--suite", "trixie"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_it_needs_no_package_that_make_has_yet_to_install() -> None:
+    absent = "import sys; sys.modules |= dict.fromkeys(('click', 'rich', 'structlog', 'psutil'))"
+    script = f"{absent}; import oar_lxc.sandbox.check_host"
+    subprocess.run([sys.executable, "-c", script], check=True)
