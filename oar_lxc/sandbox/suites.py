@@ -54,12 +54,11 @@ def problem(name: str, cpuset: bool, version: int) -> str:
         version: the version of the host's cgroups.
     """
     suite = SUITES[name]
-    if version == suite.cgroups or (version < suite.cgroups and not cpuset):
-        return ""
-    others = [f"--suite {other}" for other in SUITES if SUITES[other].cgroups == version]
-    if version < suite.cgroups:
-        others.insert(0, "--no-cpuset")
-    return (
-        f"OAR {suite.oar} of {suite.debian} has jobs in cgroups of version {suite.cgroups}, and "
-        f"this host has version {version}: ask for {' or '.join(others)}"
-    )
+    if version < suite.cgroups and cpuset:
+        others = [f"--suite {other}" for other in SUITES if SUITES[other].cgroups == version]
+        return (
+            f"OAR {suite.oar} of {suite.debian} confines jobs to their CPUs in cgroups of version "
+            f"{suite.cgroups} alone, and this host has version {version}: ask for "
+            f"{' or '.join(['--no-cpuset', *others])}"
+        )
+    return ""

@@ -78,7 +78,7 @@ def make_plan(options: Options) -> SetupPlan:
         [
             requirements.is_debian(),
             requirements.is_not_the_server(_NOT_THE_SERVER),
-            *([requirements.cgroups_are_usable(), _no_directory()] if bundle.cpuset_path else []),
+            *_cgroup_steps(bundle),
             requirements.storage_is_real(STATE),
             packages.installed(packages.NODE),
             join.oar_conf(bundle, options.settings),
@@ -117,6 +117,12 @@ def make_plan(options: Options) -> SetupPlan:
         ],
         [*network.notes(), *ids.notes()],
     )
+
+
+def _cgroup_steps(bundle: Bundle) -> list[Step]:
+    if not bundle.cpuset_path:
+        return [requirements.containers_have_cgroups()]
+    return [requirements.cgroups_are_usable(), _no_directory()]
 
 
 def _no_directory() -> Step:

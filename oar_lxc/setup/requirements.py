@@ -7,7 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.run import run
+from oar_lxc.model.placement import NONE
+from oar_lxc.root import placement
 from oar_lxc.setup import packages
 from oar_lxc.setup.steps import SetupError, Step
 
@@ -67,6 +70,23 @@ def cgroups_are_usable(cgroups: Path = CGROUPS, mounts: Path = Path("/proc/self/
         "cgroup file systems are mounted, and the cpuset writable",
         lambda: _cgroup_problem(cgroups, mounts),
     )
+
+
+def containers_have_cgroups(way: str = NONE) -> Step:
+    """Make the step that requires cgroups in which this version makes containers.
+
+    Args:
+        way: how OAR places jobs; see :mod:`oar_lxc.model.placement`.
+    """
+
+    def problem() -> str | None:
+        try:
+            placement.check_supported(way, placement.hierarchies())
+        except OarLxcError as error:
+            return str(error)
+        return None
+
+    return Step("cgroups are those that containers can have", problem)
 
 
 def _cgroup_problem(cgroups: Path, mounts: Path) -> str | None:

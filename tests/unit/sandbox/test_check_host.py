@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.root import placement
 from oar_lxc.sandbox import check_host, host, state, suites
 
 
@@ -20,14 +21,17 @@ def _no_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_suite_that_cannot_work_is_told_with_what_can(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_host_that_cannot_hold_a_sandbox_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(suites, "cgroup_version", lambda: 2)
-    assert check_host.main(["--suite", "bookworm"]) == 1
+    for module in (suites, state):
+        monkeypatch.setattr(module, "cgroup_version", lambda: 2)
+    unified = placement.Hierarchy(tmp_path, (), unified=True)
+    monkeypatch.setattr(placement, "hierarchies", lambda: [unified])
+    assert check_host.main(["--suite", "trixie"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("make: this machine cannot hold a sandbox:\nOAR 2.5 of Debian 12")
-    assert said.endswith("ask for --suite trixie\n")
+    assert said.startswith("make: this machine cannot hold a sandbox:\nmachines would have ")
+    assert "this node has cgroup version 2 alone" in said
 
 
 def test_a_suite_whose_cpuset_cannot_be_on_is_taken_with_it_off(

@@ -11,10 +11,13 @@ import pytest
 
 from oar_lxc.errors import CommandError
 from oar_lxc.linux.run import Result
+from oar_lxc.root import placement
+from oar_lxc.root.placement import Hierarchy
 from oar_lxc.sandbox import host, suites
 from oar_lxc.sandbox.host import GIB, Host
 from oar_lxc.sandbox.state import SandboxError, Settings
 from oar_lxc.sandbox.suites import SUITES
+from oar_lxc.setup import requirements
 
 PLACE = Path("/var/lib/somewhere")
 GOOD = Host(
@@ -58,13 +61,28 @@ def test_what_is_missing_is_told_with_what_to_do(lack: str) -> None:
         host.refuse([sentence])
 
 
-def test_a_suite_that_cannot_work_here_is_refused_with_one_that_can() -> None:
-    """By what the versions of cgroups are, whatever this machine has."""
-    version = suites.cgroup_version()
-    can, cannot = sorted(SUITES, key=lambda name: SUITES[name].cgroups != version)
-    sentence = host.look((PLACE,), Settings(suite=cannot)).cgroups
-    assert f"--suite {can}" in sentence
-    assert "\n" not in sentence
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("cpuset", [True, False])
+def test_cgroups_in_which_no_container_can_be_made_are_told(
+    monkeypatch: pytest.MonkeyPatch, suite: str, cpuset: bool
+) -> None:
+    """The words are those with which jobs would fail; on a host of version 1 nothing is told."""
+    monkeypatch.setattr(suites, "cgroup_version", lambda: 2)
+    unified = Hierarchy(Path("/sys/fs/cgroup"), (), unified=True)
+    monkeypatch.setattr(placement, "hierarchies", lambda: [unified])
+    if cpuset and suite == "bookworm":
+        monkeypatch.setattr(requirements, "_cgroup_problem", lambda *_: "version 2: boot with")
+    told = host.look((PLACE,), Settings(suite=suite, cpuset=cpuset)).cgroups
+    assert told.startswith("machines would have the cgroups of this host, and ")
+    assert "version 2" in told
+
+
+def test_a_cpuset_that_cannot_be_on_here_is_refused_with_what_can_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(suites, "cgroup_version", lambda: 1)
+    told = host.look((PLACE,), Settings(suite="trixie")).cgroups
+    assert told.endswith("ask for --no-cpuset or --suite bookworm")
 
 
 def test_all_that_is_missing_is_told_at_once() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.root import placement
 from oar_lxc.setup import frontend, node, packages, requirements
 from oar_lxc.setup.bundle import Bundle
 from oar_lxc.setup.steps import SetupPlan
@@ -49,6 +50,21 @@ def test_version_2_is_recognised_and_the_way_out_told(tmp_path: Path) -> None:
     said = problem(tmp_path, mounts)
     assert "version 2" in said
     assert "systemd.unified_cgroup_hierarchy=0" in said
+
+
+def test_a_node_without_oars_cpuset_needs_cgroups_for_containers_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = requirements.containers_have_cgroups()
+    unified, older = (
+        placement.Hierarchy(Path("/sys/fs/cgroup", name), names, unified=not names)
+        for name, names in (("unified", ()), ("pids", ("pids",)))
+    )
+    monkeypatch.setattr(placement, "hierarchies", lambda: [unified, older])
+    assert step.pending() is None
+    monkeypatch.setattr(placement, "hierarchies", lambda: [unified])
+    assert "this node has cgroup version 2 alone" in (step.pending() or "")
+    assert step.apply is None
 
 
 @pytest.mark.parametrize("name", ["cpuset.cpus", "cpuset.mems"])
