@@ -122,7 +122,7 @@ def make_plan(options: Options) -> SetupPlan:
 def _cgroup_steps(bundle: Bundle) -> list[Step]:
     if not bundle.cpuset_path:
         return [requirements.containers_have_cgroups()]
-    return [requirements.cgroups_are_usable(), _no_directory()]
+    return [requirements.cpuset_can_be_on(), _no_directory()]
 
 
 def _no_directory() -> Step:

@@ -54,6 +54,14 @@ def missing(packages: Sequence[str]) -> list[str]:
     return [name for name in packages if name not in installed]
 
 
+def version_of(package: str) -> str:
+    """Return the version that is installed, else that which apt would install; empty if none."""
+    listing = run(["apt-cache", "policy", package], env=os.environ | {"LC_ALL": "C"}).stdout
+    found = dict(line.strip().partition(": ")[::2] for line in listing.splitlines())
+    versions = (found.get(key, "") for key in ("Installed", "Candidate"))
+    return next((version for version in versions if version not in ("", "(none)")), "")
+
+
 def install(packages: Sequence[str]) -> None:
     """Install packages with apt, without questions, and keep changed configuration files.
 

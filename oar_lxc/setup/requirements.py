@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.run import run
-from oar_lxc.model.placement import NONE
+from oar_lxc.model.placement import NONE, SYSTEMD
 from oar_lxc.root import placement
 from oar_lxc.setup import packages
 from oar_lxc.setup.steps import SetupError, Step
 
 SERVER = "oar-server"  # the package that makes a machine the server
+NODE = "oar-node"  # the package that makes a machine a node
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpuset", "cpu", "cpuacct", "devices", "freezer")
 
@@ -87,6 +90,28 @@ def containers_have_cgroups(way: str = NONE) -> Step:
         return None
 
     return Step("cgroups are those that containers can have", problem)
+
+
+def cpuset_can_be_on(version: Callable[[], str] = lambda: packages.version_of(NODE)) -> Step:
+    """Make the step that requires the cgroups in which this machine's OAR confines jobs to CPUs.
+
+    Args:
+        version: returns the version of OAR's package.
+    """
+
+    def problem() -> str | None:
+        match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", version())
+        if match is None or (int(match[1]), int(match[2])) < (2, 6):
+            return cgroups_are_usable().pending()
+        if not all(hierarchy.unified for hierarchy in placement.hierarchies()):
+            return (
+                f"OAR {match[1]}.{match[2]} confines jobs to their CPUs in cgroups of version 2 "
+                "alone, and this machine has version 1: set the server up with --no-cpuset, and "
+                "this machine with its new bundle"
+            )
+        return containers_have_cgroups(SYSTEMD).pending()
+
+    return Step("OAR's cpuset can be on", problem)
 
 
 def _cgroup_problem(cgroups: Path, mounts: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from oar_lxc.root import placement
 from oar_lxc.setup import frontend, node, packages, requirements
 from oar_lxc.setup.bundle import Bundle
 from oar_lxc.setup.steps import SetupPlan
+from tests.unit.fakes.programs import add_program
 
 
 def hybrid(tmp_path: Path) -> tuple[Path, Path]:
@@ -65,6 +67,41 @@ def test_a_node_without_oars_cpuset_needs_cgroups_for_containers_all_the_same(
     monkeypatch.setattr(placement, "hierarchies", lambda: [unified])
     assert "this node has cgroup version 2 alone" in (step.pending() or "")
     assert step.apply is None
+
+
+@pytest.mark.parametrize("version", ["2.6.1-1+deb13u1", "3.0.2-1"])
+def test_a_newer_oar_has_its_cpuset_in_version_2_alone(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    step = requirements.cpuset_can_be_on(lambda: version)
+    older = placement.Hierarchy(Path("/sys/fs/cgroup/cpuset"), ("cpuset",), unified=False)
+    monkeypatch.setattr(placement, "hierarchies", lambda: [older])
+    assert "set the server up with --no-cpuset" in (step.pending() or "")
+
+
+@pytest.mark.parametrize("version", ["2.5.9-1+deb12u1", "2.5.10~g5k32-1", ""])
+def test_an_older_oar_has_its_cpuset_in_version_1(
+    monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr(requirements, "_cgroup_problem", lambda *_: "version 2: boot with")
+    assert requirements.cpuset_can_be_on(lambda: version).pending() == "version 2: boot with"
+
+
+@pytest.mark.parametrize(
+    ("installed", "candidate", "version"),
+    [
+        ("2.5.9-1", "2.6.1-1", "2.5.9-1"),
+        ("(none)", "2.6.1-1", "2.6.1-1"),
+        ("(none)", "(none)", ""),
+    ],
+)
+def test_the_version_of_a_package_is_what_is_installed_or_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str, candidate: str, version: str
+) -> None:
+    listing = f"oar-node:\n  Installed: {installed}\n  Candidate: {candidate}\n  Version table:\n"
+    add_program(tmp_path / "bin", "apt-cache", f"cat <<'END'\n{listing}END")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert packages.version_of("oar-node") == version
 
 
 @pytest.mark.parametrize("name", ["cpuset.cpus", "cpuset.mems"])
