@@ -203,3 +203,18 @@ def qdiscs(cluster: Cluster, node: str, kind: str) -> Sequence[str]:
     """Return the devices of a node that have a qdisc of a kind."""
     shown = cluster.inside(node, "tc", "-json", "qdisc", "show").stdout
     return sorted(one["dev"] for one in json.loads(shown) if one["kind"] == kind)
+
+
+def rate(cluster: Cluster, source: str, address: str, target: str, *options: str) -> float:
+    """Return how many bits a second a TCP connection carries from one container to another."""
+    argv = [*cluster.entering(target), "iperf3", "--server", "--one-off", "--forceflush"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            while b"listening" not in server.stdout.readline():
+                pass
+            client = ("iperf3", "--client", address, "--time", "4", "--omit", "1", "--json")
+            told = json.loads(cluster.inside(source, *client, *options).stdout)
+            return float(told["end"]["sum_received"]["bits_per_second"])
+        finally:
+            server.kill()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +19,7 @@ from oar_lxc.model.names import MAIN
 from oar_lxc.model.networks import Main, Membership, Network
 from oar_lxc.model.spec import Group, Spec
 from oar_lxc.model.specfile import read_spec
-from tests.integration.segments import Cluster, cluster_of, qdiscs
+from tests.integration.segments import Cluster, cluster_of, qdiscs, rate
 from tests.pretend import checkout
 
 SUBNET = "192.168.100.0/24"
@@ -221,21 +220,6 @@ def test_who_reaches_whom_in_the_examples(example: str) -> None:
     assert found == expected
 
 
-def rate(cluster: Cluster, source: str, address: str, target: str, *options: str) -> float:
-    """Return how many bits a second a TCP connection carries from one container to another."""
-    argv = [*cluster.entering(target), "iperf3", "--server", "--one-off", "--forceflush"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
-        try:
-            assert server.stdout is not None
-            while b"listening" not in server.stdout.readline():
-                pass
-            client = ("iperf3", "--client", address, "--time", "4", "--omit", "1", "--json")
-            told = json.loads(cluster.inside(source, *client, *options).stdout)
-            return float(told["end"]["sum_received"]["bits_per_second"])
-        finally:
-            server.kill()
-
-
 def lost(cluster: Cluster, source: str, address: str, count: int = 2000) -> float:
     """Return the part of pings that had no answer."""
     argv = ("ping", "-n", "-q", "-i", "0.001", "-c", str(count), "-W", "1", address)
@@ -344,22 +328,21 @@ def test_a_delay_is_one_way_or_the_kernel_has_none(pair: Cluster) -> None:
         with pytest.raises(CommandError, match="qdisc kind is unknown"):
             linked(pair, link)
         return
-    plain = statistics.median(round_trip(pair, "p1", ip["p3"]))
+    # The least: a busy machine may take longer, and never less.
+    plain = min(round_trip(pair, "p1", ip["p3"]))
     linked(pair, link)
     once = round_trip(pair, "p1", ip["p2"])
     assert len(once) == 50  # none is lost
-    assert statistics.median(once) == pytest.approx(plain + 40, rel=0.15)
-    assert statistics.median(round_trip(pair, "p1", ip["p3"])) < plain + 20
+    assert min(once) == pytest.approx(plain + 40, rel=0.15)
+    assert min(round_trip(pair, "p1", ip["p3"])) < plain + 20
     linked(pair, replace(link, both=True, jitter="10ms", rate="10Mbit"))
     both = round_trip(pair, "p1", ip["p2"])
     assert len(both) == 50
-    assert statistics.median(both) == pytest.approx(plain + 80, rel=0.15)
+    assert 60 <= min(both) < plain + 80
     assert max(both) - min(both) > 10
     # Without "to", it is the cable: both interfaces', so each way takes it twice.
     linked(pair, Link("left", "*", delay="20ms"))
-    assert statistics.median(round_trip(pair, "p1", ip["p2"])) == pytest.approx(
-        plain + 80, rel=0.2
-    )
+    assert min(round_trip(pair, "p1", ip["p2"])) == pytest.approx(plain + 80, rel=0.2)
     # A queue with too few places would lose packets that no link asked for.
     linked(pair, Link("left", "p1", "p2", delay="100ms"))
     assert lost(pair, "p1", ip["p2"]) == 0
