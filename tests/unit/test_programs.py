@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 # Package → programs of it that something here starts.
 PACKAGES = {
-    "apt": "apt-config apt-get",
+    "apt": "apt-cache apt-config apt-get",
     "bash": "bash",
     "bsdutils": "script",
     "coreutils": "cat chmod chown cp df du echo env false head id kill ln ls md5sum mkdir mv "
