@@ -33,6 +33,9 @@ def _run(module: str) -> None:
     sys.path.remove(place)
     if place not in sys.path:
         sys.path.append(place)
+    from oar_lxc.linux.quick_start import quick_start
+
+    quick_start()
     __import__(module)
     sys.modules[module].main()
 

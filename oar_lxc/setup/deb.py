@@ -109,6 +109,10 @@ import sys
 
 sys.path.append("/usr/lib/python3/dist-packages")
 
+from oar_lxc.linux.quick_start import quick_start
+
+quick_start()
+
 from oar_lxc.root.main import main
 
 sys.exit(main())

@@ -47,8 +47,9 @@ def test_the_package_is_that_of_the_caller_wherever_it_lies(tmp_path: Path) -> N
     (package / "linux").mkdir(parents=True)
     (package.parent / "json.py").write_text(SHADOW)
     (package / "__init__.py").write_text("")
-    source = Path(__file__).parents[3] / "oar_lxc/linux/isolated.py"
-    (package / "linux/isolated.py").write_text(source.read_text())
+    source = Path(__file__).parents[3] / "oar_lxc/linux"
+    for name in ("isolated.py", "quick_start.py"):
+        (package / "linux" / name).write_text((source / name).read_text())
     (package / "told.py").write_text(
         "import json, sys\ndef main(): print(json.dumps([__file__, sys.argv]))\n"
     )
