@@ -68,15 +68,15 @@ class _OpenHow(ctypes.Structure):
 
 
 def mount_idmapped(
-    source: Path | int, target: Path | int, ids: IdMap | None, *, writable: bool = False
+    source: Path | int, target: Path | int, ids: IdMap | Path | None, *, writable: bool = False
 ) -> None:
     """Bind-mount a directory on another with mapped ids, without the mounts below it.
 
     Args:
         source: a directory, or the descriptor of one (:func:`open_point`).
         target: an existing directory in a root-owned place, or the descriptor of one.
-        ids: the map of file owners. Owners outside the map appear as "nobody", and cannot own a
-            new file. None: no mapping.
+        ids: the map of file owners, or the file of a user namespace that has it. Owners outside
+            the map appear as "nobody", and cannot own a new file. None: no mapping.
         writable: whether files can be written through the mount.
 
     Raises:
@@ -86,7 +86,11 @@ def mount_idmapped(
     # No set-user-id here: programs of a container run from the overlay above this mount.
     limits = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
     limits |= 0 if writable else _MOUNT_ATTR_RDONLY
-    namespace = _user_namespace(ids) if ids else -1
+    namespace = -1
+    if isinstance(ids, Path):
+        namespace = os.open(ids, os.O_RDONLY | os.O_CLOEXEC)
+    elif ids:
+        namespace = _user_namespace(ids)
     try:
         _bind(source, target, limits | (_MOUNT_ATTR_IDMAP if ids else 0), max(namespace, 0))
     finally:

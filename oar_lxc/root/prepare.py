@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, UsageError
+from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.deadline import Deadline
 from oar_lxc.linux.node_log import NodeLog
 from oar_lxc.linux.regular import read_regular
@@ -26,7 +27,7 @@ from oar_lxc.model.published import READY, REFUSED, PublishedJob
 from oar_lxc.root import bridge, id_ranges, idmapped, job_namespaces, packetfilter
 from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
 from oar_lxc.root.destroy import Destruction
-from oar_lxc.root.files import job_locked, locked, write_durably
+from oar_lxc.root.files import half_written, job_locked, locked, write_durably
 from oar_lxc.root.id_allocation import NoRangeError, allocate
 from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.oar_files import keep_keys
@@ -99,7 +100,9 @@ class Preparation:
             published = self._make(record, account, network, log, end)
             took = {"begin": round(begin, 4), "all": round(time.monotonic() - start, 4)}
             published = replace(published, prepared={**log.seconds, **took})
-            write_durably(self.layout.published, published.to_json(), 0o644)
+            # Atomically, but not durably: after another boot, it counts no more.
+            path = self.layout.published
+            write_atomic(path, published.to_json(), 0o644, scratch=half_written(path))
             return published
         except Refusal as refusal:
             return self._refuse(account.uid, str(refusal), log, deadline)
@@ -196,7 +199,7 @@ class Preparation:
             if why := why_open(self.config.store):
                 raise Refusal(why)
             if not idmapped.mounts_under(layout.images):
-                self._mount_images(id_map)
+                self._mount_images()
         with log.step("trees"):
             trees = mount_trees(layout, self.config.trees, account, log, end)
         with log.step("cgroups"):
@@ -229,15 +232,16 @@ class Preparation:
             trees=trees,
         )
 
-    def _mount_images(self, id_map: IdMap) -> None:
+    def _mount_images(self) -> None:
+        layout, store = self.layout, self.config.store
         try:
-            idmapped.mount_idmapped(self.config.store, self.layout.images, id_map)
+            idmapped.mount_idmapped(store, layout.images, layout.user_namespace)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             # The file system cannot shift ids, as NFS. Images there are archives, which the job's
             # user unpacks.
-            idmapped.mount_idmapped(self.config.store, self.layout.images, None)
+            idmapped.mount_idmapped(store, layout.images, None)
 
     def _make_directories(self, account: Account, first_id: int) -> None:
         layout = self.layout
