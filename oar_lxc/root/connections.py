@@ -16,17 +16,14 @@ import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.linux.deadline import Deadline
+from oar_lxc.linux.netlink import NetlinkSocket
 from oar_lxc.model.addresses import PREFIX, JobNetwork
 from oar_lxc.model.config import lenient_config
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import bridge
-
-if TYPE_CHECKING:
-    from socket import socket
 
 ROUTES = Path("/proc/net/route")
 COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
@@ -86,11 +83,8 @@ def forget(subnet: IPv4Network, deadline: Deadline, count: Path = COUNT) -> None
             return
     except FileNotFoundError:
         return
-    import socket
-
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as kernel:
+    with NetlinkSocket(_NETFILTER) as kernel:
         for _ in range(ROUNDS):
-            kernel.settimeout(deadline.timeout())
             try:
                 found = list(_connections(kernel, subnet, deadline))
             except TimeoutError:
@@ -103,12 +97,14 @@ def forget(subnet: IPv4Network, deadline: Deadline, count: Path = COUNT) -> None
     raise OarLxcError(f"connections of {subnet} come back")
 
 
-def _connections(kernel: socket, subnet: IPv4Network, deadline: Deadline) -> Iterator[bytes]:
+def _connections(
+    kernel: NetlinkSocket, subnet: IPv4Network, deadline: Deadline
+) -> Iterator[bytes]:
     """Yield the tuples of the connections from and to a subnet, as attributes of a message."""
     first, last = (IPv4Address(x).packed for x in (subnet[0], subnet[-1]))
     kernel.send(_message(_GET, _DUMP, b""))
     while True:
-        answer = kernel.recv(_LARGEST)
+        answer = kernel.receive(_LARGEST, deadline.timeout())
         if deadline.passed:
             raise _late(subnet)
         place = 0

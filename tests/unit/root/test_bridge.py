@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,29 @@ from tests.unit.fakes.programs import add_program
 NETWORK = JobNetwork.of(42, ["node1"])  # 100.65.80.0/21
 
 
+ROUTES = """\
+Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 100.65.80.0/31 1 0 0
+        |-- 100.65.80.0
+           /21 link UNICAST
+        |-- {}
+           /32 link UNICAST
+           /32 host LOCAL
+     +-- 127.0.0.0/31 1 0 0
+        |-- 127.0.0.0
+           /8 host LOCAL
+        |-- 127.0.0.1
+           /32 host LOCAL
+        |-- 127.255.255.255
+           /32 link BROADCAST
+"""
+
+
 def ip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, str]) -> None:
+    monkeypatch.setattr(bridge, "ADDRESSES", tmp_path / "none")  # so ip is asked
     listing = [
         {"ifname": name, "addr_info": [{"local": address, "prefixlen": 24}]}
         for name, address in addresses
@@ -47,6 +70,20 @@ def test_the_device_with_an_address_in_the_subnet_holds_it(
 ) -> None:
     ip(tmp_path, monkeypatch, ("lo", "127.0.0.1"), ("eth9", address))
     assert bridge.holder_of_subnet(NETWORK, 10) == "eth9"
+
+
+@pytest.mark.parametrize(("address", "holder"), [("100.65.80.1", "eth9"), ("100.65.79.255", "")])
+def test_ip_is_asked_only_where_the_machine_has_an_address_in_the_subnet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, holder: str
+) -> None:
+    ip(tmp_path, monkeypatch, ("eth9", "100.65.80.1"))
+    (tmp_path / "routes").write_text(ROUTES.format(address))
+    monkeypatch.setattr(bridge, "ADDRESSES", tmp_path / "routes")
+    assert bridge.holder_of_subnet(NETWORK, 10) == holder
+
+
+def test_the_kernel_lists_the_addresses_of_this_machine() -> None:
+    assert IPv4Address("127.0.0.1") in bridge.own_addresses()
 
 
 def test_a_machine_without_addresses_holds_nothing(

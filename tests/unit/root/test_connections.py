@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 import sys
 from collections.abc import Callable
@@ -53,9 +52,6 @@ class Kernel:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def settimeout(self, seconds: float) -> None:
-        pass
-
     def send(self, data: bytes) -> None:
         while data:
             length, kind, _, number, _ = struct.unpack_from("=IHHII", data)
@@ -68,7 +64,7 @@ class Kernel:
             else:
                 self.answers.append(message(2, number, struct.pack("=i", -2) + bytes(16)))
 
-    def recv(self, most: int) -> bytes:
+    def receive(self, most: int, timeout: float) -> bytes:
         return self.answers.pop(0)
 
 
@@ -78,7 +74,7 @@ def forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     count.write_text("5\n")
 
     def act(kernel: Kernel, deadline: Deadline = NEVER) -> None:
-        monkeypatch.setattr(socket, "socket", lambda *words: kernel)
+        monkeypatch.setattr(connections, "NetlinkSocket", lambda protocol: kernel)
         connections.forget(SUBNET, deadline, count)
 
     return act
