@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from ipaddress import IPv4Network
 
 from oar_lxc.errors import OarLxcError
@@ -177,30 +176,38 @@ class Destruction:
     def _remove_network(
         self, log: NodeLog, end: Deadline, unfiltered: threading.Event, busy: list[str]
     ) -> None:
-        uid = self.uid if (bridge.NET / self.layout.bridge).exists() else 0
+        layout = self.layout
+        has_bridge = (bridge.NET / layout.bridge).exists()
         subnets: list[IPv4Network] = []  # one at most
+
+        def revoke() -> None:
+            if has_bridge and self.uid > 0:
+                packetfilter.revoke(layout, self.uid, end.timeout())
 
         def remove() -> None:
             with suppress(OSError, OarLxcError):
-                if subnet := connections.subnet_of(self.layout, end.timeout()):
+                if subnet := connections.subnet_of(layout, end.timeout()):
                     subnets.append(subnet)
             try:
-                bridge.remove(self.layout, end.part(LINKS))
+                bridge.remove(layout, end.part(LINKS))
             except Refusal:
                 busy.append(BUSY)
                 raise
 
-        self._step(log, "links", remove)
-        # After the links: then no packet adds a connection again.
-        for subnet in subnets:
-            self._step(log, "connections", partial(connections.forget, subnet, end.part(0.3)))
+        def forget_connections() -> None:
+            for subnet in subnets:
+                connections.forget(subnet, end.part(0.3))
 
-        # After the links: a packet of an existing device would add an element to the filter again.
         def forget_elements() -> None:
-            if packetfilter.forget(self.layout, end.timeout(), uid):
+            if packetfilter.forget(layout, end.timeout()):
                 unfiltered.set()
 
-        self._step(log, "filter", forget_elements)
+        # All of them are mostly waiting for the kernel.
+        with in_background(lambda: self._step(log, "revoke", revoke)):
+            self._step(log, "links", remove)
+        # After the links: a packet of an existing device would add a connection or element again.
+        with in_background(lambda: self._step(log, "connections", forget_connections)):
+            self._step(log, "filter", forget_elements)
 
     def _remove_tree(self, log: NodeLog, end: Deadline) -> None:
         step = self._step

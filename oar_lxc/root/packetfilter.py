@@ -208,24 +208,34 @@ def admit(
         _nft(["-f", "-"], text, timeout)
 
 
-def forget(layout: JobLayout, timeout: float, uid: int = 0) -> bool:
-    """Remove a job's elements; "already gone" is success.
+def revoke(layout: JobLayout, uid: int, timeout: float) -> None:
+    """Remove what nearly each job has: an element for its user, and one for its connections.
+
+    It needs no search, and may run while the job's devices still exist. A packet may then add the
+    element for connections again, which :func:`forget` finds.
+
+    Args:
+        layout: the job's names.
+        uid: its user.
+        timeout: seconds for each step that may block.
+    """
+    usual = [("owners", f'"{layout.bridge}" . {uid}'), ("connections", f'"{layout.bridge}"')]
+    _delete(usual, timeout)
+
+
+def forget(layout: JobLayout, timeout: float) -> bool:
+    """Search for a job's elements, and remove them; "already gone" is success.
 
     Args:
         layout: the job's names.
         timeout: seconds for each step that may block.
-        uid: its user. Nearly each job has an element for its user and one for its connections,
-            which are removed without a search first. 0 or less if the job most likely has none.
 
     Returns:
-        Whether a search found no element; otherwise :func:`elements` tells what is left.
+        Whether the search found no element; otherwise :func:`elements` tells what is left.
 
     Raises:
         CommandError: nft failed.
     """
-    if uid > 0:
-        usual = [("owners", f'"{layout.bridge}" . {uid}'), ("connections", f'"{layout.bridge}"')]
-        _delete(usual, timeout)
     found = list(_listed(layout, timeout))
     if found:
         _delete(found, timeout)

@@ -340,6 +340,7 @@ STEPS = {
     "processes": "oar_lxc.linux.pidfd.Handles.kill",
     "cgroups": "oar_lxc.root.job_cgroups.JobCgroups.remove",
     "links": "oar_lxc.root.bridge.remove",
+    "revoke": "oar_lxc.root.packetfilter.revoke",
     "mounts": "oar_lxc.root.idmapped.unmount_under",
     "namespaces": "oar_lxc.root.job_namespaces.remove",
     "files": "oar_lxc.root.destroy.discard",

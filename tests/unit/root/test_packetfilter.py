@@ -79,7 +79,8 @@ def test_to_forget_a_job_that_has_only_the_usual_elements_takes_two_runs_of_nft(
         *) [ -e {left} ] && echo '{{"nftables": []}}';;
     esac"""
     calls = nft(tmp_path, monkeypatch, script)
-    assert packetfilter.forget(JobLayout(4), 5, 2001)
+    packetfilter.revoke(JobLayout(4), 2001, 5)
+    assert packetfilter.forget(JobLayout(4), 5)
     assert calls.read_text().splitlines() == [
         "-f -",
         'add element inet oar_lxc owners { "olb4" . 2001 }',
@@ -95,7 +96,7 @@ def test_what_of_a_job_stays_in_the_filter_is_not_called_gone(
 ) -> None:
     listing = '{"nftables": [{"set": {"name": "owners", "elem": [{"concat": ["olb4", 1]}]}}]}'
     nft(tmp_path, monkeypatch, f"cat <<'X'\n{listing}\nX")
-    assert not packetfilter.forget(JobLayout(4), 5, 1)
+    assert not packetfilter.forget(JobLayout(4), 5)
     assert packetfilter.elements(JobLayout(4), 5) == ['nft owners "olb4" . 1']
 
 
