@@ -16,9 +16,11 @@ from typing import Any
 from oar_lxc.linux.run import Result, run
 from oar_lxc.oar.paths import CONF
 from oar_lxc.setup import files, oarconf
-from oar_lxc.setup.steps import NotYetError, SetupError, Step
+from oar_lxc.setup.oar_version import installed_version
+from oar_lxc.setup.steps import NotYetError, SetupError, Step, all_of
 
 ETC = Path("/etc/postgresql")
+RULES = "admission_rules"  # its table; OAR 3 may have them in files
 LOCAL = ("127.0.0.1", "localhost", "::1", "")
 
 Network = IPv4Network | IPv6Network
@@ -193,13 +195,7 @@ def reachable(networks: Sequence[Network]) -> list[Step]:
 
 def _in_cluster(title: str, make: Callable[[Path, str], Step]) -> Step:
     """Make a step about a file in PostgreSQL's directory, which is known once it is installed."""
-
-    def apply() -> None:
-        act = make(cluster_directory(), title).apply
-        if act is not None:
-            act()
-
-    return Step(title, lambda: make(cluster_directory(), title).pending(), apply)
+    return all_of(title, lambda: [make(cluster_directory(), title)])
 
 
 def cluster_directory() -> Path:
@@ -273,11 +269,13 @@ def _what_is_missing(settings: DatabaseSettings) -> str:
     )
     if exists == "0":
         return "database"
-    for table in ("schema", "queues", "admission_rules"):
+    for table in ("schema", "queues", RULES):
         rows = _as_postgres(f"SELECT count(*) FROM {table}", settings.name, check=False)
         if rows is None:
             return f"no table {table}"
-        if rows == "0":
+        if rows == "0" and not (
+            table == "admission_rules" and installed_version().has_python_rules
+        ):
             return f"table {table} is empty"
     return ""
 

@@ -35,17 +35,21 @@ def write_through(
     write_atomic(Path(os.path.realpath(path)), data, mode, owner, durable=True)
 
 
-def edited_file(title: str, path: Path, edit: Edit, needs: str) -> Step:
+def edited_file(
+    title: str, path: Path, edit: Edit, needs: str, backup: Path | None = None
+) -> Step:
     """Make the step that edits a file of another package, and keeps its mode and owner.
 
-    The first edit saves the old file as ``FILE.oar-lxc.bak``.
+    The first edit saves the old file.
 
     Args:
         title: what is true afterwards.
         path: the file.
         edit: maps its text to the wanted text.
         needs: the package that brings the file.
+        backup: where the old file is saved; ``FILE.oar-lxc.bak`` if None.
     """
+    saved = backup or backup_of(path)
 
     def read() -> str:
         try:
@@ -61,9 +65,8 @@ def edited_file(title: str, path: Path, edit: Edit, needs: str) -> Step:
         status = path.stat()
         old = read()
         mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
-        backup = backup_of(path)
-        if not backup.exists():
-            write_through(backup, old.encode("utf-8", "surrogateescape"), mode, owner)
+        if not saved.exists():
+            write_through(saved, old.encode("utf-8", "surrogateescape"), mode, owner)
         write_through(path, edit(old).encode("utf-8", "surrogateescape"), mode, owner)
 
     return Step(title, pending, apply)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from oar_lxc.setup import join, packages, requirements
+from oar_lxc.setup import admission, join, packages, requirements
 from oar_lxc.setup.bundle import Bundle
 from oar_lxc.setup.steps import SetupPlan
 
@@ -26,5 +26,6 @@ def make_plan(path: Path, settings: Mapping[str, str]) -> SetupPlan:
             packages.installed(packages.FRONTEND),
             join.oar_conf(bundle, {**bundle.database, **settings}),
             *join.oar_keys(bundle),
+            *admission.frontend_steps(),
         ],
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from oar_lxc.oar.paths import CONF
 from oar_lxc.setup import files, keys, oarconf
 from oar_lxc.setup.bundle import Bundle
+from oar_lxc.setup.oar_version import require_optional_cpuset
 from oar_lxc.setup.server import CPUSET_PATH, cpuset
 from oar_lxc.setup.steps import Step
 
@@ -20,6 +21,8 @@ def oar_conf(bundle: Bundle, settings: Mapping[str, str]) -> Step:
     """
 
     def configure(text: str) -> str:
+        if not bundle.cpuset_path:
+            require_optional_cpuset()
         conf = oarconf.OarConf(text).set("SERVER_HOSTNAME", bundle.server)
         conf = cpuset(conf, bundle.cpuset_path and CPUSET_PATH)
         if bundle.cpuset_path:

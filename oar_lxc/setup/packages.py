@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 
 from oar_lxc.linux.run import run
-from oar_lxc.setup.steps import Step
+from oar_lxc.setup.oar_version import installed_version
+from oar_lxc.setup.steps import NotYetError, Step
 
 SERVER = (
     "postgresql",
@@ -46,6 +47,13 @@ NODE = (
 APT_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
 
 
+# Debian's packages of OAR 2, which would take the place of OAR 3, and what OAR 3 needs instead.
+_INSTEAD = {
+    "oar-server-pgsql": ("libdbd-pg-perl", "libsort-versions-perl", "libterm-ui-perl"),
+    "oar-user-pgsql": (),
+}
+
+
 def missing(packages: Sequence[str]) -> list[str]:
     """Return the packages that are not installed here, in the order given."""
     query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *packages]
@@ -79,8 +87,21 @@ def install(packages: Sequence[str]) -> None:
 def installed(packages: Sequence[str]) -> Step:
     """Make the step that installs packages."""
 
-    def pending() -> str | None:
-        left = missing(packages)
-        return f"apt-get install {' '.join(left)}" if left else None
+    def left() -> list[str]:
+        return missing(needed(packages))
 
-    return Step("packages are installed", pending, lambda: install(missing(packages)))
+    def pending() -> str | None:
+        return f"apt-get install {' '.join(left())}" if left() else None
+
+    return Step("packages are installed", pending, lambda: install(left()))
+
+
+def needed(packages: Sequence[str]) -> list[str]:
+    """Return a role's packages for the OAR that is installed here."""
+    try:
+        version = installed_version()
+    except NotYetError:
+        return list(packages)
+    if version.major < 3:
+        return list(packages)
+    return list(dict.fromkeys(new for name in packages for new in _INSTEAD.get(name, (name,))))

@@ -14,6 +14,7 @@ from oar_lxc.setup import (
     database,
     files,
     keys,
+    oar_version,
     oarconf,
     packages,
     requirements,
@@ -78,10 +79,13 @@ def make_plan(options: Options) -> SetupPlan:
     keep_passwords: dict[str, str] = {}
 
     def configure(text: str) -> str:
+        if not options.cpuset:
+            oar_version.require_optional_cpuset()
         return _configured(oarconf.OarConf(text), options, keep_passwords, plan.notes).text
 
     plan.steps = [
         requirements.is_debian(),
+        *([] if options.cpuset else [_cpuset_is_optional()]),
         packages.installed(packages.SERVER),
         # Before oar.conf names the combined file, as it then no longer names the site's own file.
         *_job_resource_manager(options),
@@ -91,14 +95,17 @@ def make_plan(options: Options) -> SetupPlan:
         database.created(),
         resources.properties_exist(),
         *([resources.resources_exist(options.nodes)] if options.nodes else []),
-        admission.type_lxc_is_known(),
-        admission.bad_mixes_are_refused(),
+        *admission.server_steps(),
         *_keys(),
         _bundle(options),
         services.running("oar-server", reads=lambda: [CONF], answers=_answers),
         *units.server_steps(),
     ]
     return plan
+
+
+def _cpuset_is_optional() -> Step:
+    return Step("OAR runs without its cpuset", oar_version.require_optional_cpuset)
 
 
 def _configured(

@@ -38,6 +38,25 @@ class Step:
     apply: Callable[[], None] | None = None
 
 
+def all_of(title: str, parts: Callable[[], Sequence[Step]]) -> Step:
+    """Make one step of several that are known only once earlier steps are applied.
+
+    Args:
+        title: what is true when all of them are applied.
+        parts: returns the steps; may raise :class:`NotYetError`.
+    """
+
+    def pending() -> str | None:
+        return "".join(part.pending() or "" for part in parts()) or None
+
+    def apply() -> None:
+        for part in parts():
+            if part.apply is not None and part.pending() is not None:
+                part.apply()
+
+    return Step(title, pending, apply)
+
+
 class StepOutcome(Enum):
     """The outcome of a step."""
 

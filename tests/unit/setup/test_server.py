@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from oar_lxc.errors import UsageError
 from oar_lxc.model.config import Config
 from oar_lxc.model.idspans import parse_spans
-from oar_lxc.setup import bundle, database, resources, server, stanza
+from oar_lxc.setup import bundle, database, join, resources, server, stanza
 from oar_lxc.setup.oarconf import OarConf
-from oar_lxc.setup.steps import NotYetError, SetupError
+from oar_lxc.setup.steps import NotYetError, SetupError, StepOutcome, execute
+from tests.unit.setup.conftest import Installer
 
 SITE = """\
 DB_TYPE="Pg"
@@ -36,6 +38,11 @@ BUNDLE = bundle.Bundle(
     host_private="H",
     host_public="ssh-rsa BBBB nodes",
 )
+
+
+@pytest.fixture(autouse=True)
+def _oar(install: Installer) -> None:
+    install("2.5.9-1+deb12u1")
 
 
 def configured(text: str = SITE, **options: object) -> tuple[OarConf, list[str]]:
@@ -89,6 +96,64 @@ def test_stanza_off_gives_the_site_its_own_file_back() -> None:
     assert on.get(stanza.KEY) == str(stanza.COMBINED)
     off, _ = configured(on.text, hostname="oar", stanza=False)
     assert off.get(stanza.KEY) == "/etc/oar/job_resource_manager_cgroups.pl"
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        ("2.5.10-1", "job_resource_manager_cgroups.pl"),
+        ("2.6.1-1+deb13u1", "job_resource_manager.pl"),
+        ("3.0.2-1", "job_resource_manager_systemd.pl"),
+    ],
+)
+def test_where_oar_conf_names_no_resource_manager_it_is_oars(
+    tmp_path: Path, install: Installer, version: str, name: str
+) -> None:
+    install(version)
+    combined = tmp_path / "combined.pl"
+    for text in ("", f'{stanza.KEY}="{combined}"\n'):
+        assert stanza.site_file(OarConf(text), combined) == Path("/etc/oar") / name
+
+
+@pytest.mark.parametrize(
+    ("version", "site", "file"),
+    [
+        ("2.6.1-1+deb13u1", "job_resource_manager_cgroups.pl", "job_resource_manager.pl"),
+        ("3.0.2-1", "job_resource_manager_cgroups.pl", "job_resource_manager_systemd.pl"),
+        ("3.0.2-1", "job_resource_manager.pl", "job_resource_manager_systemd.pl"),
+        ("2.5.9-1", "job_resource_manager.pl", "job_resource_manager.pl"),
+        ("2.6.1-1", "job_resource_manager_site.pl", "job_resource_manager_site.pl"),
+    ],
+)
+def test_after_an_upgrade_of_oar_its_new_resource_manager_counts(
+    tmp_path: Path, install: Installer, version: str, site: str, file: str
+) -> None:
+    install(version)
+    combined = tmp_path / "combined.pl"
+    combined.write_text(f"{stanza._FIRST_LINE}/etc/oar/{site}\n1;\n")
+    conf = OarConf(f'{stanza.KEY}="{combined}"\n')
+    assert stanza.site_file(conf, combined) == Path("/etc/oar") / file
+
+
+def test_without_its_cpuset_oar_3_is_left_as_it_is(install: Installer) -> None:
+    install("3.0.2-1")
+    plan = server.make_plan(server.Options(cpuset=False))
+    outcomes = []
+    with pytest.raises(SetupError, match="OAR 3 does not run without CPUSET_PATH"):
+        execute(plan, lambda result: outcomes.append(result.outcome))
+    assert StepOutcome.CHANGED not in outcomes
+
+
+def test_a_frontend_and_a_node_of_oar_3_do_not_join_without_it(
+    tmp_path: Path, install: Installer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("3.0.2-1")
+    conf = tmp_path / "oar.conf"
+    conf.write_text(SITE)
+    monkeypatch.setattr(join, "CONF", conf)
+    with pytest.raises(SetupError, match="OAR 3 does not run without CPUSET_PATH"):
+        join.oar_conf(replace(BUNDLE, cpuset_path=""), {}).pending()
+    assert "SERVER_HOSTNAME" in (join.oar_conf(BUNDLE, {}).pending() or "")
 
 
 def test_any_other_key_may_be_set() -> None:
