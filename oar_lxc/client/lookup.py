@@ -105,9 +105,7 @@ def find_job(job_id: int | None, environ: Mapping[str, str] | None = None) -> Jo
             "--cores"
         )
     _nodes_by_oarstat(job_id)  # raises an error unless the job is this user's and runs
-    resources = parse_resources(job_resources(job_id), f"oarstat -p -j {job_id}")
-    cores = Counter(r["network_address"] for r in resources if r.get("network_address"))
-    return Job(job_id, pwd.getpwuid(os.getuid()).pw_name, dict(cores))
+    return Job(job_id, pwd.getpwuid(os.getuid()).pw_name, dict(_cores_by_oarstat(job_id)))
 
 
 def has_ended(job_id: int) -> bool:
@@ -147,7 +145,16 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
         raise JobError(f"job {job_id} is ending ({state}), and its containers with it")
     if state != "Running":
         raise JobError(f"job {job_id} is {state}: it has containers only while it is Running")
-    return [name for name in facts.get("assigned_hostnames", "").split("+") if name]
+    names = facts.get("assigned_hostnames")
+    if names is None:  # OAR 3 tells them with the resources alone
+        return list(_cores_by_oarstat(job_id))
+    return [name for name in names.split("+") if name]
+
+
+def _cores_by_oarstat(job_id: int) -> Counter[str]:
+    """Return how many cores of each node a job has; only a running job has any."""
+    resources = parse_resources(job_resources(job_id), f"oarstat -p -j {job_id}")
+    return Counter(r["network_address"] for r in resources if r.get("network_address"))
 
 
 def list_containers(remote: Remote) -> list[Container]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable
@@ -13,6 +14,7 @@ ENDED = ("Error", "Terminated")  # a job's last states
 ENDING = ("toError", "Finishing")
 TIMEOUT = 30.0  # seconds for oarstat to answer about one job
 JOBS_AT_ONCE = 100  # jobs in the arguments of one oarstat at most
+UNFOLDED = "1000"  # characters in a line: OAR 3 folds what is longer, where it knows no terminal
 
 
 class NoOarstatError(JobError):
@@ -21,6 +23,8 @@ class NoOarstatError(JobError):
 
 def job_facts(job_id: int) -> dict[str, str]:
     """Return what ``oarstat -f`` tells of a job; empty if OAR does not know the job.
+
+    OAR 3 has the key ``user`` for what is ``owner`` in OAR 2, and here; it names no nodes.
 
     Raises:
         NoOarstatError: this machine has no oarstat.
@@ -31,6 +35,8 @@ def job_facts(job_id: int) -> dict[str, str]:
         key, separator, value = line.partition(" = ")
         if separator:
             facts[key.strip()] = value.strip()
+    if "user" in facts:
+        facts.setdefault("owner", facts["user"])
     return facts
 
 
@@ -46,7 +52,7 @@ def job_resources(job_id: int) -> list[str]:
 
 def _oarstat(job_id: int, option: str) -> str:
     try:
-        return run(["oarstat", f"{option}j", str(job_id)], timeout=TIMEOUT).stdout
+        return _run(f"{option}j", str(job_id), timeout=TIMEOUT)
     except CommandError as error:
         if error.status == 127:
             raise NoOarstatError(
@@ -56,15 +62,23 @@ def _oarstat(job_id: int, option: str) -> str:
         raise
 
 
+def _run(*options: str, timeout: float) -> str:
+    environ = os.environ | {"COLUMNS": UNFOLDED}
+    return run(["oarstat", *options], env=environ, timeout=timeout).stdout
+
+
 def running_jobs(timeout: float) -> list[str]:
     """Return the numbers of the caller's running jobs; only running jobs have containers.
 
     Args:
         timeout: seconds for OAR to answer.
     """
-    lines = run(["oarstat", "-u"], timeout=timeout).stdout.splitlines()
+    rows = [line.split() for line in _run("-u", timeout=timeout).splitlines()]
+    # OAR 2 has a letter after the number, and OAR 3 the word in one of the columns that follow.
     return [
-        words[0] for line in lines if (words := line.split())[1:2] == ["R"] and words[0].isdigit()
+        row[0]
+        for row in rows
+        if row and row[0].isdigit() and (row[1:2] == ["R"] or "Running" in row[1:])
     ]
 
 

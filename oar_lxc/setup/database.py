@@ -8,7 +8,7 @@ import pwd
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -226,7 +226,7 @@ def created() -> Step:
         settings = current()
         if not settings.password:
             raise NotYetError("the passwords in oar.conf are not written yet")
-        check = run(["oar-database", "--check"], check=False)
+        check = _check(settings)
         if check.status == 0 and not (half := _what_is_missing(settings)):
             return None
         if settings.host not in LOCAL:
@@ -261,6 +261,17 @@ def created() -> Step:
         run(["oar-database", "--create", "--db-is-local"], timeout=120)
 
     return Step("OAR's database exists and is whole", pending, apply)
+
+
+def _check(settings: DatabaseSettings) -> Result:
+    """Return what a check of the database says: OAR 2 has one; that of OAR 3.0 always fails."""
+    if not installed_version().has_python_rules:
+        return run(["oar-database", "--check"], check=False)
+    reader = replace(settings, user=settings.ro_user, password=settings.ro_password)
+    looks = (
+        Database(one).execute("SELECT * FROM schema", check=False) for one in (reader, settings)
+    )
+    return max(looks, key=lambda look: look.status != 0)
 
 
 def _what_is_missing(settings: DatabaseSettings) -> str:

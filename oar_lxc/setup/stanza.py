@@ -34,7 +34,7 @@ def default_file(version: OarVersion) -> Path:
     return _DEFAULTS[max(known for known in _DEFAULTS if known <= version)]
 
 
-def site_file(conf: OarConf, combined: Path = COMBINED) -> Path:
+def site_file(conf: OarConf) -> Path:
     """Return the path of the site's own file, even if oar.conf names the combined one.
 
     Raises:
@@ -42,9 +42,9 @@ def site_file(conf: OarConf, combined: Path = COMBINED) -> Path:
         SetupError: it is OAR's, of a version that set-up does not know.
     """
     configured = conf.get(KEY)
-    if configured and configured != str(combined):
+    if configured and configured != str(COMBINED):
         return Path(configured)
-    remembered = _remembered(combined) if configured else None
+    remembered = _remembered() if configured else None
     if remembered is None:
         return default_file(installed_version())
     # OAR may have been upgraded since: what it came with then does not fit what it comes with now.
@@ -56,10 +56,10 @@ def site_file(conf: OarConf, combined: Path = COMBINED) -> Path:
     return remembered
 
 
-def _remembered(combined: Path) -> Path | None:
+def _remembered() -> Path | None:
     """Return the site's file that the combined file names."""
     try:
-        with combined.open(encoding="utf-8", errors="surrogateescape") as file:
+        with COMBINED.open(encoding="utf-8", errors="surrogateescape") as file:
             first = file.readline().rstrip("\n")
     except FileNotFoundError:
         return None

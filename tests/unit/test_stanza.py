@@ -35,6 +35,37 @@ def test_a_node_is_prepared_after_the_sites_init(site: Site) -> None:
     assert argv[6:] == ["--cgroup", "/oar/alice_42", "--node", "node1", "--nodes", "node1,node2"]
 
 
+# As OAR 3 writes it: Python's lists, numbers and None in Perl, and the word undef as a text.
+JOB_3 = (
+    "{'job_id' => 42,'name' => 'alice_42','nodes' => {'node1' => ['0', '1'],'node2' => ['0']},"
+    "'cpuset_path' => '/oar','ssh_keys' => {'public' => {'file_name' => '.ssh/authorized_keys',"
+    "'key' => 'environment=\"OAR_CPUSET=/oar/alice_42\" \n'},"
+    "'private' => {'file_name' => '/var/lib/oar/alice_42.jobkey','key' => ''}},"
+    "'oar_tmp_directory' => '/nowhere','user' => 'alice','job_user' => 'alice','array_id' => 42,"
+    "'job_name' => undef,'types' => {TYPES},'walltime_seconds' => 'undef','walltime' => 'undef',"
+    "'project' => 'it\\'s lxc => 1','log_level' => 3,'resources' => [{'id' => 1,'gpu' => undef}]}"
+)
+
+
+@pytest.mark.parametrize("types", ["'lxc' => 1", "'besteffort' => 1,'lxc' => 1"])
+def test_oar_3_s_description_of_a_job_is_read_too(site: Site, types: str) -> None:
+    data = JOB_3.replace("TYPES", types)
+    assert site.run("init", data) == (0, "")
+    assert site.run("clean", data) == (0, "")
+    assert site.calls == ["site init", "prepare", "destroy", "site clean"]
+    common = ["--job", "42", "--user", "alice", "--cgroup", "/oar/alice_42"]
+    prepared, destroyed = site.argv
+    assert prepared[2:] == [*common, "--node", "node1", "--nodes", "node1,node2"]
+    assert destroyed[2:] == [*common, "--layer", "stanza"]
+
+
+@pytest.mark.parametrize("types", ["", "'besteffort' => 1", "'inner' => 'lxc'"])
+def test_oar_3_s_other_jobs_are_let_alone(site: Site, types: str) -> None:
+    for action in ("init", "clean"):
+        assert site.run(action, JOB_3.replace("TYPES", types)) == (0, "")
+    assert site.calls == ["site init", "site clean"]
+
+
 @pytest.mark.parametrize("types", ["", "'lxc' => 1"])
 @pytest.mark.parametrize("action", ["init", "clean"])
 def test_a_full_tmp_stops_nothing(site: Site, action: str, types: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from oar_lxc.client import lookup
 from oar_lxc.client.lookup import (
     find_container,
+    find_job,
     find_keys,
     find_remote,
     list_containers,
@@ -29,6 +30,7 @@ from oar_lxc.errors import (
 )
 from oar_lxc.model.layout import JobLayout, by_number
 from oar_lxc.model.published import READY, PublishedJob
+from oar_lxc.oar.commands import running_jobs
 from tests.unit.fakes.node import FakeNode
 from tests.unit.fakes.programs import add_program
 from tests.unit.fakes.remote import FakeRemote
@@ -47,6 +49,31 @@ OARSTAT = """Job_Id: 42
     assigned_hostnames = node1+node2
     command = ./jobscripts/lxc_job.py -- sh -c 'a = b'
 """
+
+
+# As OAR 3 prints it, folded where no terminal tells how wide it is; and its resources.
+OARSTAT_3 = """id: 42
+    name = my job
+    state = {state}
+    user = {owner}
+    command = ./jobscripts/lxc_job.py -- sh -c 'a = b'
+    network_adresses = node[1-2]
+"""
+RESOURCES_3 = (
+    "type = 'default', network_address = 'node{node}', cpuset = '{core}', "
+    "besteffort = 'YES', drain = 'NO', host = 'node{node}', gpu = 'None'\n"
+)
+
+
+def oarstat_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str = "Running") -> None:
+    """Let OAR 3 tell of job 42: two cores of node2, and one of node10."""
+    (tmp_path / "facts").write_text(OARSTAT_3.format(owner=getpass.getuser(), state=state))
+    cores = ((2, 0), (2, 1), (10, 0))
+    text = "".join(RESOURCES_3.format(node=node, core=core) for node, core in cores)
+    (tmp_path / "resources").write_text(text)
+    body = f'cd {tmp_path}; case "$*" in "-fj 42") cat facts;; "-pj 42") cat resources;; esac'
+    add_program(tmp_path / "bin", "oarstat", body)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
 
 def oarstat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, status: int = 0) -> None:
@@ -104,6 +131,33 @@ def test_a_job_whose_containers_cannot_be_reached_is_one_sentence(
     oarstat(tmp_path, monkeypatch, OARSTAT.format(owner=owner, state=state))
     with pytest.raises(JobError, match=message):
         find_remote(42, {})
+
+
+def test_oar_3_tells_the_nodes_and_cores_of_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oarstat_3(tmp_path, monkeypatch)
+    assert find_remote(42, {}).nodes == ("node2", "node10")
+    assert find_job(42, {}).cores == {"node2": 2, "node10": 1}
+    oarstat_3(tmp_path, monkeypatch, "Terminated")
+    with pytest.raises(JobError, match=r"job 42 has ended \(Terminated\)"):
+        find_remote(42, {})
+
+
+def test_jobs_that_run_are_those_of_any_oar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = """
+  Job_id   Job_name   Duration   State     User    System_message   Queue
+ ─────────────────────────────────────────────────────────────────────────
+  7        None       0:01:02    Running   alice   R=2,T=lxc        default
+  8        None       -          Waiting   alice                    default
+  10       my own     0:00:09    Running   alice   R=1              default
+"""
+    body = f'[ "$*,$COLUMNS" = -u,1000 ] || exit 9; cat <<E\n{table}\nE'
+    add_program(tmp_path / "bin", "oarstat", body)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert running_jobs(5) == ["7", "10"]
 
 
 def test_a_job_that_oar_does_not_know_is_one_sentence(

@@ -41,8 +41,12 @@ BUNDLE = bundle.Bundle(
 
 
 @pytest.fixture(autouse=True)
-def _oar(install: Installer) -> None:
+def combined(tmp_path: Path, install: Installer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where the combined file of a machine with OAR 2.5 goes."""
     install("2.5.9-1+deb12u1")
+    path = tmp_path / "combined.pl"
+    monkeypatch.setattr(stanza, "COMBINED", path)
+    return path
 
 
 def configured(text: str = SITE, **options: object) -> tuple[OarConf, list[str]]:
@@ -107,12 +111,11 @@ def test_stanza_off_gives_the_site_its_own_file_back() -> None:
     ],
 )
 def test_where_oar_conf_names_no_resource_manager_it_is_oars(
-    tmp_path: Path, install: Installer, version: str, name: str
+    combined: Path, install: Installer, version: str, name: str
 ) -> None:
     install(version)
-    combined = tmp_path / "combined.pl"
     for text in ("", f'{stanza.KEY}="{combined}"\n'):
-        assert stanza.site_file(OarConf(text), combined) == Path("/etc/oar") / name
+        assert stanza.site_file(OarConf(text)) == Path("/etc/oar") / name
 
 
 @pytest.mark.parametrize(
@@ -126,13 +129,12 @@ def test_where_oar_conf_names_no_resource_manager_it_is_oars(
     ],
 )
 def test_after_an_upgrade_of_oar_its_new_resource_manager_counts(
-    tmp_path: Path, install: Installer, version: str, site: str, file: str
+    combined: Path, install: Installer, version: str, site: str, file: str
 ) -> None:
     install(version)
-    combined = tmp_path / "combined.pl"
     combined.write_text(f"{stanza._FIRST_LINE}/etc/oar/{site}\n1;\n")
     conf = OarConf(f'{stanza.KEY}="{combined}"\n')
-    assert stanza.site_file(conf, combined) == Path("/etc/oar") / file
+    assert stanza.site_file(conf) == Path("/etc/oar") / file
 
 
 def test_without_its_cpuset_oar_3_is_left_as_it_is(install: Installer) -> None:
@@ -161,16 +163,16 @@ def test_any_other_key_may_be_set() -> None:
 
 
 def test_the_combined_file_ends_with_the_site_s_own_and_remembers_where_that_is(
-    tmp_path: Path,
+    tmp_path: Path, combined: Path
 ) -> None:
-    site, combined = tmp_path / "site.pl", tmp_path / "combined.pl"
+    site = tmp_path / "site.pl"
     site.write_text("use strict;\n# the site's\n__END__\n")
     combined.write_text(stanza.combine(site))
     assert combined.read_text().endswith(site.read_text())
     assert len(combined.read_text()) > len(site.read_text()) + 200
     conf = OarConf(f'{stanza.KEY}="{combined}"\n')
-    assert stanza.site_file(conf, combined) == site
-    assert stanza.combine(stanza.site_file(conf, combined)) == combined.read_text()
+    assert stanza.site_file(conf) == site
+    assert stanza.combine(stanza.site_file(conf)) == combined.read_text()
 
 
 def test_the_combined_file_tells_all_nodes_the_same_users(
@@ -183,9 +185,9 @@ def test_the_combined_file_tells_all_nodes_the_same_users(
     assert "\n    my $users = '1000-1999,20017';\n" in stanza.combine(site)
 
 
-def test_a_site_that_configured_another_file_is_followed(tmp_path: Path) -> None:
+def test_a_site_that_configured_another_file_is_followed() -> None:
     conf = OarConf(f'{stanza.KEY}="/site/other.pl"\n')
-    assert stanza.site_file(conf, tmp_path / "combined.pl") == Path("/site/other.pl")
+    assert stanza.site_file(conf) == Path("/site/other.pl")
 
 
 def test_a_missing_resource_manager_comes_with_oar(tmp_path: Path) -> None:
