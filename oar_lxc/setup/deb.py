@@ -126,9 +126,21 @@ if [ "$1" = configure ] && command -v py3compile >/dev/null; then
 fi
 """
 
+# Without the package nothing could destroy what a job has on this node: OAR's own clean would wait
+# for its cgroups for ever. So nothing is removed while there is anything of a job.
 PRERM = """\
 #!/bin/sh
 set -e
+if [ "$1" = remove ]; then
+    state=/var/lib/oar-lxc
+    jobs=$(ls $state/jobs $state/records 2>/dev/null | grep -o '^[0-9][0-9]*' | sort -nu || true)
+    if [ -n "$jobs" ]; then
+        echo "oar-lxc: this node has something of" $jobs "(ids of jobs), which nothing could" \
+            "destroy without this package: wait until the jobs end, or end them with oardel." \
+            "What dead jobs left goes with: oar-lxc-node reap" >&2
+        exit 1
+    fi
+fi
 if command -v py3clean >/dev/null; then
     py3clean -p oar-lxc
 fi

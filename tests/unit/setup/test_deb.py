@@ -174,6 +174,31 @@ def test_a_purge_removes_all_but_jobs_and_what_is_mounted(tmp_path: Path, kept: 
     assert done.stderr.count("\n") == bool(kept)
 
 
+@pytest.mark.parametrize("kept", ["jobs/42", "records/42.json", ""])
+@pytest.mark.parametrize("action", ["remove", "upgrade", "deconfigure"])
+def test_nothing_is_removed_while_a_job_has_anything(
+    tmp_path: Path, action: str, kept: str
+) -> None:
+    state = tmp_path / "state"
+    for name in ("jobs", "records", "store", kept):
+        (state / name).mkdir(parents=True, exist_ok=True)
+    (state / "records/.lock").touch()
+    script = deb.PRERM.replace("/var/lib/oar-lxc", str(state)).replace("py3clean", "no-such")
+    argv = ["sh", "-c", script, "prerm", action]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    refused = bool(kept) and action == "remove"
+    assert done.returncode == refused
+    assert done.stderr.count("\n") == refused
+    assert ("has something of 42 (ids of jobs)" in done.stderr) == refused
+
+
+def test_a_machine_that_is_no_node_is_not_asked(tmp_path: Path) -> None:
+    script = deb.PRERM.replace("/var/lib/oar-lxc", str(tmp_path / "none"))
+    subprocess.run(
+        ["sh", "-c", script.replace("py3clean", "no-such"), "prerm", "remove"], check=True
+    )
+
+
 @pytest.mark.parametrize("shell", deb.COMPLETIONS)
 def test_the_completion_asks_the_installed_command(shell: str) -> None:
     assert f"_OAR_LXC_COMPLETE={shell}_complete" in script_for(shell)
