@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,23 +89,42 @@ def allow_lxc_in_python(rule: str) -> str:
         "let it know the type lxc by hand, then set up again"
     )
     try:
-        nodes = list(ast.walk(ast.parse(rule)))
+        nodes = _parse(rule)
     except (SyntaxError, ValueError):
         raise by_hand from None
-    if any(isinstance(node, ast.Constant) and _is_lxc(node.value) for node in nodes):
+    if any(isinstance(node, ast.Constant) and _admits_lxc(node.value) for node in nodes):
         return rule
     patterns = [node for node in nodes if isinstance(node, ast.Assign) and _compiles(node.value)]
-    if len(patterns) != 1 or not isinstance(target := patterns[0].targets[0], ast.Name):
+    if len(patterns) != 1 or not isinstance(name := patterns[0].targets[-1], ast.Name):
         raise by_hand
     lines = rule.split("\n")
-    indent = " " * patterns[0].col_offset
-    line = f'{indent}{target.id} = re.compile({target.id}.pattern + "|^lxc$")'
-    lines.insert(patterns[0].end_lineno or patterns[0].lineno, line)
-    return "\n".join(lines)
+    first, last = patterns[0].lineno, patterns[0].end_lineno or patterns[0].lineno
+    indent = lines[first - 1][: patterns[0].col_offset]
+    lines.insert(last, f'{indent}{name.id} = re.compile({name.id}.pattern + "|^lxc$")')
+    if indent.strip() or not _is_python(new := "\n".join(lines)):
+        raise by_hand
+    return new
 
 
-def _is_lxc(value: object) -> bool:
-    return isinstance(value, str) and re.search(r"(?<![\w-])lxc(?![\w-])", value) is not None
+def _parse(rule: str) -> list[ast.AST]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about "\w" without r, which Python takes all the same
+        return list(ast.walk(ast.parse(rule)))
+
+
+def _is_python(rule: str) -> bool:
+    try:
+        return bool(_parse(rule))
+    except SyntaxError:
+        return False
+
+
+def _admits_lxc(pattern: object) -> bool:
+    """Whether a constant of a rule is a pattern of which ``lxc`` is one."""
+    try:
+        return isinstance(pattern, str) and re.fullmatch(pattern, "lxc") is not None
+    except re.error:
+        return False
 
 
 def _compiles(node: ast.expr) -> bool:

@@ -268,10 +268,11 @@ def _check(settings: DatabaseSettings) -> Result:
     if not installed_version().has_python_rules:
         return run(["oar-database", "--check"], check=False)
     reader = replace(settings, user=settings.ro_user, password=settings.ro_password)
-    looks = (
-        Database(one).execute("SELECT * FROM schema", check=False) for one in (reader, settings)
-    )
-    return max(looks, key=lambda look: look.status != 0)
+    for one in (settings, reader):
+        look = Database(one).execute("SELECT version FROM schema", check=False)
+        if look.status != 0:
+            break
+    return look
 
 
 def _what_is_missing(settings: DatabaseSettings) -> str:
@@ -284,9 +285,7 @@ def _what_is_missing(settings: DatabaseSettings) -> str:
         rows = _as_postgres(f"SELECT count(*) FROM {table}", settings.name, check=False)
         if rows is None:
             return f"no table {table}"
-        if rows == "0" and not (
-            table == "admission_rules" and installed_version().has_python_rules
-        ):
+        if rows == "0" and not (table == RULES and installed_version().has_python_rules):
             return f"table {table} is empty"
     return ""
 

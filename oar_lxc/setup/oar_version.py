@@ -18,11 +18,6 @@ class OarVersion(NamedTuple):
     minor: int
 
     @property
-    def has_systemd_manager(self) -> bool:
-        """Whether its job resource manager works with systemd and cgroups of version 2."""
-        return self >= (2, 6)
-
-    @property
     def has_python_rules(self) -> bool:
         """Whether its admission rules are Python, and may be files; else Perl in the database."""
         return self >= (3, 0)

@@ -1,4 +1,4 @@
-"""The library in an environment of a user's own, as pipx makes it: without any package of Debian."""
+"""The library in an environment of a user's own, as pipx makes it: without packages of Debian."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,7 +132,19 @@ def test_only_a_line_is_added_to_a_rule_of_oar_3_and_once() -> None:
     assert allow_lxc_in_python(new) == new
 
 
-@pytest.mark.parametrize("quote", ["'^lxc$'", 'r"^(lxc|besteffort)$"'])
+def test_a_site_s_own_indentation_and_patterns_stay() -> None:
+    rule = PYTHON_RULE.replace("    ", "\t").replace("\\\\w", "\\w")
+    rule = rule.replace("unknown job type", "no lxc either: unknown job type")
+    assert '"^container(?:=\\w+)?$"' in rule
+    new = allow_lxc_in_python(rule)
+    assert len(new.splitlines()) == len(rule.splitlines()) + 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert admit_in_python(new, "lxc", "container=x") == ""
+        assert "unknown job type: lxcx" in admit_in_python(new, "lxcx")
+
+
+@pytest.mark.parametrize("quote", ["'^lxc$'", 'r"^(lxc|besteffort)$"', '".*"'])
 def test_a_rule_that_a_site_has_extended_stays(quote: str) -> None:
     rule = PYTHON_RULE.replace('"^besteffort$"', quote)
     assert allow_lxc_in_python(rule) == rule
@@ -141,6 +154,7 @@ def test_a_rule_that_a_site_has_extended_stays(quote: str) -> None:
     "rule",
     [
         "if types and set(types) - {'besteffort'}: raise Exception('unknown job type')",
+        "if types: known = re.compile('a')  # unknown job type",
         "known = re.compile('a')\nother = re.compile('b')  # unknown job type",
         "raise Exception('unknown job type: ' + t",
         "die('unknown job type');",

@@ -11,23 +11,23 @@ from tests.unit.setup.conftest import Installer
 
 
 @pytest.mark.parametrize(
-    ("package", "version", "systemd", "python"),
+    ("package", "version", "python"),
     [
-        ("2.5.9-1+deb12u1", (2, 5), False, False),
-        ("2.5.10-1", (2, 5), False, False),
-        ("2.5.10~g5k32-1", (2, 5), False, False),
-        ("2.6.1-1+deb13u1", (2, 6), True, False),
-        ("3.0.2-1", (3, 0), True, True),
-        ("1:3.1.0", (3, 1), True, True),
+        ("2.5.9-1+deb12u1", (2, 5), False),
+        ("2.5.10-1", (2, 5), False),
+        ("2.5.10~g5k32-1", (2, 5), False),
+        ("2.6.1-1+deb13u1", (2, 6), False),
+        ("3.0.2-1", (3, 0), True),
+        ("1:3.1.0", (3, 1), True),
     ],
 )
 def test_the_version_is_that_of_the_package(
-    install: Installer, package: str, version: tuple[int, int], systemd: bool, python: bool
+    install: Installer, package: str, version: tuple[int, int], python: bool
 ) -> None:
     install(package)
     found = oar_version.installed_version()
     assert found == version
-    assert (found.has_systemd_manager, found.has_python_rules) == (systemd, python)
+    assert found.has_python_rules == python
 
 
 def test_oar_may_not_be_there_yet(install: Installer) -> None:
