@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "inventory": ("oar_lxc.cli.inventory", "inventory", "Print an Ansible inventory of a job."),
     "reap": ("oar_lxc.cli.reap", "reap", "Destroy what dead jobs left, on this node or on all."),
     "image": ("oar_lxc.cli.images", "image", "List, import, build and verify images."),
+    "doctor": ("oar_lxc.cli.doctor", "doctor", "Tell what is wrong on a machine, or on all."),
     "setup": ("oar_lxc.cli.setup", "setup", "Configure a machine as server, frontend or node."),
     "sandbox": ("oar_lxc.cli.sandbox", "sandbox", "A real OAR cluster on this machine."),
 }

@@ -16,7 +16,6 @@ from oar_lxc.image.recipes import RECIPES
 from oar_lxc.model.layout import check_node
 from oar_lxc.setup import (
     bundle,
-    check_nodes,
     frontend,
     node,
     oarconf,
@@ -67,7 +66,7 @@ def setup() -> None:
       server#    oar-lxc setup server --network 10.0.0.0/24 --node node1=16 --node node2=16
       frontend#  oar-lxc setup frontend --bundle bundle.tar
       node1#     oar-lxc setup node --bundle bundle.tar --image debian-12
-      server#    oar-lxc setup check
+      server#    oar-lxc doctor --everywhere
     """
 
 
@@ -174,18 +173,6 @@ def node_command(
     requirements.require_root()
     options = node.Options(bundle_path, oarconf.parse_settings(settings), prepare_by or "", images)
     _carry_out(node.make_plan(options), dry_run)
-
-
-@setup.command("check")
-def check_command() -> None:
-    """On the server, check whether OAR can reach every node; tell what to do if it cannot.
-
-    \b
-    Example:
-      oar-lxc setup check
-    """
-    requirements.require_root()
-    _carry_out(check_nodes.make_plan(), dry_run=True)
 
 
 def _network(text: str) -> Any:

@@ -98,6 +98,19 @@ def mount_idmapped(
             os.close(namespace)
 
 
+def try_idmap(directory: Path, ids: IdMap) -> None:
+    """Map the ids of a copy of a directory's mount, which is mounted nowhere.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    namespace = _user_namespace(ids)
+    try:
+        os.close(_copy(directory, _MOUNT_ATTR_IDMAP, namespace))
+    finally:
+        os.close(namespace)
+
+
 def mount_on_itself(directory: Path) -> None:
     """Bind-mount a directory on itself, so that all mounts below it disappear with this one."""
     _bind(directory, directory, 0)
@@ -139,7 +152,8 @@ def mounted_nowhere(kind: str) -> Iterator[Path]:
         os.close(mount)
 
 
-def _bind(source: Path | int, target: Path | int, limits: int, namespace: int = 0) -> None:
+def _copy(source: Path | int, limits: int, namespace: int = 0) -> int:
+    """Return the descriptor of a copy of a directory's mount, with attributes of its own."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
     tree = _call("open_tree", source, _SYS_OPEN_TREE, *_place(source), flags)
     try:
@@ -148,6 +162,15 @@ def _bind(source: Path | int, target: Path | int, limits: int, namespace: int = 
         size = ctypes.sizeof(attributes)
         what = (tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
         _call("mount_setattr", source, _SYS_MOUNT_SETATTR, *what)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _bind(source: Path | int, target: Path | int, limits: int, namespace: int = 0) -> None:
+    tree = _copy(source, limits, namespace)
+    try:
         empty = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
         _call("move_mount", target, _SYS_MOVE_MOUNT, tree, b"", *_place(target), empty)
     finally:

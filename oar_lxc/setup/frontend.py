@@ -17,7 +17,16 @@ def make_plan(path: Path, settings: Mapping[str, str]) -> SetupPlan:
         path: the server's bundle.
         settings: more keys of ``oar.conf``.
     """
-    bundle = Bundle.read(path)
+    return plan_of(Bundle.read(path), settings)
+
+
+def plan_of(bundle: Bundle, settings: Mapping[str, str]) -> SetupPlan:
+    """Return the plan for a frontend of a cluster.
+
+    Args:
+        bundle: what the cluster's machines share.
+        settings: more keys of ``oar.conf``.
+    """
     return SetupPlan(
         "frontend",
         [

@@ -71,14 +71,24 @@ class Options:
 
 def make_plan(options: Options) -> SetupPlan:
     """Return the plan for a node."""
-    bundle = Bundle.read(options.bundle)
+    return plan_of(Bundle.read(options.bundle), options)
+
+
+def plan_of(bundle: Bundle, options: Options, trial: bool = True) -> SetupPlan:
+    """Return the plan for a node of a cluster.
+
+    Args:
+        bundle: what the cluster's machines share.
+        options: the administrator's choices.
+        trial: see :func:`oar_lxc.setup.requirements.cgroups_are_usable`.
+    """
     prepare = options.prepare or bundle.prepare
     return SetupPlan(
         "node",
         [
             requirements.is_debian(),
             requirements.is_not_the_server(_NOT_THE_SERVER),
-            *_cgroup_steps(bundle),
+            *_cgroup_steps(bundle, trial),
             requirements.storage_is_real(STATE),
             packages.installed(packages.NODE),
             join.oar_conf(bundle, options.settings),
@@ -119,10 +129,10 @@ def make_plan(options: Options) -> SetupPlan:
     )
 
 
-def _cgroup_steps(bundle: Bundle) -> list[Step]:
+def _cgroup_steps(bundle: Bundle, trial: bool) -> list[Step]:
     if not bundle.cpuset_path:
         return [requirements.containers_have_cgroups()]
-    return [requirements.cpuset_can_be_on(), _no_directory()]
+    return [requirements.cpuset_can_be_on(trial=trial), _no_directory()]
 
 
 def _no_directory() -> Step:

@@ -17,6 +17,14 @@ class OarVersion(NamedTuple):
     major: int
     minor: int
 
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+    @property
+    def needs_cgroups_v2(self) -> bool:
+        """Whether it confines jobs to CPUs by slices of systemd in version 2 of cgroups alone."""
+        return self >= (2, 6)
+
     @property
     def has_python_rules(self) -> bool:
         """Whether its admission rules are Python, and may be files; else Perl in the database."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +14,7 @@ from oar_lxc.linux.run import run
 from oar_lxc.model.placement import NONE, SYSTEMD
 from oar_lxc.root import placement
 from oar_lxc.setup import packages
+from oar_lxc.setup.oar_version import parse
 from oar_lxc.setup.steps import SetupError, Step
 
 SERVER = "oar-server"  # the package that makes a machine the server
@@ -67,11 +68,19 @@ def is_not_the_server(why: str) -> Step:
     return Step("not the OAR server", problem)
 
 
-def cgroups_are_usable(cgroups: Path = CGROUPS, mounts: Path = Path("/proc/self/mounts")) -> Step:
-    """Make the step that requires the cgroup file systems of OAR's job resource manager."""
+def cgroups_are_usable(
+    cgroups: Path = CGROUPS, mounts: Path = Path("/proc/self/mounts"), trial: bool = True
+) -> Step:
+    """Make the step that requires the cgroup file systems of OAR's job resource manager.
+
+    Args:
+        cgroups: where they are mounted.
+        mounts: the table of mounts.
+        trial: make a cpuset for a moment; else only look whether one could be made.
+    """
     return Step(
         "cgroup file systems are mounted, and the cpuset writable",
-        lambda: _cgroup_problem(cgroups, mounts),
+        lambda: _cgroup_problem(cgroups, mounts, trial),
     )
 
 
@@ -92,29 +101,32 @@ def containers_have_cgroups(way: str = NONE) -> Step:
     return Step("cgroups are those that containers can have", problem)
 
 
-def cpuset_can_be_on(version: Callable[[], str] = lambda: packages.version_of(NODE)) -> Step:
+def cpuset_can_be_on(
+    version: Callable[[], str] = lambda: packages.version_of(NODE), *, trial: bool = True
+) -> Step:
     """Make the step that requires the cgroups in which this machine's OAR confines jobs to CPUs.
 
     Args:
-        version: returns the version of OAR's package.
+        version: returns the version of OAR's package; empty if there is none.
+        trial: make a cpuset for a moment; else only look whether one could be made.
     """
 
     def problem() -> str | None:
-        match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", version())
-        if match is None or (int(match[1]), int(match[2])) < (2, 6):
-            return cgroups_are_usable().pending()
+        text = version()
+        if not text or not (found := parse(text)).needs_cgroups_v2:
+            return cgroups_are_usable(trial=trial).pending()
         if not all(hierarchy.unified for hierarchy in placement.hierarchies()):
             return (
-                f"OAR {match[1]}.{match[2]} confines jobs to their CPUs in cgroups of version 2 "
-                "alone, and this machine has version 1: set the server up with --no-cpuset, and "
-                "this machine with its new bundle"
+                f"OAR {found} confines jobs to their CPUs in cgroups of version 2 alone, and this "
+                "machine has version 1: set the server up with --no-cpuset, and this machine with "
+                "its new bundle"
             )
         return containers_have_cgroups(SYSTEMD).pending()
 
     return Step("OAR's cpuset can be on", problem)
 
 
-def _cgroup_problem(cgroups: Path, mounts: Path) -> str | None:
+def _cgroup_problem(cgroups: Path, mounts: Path, trial: bool) -> str | None:
     lines = [line.split() for line in mounts.read_text().splitlines()]
     mounted = {words[1]: (words[2], words[3].split(",")) for words in lines if len(words) > 3}
     kind, _ = mounted.get(str(cgroups), ("", []))
@@ -129,31 +141,44 @@ def _cgroup_problem(cgroups: Path, mounts: Path) -> str | None:
             f"could not make a job's cgroup. {_BOOT_V1}; where systemd does not mount it: "
             f"mkdir -p {path} && mount -t cgroup -o {controller} {controller} {path}"
         )
-    return _cpuset_problem(cgroups / "cpuset")
+    return _cpuset_problem(cgroups / "cpuset", trial)
 
 
-def _cpuset_problem(cpuset: Path) -> str | None:
+def _cpuset_problem(cpuset: Path, trial: bool) -> str | None:
     for name in ("cpuset.cpus", "cpuset.mems"):
         if not (cpuset / name).read_text().strip():
             return (
                 f"{cpuset / name} is empty: no process can be put into a cpuset below it. In a "
                 f"container, its host has to fill {name} of the container's cgroup"
             )
+    try:
+        if trial:
+            _make_cpuset(cpuset)
+        elif os.statvfs(cpuset).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    except OSError as error:
+        return (
+            f"the cpuset below {cpuset} cannot be written ({error.strerror}): OAR could not make "
+            "a job's cpuset. Mount it read-write (mount -o remount,rw,bind "
+            f"{cpuset}); in a container, its host has to (lxc.mount.auto = cgroup:rw:force)"
+        )
+    return None
+
+
+def _make_cpuset(cpuset: Path) -> None:
+    """Make a cpuset and remove it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
     probe = cpuset / "oar-lxc-probe"
     try:
         with contextlib.suppress(FileExistsError):
             probe.mkdir()
         (probe / "cpuset.cpus").write_text((cpuset / "cpuset.cpus").read_text())
-    except OSError as error:
-        return (
-            f"the cpuset below {cpuset} cannot be written ({error.strerror}): OAR could not make "
-            "a job's cpuset. Mount it read-write (mount -o remount,rw "
-            f"{cpuset}); in a container, its host has to (lxc.mount.auto = cgroup:rw:force)"
-        )
     finally:
         with contextlib.suppress(OSError):
             probe.rmdir()
-    return None
 
 
 def storage_is_real(path: Path) -> Step:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from oar_lxc.cli.doctor import doctor
 from oar_lxc.cli.main import COMMANDS, cli
 from oar_lxc.cli.setup import setup
 from oar_lxc.model.config import TABLES, Config
@@ -66,6 +67,13 @@ def test_the_manual_has_every_command_and_option_of_the_root_side() -> None:
 def test_the_guide_has_every_option_of_setup(role: str) -> None:
     text = (DOCS / "administrator.rst").read_text()
     for option in options(setup.commands[role]):
+        assert f"``{option} " in text or f"``{option}``" in text, option
+
+
+def test_the_guide_has_every_option_of_the_doctor() -> None:
+    text = (DOCS / "administrator.rst").read_text()
+    shown = [p for p in doctor.params if isinstance(p, click.Option) and not p.hidden]
+    for option in (name for p in shown for name in p.opts):
         assert f"``{option} " in text or f"``{option}``" in text, option
 
 

@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "agent": "errors linux model image container",
     "client": "errors linux model oar remote",
     "setup": "errors linux model oar image root container agent client",
+    "doctor": "errors linux model oar image root container setup",
     "sandbox": "errors linux model image setup",
-    "cli": "errors linux model oar image root container remote agent client setup sandbox",
+    "cli": "errors linux model oar image root container remote agent client setup doctor sandbox",
 }
 # Too slow for a hook, or not there on a machine that is being cleaned up.
 NOT_FOR_ROOT = {"click", "lxc", "psutil", "pyroute2", "rich", "structlog"}
