@@ -34,21 +34,24 @@ class Steps:
         meaning: what comes of it where one is not so.
         mend: returns the command for what the step says; None if set-up mends it.
         outcome: how bad it is.
+        needs_conf: whether ``oar.conf``, which has the cpuset, tells which steps there are.
     """
 
     titles: str
     meaning: str
     mend: Mend | None = None
     outcome: Outcome = Outcome.PROBLEM
+    needs_conf: bool = False
 
     def __call__(self, machine: Machine) -> Iterator[Finding]:
         """Yield a finding for each of the steps that the machine's set-up has."""
+        if self.needs_conf and machine.conf is None:
+            yield unknown(f"only root and oar can read {paths.CONF}", AS_ROOT)
+            return
         steps = [step for step in plan_for(machine).steps if self.has(step)]
         for step in steps:
             yield self._finding(step, machine)
-        if not steps and machine.conf is None:
-            yield unknown(f"only root and oar can read {paths.CONF}", AS_ROOT)
-        elif not steps:
+        if not steps:
             yield well("this machine was set up without it")
 
     def has(self, step: Step) -> bool:
@@ -82,6 +85,10 @@ def mend_cgroups(said: str, machine: Machine) -> str:
     """Return the command for what is said of cgroups."""
     if "remount" in said:
         return f"mount -o remount,rw,bind {CGROUPS / 'cpuset'}"
+    if "is empty" in said:
+        return "lxc-cgroup -n MACHINE cpuset.mems 0    # on its host, and cpuset.cpus likewise"
+    if "--no-cpuset" in said:
+        return "oar-lxc setup server --no-cpuset    # there; then set up the nodes with its bundle"
     if "mkdir -p" in said:
         return said[said.index("mkdir -p") :]
     return "editor /etc/default/grub && update-grub && reboot"

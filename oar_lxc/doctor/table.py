@@ -41,6 +41,7 @@ SET_UP = (
             "OAR's cpuset can be on|cgroups are those that containers can have",
             "OAR cannot confine a job here: each job fails, and the node becomes Suspected.",
             mend_cgroups,
+            needs_conf=True,
         ),
     ),
     Check(
@@ -49,6 +50,7 @@ SET_UP = (
         Steps(
             "OAR can make .*",
             "OAR cannot make its cpusets where it looks for them.",
+            needs_conf=True,
         ),
     ),
     Check(
@@ -271,7 +273,6 @@ CHECKS = (
     Check("reaper", {SERVER, NODE}, reaper.runs),
     Check("stuck", {NODE}, reaper.stuck),
     Check("node-checks", {NODE}, reaper.node_checks),
-    Check("versions", {NODE}, versions.oar_and_cgroups),
     Check("lxc", {NODE}, versions.lxc),
     Check("images", {NODE}, versions.images),
     Check("devices", {NODE}, kernel.devices),

@@ -12,11 +12,9 @@ from oar_lxc.image.store import ROOTFS, Store
 from oar_lxc.linux.mounts import read_mounts
 from oar_lxc.linux.run import run
 from oar_lxc.model.config import Config, read_config
-from oar_lxc.oar.paths import CONF
 from oar_lxc.setup.requirements import CGROUPS
 
 LEAST_LXC = (5, 0)
-FIRST_OAR_OF_V2 = (2, 6)
 FIRST_SYSTEMD_OF_V2 = 258  # of systemd's NEWS: support for cgroup v1 was removed
 _LIBRARY = re.compile(r"libsystemd-shared-([0-9]+).*\.so")
 
@@ -44,46 +42,10 @@ def judge_lxc(version: str, error: str) -> Finding:
     return well(f"LXC is {version}")
 
 
-def oar_and_cgroups(machine: Machine) -> Iterator[Finding]:
-    """Look whether OAR knows the version of cgroups that this node has."""
-    if machine.conf is None:
-        yield unknown(f"only root and oar can read {CONF}, which has the cpuset", AS_ROOT)
-        return
-    show = ["dpkg-query", "-W", "-f", "${Version}", "oar-node"]
-    yield judge_oar(run(show, check=False).stdout.strip(), cgroup_version(), machine.cpuset)
-
-
 def cgroup_version() -> int:
     """Return the version of the cgroups at their usual place; 1 for both beside each other."""
     kinds = [mount.kind for mount in read_mounts(below=CGROUPS) if mount.point == CGROUPS]
     return 2 if kinds and kinds[-1] == "cgroup2" else 1
-
-
-def judge_oar(version: str, cgroups: int, cpuset: bool) -> Finding:
-    """Return the finding for a version of OAR.
-
-    Args:
-        version: of the package oar-node; empty if it is not installed.
-        cgroups: the version of this node's cgroups.
-        cpuset: whether OAR confines jobs to their CPUs.
-    """
-    if not version:
-        mend = "apt-get install oar-node"
-        return problem("the package oar-node is not installed", "OAR runs no job here.", mend)
-    said = f"OAR is {version}, and cgroups are of version {cgroups}"
-    if not cpuset:
-        return well(f"{said}, which OAR does not use, as its cpuset is off")
-    if (numbers(version) >= FIRST_OAR_OF_V2) == (cgroups == 2):
-        return well(said)
-    if cgroups == 2:
-        line = "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller"
-    else:
-        line = "systemd.unified_cgroup_hierarchy=1"
-    return problem(
-        f"{said}, which do not fit: OAR before 2.6 knows version 1 only, and from then on 2 only",
-        "OAR cannot confine a job here: each job fails, and the node becomes Suspected.",
-        f"editor /etc/default/grub && update-grub && reboot    # GRUB_CMDLINE_LINUX: {line}",
-    )
 
 
 def images(machine: Machine) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ UNITS = "/etc/systemd/system"
 FAILING = "/run/systemd/system/oar-lxc-reap.service.d"
 PSQL = "runuser -u postgres -- psql -q -d oar -c"
 HOLDER = "import socket, time; s = socket.socket(2, 2); s.bind(('', 289)); time.sleep(600)"
+END_HOLDER = "ss -Hulnp sport = :289 | grep -o pid=[0-9]* | tr -d pid= | xargs -r kill"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ GROUPS: dict[str, tuple[str, Sequence[Fault]]] = {
               undo="nft delete table ip site"),
         Fault("vxlan-port", f'setsid python3 -c "{HOLDER}" >/dev/null 2>&1 </dev/null & '
               "until ss -Huln sport = :289 | grep -q .; do sleep 0.1; done",
-              "holds UDP port 289", undo="pkill -f time.sleep.600"),
+              "holds UDP port 289", undo=END_HOLDER),
         Fault("pool", "ip address add 100.64.9.1/24 dev eth0", "address 100.64.9.1 of eth0",
               "ip address del 100.64.9.1/24 dev eth0"),
         Fault("fuse", "mount --bind /dev/null /dev/fuse", "another device", "umount /dev/fuse"),
@@ -136,8 +137,9 @@ GROUPS: dict[str, tuple[str, Sequence[Fault]]] = {
         changed("container-ids", "/etc/subuid", r"\$a bob:603979776:100", "gives bob the ids",
                 "warning"),
         replace(
-            changed("versions", "/var/lib/dpkg/status",
-                    "/^Package: oar-node/,/^Version/s/^Version:.*/Version: 2.6.9/", "do not fit"),
+            changed("cgroups", "/var/lib/dpkg/status",
+                    "/^Package: oar-node/,/^Version/s/^Version:.*/Version: 2.6.9/",
+                    "cgroups of version 2"),
             cpuset=True,
         ),
         covered("disk", "/var/log", "/var/log has 0.0 GiB"),
@@ -455,7 +457,7 @@ def test_a_user_sees_less_and_is_told_so(cluster: Cluster) -> None:
         assert "problem" not in outcomes.values()
         assert outcomes["oar-conf"] == outcomes["names"] == "unknown"
         assert outcomes["disk"] == outcomes["system"] == "well"
-    assert {outcomes[name] for name in ("images", "idmaps", "firewall", "versions")} == {"unknown"}
+    assert {outcomes[name] for name in ("images", "idmaps", "firewall", "cgroups")} == {"unknown"}
 
 
 def test_what_is_told_can_be_read(cluster: Cluster) -> None:

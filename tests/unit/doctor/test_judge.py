@@ -28,23 +28,6 @@ def test_lxc(version: str, error: str, outcome: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "cgroups", "cpuset", "outcome"),
-    [
-        ("2.5.9-1+deb12u1", 1, True, "well"),
-        ("2.5.9-1+deb12u1", 2, True, "problem"),
-        ("2.5.10~g5k32-1", 1, True, "well"),
-        ("2.6.1-1+deb13u1", 2, True, "well"),
-        ("2.6.1-1+deb13u1", 1, True, "problem"),
-        ("2.6.1-1+deb13u1", 1, False, "well"),
-        ("3.0.2", 2, True, "well"),
-        ("", 1, True, "problem"),
-    ],
-)
-def test_oar_and_cgroups(version: str, cgroups: int, cpuset: bool, outcome: str) -> None:
-    assert versions.judge_oar(version, cgroups, cpuset).outcome.value == outcome
-
-
-@pytest.mark.parametrize(
     ("systemd", "cgroups", "outcome"),
     [
         (252, 1, "well"),
@@ -262,7 +245,6 @@ def test_hooks(called: str, text: str, outcome: str, mend: str) -> None:
     "judge",
     [
         lambda: versions.judge_lxc("4.0", ""),
-        lambda: versions.judge_oar("2.5.9", 2, True),
         lambda: versions.judge_image("x", 258, 1),
         lambda: storage.judge(Path("/"), "logs", 0, 1.0),
         lambda: network.judge_name("n", "", False),

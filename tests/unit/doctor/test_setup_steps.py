@@ -85,7 +85,7 @@ def test_what_a_machine_was_set_up_without_is_well_only_where_that_is_known(
     monkeypatch: pytest.MonkeyPatch, conf: OarConf | None, outcome: str
 ) -> None:
     machine = Machine(Role.NODE, root=False, conf=conf)
-    look = Steps("no such step", "It fails.")
+    look = Steps("no such step", "It fails.", needs_conf=True)
     assert said(monkeypatch, lambda: None, look=look, machine=machine).outcome.value == outcome
 
 
@@ -99,6 +99,8 @@ def test_the_command_repeats_what_the_server_was_set_up_with() -> None:
     [
         ("… Mount it read-write (mount -o remount,rw /x)", "mount -o remount,rw,bind /sys/fs"),
         ("… does not mount it: mkdir -p /c && mount -t cgroup -o cpu cpu /c", "mkdir -p /c && mo"),
+        ("/x/cpuset.mems is empty: no process …", "lxc-cgroup -n MACHINE cpuset.mems 0"),
+        ("OAR 2.6 … set the server up with --no-cpuset, …", "oar-lxc setup server --no-cpuset"),
         ("/sys/fs/cgroup has cgroup version 2. OAR …", "update-grub"),
     ],
 )
