@@ -104,7 +104,7 @@ def find_job(job_id: int | None, environ: Mapping[str, str] | None = None) -> Jo
             "this is not an OAR job: name one with --job JOB, or suppose one with --nodes and "
             "--cores"
         )
-    _nodes_by_oarstat(job_id)  # raises an error unless the job is this user's and runs
+    _facts_of_running(job_id)
     return Job(job_id, pwd.getpwuid(os.getuid()).pw_name, dict(_cores_by_oarstat(job_id)))
 
 
@@ -123,7 +123,7 @@ def has_ended(job_id: int) -> bool:
 def why_over(job_id: int) -> str:
     """Return why a job has no containers by now; empty if it runs, or OAR cannot be asked."""
     try:
-        _nodes_by_oarstat(job_id)
+        _facts_of_running(job_id)
     except (CommandError, CommandTimeoutError, NoOarstatError):
         return ""
     except JobError as error:
@@ -132,6 +132,14 @@ def why_over(job_id: int) -> str:
 
 
 def _nodes_by_oarstat(job_id: int) -> list[str]:
+    names = _facts_of_running(job_id).get("assigned_hostnames")
+    if names is None:  # OAR 3 tells them with the resources alone
+        return list(_cores_by_oarstat(job_id))
+    return [name for name in names.split("+") if name]
+
+
+def _facts_of_running(job_id: int) -> dict[str, str]:
+    """Return what OAR tells of a job; raise an error unless it is this user's and runs."""
     facts = job_facts(job_id)
     user = pwd.getpwuid(os.getuid()).pw_name
     if not facts:
@@ -145,10 +153,7 @@ def _nodes_by_oarstat(job_id: int) -> list[str]:
         raise JobError(f"job {job_id} is ending ({state}), and its containers with it")
     if state != "Running":
         raise JobError(f"job {job_id} is {state}: it has containers only while it is Running")
-    names = facts.get("assigned_hostnames")
-    if names is None:  # OAR 3 tells them with the resources alone
-        return list(_cores_by_oarstat(job_id))
-    return [name for name in names.split("+") if name]
+    return facts
 
 
 def _cores_by_oarstat(job_id: int) -> Counter[str]:

@@ -38,6 +38,6 @@ def test_a_user_installs_the_library_without_root_and_without_lxc(tmp_path: Path
     command = [str(environment / "bin/oar-lxc")]
     assert __version__ in run([*command, "--version"], env=home, timeout=60).stdout
     assert "Commands:" in run([*command, "--help"], env=home, timeout=60).stdout
-    said = run([python, "-c", LOAD], env=home, timeout=60).stdout.split()
+    said = run([python, "-I", "-c", LOAD], env=home, timeout=60).stdout.split()
     assert said[0] == "Session"
     assert Path(said[1]).is_relative_to(environment)
