@@ -15,10 +15,9 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.signals import raising_signals
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.suites import DEFAULT, SUITES
+from tests.fresh.commit import PLACE
 from tests.fresh.machine import FreshMachine
 
-# Where root's first `git clone` puts it. In two parts: no file names the place that it lies in.
-PLACE = "/root" + "/oar_lxc"
 COMMAND = "make demo; make test"
 
 

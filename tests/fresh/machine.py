@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import CACHE, Settings, State, locked
 from oar_lxc.sandbox.suites import DEFAULT, SUITES, cgroup_version, has_cpuset
 from tests.fresh import host
+from tests.fresh.commit import copy_commit
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = Path("/var/lib/oar-lxc-fresh")
@@ -74,7 +74,8 @@ class FreshMachine:
             network.up(self.state, where)
             with self.report.step(f"booting a fresh {SUITES[self.suite].debian}"):
                 self._machine.define(self._definition(base, where))
-                self._clone_repository()
+                target = self._machine.directory / "upper" / _REPOSITORY
+                copy_commit(CHECKOUT, target, self.report)
                 self._machine.start()
             self._machine.run(["git", "clone", "--quiet", f"/{_REPOSITORY}", place], timeout=120)
             yield
@@ -141,25 +142,6 @@ class FreshMachine:
             files=files,
             copy=True,
         )
-
-    def _clone_repository(self) -> None:
-        """Put the last commit on the machine's disk, as a repository that can be cloned."""
-        target = self._machine.directory / "upper" / _REPOSITORY
-        with tempfile.NamedTemporaryFile("w", prefix="oar-lxc-fresh.") as config:
-            # The checkout may be somebody else's, and git asks root whether that is meant.
-            config.write("[safe]\n\tdirectory = *\n")
-            config.flush()
-            env = os.environ | {"GIT_CONFIG_GLOBAL": config.name}
-            source = CHECKOUT.as_uri()
-            run(["git", "clone", "-q", "--bare", "--depth=1", source, str(target)], env=env)
-            status = ["git", "-C", str(CHECKOUT), "status", "--porcelain"]
-            changed = run(status, env=env).stdout.splitlines()
-            commit = run(["git", "-C", str(target), "log", "-1", "--format=%h %s"], env=env)
-        self.report.line(f"the clone is of {commit.stdout.strip()}")
-        if changed:
-            self.report.line(
-                f"{len(changed)} files of this checkout differ from it: commit what shall be tried"
-            )
 
     def _remove(self) -> None:
         if not self.state.exists:
