@@ -21,7 +21,8 @@ SUBMAKE := $(MAKE) --no-print-directory
 
 # What the host needs, and the only place that says so: for the sandbox; and besides, for the virtual
 # environment and the Debian package, for what the code imports, for real LXC (fuse3 and strace for
-# its tests), and for images. A fresh machine, which is a container, needs less of its host.
+# its tests), and for images. A fresh machine, which is a container, needs less of its host, and a
+# virtual one, too.
 SANDBOX_PACKAGES := \
 	iproute2 lxc mmdebstrap nftables python3 \
 	python3-click python3-psutil python3-rich python3-structlog
@@ -34,6 +35,7 @@ APT_PACKAGES := \
 	libcap2-bin skopeo squashfs-tools squashfs-tools-ng strace umoci xz-utils zstd
 DEB_PACKAGES := dpkg python3 python3-click
 FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3 python3-click
+VM_PACKAGES := dpkg e2fsprogs git mmdebstrap python3 python3-click
 
 .PHONY: help
 help: ## List the targets
@@ -144,6 +146,12 @@ bench: need-root setup venv ## Measure, and print a table; BENCH=row for one (ro
 fresh: need-root ## Run FRESH='make demo; make test' on a fresh Debian, by SUITE=bookworm, in a clone of HEAD (root)
 	@$(SUBMAKE) setup APT_PACKAGES="$(FRESH_PACKAGES)"
 	$(PYTHON) -m tests.fresh $(OF_SUITE) $${PLACE:+--place "$$PLACE"} $${FRESH:+"$$FRESH"}
+
+.PHONY: vm
+vm: ## Run VM='command', or the tests that need another kernel, in a virtual Debian 13 (root)
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -Es -m tests.vm.needs; fi
+	$(SUBMAKE) setup APT_PACKAGES="$(VM_PACKAGES)"
+	$(PYTHON) -m tests.vm --tools="$(APT_PACKAGES)" $(VM_OPTIONS) $${VM:+"$$VM"}
 
 .PHONY: docs
 docs: venv ## Build the documentation in docs/_build/html, and run its examples

@@ -108,8 +108,8 @@ def look(directories: Sequence[Path], settings: Settings) -> Host:
         user_namespaces=_number(Path("/proc/sys/user/max_user_namespaces"), 0),
         # Only Debian's kernel has this switch.
         unprivileged=_number(Path("/proc/sys/kernel/unprivileged_userns_clone"), 1) != 0,
-        memory=_available_memory(Path("/proc/meminfo").read_text()),
-        disk={path: shutil.disk_usage(_existing(path)).free for path in directories},
+        memory=available_memory(Path("/proc/meminfo").read_text()),
+        disk={path: shutil.disk_usage(existing(path)).free for path in directories},
         storage=requirements.storage_is_real(directories[0]).pending() or "",
         cgroups=_cgroup_problem(settings.suite, settings.cpuset),
     )
@@ -173,7 +173,7 @@ def kernel_problems(
         run: runs a command, as :func:`oar_lxc.linux.run.run` does.
         probes: the trials, besides an overlay on the directory.
     """
-    with tempfile.TemporaryDirectory(prefix=".oar-lxc-probe.", dir=_existing(directory)) as name:
+    with tempfile.TemporaryDirectory(prefix=".oar-lxc-probe.", dir=existing(directory)) as name:
         overlay = _overlay(Path(name), directory)
         tried = [(probe, _failure(probe, run)) for probe in (overlay, *probes)]
     return [
@@ -232,7 +232,7 @@ def _cgroup_problem(suite: str, cpuset: bool) -> str:
     return f"machines would have the cgroups of this host, and {missing}" if missing else ""
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     """Return the nearest existing directory at or above a path."""
     while not path.exists():
         path = path.parent
@@ -254,7 +254,8 @@ def _number(path: Path, default: int) -> int:
         return default
 
 
-def _available_memory(text: str) -> int:
+def available_memory(text: str) -> int:
+    """Return how many bytes programs can still get, from the text of /proc/meminfo."""
     for line in text.splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

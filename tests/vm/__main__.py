@@ -1,0 +1,68 @@
+"""Run a command in a clone of this checkout on a machine with a kernel of its own, as root.
+
+The machine is Debian 13. Its kernel is Linux as an ordinary program: it has what this machine's
+kernel may lack, such as netem and cgroup version 2 alone. The exit status is the command's; the
+machine is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from oar_lxc.errors import OarLxcError
+from oar_lxc.image.apt import host_sources
+from oar_lxc.linux.signals import raising_signals
+from oar_lxc.sandbox.report import Report
+from tests.vm import needs
+from tests.vm.disk import SUITE, disk
+from tests.vm.kernel import kernel
+from tests.vm.machine import Order, VirtualMachine
+
+LIMIT = 2400.0  # seconds
+PYTEST = "/usr/bin/python3 -m pytest -v --junitxml=$RESULTS/junit.xml -p no:cacheprovider"
+TESTS = "tests/vm/inside"
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(prog="python3 -m tests.vm", description=__doc__)
+    parser.add_argument(
+        "--tools", default="", help="packages that the machine shall have, with blanks between"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT, help=f"seconds for the command ({LIMIT:.0f})"
+    )
+    parser.add_argument(
+        "command", nargs="?", help="lines of bash (the tests that need another kernel)"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Return the exit status of the command, or 1 where there is no machine to run it on."""
+    options = parse()
+    report = Report(lambda line: print(line, flush=True))
+    script = options.command or f"{PYTEST} {TESTS}"
+    environ = {name: os.environ[name] for name in ("CI",) if name in os.environ}
+    order = Order(script, options.limit, environ)
+    try:
+        if found := needs.problems(needs.look()):
+            raise OarLxcError(needs.refusal(found))
+        with raising_signals():
+            sources = host_sources(SUITE)
+            linux = kernel(report, sources)
+            root = disk(report, linux, sources, options.tools.split())
+            status = VirtualMachine(report, linux, root).call(order)
+            report.line(f"exit status {status}")
+    except OarLxcError as error:
+        print(f"tests.vm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
