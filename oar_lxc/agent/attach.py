@@ -115,7 +115,7 @@ def _main(arguments: list[str]) -> int:
     os.environ.update(environ_here(layout))
     namespaces = JobNamespaces(layout)
     namespaces.enter()
-    runtime = LxcRuntime(layout.containers, namespaces, published.node)
+    runtime = LxcRuntime(layout.containers, namespaces, published.node, published.unified)
     if name not in runtime.names():
         raise ContainerError(name, published.node, "there is no such container")
     if action == "log":
@@ -126,7 +126,7 @@ def _main(arguments: list[str]) -> int:
     if action in ("connect", "ssh"):
         connect(layout, name, token, with_keys=action == "ssh")
         return 0
-    enter_cgroups(published.cgroups)
+    enter_cgroups(published.cgroups, published.unit)
     if action == "console":
         console(layout, published, runtime, name, token)
     argv = rest or list(SHELL)

@@ -90,7 +90,7 @@ def _names(node: OnNode, request: requests.OnContainers) -> list[str]:
     present = node.runtime.names()
     wanted = request.containers
     # LXC makes and finds the containers' cgroups below those of the process that calls it.
-    enter_cgroups(node.published.cgroups)
+    enter_cgroups(node.published.cgroups, node.published.unit)
     return present if wanted is None else [name for name in wanted if name in present]
 
 

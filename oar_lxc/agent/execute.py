@@ -39,7 +39,7 @@ def execute_request(node: OnNode, request: Exec) -> None:
     wanted = request.containers
     present = node.runtime.names()
     names = present if wanted is None else [name for name in wanted if name in present]
-    enter_cgroups(node.published.cgroups)
+    enter_cgroups(node.published.cgroups, node.published.unit)
     command = replace(request, containers=tuple(names))
     execute(node.runtime, command, node.emit, node.abandoned)
 

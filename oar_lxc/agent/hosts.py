@@ -105,7 +105,7 @@ def write_hosts(node: OnNode, containers: Sequence[str]) -> None:
     running = [name for name in containers if node.runtime.state(name) == RUNNING]
     if not running:
         return
-    enter_cgroups(node.published.cgroups)
+    enter_cgroups(node.published.cgroups, node.published.unit)
     peers = all_names(node.layout)
     alike: dict[tuple[str, ...], list[str]] = {}  # containers by their networks
     for name in running:

@@ -44,7 +44,7 @@ def launch(node: OnNode, request: requests.Launch) -> None:
     Raises:
         OarLxcError: the launch failed as a whole.
     """
-    enter_cgroups(node.published.cgroups)
+    enter_cgroups(node.published.cgroups, node.published.unit)
     with node.runtime.starting() as starter:
         share = request.plan.on(node.published.node)
         launched = time.time()
@@ -104,7 +104,7 @@ def ready(node: OnNode, request: requests.AwaitReady) -> None:
     Events: ``Ready`` or ``Failed``.
     """
     share = request.plan.on(node.published.node)
-    enter_cgroups(node.published.cgroups)
+    enter_cgroups(node.published.cgroups, node.published.unit)
     wait_until_ready(node, share, request.wait, request.timeout)
 
 

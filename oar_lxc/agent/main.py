@@ -116,7 +116,8 @@ def read_request(operation: str, line: str) -> Request:
 
 def _get_ready(published: PublishedJob, runtime: LxcRuntime) -> None:
     """Do what each launch takes long for, while the session makes the request."""
-    with in_background(lambda: enter_cgroups(published.cgroups)):  # it waits for the kernel
+    # It waits for the kernel or systemd.
+    with in_background(lambda: enter_cgroups(published.cgroups, published.unit)):
         import_module("oar_lxc.agent.launch")
     runtime.come_up()
 
@@ -135,7 +136,7 @@ def main() -> None:
         os.environ.update(environ_here(layout))
         namespaces = JobNamespaces(layout)
         namespaces.enter()
-        runtime = LxcRuntime(layout.containers, namespaces, published.node)
+        runtime = LxcRuntime(layout.containers, namespaces, published.node, published.unified)
         if REQUESTS.get(operation) is Launch:
             _get_ready(published, runtime)
         request = read_request(operation, sys.stdin.readline())

@@ -213,7 +213,7 @@ class Session:
     def _launch(self) -> None:
         if not self.published.in_cpuset:
             # At the job's end, root kills the processes in these cgroups that OAR does not find.
-            enter_cgroups(self.published.cgroups)
+            enter_cgroups(self.published.cgroups, self.published.unit)
         if failures := self._call(LateRequest(requests.Launch, self._launch_request)):
             self._failed_nodes = {f.node for f in failures if isinstance(f, NodeError)}
             raise LaunchError(failures)

@@ -34,7 +34,9 @@ def _limits_above(cgroups: Sequence[str]) -> list[int]:
     found = []
     for text in cgroups:
         path = Path(text)
-        while (file := path / "memory.limit_in_bytes").exists():
+        unified = (path / "memory.max").exists()
+        name = "memory.max" if unified else "memory.limit_in_bytes"
+        while (file := path / name).exists():
             with suppress(OSError, ValueError):
                 found.append(int(file.read_text()))
             path = path.parent

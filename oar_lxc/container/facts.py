@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -89,6 +90,12 @@ def _usage(groups: Sequence[str], name: str) -> dict[str, Any]:
         with suppress(OSError, ValueError):
             seconds = int((own / "cpuacct.usage").read_text()) / 1e9
             facts["cpu_seconds"] = round(seconds, 2)
+        with suppress(OSError, ValueError):
+            used = re.search(
+                r"^usage_usec ([0-9]+)$", (own / "cpu.stat").read_text(), re.MULTILINE
+            )
+            if used:
+                facts["cpu_seconds"] = round(int(used[1]) / 1e6, 2)
     return facts
 
 

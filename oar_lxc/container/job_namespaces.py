@@ -25,7 +25,7 @@ from oar_lxc.linux.setns import (
     in_user_namespace,
     unshare,
 )
-from oar_lxc.linux.thread_ids import take_ids
+from oar_lxc.linux.thread_ids import own_proc_files, take_ids
 from oar_lxc.model.layout import JobLayout
 
 SYS = Path("/sys")
@@ -115,10 +115,12 @@ class NetworkThread:
 
     Args:
         namespaces: the job's.
+        unified: whether the job's cgroups are of version 2.
     """
 
-    def __init__(self, namespaces: JobNamespaces) -> None:
+    def __init__(self, namespaces: JobNamespaces, unified: bool = False) -> None:
         self._namespaces = namespaces
+        self._unified = unified
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]]
         self._thread: threading.Thread | None = None
 
@@ -143,6 +145,9 @@ class NetworkThread:
                 if not entered:
                     self._namespaces.enter_network()
                     take_ids(0, 0)
+                    if self._unified:
+                        # To enter a container's cgroup of version 2, LXC maps ids of a child.
+                        own_proc_files()
                     entered = True
                 answer.put((act(), None))
             except BaseException as error:

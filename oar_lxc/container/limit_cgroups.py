@@ -1,7 +1,8 @@
 """The limit cgroups: one for each container, which carries the container's limits.
 
 A container's limit cgroup has the container's name and lies in the job's delegated cgroups. Inside
-it, LXC makes another cgroup for the container's processes. The container sees only the inner one:
+it, LXC makes another cgroup for the container's processes; with version 2, in one more cgroup that
+:mod:`oar_lxc.container.starter` makes for each start. The container sees only the inner one:
 as far as ids go, its root has the user's rights, and could lift limits in a cgroup that it saw.
 """
 
@@ -17,6 +18,8 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.cgroups import remove_cgroups, thaw
 from oar_lxc.linux.deadline import Deadline
 
+CONTROLLERS = "cgroup.controllers"  # each cgroup of version 2 has this file
+
 
 def make_limit_cgroups(paths: Sequence[str], name: str, limits: Limits) -> None:
     """Make a container's limit cgroup in each hierarchy, and set the limits.
@@ -29,10 +32,13 @@ def make_limit_cgroups(paths: Sequence[str], name: str, limits: Limits) -> None:
     Raises:
         OarLxcError: the kernel refuses, or has no such limit.
     """
-    left = dict(limit_files(limits))
+    unified = any((Path(path) / CONTROLLERS).exists() for path in paths)
+    left = dict(limit_files(limits, unified))
     for cgroup in [Path(path) / name for path in paths]:
         try:
             cgroup.mkdir(mode=0o755, exist_ok=True)
+            if unified:
+                _pass_on(cgroup)
             for file in [file for file in left if (cgroup / file).exists()]:
                 (cgroup / file).write_text(left.pop(file))
         except OSError as error:
@@ -44,6 +50,12 @@ def make_limit_cgroups(paths: Sequence[str], name: str, limits: Limits) -> None:
             f"cannot limit container {name}: this node's kernel has no {', '.join(left)} in the "
             "job's cgroups"
         )
+
+
+def _pass_on(cgroup: Path) -> None:
+    """Let the cgroups below one of version 2 have all its controllers."""
+    names = (cgroup / CONTROLLERS).read_text().split()
+    (cgroup / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in names))
 
 
 def remove_limit_cgroups(
@@ -77,5 +89,5 @@ def thaw_limit_cgroups(paths: Sequence[str], names: Sequence[str]) -> None:
         names: the containers.
     """
     for cgroup in [Path(path) / name for path in paths for name in names]:
-        if (cgroup / "freezer.state").exists():
+        if any((cgroup / file).exists() for file in ("freezer.state", "cgroup.freeze")):
             thaw(cgroup)

@@ -25,7 +25,8 @@ class Limits:
         cpus: numbers of its CPUs, as ``0-1,4``; empty: all CPUs of the job.
         quota: CPU time, as a number of CPUs; 0: no limit.
         memory: bytes; 0: no limit.
-        swap: whether the kernel counts swap; then memory and swap together are limited.
+        swap: whether the kernel counts swap; then memory and swap together are limited, or with
+            cgroup version 2 there is none.
         processes: processes and threads; 0: no limit.
     """
 
@@ -71,7 +72,9 @@ class Share:
             in_cpuset=published.in_cpuset,
             threads=max(map(len, groups), default=1),
             swap=any(
-                (Path(path) / "memory.memsw.limit_in_bytes").exists() for path in published.cgroups
+                (Path(path) / name).exists()
+                for path in published.cgroups
+                for name in ("memory.memsw.limit_in_bytes", "memory.swap.max")
             ),
         )
 
@@ -96,10 +99,18 @@ class Share:
         return self.cpus[begin : max(end, begin + 1)]
 
 
-def limit_files(limits: Limits) -> Iterator[tuple[str, str]]:
-    """Yield cgroup files and their texts for some limits, in the order in which to write them."""
+def limit_files(limits: Limits, unified: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield cgroup files and their texts for some limits, in the order in which to write them.
+
+    Args:
+        limits: the limits.
+        unified: whether the files are those of cgroup version 2.
+    """
     if limits.cpus:
         yield "cpuset.cpus", limits.cpus
+    if unified:
+        yield from _files_of_version_2(limits)
+        return
     if limits.quota:
         yield "cpu.cfs_period_us", str(PERIOD)
         yield "cpu.cfs_quota_us", str(limits.quota * PERIOD)
@@ -107,6 +118,17 @@ def limit_files(limits: Limits) -> Iterator[tuple[str, str]]:
         yield "memory.limit_in_bytes", str(limits.memory)
         if limits.swap:
             yield "memory.memsw.limit_in_bytes", str(limits.memory)
+    if limits.processes:
+        yield "pids.max", str(limits.processes)
+
+
+def _files_of_version_2(limits: Limits) -> Iterator[tuple[str, str]]:
+    if limits.quota:
+        yield "cpu.max", f"{limits.quota * PERIOD} {PERIOD}"
+    if limits.memory:
+        yield "memory.max", str(limits.memory)
+        if limits.swap:  # version 2 cannot limit memory and swap together
+            yield "memory.swap.max", "0"
     if limits.processes:
         yield "pids.max", str(limits.processes)
 
@@ -147,7 +169,7 @@ def write_cpus(cpus: Iterable[int]) -> str:
 def _allowed(cgroups: Iterable[str]) -> list[int]:
     """Return the CPUs of the job's cpuset; if there is none, those this process may use."""
     for path in cgroups:
-        for name in ("cpuset.effective_cpus", "cpuset.cpus"):
+        for name in ("cpuset.effective_cpus", "cpuset.cpus.effective", "cpuset.cpus"):
             with suppress(OSError, ValueError):
                 return read_cpus((Path(path) / name).read_text())
     return sorted(os.sched_getaffinity(0))

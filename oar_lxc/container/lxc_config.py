@@ -114,18 +114,10 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
         log=LOG_FILE,
         halt=settings.halt,
     )
-    quota = (pair for pair in limit_files(settings.limits) if "cfs_" in pair[0])
     lines = [
         *published.ids.config_lines(),
         *_network_lines(planned, published.gateway.partition("/")[0], directory),
-        "lxc.cgroup.relative = 1",
-        f"lxc.cgroup.dir.container = {planned.name}/{CGROUP}",
-        f"lxc.cgroup.dir.monitor = {MONITOR}.{planned.name}",
-        # LXC's monitor moves here when the container ends. After a reboot from inside, it starts
-        # the container again from here: so this cgroup must be within the limits, too.
-        f"lxc.cgroup.dir.monitor.pivot = {planned.name}/{PIVOT}",
-        # lxcfs reads the quota only in the cgroup of the processes, not in those above.
-        *(f"lxc.cgroup.{file} = {value}" for file, value in quota),
+        *_cgroup_lines(planned.name, settings.limits, bool(published.unit)),
         *map(_bind_line, settings.binds),
     ]
     if settings.lxcfs:
@@ -135,6 +127,25 @@ def config_text(launch: NodeLaunch, planned: PlannedContainer, settings: NodeSet
     elif settings.lxcfs:
         lines.append(_entry(LXCFS / ONLINE, Path(ONLINE), "bind,optional"))
     return text + "".join(f"{line}\n" for line in lines)
+
+
+def _cgroup_lines(name: str, limits: Limits, unified: bool) -> Iterator[str]:
+    """Yield the lines of a container's cgroups, relative to that in which it is started."""
+    yield "lxc.cgroup.relative = 1"
+    if unified:  # it is started within the limits
+        container, monitor, pivot = CGROUP, MONITOR, PIVOT
+    else:
+        container, monitor = f"{name}/{CGROUP}", f"{MONITOR}.{name}"
+        # LXC's monitor moves here when the container ends. After a reboot from inside, it starts
+        # the container again from here: so this cgroup must be within the limits, too.
+        pivot = f"{name}/{PIVOT}"
+    yield f"lxc.cgroup.dir.container = {container}"
+    yield f"lxc.cgroup.dir.monitor = {monitor}"
+    yield f"lxc.cgroup.dir.monitor.pivot = {pivot}"
+    # lxcfs reads the quota only in the cgroup of the processes, not in those above.
+    for file, value in limit_files(limits, unified):
+        if file.startswith("cpu."):
+            yield f"lxc.{'cgroup2' if unified else 'cgroup'}.{file} = {value}"
 
 
 def overlay_mark(directory: Path) -> Path:

@@ -44,14 +44,18 @@ class LxcRuntime:
         directory: LXC's path, which has a subdirectory for each container.
         namespaces: the job's; the process must have entered them.
         node: name of this node, for errors.
+        cgroup: the job's delegated cgroup, if it is of version 2.
     """
 
-    def __init__(self, directory: Path, namespaces: JobNamespaces, node: str = "") -> None:
+    def __init__(
+        self, directory: Path, namespaces: JobNamespaces, node: str = "", cgroup: str = ""
+    ) -> None:
         _bindings()
         self._directory = directory
         self._namespaces = namespaces
-        self._network = NetworkThread(namespaces)
+        self._network = NetworkThread(namespaces, bool(cgroup))
         self._node = node
+        self._cgroup = cgroup
         self._program: Program | None = None
 
     def make_network(self) -> None:
@@ -112,7 +116,7 @@ class LxcRuntime:
         at_once = 2 * len(os.sched_getaffinity(0))  # twice, as LXC often waits for the kernel
         place = str(Path(_bindings().__file__).parent.parent)
         program = str(Path(__file__).with_name("starter.py"))
-        options = [place, str(min(at_once, MOST_AT_ONCE))]
+        options = [place, str(min(at_once, MOST_AT_ONCE)), *filter(None, [self._cgroup])]
         argv = [sys.executable, "-I", "-S", program, *options]
         return Program(argv, first=self._namespaces.become_lxc)
 

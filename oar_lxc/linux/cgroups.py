@@ -15,16 +15,25 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError, TooLateError
 from oar_lxc.linux.deadline import NEVER, Deadline
+from oar_lxc.linux.systemd import enter_unit
 
+AGENT = "agent"  # below a cgroup of version 2, which holds no process itself: the user's own
 NO_DIRECTORY_BELOW = 2  # link count of a directory without subdirectories: its name and its "."
 
 
-def enter_cgroups(paths: Sequence[str]) -> None:
+def enter_cgroups(paths: Sequence[str], unit: str = "") -> None:
     """Move this process into the job's delegated cgroups; LXC makes its own below them.
 
+    Args:
+        paths: the cgroups.
+        unit: systemd's unit that has the one cgroup, of version 2; empty if they are of version 1.
+
     Raises:
-        OarLxcError: the kernel refuses.
+        OarLxcError: the kernel or systemd refuses.
     """
+    if unit:
+        enter_unit(unit, f"/{AGENT}")
+        return
     pid = str(os.getpid())
     for path in paths:
         try:

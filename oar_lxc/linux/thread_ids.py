@@ -17,6 +17,7 @@ _NUMBERS = {
     "loongarch64": _GENERIC,
 }
 
+_PR_SET_DUMPABLE = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,3 +35,13 @@ def take_ids(uid: int, gid: int) -> None:
         if _libc.syscall(ctypes.c_long(number), *arguments) != 0:
             code = ctypes.get_errno()
             raise OSError(code, f"ids of a thread: {os.strerror(code)}")
+
+
+def own_proc_files() -> None:
+    """Give this process and its children their files of /proc, which become root's with new ids.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")

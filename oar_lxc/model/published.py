@@ -14,7 +14,7 @@ from pathlib import Path
 from oar_lxc.errors import NodeNotPreparedError
 from oar_lxc.model.addresses import POOL
 from oar_lxc.model.idmap import IdMap
-from oar_lxc.model.placement import NONE, V1
+from oar_lxc.model.placement import NONE, SYSTEMD, V1
 
 READY = "ready"
 REFUSED = "refused"
@@ -41,6 +41,8 @@ class PublishedJob:
         pool: the network that this cluster gives to jobs.
         placement: how OAR has placed the job; see :mod:`oar_lxc.model.placement`. Older versions
             knew one way.
+        unit: systemd's service that has the cgroup, which only systemd lets the user enter; empty
+            if the cgroups are of version 1.
         in_cpuset: whether OAR confines the job to its own CPUs.
         namespaces: whether root made namespaces for the job; version 0.1 did not.
         trees: the administrator's trees, such as /home; each with the path of its mount for the
@@ -64,6 +66,7 @@ class PublishedJob:
     gateway: str = ""
     pool: str = str(POOL)
     placement: str = V1
+    unit: str = ""
     in_cpuset: bool = True
     namespaces: bool = False
     trees: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +76,11 @@ class PublishedJob:
     def ids(self) -> IdMap:
         """The map of ids inside the job's containers to ids outside."""
         return IdMap.of_job(self.first_id, self.id_count, self.uid, self.gid)
+
+    @property
+    def unified(self) -> str:
+        """The delegated cgroup, if it is of version 2; empty if they are of version 1."""
+        return self.cgroups[0] if self.unit else ""
 
     def to_json(self) -> str:
         """Return the file's text."""
@@ -117,7 +125,7 @@ def read_published(path: Path, job_id: int, node: str) -> PublishedJob:
             f"node {node} was prepared for job {job_id} by an older version of oar-lxc, which was "
             "upgraded since: submit the job again"
         )
-    if published.placement not in (V1, NONE):
+    if published.placement not in (V1, SYSTEMD, NONE):
         raise NodeNotPreparedError(
             f"node {node} was prepared for job {job_id} by another version of oar-lxc, which "
             f"found it placed as {published.placement!r}: submit the job again"

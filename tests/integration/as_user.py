@@ -15,7 +15,6 @@ from typing import Any
 
 from oar_lxc.container.runtime import StartedContainer, Starter
 from oar_lxc.errors import ContainerError
-from tests.integration.conftest import published
 from tests.pretend import PYTHON, PretendJob
 from tests.unit.fakes.runtime import StarterByStarting
 
@@ -25,15 +24,14 @@ LONGEST = 1 << 16  # bytes of a call or an answer
 SERVER = f"""
 import os, pickle, socket, sys
 from pathlib import Path
-from oar_lxc.agent.prepared import environ_here
+from oar_lxc.agent.prepared import environ_here, open_job
 from oar_lxc.linux.cgroups import enter_cgroups
 from oar_lxc.container.job_namespaces import JobNamespaces
 from oar_lxc.container.lxc_runtime import LxcRuntime
 from oar_lxc.errors import ContainerError
-from oar_lxc.model.layout import JobLayout
 
-enter_cgroups(sys.argv[2:])
-layout = JobLayout(int(sys.argv[1]))
+layout, published = open_job(int(sys.argv[1]))
+enter_cgroups(published.cgroups, published.unit)
 os.environ.update(environ_here(layout))
 namespaces = JobNamespaces(layout)
 namespaces.enter()
@@ -48,7 +46,7 @@ while True:
         if method == "wait":
             answer = os.waitpid(arguments[0], 0)[1], None
         else:
-            runtime = LxcRuntime(Path(directory), namespaces, "node1")
+            runtime = LxcRuntime(Path(directory), namespaces, "node1", published.unified)
             answer = getattr(runtime, method)(*arguments, *fds), None
     except ContainerError as error:
         answer = None, (error.container, error.node, error.reason, error.log)
@@ -134,7 +132,7 @@ def user_runtime(job: PretendJob, directory: Path) -> Iterator[UserRuntime]:
     """Start the other end, and end it afterwards."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environ = job.environ() | {"OAR_LXC_SECRET": "seen"}  # what the contract looks for inside
-    argv = [PYTHON, "-c", SERVER, str(job.id), *published(job).cgroups]
+    argv = [PYTHON, "-c", SERVER, str(job.id)]
     with ours, job.start(argv, environ, theirs.fileno()) as process:
         theirs.close()
         try:

@@ -54,7 +54,7 @@ PACKAGES = {
     "squashfs-tools": "mksquashfs",
     "squashfs-tools-ng": "sqfs2tar",
     "strace": "strace",
-    "systemd": "journalctl systemctl systemd-run",
+    "systemd": "busctl journalctl systemctl systemd-run",
     "taktuk": "taktuk",
     "tar": "tar",
     "umoci": "umoci",

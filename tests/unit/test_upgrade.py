@@ -113,7 +113,10 @@ def test_root_reads_what_an_older_version_wrote(tmp_path: Path) -> None:
 
 def test_agents_read_what_an_older_version_wrote(tmp_path: Path) -> None:
     published = PublishedJob.from_json(PUBLISHED)
-    assert json.loads(published.to_json()) == json.loads(PUBLISHED) | {"placement": V1}
+    assert json.loads(published.to_json()) == json.loads(PUBLISHED) | {
+        "placement": V1,
+        "unit": "",
+    }
     assert published.cgroups == ("/sys/fs/cgroup/cpuset/oar/alice_42/lxc",)
     layout = JobLayout(42, tmp_path)
     layout.ledger.parent.mkdir(parents=True)

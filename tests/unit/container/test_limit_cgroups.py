@@ -48,6 +48,25 @@ def test_without_limits_a_container_has_its_cgroups_too(paths: list[str]) -> Non
     assert not any((Path(path) / "vm2").exists() for path in paths)
 
 
+def test_in_version_2_what_is_below_gets_the_controllers(tmp_path: Path) -> None:
+    (tmp_path / "vm1").mkdir()
+    for place in (tmp_path, tmp_path / "vm1"):
+        (place / "cgroup.controllers").write_text("cpu memory pids\n")
+    (tmp_path / "vm1/memory.max").touch()
+    make_limit_cgroups([str(tmp_path)], "vm1", Limits(memory=1 << 20))
+    assert (tmp_path / "vm1/cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    assert (tmp_path / "vm1/memory.max").read_text() == "1048576"
+
+
+def test_in_version_2_what_is_frozen_is_thawed(tmp_path: Path) -> None:
+    (tmp_path / "vm1/start-7/lxc.payload").mkdir(parents=True)
+    states = [tmp_path / "vm1" / name for name in ("", "start-7", "start-7/lxc.payload")]
+    for state in states:
+        (state / "cgroup.freeze").write_text("1")
+    thaw_limit_cgroups([str(tmp_path)], ["vm1"])
+    assert [(state / "cgroup.freeze").read_text() for state in states] == ["0"] * 3
+
+
 def test_what_is_inside_goes_too_and_what_stays_is_waited_for_no_longer(paths: list[str]) -> None:
     assert remove_limit_cgroups(paths, ["vm1"], wait=0.01) == [f"{paths[0]}/vm1"]
     assert not (Path(paths[1]) / "vm1").exists()

@@ -20,6 +20,7 @@ from oar_lxc.container.limits import (
     write_cpus,
 )
 from oar_lxc.model.plan import PlannedContainer
+from oar_lxc.model.published import READY, PublishedJob
 from tests.unit.fakes.programs import deep_tree
 
 
@@ -41,6 +42,38 @@ def test_each_limit_has_its_file() -> None:
     ]
     quota = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "200000")]
     assert list(limit_files(Limits(quota=2))) == quota
+
+
+def test_each_limit_has_its_file_in_version_2() -> None:
+    limits = Limits("0,4", 3, 1 << 29, swap=True, processes=100)
+    assert list(limit_files(limits, unified=True)) == [
+        ("cpuset.cpus", "0,4"),
+        ("cpu.max", "300000 100000"),
+        ("memory.max", "536870912"),
+        ("memory.swap.max", "0"),
+        ("pids.max", "100"),
+    ]
+    without_swap = limit_files(Limits(memory=1 << 29), unified=True)
+    assert list(without_swap) == [("memory.max", "536870912")]
+    assert list(limit_files(Limits(), unified=True)) == []
+
+
+def test_the_share_of_a_job_is_read_from_version_2(tmp_path: Path) -> None:
+    (tmp_path / "cpuset.cpus").write_text("\n")
+    (tmp_path / "cpuset.cpus.effective").write_text("2-3\n")
+    (tmp_path / "memory.swap.max").write_text("max\n")
+    published = PublishedJob(
+        42,
+        "alice",
+        "node1",
+        ("node1",),
+        READY,
+        cgroups=(str(tmp_path),),
+        unit="oar-lxc-42.service",
+    )
+    share = Share.of_node(published, 2)
+    assert sorted(share.cpus) == [2, 3]
+    assert share.swap
 
 
 def test_threads_of_a_core_stay_together(tmp_path: Path) -> None:

@@ -39,6 +39,20 @@ def test_a_containers_cgroup_is_inside_the_one_that_carries_its_limits() -> None
     assert "lxc.cgroup.dir.container = vm1/lxc.payload" in lines()
 
 
+def test_with_version_2_a_container_is_started_within_its_limits() -> None:
+    launch = replace(
+        LAUNCH, published=replace(PUBLISHED, cgroups=("/g",), unit="oar-lxc-42.service")
+    )
+    found = config_text(launch, VM, NodeSettings(Limits(quota=2))).splitlines()
+    assert starting("lxc.cgroup.", found) == [
+        "relative = 1",
+        "dir.container = lxc.payload",
+        "dir.monitor = lxc.monitor",
+        "dir.monitor.pivot = lxc.pivot",
+    ]
+    assert starting("lxc.cgroup2.", found) == ["cpu.max = 200000 100000"]
+
+
 def test_lxcfs_finds_the_quota_where_the_processes_are() -> None:
     assert starting("lxc.cgroup.cpu.", lines(Limits(quota=2))) == [
         "cfs_period_us = 100000",
