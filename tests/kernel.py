@@ -51,7 +51,11 @@ def find_processes(job: int, user: str, first_id: int) -> list[str]:
     found = find_by_psutil(job, first_id)
     name = f"{user}_{job}"
     for pid in processes():
-        inside = re.search(rf"/{re.escape(name)}(/|$)", read(f"/proc/{pid}/cgroup"), re.MULTILINE)
+        inside = re.search(
+            rf"/({re.escape(name)}|oar-lxc-{job}\.service|oar-u\d+-j{job}\.slice)(/|$)",
+            read(f"/proc/{pid}/cgroup"),
+            re.MULTILINE,
+        )
         in_range = first_id and has_ids(pid, first_id)
         monitor = f"{STATE}/jobs/{job}/" in read(f"/proc/{pid}/cmdline")
         in_job = f"OAR_JOB_ID={job}" in read(f"/proc/{pid}/environ").split("\0")
@@ -93,7 +97,7 @@ def has_ids(pid: int, first_id: int) -> bool:
 
 def find_cgroups(job: int, user: str, first_id: int) -> list[str]:
     """Return cgroups named after the job, at any depth of every hierarchy of either version."""
-    wanted = re.compile(rf"{re.escape(user)}_{job}|oar-u\d+-j{job}\.slice")
+    wanted = re.compile(rf"{re.escape(user)}_{job}|oar-u\d+-j{job}\.slice|oar-lxc-{job}\.service")
     return [
         str(Path(where) / name)
         for root in hierarchies()
@@ -101,6 +105,16 @@ def find_cgroups(job: int, user: str, first_id: int) -> list[str]:
         for name in names
         if wanted.fullmatch(name)
     ]
+
+
+def find_units(job: int, user: str, first_id: int) -> list[str]:
+    """Return systemd's units of the job, failed ones too, where it places jobs."""
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return []
+    own = [f"oar-lxc-{job}.*", f"oar-u*-j{job}.*", f"oar-u*-j{job}-*"]
+    argv = ["systemctl", "list-units", "--all", "--plain", "--no-legend", *own]
+    told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in told.splitlines()]
 
 
 def hierarchies() -> list[str]:
@@ -218,6 +232,7 @@ def find_rules(job: int, user: str, first_id: int) -> list[str]:
 KINDS: dict[str, Callable[[int, str, int], list[str]]] = {
     "processes": find_processes,
     "cgroups": find_cgroups,
+    "units": find_units,
     "mounts": find_mounts,
     "links": find_links,
     "files": find_files,
@@ -285,8 +300,8 @@ def find_any() -> dict[str, list[str]]:
     cgroups = (
         str(path)
         for root in hierarchies()
-        for parent in ("oar", "oar-lxc", "oar.slice")
-        for path in (Path(root) / parent).glob("*/")
+        for below in ("oar/*/", "oar-lxc/*/", "oar.slice/oar-lxc.slice/*/", "oar.slice/*/*.slice/")
+        for path in Path(root).glob(below)
     )
     files = [*(STATE / "records").glob("*"), *(STATE / "jobs").glob("*")]
     files += [*(STATE / "records").glob(".*"), *(STATE / "jobs").glob(".*")]

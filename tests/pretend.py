@@ -6,6 +6,7 @@ For tests and measurements on real LXC without an OAR around it. Needs root.
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import pwd
 import shutil
@@ -26,9 +27,16 @@ from oar_lxc.setup.deb import OAR_LXC_NODE
 
 SOURCE = Path(__file__).resolve().parent.parent
 CGROUPS = Path("/sys/fs/cgroup")
+VERSION_2 = (CGROUPS / "cgroup.controllers").exists()  # and no other
 CONTROLLERS = ("cpuset", "cpu", "cpuacct", "devices", "freezer")
 PYTHON = "/usr/bin/python3"  # the one that sees Debian's lxc bindings
 USER = "oarlxctest"
+MANAGER = (
+    "org.freedesktop.systemd1",
+    "/org/freedesktop/systemd1",
+    "org.freedesktop.systemd1.Manager",
+)
+_scopes = itertools.count()
 
 
 @cache
@@ -96,6 +104,11 @@ class PretendJob:
         """Do what OAR's job resource manager does at init."""
         if not self.in_cpuset:
             return
+        if VERSION_2:
+            run(["busctl", "call", *MANAGER, "StartUnit", "ss", self.slice, "fail"])
+            argv = ["systemctl", "set-property", "--runtime", self.slice]
+            run([*argv, f"AllowedCPUs={self.cpus}", "AllowedMemoryNodes=0"])
+            return
         for controller in CONTROLLERS:
             (CGROUPS / controller / self.cgroup.lstrip("/")).mkdir(parents=True, exist_ok=True)
         outer = CGROUPS / "cpuset/oar"
@@ -108,7 +121,18 @@ class PretendJob:
 
     def remove_cgroups(self) -> None:
         """Do what OAR's job resource manager does at clean, once all is dead."""
+        if VERSION_2:
+            for method, rest in (
+                ("ThawUnit", ["s", self.slice]),
+                ("KillUnit", ["ssi", self.slice, "all", "9"]),
+                ("StopUnit", ["ss", self.slice, "fail"]),
+            ):
+                run(["busctl", "call", *MANAGER, method, *rest], check=False)
         end = time.monotonic() + 10
+        while VERSION_2 and self.slice_path.exists():
+            if time.monotonic() > end:
+                raise OSError(f"{self.slice_path} is still there")
+            time.sleep(0.01)
         for controller in CONTROLLERS:
             path = CGROUPS / controller / self.cgroup.lstrip("/")
             while path.exists():
@@ -118,6 +142,17 @@ class PretendJob:
                     if time.monotonic() > end:
                         raise
                     time.sleep(0.01)
+
+    @property
+    def slice(self) -> str:
+        """The name of its slice, where cgroups are of version 2."""
+        return f"oar-u{pwd.getpwnam(self.user).pw_uid}-j{self.id}.slice"
+
+    @property
+    def slice_path(self) -> Path:
+        """Where its slice is."""
+        outer = self.slice.rpartition("-")[0]
+        return CGROUPS / "oar.slice" / f"{outer}.slice" / self.slice
 
     def node_side(self, command: str, *arguments: str, check: bool = True) -> Result:
         """Run ``oar-lxc-node`` of this checkout for the job."""
@@ -163,12 +198,20 @@ class PretendJob:
     ) -> subprocess.Popen[str]:
         """Start a program as the user inside the job's cgroups, as OAR would."""
         account = pwd.getpwnam(self.user)
-        controllers = CONTROLLERS if self.in_cpuset else ()
+        controllers = CONTROLLERS if self.in_cpuset and not VERSION_2 else ()
+        in_scope = self.in_cpuset and VERSION_2
+        if in_scope:  # as oarsh_shell does
+            scope = f"{self.slice.removesuffix('.slice')}-p{next(_scopes)}"
+            scoped = ["systemd-run", "--quiet", "--scope", "--collect", f"--unit={scope}"]
+            become = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}"]
+            argv = [*scoped, f"--slice={self.slice}", *become, "--init-groups", *argv]
         tasks = [CGROUPS / c / self.cgroup.lstrip("/") / "tasks" for c in controllers]
 
         def enter() -> None:
             for path in tasks:
                 path.write_text(str(os.getpid()))
+            if in_scope:
+                return
             os.initgroups(account.pw_name, account.pw_gid)
             os.setgid(account.pw_gid)
             os.setuid(account.pw_uid)

@@ -24,7 +24,7 @@ from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.kill import MOST_SHOWN, Killing
 from oar_lxc.root.leftovers import Leftovers, Running, find_leftovers
 from oar_lxc.root.litter import PATIENT_SHARE, SHARE, Litter
-from oar_lxc.root.oar_files import remove_oar_files
+from oar_lxc.root.oar_files import kept_key, remove_oar_files
 from oar_lxc.root.record import Record, read_record, this_boot
 from oar_lxc.root.refusal import Refusal
 from oar_lxc.root.standstill import resume_stopped
@@ -93,7 +93,7 @@ class Destruction:
         first_id = find_range(layout, self.uid, record)
         oar_cgroup = self.oar_cgroup or (record.oar_cgroup if record else "")
         whose = find_whose(layout, self.uid, first_id)
-        cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end)
+        cgroups = JobCgroups(layout.job_id, self.user, oar_cgroup, self.whole, end, self.uid)
         job = Belongings(layout, cgroups, whose)
         step = self._step
         killing = Killing(job)
@@ -115,7 +115,7 @@ class Destruction:
         with (
             job_namespaces.kept_alive(layout),
             in_background(lambda: self._remove_network(log, end, unfiltered, busy)),
-            in_background(lambda: self._remove_tree(log, end)),
+            in_background(lambda: self._remove_tree(log, end, oar_cgroup)),
             in_background(lambda: step(log, "litter", litter.remove)),
         ):
             step(log, "cgroups", killing.remove_cgroups)
@@ -209,8 +209,10 @@ class Destruction:
         with in_background(lambda: self._step(log, "connections", forget_connections)):
             self._step(log, "filter", forget_elements)
 
-    def _remove_tree(self, log: NodeLog, end: Deadline) -> None:
+    def _remove_tree(self, log: NodeLog, end: Deadline, oar_cgroup: str) -> None:
         step = self._step
+        if key := kept_key(self.layout.job_id, self.user, oar_cgroup):
+            step(log, "keys", key.rmdir)
         step(log, "mounts", lambda: idmapped.unmount_under(self.layout.directory))
         step(log, "namespaces", lambda: job_namespaces.remove(self.layout))
         step(log, "files", lambda: self._remove_files(log, end))

@@ -12,9 +12,10 @@ from oar_lxc.errors import OarLxcError, TooLateError, printable
 from oar_lxc.model.layout import JobLayout
 from oar_lxc.root import bridge, idmapped, packetfilter
 from oar_lxc.root.belongings import Belongings
+from oar_lxc.root.job_cgroups import JobCgroups
 from oar_lxc.root.kill import keep_waiting
 from oar_lxc.root.litter import Litter
-from oar_lxc.root.oar_files import oar_files
+from oar_lxc.root.oar_files import kept_key, oar_files
 from oar_lxc.root.placement import hierarchies
 from oar_lxc.root.processes import job_processes
 from oar_lxc.root.trash import trash_of
@@ -56,7 +57,7 @@ class Leftovers:
 
     Attributes:
         processes: ids of processes in its cgroups, or that have or could take ids of its range.
-        cgroups: paths of cgroups.
+        cgroups: paths of cgroups, and names of systemd's units that have them.
         mounts: mount points in the node's own mount namespace. Those in other namespaces do not
             count, as users can mount anything there. The kernel detaches the copies of the job's
             mounts there when the directory is removed.
@@ -137,6 +138,8 @@ def find_leftovers(
     """
     layout, cgroups, whose = job.layout, job.cgroups, job.whose
     paths = [layout.directory, *([layout.record, *trash_of(layout)] if inert else [])]
+    if key := kept_key(layout.job_id, cgroups.user, cgroups.oar_cgroup):
+        paths.append(key)
     if cgroups.whole:
         paths += oar_files(layout.job_id, cgroups.user)
     if running is None:
@@ -147,7 +150,7 @@ def find_leftovers(
             litter.look()
     return Leftovers(
         processes=sorted(running.processes),
-        cgroups=[str(path) for path in cgroups.roots()] if hierarchies() else [UNSEEN],
+        cgroups=_cgroups(cgroups) if hierarchies() else [UNSEEN],
         mounts=[str(point) for point in idmapped.mounts_under(layout.directory)],
         links=bridge.job_links(layout),
         files=[
@@ -160,6 +163,10 @@ def find_leftovers(
         holders=list({why: 0 for why in (running.holders, *holders) if why}),
         litter=[_seen(litter)] if litter.unknown else [],
     )
+
+
+def _cgroups(cgroups: JobCgroups) -> list[str]:
+    return [*map(str, cgroups.roots()), *cgroups.units_left()]
 
 
 def _seen(litter: Litter) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model.layout import JOB_DIRECTORIES, MAX_JOB_ID, RECORDS, STATE, JobLayout
-from oar_lxc.model.placement import NOT_KNOWN
+from oar_lxc.model.placement import NOT_KNOWN, OWN_SLICE, SERVICES, slice_pattern
 from oar_lxc.root import packetfilter
 from oar_lxc.root.account import find_name, private_owner
 from oar_lxc.root.bridge import NET
@@ -113,6 +113,12 @@ def _jobs_of_cgroups() -> Iterator[tuple[int, str]]:
             match = re.fullmatch(r"(.+)_([0-9]{1,10})", name)
             if match and 1 <= int(match[2]) <= MAX_JOB_ID:
                 yield int(match[2]), match[1]
+        if hierarchy.unified:
+            for parent in (OWN_SLICE, slice_pattern("", "*")):
+                for path in hierarchy.path.glob(f"{parent}/{SERVICES}"):
+                    match = re.fullmatch(r"oar-lxc-([0-9]{1,10})\.service", path.name)
+                    if match and 1 <= int(match[1]) <= MAX_JOB_ID:
+                        yield int(match[1]), ""
 
 
 def _owner(layout: JobLayout) -> str:

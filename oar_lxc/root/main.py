@@ -259,7 +259,7 @@ def _leftovers(arguments: argparse.Namespace) -> int:
     record = read_record(layout.record)
     uid = job_uid(layout, user)
     cgroup = cgroup or (record.oar_cgroup if record else "")
-    cgroups = JobCgroups(layout.job_id, user, cgroup)
+    cgroups = JobCgroups(layout.job_id, user, cgroup, uid=uid)
     first_ids = _first_ids(arguments.first_id, layout, user, uid, record)
     left = Leftovers.union(
         find_leftovers(Belongings(layout, cgroups, find_whose(layout, uid, first)))

@@ -89,6 +89,26 @@ def keep_keys(cpuset: Path = CPUSET) -> None:
     (cpuset / "undef").mkdir(parents=True, exist_ok=True)
 
 
+def keep_key(oar_cgroup: str, cpuset: Path = CPUSET) -> None:
+    """Make OAR keep the key of a job that systemd has placed.
+
+    Whenever a job with a key starts, OAR 2.6 removes the keys of jobs whose cpuset does not exist,
+    and looks for cpusets of version 1, which no job has there.
+    """
+    (cpuset / oar_cgroup.lstrip("/")).mkdir(parents=True, exist_ok=True)
+
+
+def kept_key(job_id: int, user: str, oar_cgroup: str, cpuset: Path = CPUSET) -> Path | None:
+    """Return what :func:`keep_key` has made for a job; None if there is nothing."""
+    path = cpuset / (oar_cgroup.lstrip("/") or f"oar/{user}_{job_id}")
+    try:
+        # Where OAR has cpusets, this directory is one of them, or a link.
+        made = path.lstat().st_dev == cpuset.parent.lstat().st_dev
+    except OSError:
+        return None
+    return path if made else None
+
+
 def _forbid_keys(marks: list[bytes], path: Path, timeout: float) -> None:
     # In place and under flock, as OAR does it, so that no concurrent change of OAR is lost.
     flags = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC

@@ -125,14 +125,14 @@ def _holding(way: str, mounted: Collection[Hierarchy]) -> Iterator[Hierarchy]:
     for hierarchy in mounted:
         if way == V1 and "cpuset" in hierarchy.names:
             yield hierarchy
-        if way == SYSTEMD and hierarchy.unified and has_cpusets(hierarchy):
+        if way == SYSTEMD and has(hierarchy, "cpuset"):
             yield hierarchy
 
 
-def has_cpusets(hierarchy: Hierarchy) -> bool:
-    """Whether a hierarchy of version 2 has the controller of cpusets."""
+def has(hierarchy: Hierarchy, controller: str) -> bool:
+    """Whether a hierarchy is of version 2 and has a controller."""
     try:
-        return "cpuset" in (hierarchy.path / "cgroup.controllers").read_text().split()
+        return controller in (hierarchy.path / "cgroup.controllers").read_text().split()
     except OSError:
         return False
 
@@ -155,14 +155,6 @@ def _exists(
             yield from hierarchy.path.glob(oar_cgroup.lstrip("/"))
 
 
-def check_supported(way: str, mounted: Collection[Hierarchy]) -> None:
-    """Refuse a way in which this version cannot delegate cgroups.
-
-    Raises:
-        OarLxcError: the job's cgroups would be of version 2.
-    """
-    if mounted and (way == SYSTEMD or all(hierarchy.unified for hierarchy in mounted)):
-        raise OarLxcError(
-            "this node has cgroup version 2 alone, and this version of oar-lxc makes containers "
-            "in version 1 only: see the administrator guide, Cgroups of version 1"
-        )
+def is_in_units(way: str, mounted: Collection[Hierarchy]) -> bool:
+    """Whether a job's cgroups are systemd's to delegate, as they are of version 2."""
+    return way == SYSTEMD or (bool(mounted) and all(h.unified for h in mounted))

@@ -22,7 +22,7 @@ from oar_lxc.model.addresses import JobNetwork
 from oar_lxc.model.config import Config
 from oar_lxc.model.idmap import IdMap
 from oar_lxc.model.layout import JobLayout
-from oar_lxc.model.placement import NOT_KNOWN
+from oar_lxc.model.placement import NOT_KNOWN, SYSTEMD
 from oar_lxc.model.published import READY, REFUSED, PublishedJob
 from oar_lxc.root import bridge, id_ranges, idmapped, job_namespaces, packetfilter
 from oar_lxc.root.account import UNKNOWN, Account, find_account, find_uid
@@ -30,8 +30,8 @@ from oar_lxc.root.destroy import Destruction
 from oar_lxc.root.files import half_written, job_locked, locked, write_durably
 from oar_lxc.root.id_allocation import NoRangeError, allocate
 from oar_lxc.root.job_cgroups import JobCgroups
-from oar_lxc.root.oar_files import keep_keys
-from oar_lxc.root.placement import check_supported, detect, hierarchies
+from oar_lxc.root.oar_files import keep_key, keep_keys
+from oar_lxc.root.placement import detect, hierarchies, is_in_units
 from oar_lxc.root.record import Record, read_record, this_boot
 from oar_lxc.root.refusal import Refusal
 from oar_lxc.root.trees import mount_trees
@@ -151,9 +151,7 @@ class Preparation:
                 first_id = allocate(self.layout, self.user, account.uid, self.config.users)
             except NoRangeError as error:
                 raise Refusal(str(error)) from error
-            mounted = hierarchies()
-            placement = detect(self.layout.job_id, self.oar_cgroup, mounted)
-            check_supported(placement, mounted)
+            placement = detect(self.layout.job_id, self.oar_cgroup, hierarchies())
             record = self._new_record(first_id, placement)
             record.write(self.layout)
         holder = bridge.holder_of_subnet(network, end.timeout())
@@ -184,13 +182,18 @@ class Preparation:
         end: Deadline,
     ) -> PublishedJob:
         layout = self.layout
-        cgroups = JobCgroups(layout.job_id, self.user, self.oar_cgroup)
+        cgroups = JobCgroups(
+            layout.job_id, self.user, self.oar_cgroup, deadline=end, uid=account.uid
+        )
         first_id = record.first_id
         with log.step("directories"):
             self._make_directories(account, first_id)
         if self.job_key and not self.oar_cgroup:
             with suppress(OSError), log.step("keys"):
                 keep_keys()
+        elif self.job_key and record.placement == SYSTEMD:
+            with suppress(OSError), log.step("keys"):
+                keep_key(self.oar_cgroup)
         id_map = IdMap.of_job(first_id, id_ranges.COUNT, account.uid, account.gid)
         with log.step("namespaces"):
             if is_new := not job_namespaces.are_kept(layout):
@@ -203,7 +206,7 @@ class Preparation:
         with log.step("trees"):
             trees = mount_trees(layout, self.config.trees, account, log, end)
         with log.step("cgroups"):
-            delegated = cgroups.delegate(account.uid, first_id)
+            delegated = cgroups.delegate(record.placement, account.uid, first_id)
         with log.step("links"):
             if is_new or not layout.published.exists():
                 # Publishing comes last, so links without it are half made or of another job.
@@ -227,6 +230,7 @@ class Preparation:
             gateway=str(network.node_address(self.node)),
             pool=str(network.pool),
             placement=record.placement,
+            unit=cgroups.service if is_in_units(record.placement, hierarchies()) else "",
             in_cpuset=bool(self.oar_cgroup),
             namespaces=True,
             trees=trees,

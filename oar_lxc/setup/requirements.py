@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from oar_lxc.errors import OarLxcError
 from oar_lxc.linux.run import run
 from oar_lxc.model.placement import NONE, SYSTEMD
 from oar_lxc.root import placement
@@ -85,18 +84,19 @@ def cgroups_are_usable(
 
 
 def containers_have_cgroups(way: str = NONE) -> Step:
-    """Make the step that requires cgroups in which this version makes containers.
+    """Make the step that requires cgroups for which set-up has been tried.
 
     Args:
         way: how OAR places jobs; see :mod:`oar_lxc.model.placement`.
     """
 
     def problem() -> str | None:
-        try:
-            placement.check_supported(way, placement.hierarchies())
-        except OarLxcError as error:
-            return str(error)
-        return None
+        if not placement.is_in_units(way, placement.hierarchies()):
+            return None
+        return (
+            "this node has cgroup version 2 alone, where set-up has not been tried yet: boot it "
+            "with version 1, see the administrator guide, Cgroups of version 1"
+        )
 
     return Step("cgroups are those that containers can have", problem)
 

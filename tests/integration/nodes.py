@@ -11,11 +11,13 @@ from pathlib import Path
 
 from oar_lxc.linux.run import run
 from tests.integration.conftest import left
-from tests.pretend import CGROUPS, CONTROLLERS, PYTHON, PretendJob, checkout
+from tests.pretend import CGROUPS, CONTROLLERS, PYTHON, VERSION_2, PretendJob, checkout
 
 
 def oar_cgroups(job: PretendJob) -> list[str]:
     """Return OAR's own cgroups of a job, which are OAR's to remove."""
+    if VERSION_2:
+        return [str(job.slice_path)]
     return sorted(str(CGROUPS / controller / job.cgroup[1:]) for controller in CONTROLLERS)
 
 
@@ -60,7 +62,8 @@ ENTER = """
 import os, sys
 from oar_lxc.agent.prepared import open_job
 from oar_lxc.linux.cgroups import enter_cgroups
-enter_cgroups(open_job(int(sys.argv[1]))[1].cgroups)
+published = open_job(int(sys.argv[1]))[1]
+enter_cgroups(published.cgroups, published.unit)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 

@@ -15,6 +15,7 @@ import pytest
 
 from oar_lxc.container.lxc_config import LXCFS
 from oar_lxc.linux import process
+from oar_lxc.model.placement import V1
 from oar_lxc.root import namespaces
 from oar_lxc.root.job_cgroups import JobCgroups
 from tests.integration.attacks import (
@@ -126,7 +127,8 @@ def test_what_is_taken_back_cannot_be_opened_again(job: PretendJob) -> None:
         assert job.run([PYTHON, "-c", opens]).status == 0
         JobCgroups(job.id, job.user, job.cgroup).take_back()
         assert "PermissionError" in job.run([PYTHON, "-c", opens]).stderr
-        JobCgroups(job.id, job.user, job.cgroup).delegate(pwd.getpwnam(job.user).pw_uid, 0)
+        uid = pwd.getpwnam(job.user).pw_uid
+        JobCgroups(job.id, job.user, job.cgroup).delegate(V1, uid, 0)
 
 
 # Traces, as the other job's containers' root would, a process of the user's.

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from oar_lxc.errors import OarLxcError, TooLateError, UsageError
 from oar_lxc.linux.deadline import Deadline
-from oar_lxc.root import job_cgroups
+from oar_lxc.model.placement import NONE
+from oar_lxc.root import job_cgroups, units
 from oar_lxc.root.job_cgroups import JobCgroups, check_oar_cgroup
 from oar_lxc.root.placement import Hierarchy, hierarchies
 from tests.unit.strategies import hostile, job_ids, users
@@ -64,7 +65,7 @@ def test_without_a_hierarchy_prepare_says_what_to_do_and_nothing_is_there_to_rem
     assert hierarchies(tmp_path / "mountinfo") == []
     monkeypatch.setattr(job_cgroups, "hierarchies", list)
     with pytest.raises(OarLxcError, match="no cgroup file system is mounted: mount it"):
-        JobCgroups(42, "alice", "").delegate(1000, 1000)
+        JobCgroups(42, "alice", "").delegate(NONE, 1000, 1000)
     assert JobCgroups(42, "alice", "/oar/alice_42").remove()
 
 
@@ -274,3 +275,97 @@ def test_looking_at_cgroups_ends_at_the_deadline(two: tuple[Hierarchy, Hierarchy
         with pytest.raises(TooLateError, match="time was over"):
             act()
     assert late.roots() == [two[0].path / "oar/alice_42/lxc"]
+
+
+SLICE = "oar.slice/oar-u1000.slice/oar-u1000-j42.slice"
+SERVICE = f"{SLICE}/oar-lxc-42.service"
+OWN = "oar.slice/oar-lxc.slice/oar-lxc-42.service"
+
+
+@pytest.fixture
+def unified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the one hierarchy of a node with version 2 alone, of plain directories."""
+    found = [Hierarchy(tmp_path, (), True)]
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    monkeypatch.setattr(job_cgroups, "hierarchies", lambda: found)
+    monkeypatch.setattr(units, "stop", lambda unit, end: None)
+    monkeypatch.setattr(units, "thaw", lambda name, end: None)
+    return tmp_path
+
+
+def systemd(uid: int = 1000, whole: bool = False) -> JobCgroups:
+    return JobCgroups(42, "alice", "/oar/alice_42", whole, uid=uid)
+
+
+@pytest.mark.parametrize("uid", [1000, -1])
+def test_in_version_2_the_services_are_ours_and_the_slice_is_oars(unified: Path, uid: int) -> None:
+    others = [
+        "oar.slice/oar-u1000.slice/oar-u1000-j421.slice/oar-lxc-421.service",
+        "oar.slice/oar-lxc.slice/oar-lxc-4.service",
+        f"{SLICE}/oar-u1000-j42-p7.scope",
+    ]
+    for path in (SERVICE, OWN, *others):
+        (unified / path).mkdir(parents=True)
+    assert systemd(uid).roots() == [unified / OWN, unified / SERVICE]
+    assert f"/{SERVICE}" in systemd(uid).ours()
+    assert f"/{SLICE}" in systemd(uid).oars()
+    assert systemd(uid).remove()
+    assert not (unified / SERVICE).exists()
+    assert all((unified / path).exists() for path in others)
+    assert systemd(uid, whole=True).roots() == [unified / SLICE]
+    assert systemd(uid, whole=True).remove()
+    assert not (unified / SLICE).exists()
+    assert (unified / others[0]).exists()
+
+
+def test_in_version_2_the_kernel_kills_and_thaws_ours_and_thaws_oars(unified: Path) -> None:
+    scope = unified / SLICE / "oar-u1000-j42-p7.scope"
+    nested = unified / SERVICE / "vm1"
+    for path in (scope, nested):
+        path.mkdir(parents=True)
+        (path / "cgroup.freeze").write_text("1")
+    for path in (unified / SLICE, unified / SERVICE):
+        (path / "cgroup.kill").write_text("")
+        (path / "cgroup.freeze").write_text("1")
+    systemd().kill_unified()
+    assert (unified / SERVICE / "cgroup.kill").read_text() == "1"
+    assert (unified / SLICE / "cgroup.kill").read_text() == ""
+    systemd().thaw()
+    for path in (unified / SLICE, unified / SERVICE, nested):
+        assert (path / "cgroup.freeze").read_text() == "0"
+    assert (scope / "cgroup.freeze").read_text() == "1"
+
+
+def test_in_version_2_the_job_and_the_users_others_are_frozen_and_thawed(unified: Path) -> None:
+    own, other = unified / SLICE, unified / SLICE.replace("-j42.", "-j43.")
+    bobs = unified / "oar.slice/oar-u1001.slice/oar-u1001-j44.slice"
+    suspended = unified / SLICE.replace("-j42.", "-j45.")
+    for path in (own, other, bobs, suspended):
+        path.mkdir(parents=True)
+        (path / "cgroup.freeze").write_text("0")
+        (path / "cgroup.procs").write_text("7\n")
+    (suspended / "cgroup.freeze").write_text("1")
+
+    def states() -> list[str]:
+        return [(path / "cgroup.freeze").read_text() for path in (own, other, bobs, suspended)]
+
+    assert systemd().freezable() == {7}
+    with systemd().frozen():
+        assert states() == ["1", "0", "0", "1"]
+    with systemd().neighbours_frozen():
+        assert states() == ["0", "1", "0", "1"]
+    assert states() == ["0", "0", "0", "1"]
+
+
+def test_in_version_2_a_cgroup_is_taken_back_with_all_that_lets_processes_in(
+    unified: Path,
+) -> None:
+    (unified / SERVICE).mkdir(parents=True)
+    (unified / SERVICE / "pids.max").touch()
+    if os.geteuid() == 0:
+        for name in ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+            (unified / SERVICE / name).touch()
+            os.chown(unified / SERVICE / name, 1000, 1000)
+        systemd().take_back()
+        assert {path.stat().st_uid for path in (unified / SERVICE).iterdir()} == {0}
+        assert (unified / SERVICE / "pids.max").read_text() == "0"

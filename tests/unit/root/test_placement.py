@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.model.placement import NONE, NOT_KNOWN, SYSTEMD, V1, is_in_slice, slice_pattern
-from oar_lxc.root.placement import Hierarchy, check_supported, detect, looks_alive
+from oar_lxc.root.placement import Hierarchy, detect, is_in_units, looks_alive
 from tests.unit.strategies import job_ids, users
 
 SLICE = "oar.slice/oar-u1000.slice/oar-u1000-j42.slice"
@@ -182,10 +182,7 @@ def test_a_hook_sees_that_it_is_in_the_jobs_slice() -> None:
     assert not is_in_slice("0::/\n", "/oar/alice_42", 42)
 
 
-def test_version_2_alone_is_refused_in_one_sentence(tree: Tree) -> None:
-    for way in (tree.way, NONE):
-        if tree.kind == "v2":
-            with pytest.raises(OarLxcError, match="cgroup version 2 alone"):
-                check_supported(way, tree.mounted)
-        else:
-            check_supported(way, tree.mounted)
+def test_cgroups_are_systemds_to_delegate_where_they_are_of_version_2(tree: Tree) -> None:
+    assert is_in_units(tree.way, tree.mounted) is (tree.kind == "v2")
+    assert is_in_units(NONE, tree.mounted) is (tree.kind == "v2")
+    assert not is_in_units(NONE, [])
