@@ -82,7 +82,7 @@ def check_seconds(key: str, value: Any) -> float:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse an option with the value ``--``: argparse drops this value, and gives a list.
+    """Refuse an option with the value ``--``: argparse gives a list for it before Python 3.13.
 
     Args:
         options: the options that argparse has parsed, by name; each takes one value or none.
@@ -91,7 +91,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         UsageError: there is one.
     """
     for name, value in options.items():
-        if isinstance(value, list):
+        if isinstance(value, list) or value == "--":
             raise UsageError(f"--{name.replace('_', '-')} is '--', which is no value of it")
 
 

@@ -120,8 +120,9 @@ def test_a_cpuset_that_cannot_be_written_is_recognised(tmp_path: Path) -> None:
 def test_storage_is_judged_by_what_it_will_lie_on(tmp_path: Path) -> None:
     said = requirements.storage_is_real(Path("/proc/none/below")).pending()
     assert said is None or "local file system" in said
-    deep = requirements.storage_is_real(tmp_path / "not" / "there")
-    assert deep.pending() == requirements.storage_is_real(tmp_path).pending()
+    deep = requirements.storage_is_real(tmp_path / "not" / "there").pending()
+    there = requirements.storage_is_real(tmp_path).pending()
+    assert (deep or "").replace("/not/there", "") == (there or "")
 
 
 @pytest.mark.parametrize(
