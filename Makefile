@@ -209,10 +209,13 @@ setup: ## Install the Debian packages that the host needs (root)
 need-root:
 	@if [ "$$(id -u)" != 0 ]; then echo "make: this target needs root" >&2; exit 1; fi
 
-# Before anything is installed or built: whether this machine can do it, and if not, what can.
+# Before anything else is installed or built: whether this machine can do it, and if not, what can.
 .PHONY: need-host
 need-host: need-root
-	@if [ ! -x $(PYTHON) ] || ! command -v apt-get >/dev/null ||
+	@if command -v apt-get >/dev/null && [ ! -x $(PYTHON) ]; then
+		$(SUBMAKE) setup APT_PACKAGES=python3
+	fi
+	if [ ! -x $(PYTHON) ] || ! command -v apt-get >/dev/null ||
 		! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
 		echo "make: this machine is not Debian 12 or later, which has apt-get and Python 3.11:" \
 			"run it on one, such as a virtual machine" >&2
