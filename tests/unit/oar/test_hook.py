@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import signal
@@ -84,23 +83,25 @@ def configure(
     monkeypatch.setattr(hook, "lenient_config", lambda: (Config(prepare, deadline), ""))
 
 
-def in_whole_seconds(calls: list[list[str]]) -> list[list[str]]:
-    """Return calls of the root side with deadlines rounded up: a hook takes some time itself."""
+SELF = 10  # seconds that a hook may take itself on a busy machine
+
+
+def without_deadlines(calls: list[list[str]], limit: int) -> list[list[str]]:
+    """Return calls of the root side, sorted, without their deadlines, which it looks at."""
     for call in calls:
-        at = call.index("--deadline") + 1
-        call[at] = str(math.ceil(float(call[at])))
-    return calls
+        at = call.index("--deadline")
+        assert limit - SELF < float(call[at + 1]) <= limit
+        del call[at : at + 2]
+    return sorted(calls)
 
 
 def test_a_prologue_prepares_each_node_once_under_its_own_name(cluster: Cluster) -> None:
     assert run_hook("prologue", 42, "alice", cluster.nodefile) == 0
     nodes = f"{HERE},node2,node3"
-    assert in_whole_seconds(cluster.root) == sorted(
+    assert without_deadlines(cluster.root, 12) == sorted(
         [
             cluster.node,
             "prepare",
-            "--deadline",
-            "12",
             "--job",
             "42",
             "--user",
@@ -118,8 +119,8 @@ def test_a_prologue_prepares_each_node_once_under_its_own_name(cluster: Cluster)
 
 def test_an_epilogue_destroys_on_each_node(cluster: Cluster) -> None:
     assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
-    words = ["destroy", "--deadline", "24", "--layer", "epilogue", "--job", "42"]
-    assert in_whole_seconds(cluster.root) == [[cluster.node, *words, "--user", "alice"]] * 3
+    words = ["destroy", "--layer", "epilogue", "--job", "42"]
+    assert without_deadlines(cluster.root, 24) == [[cluster.node, *words, "--user", "alice"]] * 3
 
 
 def test_other_nodes_are_reached_by_the_ssh_of_oar_without_questions(cluster: Cluster) -> None:
@@ -195,7 +196,7 @@ def test_what_was_killed_on_a_node_is_run_once_more_in_what_time_is_left(
     assert run_hook("epilogue", 42, "alice", cluster.nodefile) == 0
     assert len(cluster.root) == 4
     deadlines = sorted(float(call[call.index("--deadline") + 1]) for call in cluster.root)
-    assert deadlines[-1] == 24
+    assert 24 - SELF < deadlines[-1] <= 24
 
 
 def test_what_is_killed_again_and_again_has_failed(cluster: Cluster) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -15,11 +16,12 @@ import pytest
 
 from oar_lxc.client.lookup import find_remote
 from oar_lxc.errors import ContainerError, NodeError, UsageError
+from oar_lxc.linux.background import in_background
 from oar_lxc.model.events import Changed, Event, Gone, Output
 from oar_lxc.model.requests import Exec, Freeze, List, Request
 from oar_lxc.model.wire import REQUESTS, decode, encode
 from oar_lxc.remote.agents import LateRequest, Remote, raise_first
-from tests.unit.fakes.programs import add_program
+from tests.unit.fakes.programs import add_program, wait_until
 
 # oarsh OPTIONS NODE COMMAND: the agent learns the node's name from the environment.
 OARSH = """
@@ -314,17 +316,17 @@ def test_the_first_error_is_raised_where_there_is_one() -> None:
 
 def test_a_call_can_be_left_although_oarsh_cannot_be_killed(tmp_path: Path, calls: Path) -> None:
     # As the real one, which runs as another user; it ends when it cannot pass on what it hears.
-    heard = tmp_path / "heard"
-    speaker = f"trap '' PIPE; while echo; do sleep 0.05; done; touch {heard}"
+    begun, heard = tmp_path / "begun", tmp_path / "heard"
+    speaker = f"trap '' PIPE; touch {begun}; while echo; do sleep 0.05; done; touch {heard}"
     body = f'setsid sh -c "{speaker}" & sleep 600'
     add_program(tmp_path / "bin", "oarsh", body)
     way = remote(tmp_path, ECHO, "node1", "node2", local="node2")
     signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError))
-    signal.setitimer(signal.ITIMER_REAL, 1)
-    begin = time.monotonic()
-    with pytest.raises(TimeoutError):
+
+    def leave() -> None:
+        wait_until(begun.exists)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    with in_background(leave), pytest.raises(TimeoutError):
         call(way)
-    assert time.monotonic() - begin < 10
-    while not heard.exists() and time.monotonic() - begin < 20:
-        time.sleep(0.01)
-    assert heard.exists()
+    assert wait_until(heard.exists)

@@ -273,6 +273,7 @@ def test_who_asks_can_leave_and_all_agents_notice(
 
 CLOCK = """
 import os, selectors, types
+from oar_lxc.linux import deadline
 from oar_lxc.remote import fanout
 
 class Selector(selectors.DefaultSelector):
@@ -280,7 +281,7 @@ class Selector(selectors.DefaultSelector):
         return super().select(min(timeout, 0.01))  # then it looks at the clock
 
 fanout.selectors = types.SimpleNamespace(**vars(selectors) | {"DefaultSelector": Selector})
-fanout.time = types.SimpleNamespace(monotonic=lambda: os.stat(os.environ["CLOCK"]).st_size)
+deadline.time = types.SimpleNamespace(monotonic=lambda: os.stat(os.environ["CLOCK"]).st_size)
 fanout.UP_SECONDS = fanout.SILENT_SECONDS = 1
 fanout.main()
 """
