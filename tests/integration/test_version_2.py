@@ -21,9 +21,7 @@ from tests.integration.attacks import attack, bystander, lives
 from tests.integration.conftest import left, next_id, published
 from tests.integration.jobs import Running, close, start_script, write_spec
 from tests.integration.nodes import in_cgroups, node_side_until, oar_cgroups
-from tests.pretend import MANAGER, PYTHON, VERSION_2, PretendJob, checkout, pretend_job
-
-pytestmark = pytest.mark.skipif(not VERSION_2, reason="this node has cgroup version 1")
+from tests.pretend import MANAGER, PYTHON, PretendJob, checkout, pretend_job
 
 MEMORY = 256 << 20
 SPEC = """
