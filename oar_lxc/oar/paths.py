@@ -14,6 +14,8 @@ HOST_KEY = Path("/etc/oar/oar_ssh_host_rsa_key")
 SSHD_PORT = 6667  # where OAR's sshd listens on a node
 NODE_CHECK = Path("/etc/oar/check.d/oar-lxc")  # our check of a node, which OAR runs
 CPUSET = Path("/dev/cpuset")  # where OAR's job resource manager has the hierarchy of cpusets
+# OAR 2.5 makes this first, and CPUSET with it: while this is there, it makes no CPUSET again.
+CPUSET_LINK = Path("/dev/oar_cgroups_links/cpuset")
 
 
 def job_key(job_id: int, user: str, home: Path = OAR_HOME) -> Path:

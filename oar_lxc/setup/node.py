@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,19 +133,36 @@ def plan_of(bundle: Bundle, options: Options, trial: bool = True) -> SetupPlan:
 def _cgroup_steps(bundle: Bundle, trial: bool) -> list[Step]:
     if not bundle.cpuset_path:
         return [requirements.containers_have_cgroups()]
-    return [requirements.cpuset_can_be_on(trial=trial), _no_directory()]
+    return [requirements.cpuset_can_be_on(trial=trial), cpuset_link()]
 
 
-def _no_directory() -> Step:
-    """Make the step that removes a directory, left from a time without cpuset, for OAR's link."""
+def cpuset_link(link: Path = paths.CPUSET, others: Path = paths.CPUSET_LINK) -> Step:
+    """Make the step for OAR's link to the hierarchy of cpusets.
+
+    It removes a directory, left from a time without cpuset, and makes the link if OAR will not.
+
+    Args:
+        link: the link.
+        others: the link that OAR makes together with it, and looks at.
+    """
+
+    def is_in_the_way() -> bool:
+        return not link.is_symlink() and link.is_dir() and not link.is_mount()
 
     def pending() -> str | None:
-        in_the_way = (
-            not paths.CPUSET.is_symlink() and paths.CPUSET.is_dir() and not paths.CPUSET.is_mount()
-        )
-        return f"{paths.CPUSET}: remove the directory" if in_the_way else None
+        if is_in_the_way():
+            return f"{link}: remove the directory"
+        if others.is_symlink() and not os.path.lexists(link):
+            return f"{link}: make OAR's link"
+        return None
 
-    return Step(f"OAR can make {paths.CPUSET}", pending, lambda: remove_tree(paths.CPUSET))
+    def apply() -> None:
+        if is_in_the_way():
+            remove_tree(link)
+        if others.is_symlink() and not os.path.lexists(link):
+            link.symlink_to(others.readlink())
+
+    return Step(f"OAR can make {link}", pending, apply)
 
 
 def _image(name: str) -> Step:

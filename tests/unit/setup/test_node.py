@@ -1,0 +1,37 @@
+"""Steps of a node's set-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oar_lxc.setup import node
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_directory_in_the_place_of_oars_link_goes(tmp_path: Path, is_made: bool) -> None:
+    """OAR makes its link again only where it has made none of its links."""
+    link, others = tmp_path / "cpuset", tmp_path / "links"
+    (link / "undef").mkdir(parents=True)
+    if is_made:
+        others.symlink_to("/sys/fs/cgroup/cpuset")
+    step = node.cpuset_link(link, others)
+    assert step.pending() == f"{link}: remove the directory"
+    assert step.apply is not None
+    step.apply()
+    assert step.pending() is None
+    assert link.is_symlink() == is_made
+    assert not link.exists() or link.readlink() == Path("/sys/fs/cgroup/cpuset")
+
+
+def test_a_link_that_oar_does_not_make_again_is_made(tmp_path: Path) -> None:
+    link, others = tmp_path / "cpuset", tmp_path / "links"
+    step = node.cpuset_link(link, others)
+    assert step.pending() is None
+    others.symlink_to("/sys/fs/cgroup/cpuset")
+    assert step.pending() == f"{link}: make OAR's link"
+    assert step.apply is not None
+    step.apply()
+    assert step.pending() is None
+    assert link.readlink() == Path("/sys/fs/cgroup/cpuset")
