@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,9 +48,9 @@ class Running:
     places: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def cli(self, *argv: str, check: bool = True) -> str:
-        """Run ``oar-lxc`` on the frontend; return what it wrote."""
+        """Run ``oar-lxc`` on the frontend; return what it wrote, but for its progress."""
         result = self.job.cluster.frontend("oar-lxc", *argv, check=check)
-        return result.stdout + result.stderr
+        return result.stdout + re.sub(r"^.*: \d+ s\n", "", result.stderr, flags=re.MULTILINE)
 
     def containers(self) -> dict[str, tuple[str, int]]:
         """Return the node and the first process of each container that runs."""
