@@ -30,6 +30,11 @@ echo "$@" >>"$CALLS"
 """
 
 
+def own_environ() -> dict[str, str]:
+    """Return the environment without what a `make` that runs these tests was told itself."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
+
+
 def make_test(
     tmp_path: Path, fails: str = "", lasts: str = "", was_up: bool = False
 ) -> tuple[int, list[str]]:
@@ -38,8 +43,7 @@ def make_test(
     for name, text in commands.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    # A `make` that runs these tests passes on what it was told itself.
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
+    environ = own_environ()
     environ |= {"FAILS": fails, "LASTS": lasts, "CALLS": str(tmp_path / "calls")}
     environ |= {"STATUS": "0" if was_up else "1"}
     argv = ["make", "-s", "-o", "need-host", "-o", "setup", "test"]
@@ -104,6 +108,21 @@ def test_what_runs_ends_with_it(tmp_path: Path) -> None:
     assert calls(tmp_path)[-1] == "sandbox down"
 
 
+def make(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make with the programs of a directory in the place of the system's."""
+    environ = own_environ()
+    environ["PATH"] = f"{tmp_path / 'bin'}:{environ['PATH']}"
+    return subprocess.run(
+        ["make", "-s", *arguments],
+        cwd=REPOSITORY,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
 def test_an_installation_that_lasts_is_told(tmp_path: Path) -> None:
     second = tmp_path / "second"
     add_program(tmp_path / "bin", "id", "echo 0")
@@ -112,17 +131,8 @@ def test_an_installation_that_lasts_is_told(tmp_path: Path) -> None:
         tmp_path / "bin", "sleep", f"[ ! -e {second}.once ] || touch {second}; touch {second}.once"
     )
     add_program(tmp_path / "bin", "apt-get", f"until [ -e {second} ]; do /bin/sleep 0.01; done")
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
-    environ["PATH"] = f"{tmp_path / 'bin'}:{environ['PATH']}"
-    done = subprocess.run(
-        ["make", "-s", "setup", "APT_PACKAGES=lxc"],
-        cwd=REPOSITORY,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    done = make(tmp_path, "setup", "APT_PACKAGES=lxc")
+    assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == "installing lxc"
     assert re.fullmatch(r"… \d+ s", rest[0])
@@ -145,17 +155,26 @@ def test_a_host_that_cannot_do_it_is_told_before_anything_is_installed(
     bin_directory = tmp_path / "bin"
     add_program(bin_directory, "apt-get", f"touch {tmp_path / 'installed'}")
     add_program(bin_directory, "python3", python)
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
-    environ["PATH"] = f"{bin_directory}:{environ['PATH']}"
-    done = subprocess.run(
-        ["make", "-s", "-o", "need-root", target, f"PYTHON={bin_directory / 'python3'}"],
-        cwd=REPOSITORY,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = make(tmp_path, "-o", "need-root", target, f"PYTHON={bin_directory / 'python3'}")
     assert done.returncode != 0
     assert told in done.stderr
     assert not (tmp_path / "installed").exists()
+
+
+def test_a_host_without_python_gets_it_and_nothing_else_before_it_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    python, asked = tmp_path / "python3", tmp_path / "asked"
+    look = 'echo "it was looked at" >&2; exit 1'
+    add_program(tmp_path, "coming", f'[ "$1" = -c ] || {{ {look}; }}')
+    for name, body in {
+        "id": "echo 0",
+        "dpkg-query": "",
+        "apt-get": f'echo "$@" >>{asked}; cp {tmp_path}/coming {python}',
+    }.items():
+        add_program(tmp_path / "bin", name, body)
+    done = make(tmp_path, "demo", f"PYTHON={python}")
+    assert done.returncode != 0
+    assert "it was looked at" in done.stderr
+    told = asked.read_text().splitlines()
+    assert told == ["-qq update", "-qq install -y --no-install-recommends python3"]
