@@ -11,12 +11,11 @@ import os
 import sys
 from pathlib import PurePosixPath
 
-from oar_lxc.errors import OarLxcError
-from oar_lxc.linux.signals import raising_signals
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.suites import DEFAULT, SUITES
 from tests.fresh.commit import PLACE
 from tests.fresh.machine import FreshMachine
+from tests.fresh.status import exit_status
 
 COMMAND = "make demo; make test"
 
@@ -49,18 +48,13 @@ def main() -> int:
     if os.geteuid() != 0:
         print("tests.fresh: this needs root: it boots a machine in a container", file=sys.stderr)
         return 1
-    report = Report(lambda line: print(line, flush=True))
-    machine = FreshMachine(report, options.suite)
-    try:
-        with raising_signals(), machine.running(options.place):
-            status = machine.call(options.command, options.place)
-            report.line(f"exit status {status}")
-    except OarLxcError as error:
-        print(f"tests.fresh: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return status
+
+    def work(report: Report) -> int:
+        machine = FreshMachine(report, options.suite)
+        with machine.running(options.place):
+            return machine.call(options.command, options.place)
+
+    return exit_status("tests.fresh", work)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import sys
 
 from oar_lxc.errors import OarLxcError
 from oar_lxc.image.apt import host_sources
-from oar_lxc.linux.signals import raising_signals
 from oar_lxc.sandbox.report import Report
+from tests.fresh.status import exit_status
 from tests.vm import needs
 from tests.vm.disk import SUITE, disk
 from tests.vm.kernel import kernel
@@ -43,25 +43,19 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Return the exit status of the command, or 1 where there is no machine to run it on."""
     options = parse()
-    report = Report(lambda line: print(line, flush=True))
     script = options.command or f"{PYTEST} {TESTS}"
     environ = {name: os.environ[name] for name in ("CI",) if name in os.environ}
     order = Order(script, options.limit, environ)
-    try:
+
+    def work(report: Report) -> int:
         if found := needs.problems(needs.look()):
             raise OarLxcError(needs.refusal(found))
-        with raising_signals():
-            sources = host_sources(SUITE)
-            linux = kernel(report, sources)
-            root = disk(report, linux, sources, options.tools.split())
-            status = VirtualMachine(report, linux, root).call(order)
-            report.line(f"exit status {status}")
-    except OarLxcError as error:
-        print(f"tests.vm: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return status
+        sources = host_sources(SUITE)
+        linux = kernel(report, sources)
+        root = disk(report, linux, sources, options.tools.split())
+        return VirtualMachine(report, linux, root).call(order)
+
+    return exit_status("tests.vm", work)
 
 
 if __name__ == "__main__":
