@@ -26,6 +26,7 @@ from oar_lxc.doctor.findings import (
 )
 from oar_lxc.doctor.parallel import in_parallel
 from oar_lxc.errors import ConfigError
+from oar_lxc.linux.bounded import bounded
 from oar_lxc.linux.process import pids
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
@@ -40,6 +41,7 @@ NEXT = 16  # nodes that each node sends packets to
 _HEADERS = 28  # bytes of IPv4 and UDP
 _CLOSED = 9  # port of the service discard, which no machine has any more
 _TRIES = 3
+PATIENCE = 20.0  # seconds for a look at all processes
 _ANSWER = 1.0  # seconds
 _IP_MTU_DISCOVER, _ALWAYS_WHOLE = 10, 3  # of linux/in.h: IP_MTU_DISCOVER, IP_PMTUDISC_PROBE
 _HOLDS = re.compile(r"socket:\[([0-9]+)\]")
@@ -167,26 +169,27 @@ def vxlan_port(machine: Machine) -> Iterator[Finding]:
     elif not machine.root:
         said = f"UDP port {VXLAN_PORT} is in use; only root can see whether by a job or a program"
         yield unknown(said, AS_ROOT)
-    elif holder := _holder(inodes):
+    # A process in execve(2) can make who looks at its files wait, for as long as its user wants.
+    elif holders := bounded(lambda: _holders(inodes), PATIENCE, "looking who holds the port"):
         yield problem(
-            f"process {holder} holds UDP port {VXLAN_PORT}",
+            f"process {holders[0]} holds UDP port {VXLAN_PORT}",
             "It joins the networks of a job's nodes: jobs of several nodes are refused here.",
-            f"kill {holder}    # or let it use another port",
+            f"kill {holders[0]}    # or let it use another port",
         )
     else:
         yield well(f"UDP port {VXLAN_PORT} is held by jobs alone")
 
 
-def _holder(inodes: set[str]) -> int:
-    """Return a process that has one of some sockets open; 0 for none, as of the kernel's own."""
+def _holders(inodes: set[str]) -> list[str]:
+    """Return a process that has one of some sockets open; none for the kernel's own."""
     for pid in pids():
         with suppress(OSError):
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 with suppress(OSError):
                     found = _HOLDS.fullmatch(os.readlink(f"/proc/{pid}/fd/{fd}"))
                     if found and found[1] in inodes:
-                        return pid
-    return 0
+                        return [str(pid)]
+    return []
 
 
 def _lines(path: Path) -> list[str]:
