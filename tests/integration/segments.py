@@ -27,6 +27,7 @@ from oar_lxc.model.layout import BRIDGE_INSIDE, bridge_of, outer_device
 from oar_lxc.model.plan import Plan, PlannedContainer, make_plan
 from oar_lxc.model.shaping import Shaping, shapings
 from oar_lxc.model.spec import Spec
+from tests.unit.fakes.programs import wait_until
 
 SERVER = """
 import socket, sys
@@ -65,10 +66,14 @@ class Cluster:
         """Run a program in a node or a container."""
         return run([*self.entering(place), *argv], check=check, timeout=timeout)
 
-    def reaches(self, source: str, address: str, seconds: int = 2) -> bool:
-        """Whether an address answers one of some pings from a container; a link may lose some."""
-        argv = ("ping", "-n", "-c", "1", "-i", "0.3", "-w", str(seconds), address)
-        return self.inside(source, *argv, check=False).status == 0
+    def reaches(self, source: str, address: str, seconds: float = 30) -> bool:
+        """Whether an address answers one of the pings of some seconds from a container.
+
+        A link may lose some, and a kernel that has asked in vain who has an address says for a
+        while that it is not reached.
+        """
+        argv = ("ping", "-n", "-c", "1", "-W", "1", address)
+        return wait_until(lambda: self.inside(source, *argv, check=False).status == 0, seconds)
 
     def talks(self, source: str, target: str, address: str) -> bool:
         """Whether a TCP connection carries a line to another container at one of its addresses.

@@ -30,14 +30,6 @@ def group(name: str, *networks: str, main: bool = False, **keys: object) -> Grou
     return Group(**{"name": name, "total": 2, "networks": memberships, "main": main, **keys})  # type: ignore[arg-type]
 
 
-def table(cluster: Cluster, network: str, names: list[str]) -> dict[str, list[str]]:
-    """Return whom each container reaches at the addresses that the others have in a network."""
-    return {
-        one: [n for n in names if n != one and cluster.reaches(one, cluster.ip(n, network), 1)]
-        for one in names
-    }
-
-
 @pytest.fixture(scope="module")
 def overlapping() -> Iterator[Cluster]:
     """Two networks with the same subnet over two nodes, and a member of each on each."""
@@ -56,8 +48,8 @@ def test_members_reach_each_other_over_nodes_and_nobody_else(overlapping: Cluste
     assert overlapping.reaches("q2", overlapping.ip("q1", "right"))
     # 192.168.100.3 is q2 in the other network, and nobody in p1's.
     assert overlapping.ip("q2", "right") == "192.168.100.3"
-    assert not overlapping.reaches("p1", "192.168.100.3")
-    assert not overlapping.reaches("q2", "192.168.100.1")
+    assert not overlapping.reaches("p1", "192.168.100.3", 1)
+    assert not overlapping.reaches("q2", "192.168.100.1", 1)
 
 
 def test_ipv6_reaches_members_over_nodes(overlapping: Cluster) -> None:
