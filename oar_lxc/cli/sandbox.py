@@ -16,14 +16,16 @@ from oar_lxc.cli.shared.table import print_table
 from oar_lxc.errors import UsageError
 from oar_lxc.sandbox.cluster import Sandbox
 from oar_lxc.sandbox.machine import Machine
-from oar_lxc.sandbox.state import COMMAND, recommended
-from oar_lxc.sandbox.suites import SUITES
+from oar_lxc.sandbox.state import COMMAND, Settings, recommended
+from oar_lxc.sandbox.suites import SUITES, why
 
 user_option = click.option(
     "--user", default="root", show_default=True, help="Who runs it: root, alice, bob, oar …"
 )
 suite_option = click.option(
-    "--suite", type=click.Choice(list(SUITES)), help="Debian of the machines.  [default: bookworm]"
+    "--suite",
+    type=click.Choice(list(SUITES)),
+    help="Debian of the machines.  [default: what fits the host]",
 )
 
 
@@ -53,8 +55,9 @@ def up(
 ) -> None:
     """Bring the cluster up, or up to date with the checkout; a second run is quick.
 
-    Machines of suite trixie have OAR 2.6, whose cpuset needs a host with cgroup version 2 alone:
-    it is off on another host.
+    On a host with cgroup version 2 alone, its machines are of suite trixie, else of bookworm: OAR
+    2.6 of trixie has its cpuset in version 2 alone, and OAR 2.5 of bookworm in version 1. With
+    --suite trixie on another host, the cpuset is off.
 
     \b
     Examples:
@@ -64,7 +67,7 @@ def up(
       oar-lxc sandbox up --suite trixie
     """
     with _told("bringing the cluster up") as cluster:
-        wanted = recommended(cluster.state, suite)
+        wanted = _wanted(cluster, suite)
         cluster.up(
             replace(
                 wanted,
@@ -95,7 +98,7 @@ def demo(suite: str | None) -> None:
     from oar_lxc.sandbox.demo import Demo, next_steps
 
     with _told("bringing the cluster up") as cluster:
-        wanted = recommended(cluster.state, suite)
+        wanted = _wanted(cluster, suite)
         cluster.up(replace(wanted, nodes=max(2, wanted.nodes)))
     Demo(cluster, click.echo, print_table).run()
     click.echo("the cluster is up. What you may want to type next:")
@@ -165,6 +168,14 @@ def down(purge: bool) -> None:
     with _told("removing the cluster") as cluster:
         cluster.down(purge)
     cluster.report.line("the sandbox is gone" + (", the caches too" if purge else ""))
+
+
+def _wanted(cluster: Sandbox, suite: str | None) -> Settings:
+    """Return the recommended set-up; say which suite was chosen where it was not asked for."""
+    settings = recommended(cluster.state, suite)
+    if suite is None and not cluster.state.exists and (reason := why(settings.suite)):
+        cluster.report.line(reason)
+    return settings
 
 
 @contextmanager

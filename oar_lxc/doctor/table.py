@@ -45,6 +45,25 @@ SET_UP = (
         ),
     ),
     Check(
+        "systemd",
+        {NODE},
+        Steps(
+            "systemd makes the cgroups of jobs",
+            "No job can be prepared here: OAR and root ask systemd for its cgroups.",
+            always("apt-get install dbus && systemctl start dbus"),
+        ),
+    ),
+    Check(
+        "hwloc",
+        {NODE},
+        Steps(
+            "OAR can tell systemd a job's CPUs",
+            "OAR cannot confine a job here: each job fails, and the node becomes Suspected.",
+            always("apt-get install hwloc"),
+            needs_conf=True,
+        ),
+    ),
+    Check(
         "cpuset-link",
         {NODE},
         Steps(

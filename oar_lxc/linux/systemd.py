@@ -35,6 +35,16 @@ def ask(method: str, signature: str, *words: str, timeout: float = TIMEOUT) -> R
     return run(["busctl", "call", *_MANAGER, method, signature, *words], timeout=timeout)
 
 
+def version() -> str:
+    """Return systemd's version, as it tells it itself.
+
+    Raises:
+        CommandError: it cannot be reached.
+    """
+    argv = ["busctl", "get-property", *_MANAGER, "Version"]
+    return run(argv, timeout=TIMEOUT).stdout.strip()
+
+
 def enter_unit(unit: str, subgroup: str) -> None:
     """Move this process into a cgroup of a delegated unit of its own user.
 

@@ -15,11 +15,12 @@ from oar_lxc.linux.mounts import unmount_below
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import kill_children, run
 from oar_lxc.model.layout import IMAGES
-from oar_lxc.sandbox import homes, host, network
+from oar_lxc.sandbox import controllers, homes, host, network
 from oar_lxc.sandbox.images import Cache
 from oar_lxc.sandbox.machine import Definition, HostMount, Machine, remove_shared_cgroups
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import SandboxError, Settings, State, locked
+from oar_lxc.sandbox.suites import cgroup_version, default
 from oar_lxc.setup import bundle, deb, packages
 
 IMAGE = "debian-12"
@@ -86,7 +87,7 @@ class Sandbox:
             UsageError: this machine cannot hold it.
         """
         kept = None if self.state.is_anothers else self.state.settings()
-        settings = settings or kept or Settings()
+        settings = settings or kept or Settings(suite=default(cgroup_version()))
         settings.check()
         _require_root()
         with locked(self.state.tag, wait=False):
@@ -138,6 +139,7 @@ class Sandbox:
             with self.report.step(f"removing {len(machines)} machines"):
                 _parallel(Machine.remove, machines)
         remove_shared_cgroups()
+        controllers.release(self.state)
         network.down(self.state)
         if self.state.exists:
             unmount_below(self.state.root)
@@ -184,6 +186,7 @@ class Sandbox:
             self.state.keep(settings)
             homes.make(self.state.homes, self.state.checkout / "jobscripts")
             network.up(self.state, where)
+            controllers.keep(self.state)
 
             def bring(machine: Machine) -> None:
                 layers = [self.cache.layer(_role(machine), base), base]

@@ -17,7 +17,6 @@ from oar_lxc.errors import CommandError
 from oar_lxc.linux.run import Result, run
 from oar_lxc.linux.unshare import in_own_namespaces
 from oar_lxc.model.addresses import VXLAN_PORT
-from oar_lxc.model.placement import NONE, SYSTEMD
 from oar_lxc.sandbox import suites
 from oar_lxc.sandbox.state import SandboxError, Settings
 from oar_lxc.setup import requirements
@@ -224,10 +223,12 @@ def _cgroup_problem(suite: str, cpuset: bool) -> str:
     version = suites.cgroup_version()
     if wrong := suites.problem(suite, cpuset, version):
         return wrong
-    if cpuset and suites.SUITES[suite].cgroups == 1:
+    if cpuset and version == 1:
         step = requirements.cgroups_are_usable()
     else:
-        step = requirements.containers_have_cgroups(SYSTEMD if cpuset else NONE)
+        step = requirements.containers_have_cgroups(
+            requirements.OF_JOBS if cpuset else requirements.OF_CONTAINERS
+        )
     missing = step.pending()
     return f"machines would have the cgroups of this host, and {missing}" if missing else ""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from oar_lxc.errors import OarLxcError, UsageError
 from oar_lxc.linux.atomic import write_atomic
 from oar_lxc.linux.lock import FOREVER, take
-from oar_lxc.sandbox.suites import DEFAULT, SUITES, cgroup_version, has_cpuset
+from oar_lxc.sandbox.suites import DEFAULT, SUITES, cgroup_version, default, has_cpuset
 
 STATE = Path("/var/lib/oar-lxc-sandbox")
 CACHE = Path("/var/cache/oar-lxc-sandbox")
@@ -166,11 +166,13 @@ def recommended(state: State, suite: str | None = None) -> Settings:
 
     Args:
         state: the sandbox's state.
-        suite: the Debian release of the machines; by default the one that it has.
+        suite: the Debian release of the machines; by default the one that it has, or else that
+            whose OAR can have its cpuset on here.
     """
-    known = state.settings() or Settings()
+    version = cgroup_version()
+    known = state.settings() or Settings(suite=default(version))
     suite = suite or known.suite
-    cpuset = has_cpuset(suite, cgroup_version())
+    cpuset = has_cpuset(suite, version)
     return Settings(known.nodes, known.cores, cpuset=cpuset, suite=suite)
 
 

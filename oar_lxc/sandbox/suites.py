@@ -35,6 +35,26 @@ def cgroup_version(cgroups: Path = CGROUPS) -> int:
     return 2 if (cgroups / "cgroup.controllers").exists() else 1
 
 
+def default(version: int) -> str:
+    """Return the release whose OAR confines jobs to their CPUs on a host.
+
+    Args:
+        version: the version of the host's cgroups.
+    """
+    return next(name for name, suite in SUITES.items() if suite.cgroups == version)
+
+
+def why(name: str) -> str:
+    """Return why a release is the default, a sentence; empty if it is that of most hosts."""
+    if name == DEFAULT:
+        return ""
+    suite = SUITES[name]
+    return (
+        f"suite {name}: this host has cgroup version {suite.cgroups} alone, in which OAR "
+        f"{suite.oar} of {suite.debian} confines jobs to their CPUs"
+    )
+
+
 def has_cpuset(name: str, version: int) -> bool:
     """Return whether OAR confines jobs to their CPUs if nothing else is asked for.
 
@@ -54,7 +74,7 @@ def problem(name: str, cpuset: bool, version: int) -> str:
         version: the version of the host's cgroups.
     """
     suite = SUITES[name]
-    if version < suite.cgroups and cpuset:
+    if version != suite.cgroups and cpuset:
         others = [f"--suite {other}" for other in SUITES if SUITES[other].cgroups == version]
         return (
             f"OAR {suite.oar} of {suite.debian} confines jobs to their CPUs in cgroups of version "

@@ -15,7 +15,9 @@ from oar_lxc.linux.run import run
 from oar_lxc.model.config import read_config
 from oar_lxc.model.image_name import ImageName
 from oar_lxc.model.layout import JOB_DIRECTORIES, RECORDS, STATE, STORE
+from oar_lxc.model.placement import NONE
 from oar_lxc.oar import paths
+from oar_lxc.root import placement
 from oar_lxc.setup import (
     config_file,
     files,
@@ -92,6 +94,8 @@ def plan_of(bundle: Bundle, options: Options, trial: bool = True) -> SetupPlan:
             *_cgroup_steps(bundle, trial),
             requirements.storage_is_real(STATE),
             packages.installed(packages.NODE),
+            requirements.systemd_answers(),
+            *([requirements.hwloc_knows_systemd()] if bundle.cpuset_path else []),
             join.oar_conf(bundle, options.settings),
             *join.oar_keys(bundle),
             # OAR would make it readable for all users, and a user who can read it can lock it.
@@ -140,6 +144,8 @@ def cpuset_link(link: Path = paths.CPUSET, others: Path = paths.CPUSET_LINK) -> 
     """Make the step for OAR's link to the hierarchy of cpusets.
 
     It removes a directory, left from a time without cpuset, and makes the link if OAR will not.
+    With cgroup version 2 alone there is no such hierarchy: the directory is what lets OAR keep the
+    keys of jobs.
 
     Args:
         link: the link.
@@ -147,6 +153,8 @@ def cpuset_link(link: Path = paths.CPUSET, others: Path = paths.CPUSET_LINK) -> 
     """
 
     def is_in_the_way() -> bool:
+        if placement.is_in_units(NONE, placement.hierarchies()):
+            return False
         return not link.is_symlink() and link.is_dir() and not link.is_mount()
 
     def pending() -> str | None:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from oar_lxc.errors import CommandError
+from oar_lxc.linux import systemd
 from oar_lxc.linux.run import run
-from oar_lxc.model.placement import NONE, SYSTEMD
+from oar_lxc.model.placement import NONE
 from oar_lxc.root import placement
 from oar_lxc.setup import packages
 from oar_lxc.setup.oar_version import parse
-from oar_lxc.setup.steps import SetupError, Step
+from oar_lxc.setup.steps import NotYetError, SetupError, Step
 
 SERVER = "oar-server"  # the package that makes a machine the server
 NODE = "oar-node"  # the package that makes a machine a node
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpuset", "cpu", "cpuacct", "devices", "freezer")
+# Of version 2: what limits containers, and with OAR's cpuset on, what it confines jobs with.
+OF_CONTAINERS = ("cpu", "memory", "pids")
+OF_JOBS = ("cpuset", *OF_CONTAINERS)
+# CPUs as job_resource_manager_systemd.pl of OAR 2.6 takes them from hwloc.
+_CPUS_OF_SYSTEMD = re.compile(r"ay 0x[0-9a-f]{4}( 0x[0-9a-f]{2})+", re.IGNORECASE)
 
 # File systems that cannot hold an overlay's upper directory.
 NOT_REAL = ("overlay", "aufs", "nfs", "nfs4", "fuse", "tmpfs", "ramfs", "9p", "vboxsf")
@@ -83,19 +91,27 @@ def cgroups_are_usable(
     )
 
 
-def containers_have_cgroups(way: str = NONE) -> Step:
-    """Make the step that requires cgroups for which set-up has been tried.
+def containers_have_cgroups(controllers: Sequence[str] = OF_CONTAINERS) -> Step:
+    """Make the step that requires what containers need of cgroup version 2, where it is alone.
 
     Args:
-        way: how OAR places jobs; see :mod:`oar_lxc.model.placement`.
+        controllers: what is needed of it.
     """
 
     def problem() -> str | None:
-        if not placement.is_in_units(way, placement.hierarchies()):
+        mounted = placement.hierarchies()
+        if not placement.is_in_units(NONE, mounted):
             return None
+        (unified,) = mounted
+        lacking = [name for name in controllers if not placement.has(unified, name)]
+        if not lacking:
+            return None
+        several = "s" if len(lacking) > 1 else ""
         return (
-            "this node has cgroup version 2 alone, where set-up has not been tried yet: boot it "
-            "with version 1, see the administrator guide, Cgroups of version 1"
+            f"cgroup version 2 at {unified.path} lacks the controller{several} "
+            f"{', '.join(lacking)}, by which jobs and containers are confined: boot a kernel that "
+            "has it, without cgroup_disable on its command line; in a container, its host has to "
+            "delegate it"
         )
 
     return Step("cgroups are those that containers can have", problem)
@@ -115,15 +131,57 @@ def cpuset_can_be_on(
         text = version()
         if not text or not (found := parse(text)).needs_cgroups_v2:
             return cgroups_are_usable(trial=trial).pending()
-        if not all(hierarchy.unified for hierarchy in placement.hierarchies()):
+        if not placement.is_in_units(NONE, placement.hierarchies()):
             return (
                 f"OAR {found} confines jobs to their CPUs in cgroups of version 2 alone, and this "
-                "machine has version 1: set the server up with --no-cpuset, and this machine with "
-                "its new bundle"
+                "machine has version 1: boot it with systemd.unified_cgroup_hierarchy=1 on the "
+                "kernel's command line, or set the server up with --no-cpuset, and this machine "
+                "with its new bundle"
             )
-        return containers_have_cgroups(SYSTEMD).pending()
+        return containers_have_cgroups(OF_JOBS).pending()
 
     return Step("OAR's cpuset can be on", problem)
+
+
+def systemd_answers() -> Step:
+    """Make the step that requires systemd on D-Bus, where it makes the cgroups of jobs."""
+
+    def problem() -> str | None:
+        if not placement.is_in_units(NONE, placement.hierarchies()):
+            return None
+        try:
+            systemd.version()
+        except CommandError as error:
+            return (
+                f"systemd does not answer on D-Bus ({error.stderr.strip() or error}), by which it "
+                "makes the cgroups of jobs: apt-get install dbus && systemctl start dbus"
+            )
+        return None
+
+    return Step("systemd makes the cgroups of jobs", problem)
+
+
+def hwloc_knows_systemd() -> Step:
+    """Make the step that requires hwloc's names of CPUs for systemd, which OAR 2.6 asks for.
+
+    Raises:
+        NotYetError: hwloc is not installed.
+    """
+
+    def problem() -> str | None:
+        if not placement.is_in_units(NONE, placement.hierarchies()):
+            return None
+        if shutil.which("hwloc-calc") is None:
+            raise NotYetError("hwloc-calc comes with OAR, which is not installed yet")
+        told = run(["hwloc-calc", "--cof", "systemd-dbus-api", "all"], check=False)
+        if _CPUS_OF_SYSTEMD.fullmatch(told.stdout.strip()):
+            return None
+        return (
+            "hwloc-calc does not name CPUs as systemd takes them (--cof systemd-dbus-api), so OAR "
+            "could not place a job: apt-get install hwloc of version 2.12 or later"
+        )
+
+    return Step("OAR can tell systemd a job's CPUs", problem)
 
 
 def _cgroup_problem(cgroups: Path, mounts: Path, trial: bool) -> str | None:

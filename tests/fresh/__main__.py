@@ -12,7 +12,7 @@ import sys
 from pathlib import PurePosixPath
 
 from oar_lxc.sandbox.report import Report
-from oar_lxc.sandbox.suites import DEFAULT, SUITES
+from oar_lxc.sandbox.suites import SUITES, cgroup_version, default
 from tests.fresh.commit import PLACE
 from tests.fresh.machine import FreshMachine
 from tests.fresh.status import exit_status
@@ -31,7 +31,10 @@ def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.fresh", description=__doc__)
     parser.add_argument(
-        "--suite", choices=list(SUITES), default=DEFAULT, help=f"the Debian release ({DEFAULT})"
+        "--suite",
+        choices=list(SUITES),
+        default=default(cgroup_version()),
+        help="the Debian release (%(default)s)",
     )
     parser.add_argument(
         "--place", type=place, default=PLACE, help=f"where the clone is, on the machine ({PLACE})"

@@ -15,13 +15,13 @@ from oar_lxc.linux.mounts import unmount_below
 from oar_lxc.linux.resolver import resolver_text
 from oar_lxc.linux.run import run
 from oar_lxc.linux.unshare import dies_with_caller
+from oar_lxc.sandbox import controllers, network
 from oar_lxc.sandbox import host as sandbox_host
-from oar_lxc.sandbox import network
 from oar_lxc.sandbox.images import Cache, apt_options, bootstrap, digest
 from oar_lxc.sandbox.machine import Definition, Machine
 from oar_lxc.sandbox.report import Report
 from oar_lxc.sandbox.state import CACHE, Settings, State, locked
-from oar_lxc.sandbox.suites import DEFAULT, SUITES, cgroup_version, has_cpuset
+from oar_lxc.sandbox.suites import SUITES, cgroup_version, has_cpuset
 from tests.fresh import host
 from tests.fresh.commit import copy_commit
 
@@ -41,7 +41,7 @@ class FreshMachine:
         suite: the machine's Debian release.
     """
 
-    def __init__(self, report: Report, suite: str = DEFAULT) -> None:
+    def __init__(self, report: Report, suite: str) -> None:
         self.report = report
         self.suite = suite
         self.state = State(STATE, CHECKOUT)
@@ -72,6 +72,7 @@ class FreshMachine:
             base = self._base()
             where = network.addresses(self.state)
             network.up(self.state, where)
+            controllers.keep(self.state)
             with self.report.step(f"booting a fresh {SUITES[self.suite].debian}"):
                 self._machine.define(self._definition(base, where))
                 target = self._machine.directory / "upper" / _REPOSITORY
@@ -149,6 +150,7 @@ class FreshMachine:
         with self.report.step("removing the fresh machine"):
             self._machine.remove()
             network.down(self.state)
+            controllers.release(self.state)
             unmount_below(self.state.root)
             run(["rm", "-rf", "--one-file-system", str(self.state.root)], timeout=900)
         left = [*network.leftovers(self.state), *map(str, self._machine.cgroups())]

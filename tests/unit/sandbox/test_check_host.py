@@ -28,10 +28,25 @@ def test_a_host_that_cannot_hold_a_sandbox_is_told_why(
         monkeypatch.setattr(module, "cgroup_version", lambda: 2)
     unified = placement.Hierarchy(tmp_path, (), unified=True)
     monkeypatch.setattr(placement, "hierarchies", lambda: [unified])
+    start = "make: this machine cannot hold a sandbox:\n"
     assert check_host.main(["--suite", "trixie"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("make: this machine cannot hold a sandbox:\nmachines would have ")
-    assert "this node has cgroup version 2 alone" in said
+    assert said.startswith(f"{start}machines would have the cgroups of this host, and ")
+    assert "lacks the controllers cpuset, cpu, memory, pids" in said
+    assert check_host.main(["--suite", "bookworm"]) == 1
+    assert capsys.readouterr().err.startswith(f"{start}OAR 2.5 of Debian 12 confines jobs ")
+
+
+def test_a_host_is_taken_with_the_suite_that_fits_its_cgroups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (suites, state):
+        monkeypatch.setattr(module, "cgroup_version", lambda: 2)
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    unified = placement.Hierarchy(tmp_path, (), unified=True)
+    monkeypatch.setattr(placement, "hierarchies", lambda: [unified])
+    assert check_host.main([]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_suite_whose_cpuset_cannot_be_on_is_taken_with_it_off(

@@ -16,8 +16,6 @@ from oar_lxc.root.placement import Hierarchy
 from oar_lxc.sandbox import host, suites
 from oar_lxc.sandbox.host import GIB, Host
 from oar_lxc.sandbox.state import SandboxError, Settings
-from oar_lxc.sandbox.suites import SUITES
-from oar_lxc.setup import requirements
 
 PLACE = Path("/var/lib/somewhere")
 GOOD = Host(
@@ -61,20 +59,20 @@ def test_what_is_missing_is_told_with_what_to_do(lack: str) -> None:
         host.refuse([sentence])
 
 
-@pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("cpuset", [True, False])
-def test_cgroups_in_which_no_container_can_be_made_are_told(
-    monkeypatch: pytest.MonkeyPatch, suite: str, cpuset: bool
+def test_controllers_that_machines_need_and_the_host_lacks_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuset: bool
 ) -> None:
-    """The words are those with which jobs would fail; on a host of version 1 nothing is told."""
     monkeypatch.setattr(suites, "cgroup_version", lambda: 2)
-    unified = Hierarchy(Path("/sys/fs/cgroup"), (), unified=True)
-    monkeypatch.setattr(placement, "hierarchies", lambda: [unified])
-    if cpuset and suite == "bookworm":
-        monkeypatch.setattr(requirements, "_cgroup_problem", lambda *_: "version 2: boot with")
-    told = host.look((PLACE,), Settings(suite=suite, cpuset=cpuset)).cgroups
-    assert told.startswith("machines would have the cgroups of this host, and ")
-    assert "version 2" in told
+    monkeypatch.setattr(placement, "hierarchies", lambda: [Hierarchy(tmp_path, (), unified=True)])
+    there = tmp_path / "cgroup.controllers"
+    settings = Settings(suite="trixie", cpuset=cpuset)
+    there.write_text("cpu io memory pids\n")
+    told = host.look((PLACE,), settings).cgroups
+    start = "machines would have the cgroups of this host, and cgroup version 2 at "
+    assert told.startswith(start) if cpuset else told == ""
+    there.write_text("cpuset cpu io memory pids\n")
+    assert host.look((PLACE,), settings).cgroups == ""
 
 
 def test_a_cpuset_that_cannot_be_on_here_is_refused_with_what_can_work(
@@ -83,6 +81,9 @@ def test_a_cpuset_that_cannot_be_on_here_is_refused_with_what_can_work(
     monkeypatch.setattr(suites, "cgroup_version", lambda: 1)
     told = host.look((PLACE,), Settings(suite="trixie")).cgroups
     assert told.endswith("ask for --no-cpuset or --suite bookworm")
+    monkeypatch.setattr(suites, "cgroup_version", lambda: 2)
+    told = host.look((PLACE,), Settings(suite="bookworm")).cgroups
+    assert told.endswith("ask for --no-cpuset or --suite trixie")
 
 
 def test_all_that_is_missing_is_told_at_once() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.errors import UsageError
-from oar_lxc.sandbox.state import SandboxError, Settings, State, locked
+from oar_lxc.sandbox.state import SandboxError, Settings, State, locked, recommended
 
 Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
 
@@ -55,6 +55,29 @@ def test_settings_from_before_there_were_suites_are_of_the_first(tmp_path: Path)
     state = State(tmp_path, tmp_path)
     state.write("settings", {"nodes": 3, "cores": 1, "cpuset": False, "stanza": True})
     assert state.settings() == Settings(3, 1, cpuset=False, suite="bookworm")
+
+
+@pytest.mark.parametrize(
+    ("version", "suite", "wanted"),
+    [
+        (1, None, Settings(suite="bookworm")),
+        (2, None, Settings(suite="trixie")),
+        (1, "trixie", Settings(suite="trixie", cpuset=False)),
+        (2, "bookworm", Settings(suite="bookworm")),
+    ],
+)
+def test_the_suite_fits_the_host_unless_another_one_is_asked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: int,
+    suite: str | None,
+    wanted: Settings,
+) -> None:
+    monkeypatch.setattr("oar_lxc.sandbox.state.cgroup_version", lambda: version)
+    state = State(tmp_path, tmp_path)
+    assert recommended(state, suite) == wanted
+    state.keep(Settings(nodes=3, suite="bookworm"))
+    assert recommended(state) == Settings(nodes=3, suite="bookworm")
 
 
 def test_a_second_checkout_is_refused_with_the_name_of_the_first(tmp_path: Path) -> None:

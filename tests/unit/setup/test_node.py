@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from oar_lxc.root import placement
+from oar_lxc.root.placement import Hierarchy
 from oar_lxc.setup import node
+
+
+@pytest.fixture(autouse=True)
+def _version_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = [Hierarchy(Path("/sys/fs/cgroup/cpuset"), ("cpuset",), unified=False)]
+    monkeypatch.setattr(placement, "hierarchies", lambda: mounted)
 
 
 @pytest.mark.parametrize("is_made", [True, False])
@@ -35,3 +43,12 @@ def test_a_link_that_oar_does_not_make_again_is_made(tmp_path: Path) -> None:
     step.apply()
     assert step.pending() is None
     assert link.readlink() == Path("/sys/fs/cgroup/cpuset")
+
+
+def test_the_directory_that_keeps_keys_stays_with_version_2_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = [Hierarchy(Path("/sys/fs/cgroup"), (), unified=True)]
+    monkeypatch.setattr(placement, "hierarchies", lambda: mounted)
+    (tmp_path / "cpuset/oar/alice_42").mkdir(parents=True)
+    assert node.cpuset_link(tmp_path / "cpuset", tmp_path / "links").pending() is None

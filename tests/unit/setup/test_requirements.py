@@ -11,7 +11,7 @@ import pytest
 from oar_lxc.root import placement
 from oar_lxc.setup import frontend, node, packages, requirements
 from oar_lxc.setup.bundle import Bundle
-from oar_lxc.setup.steps import SetupPlan
+from oar_lxc.setup.steps import NotYetError, SetupPlan
 from tests.unit.fakes.programs import add_program
 
 
@@ -54,29 +54,98 @@ def test_version_2_is_recognised_and_the_way_out_told(tmp_path: Path) -> None:
     assert "systemd.unified_cgroup_hierarchy=0" in said
 
 
-def test_a_node_without_oars_cpuset_needs_cgroups_for_containers_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
+def unified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controllers: str) -> None:
+    """Let the machine have cgroup version 2 alone."""
+    (tmp_path / "cgroup.controllers").write_text(f"{controllers}\n")
+    mounted = [placement.Hierarchy(tmp_path, (), unified=True)]
+    monkeypatch.setattr(placement, "hierarchies", lambda: mounted)
+
+
+def older(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have version 1 beside a version 2 that is empty."""
+    mounted = [
+        placement.Hierarchy(Path("/sys/fs/cgroup/unified"), (), unified=True),
+        placement.Hierarchy(Path("/sys/fs/cgroup/cpuset"), ("cpuset",), unified=False),
+    ]
+    monkeypatch.setattr(placement, "hierarchies", lambda: mounted)
+
+
+@pytest.mark.parametrize(
+    ("controllers", "lacking"),
+    [
+        ("cpuset cpu io memory hugetlb pids rdma misc", ""),
+        ("cpu io memory pids", ""),
+        ("cpu io pids", "lacks the controller memory, by"),
+        ("cpuset io pids", "lacks the controllers cpu, memory, by"),
+        ("", "lacks the controllers cpu, memory, pids, by"),
+    ],
+)
+def test_a_node_without_oars_cpuset_needs_what_limits_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controllers: str, lacking: str
 ) -> None:
     step = requirements.containers_have_cgroups()
-    unified, older = (
-        placement.Hierarchy(Path("/sys/fs/cgroup", name), names, unified=not names)
-        for name, names in (("unified", ()), ("pids", ("pids",)))
-    )
-    monkeypatch.setattr(placement, "hierarchies", lambda: [unified, older])
+    older(monkeypatch)
     assert step.pending() is None
-    monkeypatch.setattr(placement, "hierarchies", lambda: [unified])
-    assert "this node has cgroup version 2 alone" in (step.pending() or "")
+    unified(tmp_path, monkeypatch, controllers)
+    assert step.pending() is None if not lacking else lacking in (step.pending() or "")
     assert step.apply is None
 
 
 @pytest.mark.parametrize("version", ["2.6.1-1+deb13u1", "3.0.2-1"])
 def test_a_newer_oar_has_its_cpuset_in_version_2_alone(
-    monkeypatch: pytest.MonkeyPatch, version: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     step = requirements.cpuset_can_be_on(lambda: version)
-    older = placement.Hierarchy(Path("/sys/fs/cgroup/cpuset"), ("cpuset",), unified=False)
-    monkeypatch.setattr(placement, "hierarchies", lambda: [older])
+    older(monkeypatch)
     assert "set the server up with --no-cpuset" in (step.pending() or "")
+    unified(tmp_path, monkeypatch, "cpu io memory pids")
+    assert "lacks the controller cpuset, by" in (step.pending() or "")
+    unified(tmp_path, monkeypatch, "cpuset cpu io memory pids")
+    assert step.pending() is None
+
+
+def test_systemd_has_to_answer_where_it_makes_cgroups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = requirements.systemd_answers()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    add_program(tmp_path / "bin", "busctl", "echo 'Failed to connect to bus: no file' >&2; exit 1")
+    unified(tmp_path, monkeypatch, "cpuset")
+    assert "does not answer on D-Bus (Failed to connect to bus: no file)" in (step.pending() or "")
+    older(monkeypatch)
+    assert step.pending() is None
+    add_program(tmp_path / "bin", "busctl", "echo 's \"257\"'")
+    unified(tmp_path, monkeypatch, "cpuset")
+    assert step.pending() is None
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("echo ay 0x0001 0x03", None),
+        ("echo ay 0x0002 0xff 0x0f", None),
+        ("echo 0x00000003", "does not name CPUs as systemd takes them"),
+        ("echo unknown option >&2; exit 1", "does not name CPUs as systemd takes them"),
+    ],
+)
+def test_hwloc_has_to_name_cpus_for_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: str | None
+) -> None:
+    step = requirements.hwloc_knows_systemd()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    add_program(tmp_path / "bin", "hwloc-calc", script)
+    unified(tmp_path, monkeypatch, "cpuset")
+    said = step.pending()
+    assert said is None if told is None else told in str(said)
+    older(monkeypatch)
+    assert step.pending() is None
+
+
+def test_hwloc_is_asked_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unified(tmp_path, monkeypatch, "cpuset")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotYetError, match="comes with OAR"):
+        requirements.hwloc_knows_systemd().pending()
 
 
 @pytest.mark.parametrize("version", ["2.5.9-1+deb12u1", "2.5.10~g5k32-1", ""])

@@ -1,0 +1,40 @@
+"""Let machines keep the controllers of cgroup version 2.
+
+LXC puts machines below the host's topmost cgroup, which is systemd's, and lets them have all
+controllers. Systemd takes away again what none of its own units needs, the cpuset first. So there
+is a unit that needs all of them, as long as there are machines.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oar_lxc.linux.run import run
+from oar_lxc.sandbox.state import State
+from oar_lxc.sandbox.suites import cgroup_version
+
+SYSTEMD = Path("/run/systemd/system")  # exists where it runs as process 1
+
+
+def keep(state: State) -> None:
+    """Let systemd leave all controllers to the machines of a sandbox, where it has them."""
+    if cgroup_version() != 2 or not SYSTEMD.is_dir() or kept(state):
+        return
+    unit = ("--quiet", "--collect", f"--unit={_unit(state)}", "--property=Delegate=yes")
+    run(["systemd-run", *unit, "--description=machines of oar_lxc", "sleep", "infinity"])
+
+
+def kept(state: State) -> bool:
+    """Return whether :func:`keep` has done something that goes on."""
+    argv = ["systemctl", "is-active", "--quiet", _unit(state)]
+    return SYSTEMD.is_dir() and run(argv, check=False).status == 0
+
+
+def release(state: State) -> None:
+    """End what :func:`keep` does."""
+    if kept(state):
+        run(["systemctl", "stop", _unit(state)])
+
+
+def _unit(state: State) -> str:
+    return f"{state.tag}.service"
