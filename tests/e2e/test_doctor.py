@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from oar_lxc.sandbox.suites import cgroup_version
 from tests.e2e.cluster import Cluster
 
 Findings = list[dict[str, Any]]
@@ -20,6 +21,7 @@ OAR_CONF = "/etc/oar/oar.conf"
 SSH = "/var/lib/oar/.ssh"
 IMAGES = "/var/lib/oar-lxc/store/images"
 LXC = "/usr/lib/python3/dist-packages/lxc"
+HWLOC = "/usr/bin/hwloc-calc"
 PROLOGUE = "/usr/share/oar-lxc/hooks/prologue"
 UNITS = "/etc/systemd/system"
 FAILING = "/run/systemd/system/oar-lxc-reap.service.d"
@@ -41,6 +43,7 @@ class Fault:
         outcome: how bad it is.
         undo: the shell line that takes back what is left of it after a test.
         cpuset: whether it is one only where OAR's cpuset is on.
+        cgroups: the version of cgroups where it is one; 0 for both.
     """
 
     check: str
@@ -50,6 +53,7 @@ class Fault:
     outcome: str = "problem"
     undo: str = "true"
     cpuset: bool = False
+    cgroups: int = 0
 
 
 def changed(check: str, path: str, command: str, said: str, outcome: str = "problem") -> Fault:
@@ -78,7 +82,7 @@ GROUPS: dict[str, tuple[str, Sequence[Fault]]] = {
         Fault("former-lines", "echo alice:1879048192:65536 >>/etc/subuid", "no line for a job"),
         Fault("former-rules", "touch /etc/oar-lxc/nftables.nft", "nftables.nft: remove it"),
         Fault("cpuset-link", "rm -f /dev/cpuset; mkdir /dev/cpuset", "remove the directory",
-              cpuset=True),
+              cpuset=True, cgroups=1),
         Fault("keys", f"echo >{SSH}/authorized_keys", "user oar's key opens its account"),
         Fault("prepare", f"rm {TOML}", "nodes are prepared by the stanza"),
         Fault("packet-filter", "rm /etc/sysctl.d/60-oar-lxc.conf", "packets are forwarded"),
@@ -124,12 +128,12 @@ GROUPS: dict[str, tuple[str, Sequence[Fault]]] = {
     )),
     "cgroup that is not mounted": ("node2", (
         Fault("cgroups", "umount -l /sys/fs/cgroup/freezer", "freezer is not mounted",
-              cpuset=True),
+              cpuset=True, cgroups=1),
     )),
     "cpuset that is read-only": ("node2", (
         Fault("cgroups", "mount -o remount,ro,bind /sys/fs/cgroup/cpuset",
               "cannot be written .Read-only file system",
-              undo="mount -o remount,rw,bind /sys/fs/cgroup/cpuset", cpuset=True),
+              undo="mount -o remount,rw,bind /sys/fs/cgroup/cpuset", cpuset=True, cgroups=1),
     )),
     "files of a node": ("node2", (
         changed("name-servers", "/etc/resolv.conf", "s/^nameserver.*/nameserver 127.0.0.1/",
@@ -141,7 +145,17 @@ GROUPS: dict[str, tuple[str, Sequence[Fault]]] = {
                     "/^Package: oar-node/,/^Version/s/^Version:.*/Version: 2.6.9/",
                     "cgroups of version 2"),
             cpuset=True,
+            cgroups=1,
         ),
+        replace(
+            changed("cgroups", "/var/lib/dpkg/status",
+                    "/^Package: oar-node/,/^Version/s/^Version:.*/Version: 2.5.9/",
+                    "has cgroup version 2. OAR 2.5 knows version 1 only"),
+            cpuset=True,
+            cgroups=2,
+        ),
+        Fault("hwloc", f"mv {HWLOC} {HWLOC}.away; ln -s /bin/true {HWLOC}",
+              "does not name CPUs", f"mv {HWLOC}.away {HWLOC}", cpuset=True, cgroups=2),
         covered("disk", "/var/log", "/var/log has 0.0 GiB"),
         Fault("lxc", f"mv {LXC} {LXC}.away", "cannot be loaded", f"mv {LXC}.away {LXC}"),
         Fault("programs", f"chmod -x {PROLOGUE}", "prologue cannot", f"chmod +x {PROLOGUE}"),
@@ -250,7 +264,11 @@ def broken(cluster: Cluster, machine: str, faults: Sequence[Fault]) -> Iterator[
 @pytest.mark.parametrize("group", GROUPS)
 def test_what_is_broken_is_told_and_mended_by_what_is_told(cluster: Cluster, group: str) -> None:
     machine, all_faults = GROUPS[group]
-    faults = [fault for fault in all_faults if cluster.cpuset or not fault.cpuset]
+    faults = [
+        fault
+        for fault in all_faults
+        if (cluster.cpuset or not fault.cpuset) and fault.cgroups in (0, cgroup_version())
+    ]
     if not faults:
         _, found = doctor(cluster, machine, *checks_of(all_faults))
         assert {one["outcome"] for one in found[machine]} == {"well"}

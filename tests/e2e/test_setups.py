@@ -90,6 +90,9 @@ def test_containers_are_inside_the_cgroups_of_the_job(running: SubmittedJob) -> 
         on = running.cluster.on
         lines = on(node, "cat", f"/proc/{c['pid']}/cgroup").stdout.splitlines()
         paths = {line.split(":")[1]: line.split(":", 2)[2] for line in lines}
+        if "" in paths and len(paths) == 1:  # cgroups have version 2 alone
+            _is_in_the_service(running, node, c, paths[""])
+            continue
         inside = f"/oar-lxc/{name}/"
         if running.cluster.cpuset:
             inside = f"/oar/{name}/"
@@ -100,6 +103,22 @@ def test_containers_are_inside_the_cgroups_of_the_job(running: SubmittedJob) -> 
             assert paths["freezer"].startswith(inside)
         assert paths["cpuset"].startswith(inside)
         assert paths["pids"].startswith(f"/oar-lxc/{name}/")
+
+
+def _is_in_the_service(
+    running: SubmittedJob, node: str, container: dict[str, object], path: str
+) -> None:
+    """Check that a container is below the job's service, in OAR's slice if its cpuset is on."""
+    around, _, inner = path.partition(f"/oar-lxc-{running.id}.service/")
+    assert inner.startswith(f"{container['name']}/")
+    if not running.cluster.cpuset:
+        assert around.endswith("/oar-lxc.slice")
+        return
+    assert re.fullmatch(rf"/oar\.slice/oar-u\d+\.slice/oar-u\d+-j{running.id}\.slice", around)
+    on = running.cluster.on
+    status = on(node, "cat", f"/proc/{container['pid']}/status").stdout
+    allowed = next(x.split()[1] for x in status.splitlines() if "Cpus_allowed_list" in x)
+    assert allowed == on(node, "cat", f"/sys/fs/cgroup{around}/cpuset.cpus").stdout.strip()
 
 
 def test_the_user_is_told_which_walls_are_missing(running: SubmittedJob) -> None:
