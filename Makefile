@@ -35,7 +35,7 @@ APT_PACKAGES := \
 	libcap2-bin skopeo squashfs-tools squashfs-tools-ng strace umoci xz-utils zstd
 DEB_PACKAGES := dpkg python3 python3-click
 FRESH_PACKAGES := git iproute2 lxc mmdebstrap nftables python3 python3-click
-VM_PACKAGES := dpkg e2fsprogs git mmdebstrap python3 python3-click
+VM_PACKAGES := bc bison dpkg e2fsprogs flex gcc git libc6-dev make mmdebstrap perl python3 python3-click tar xz-utils
 
 .PHONY: help
 help: ## List the targets

@@ -13,7 +13,7 @@ from oar_lxc.errors import OarLxcError
 from oar_lxc.sandbox.host import GIB
 from tests.vm import needs
 from tests.vm.__main__ import TESTS
-from tests.vm.kernel import unstable, with_loader
+from tests.vm.kernel import CONFIG, lacking, newest, unstable
 from tests.vm.machine import RESULTS, run_script
 from tests.vm.needs import CHECKOUT, Host
 
@@ -32,10 +32,10 @@ GOOD = Host(
 LACKS: dict[str, tuple[dict[str, object], str]] = {
     "root": ({"is_root": False}, "needs root"),
     "a processor": ({"architecture": "aarch64"}, "the processor is aarch64"),
-    "memory": ({"memory": GIB}, "1.0 GiB of memory are left, and it needs 2.5"),
+    "memory": ({"memory": GIB}, "1.0 GiB of memory are left, and it needs 3.5"),
     "room for memory": ({"memory_files": GIB}, "/dev/shm has 1.0 GiB free"),
     "execution": ({"executable": False}, "/dev/shm is mounted noexec"),
-    "disk": ({"disk": {PLACE: 5 * GIB}}, f"{PLACE} has 5.0 GiB free, and it needs 6"),
+    "disk": ({"disk": {PLACE: 5 * GIB}}, f"{PLACE} has 5.0 GiB free, and it needs 12"),
     "a commit": ({"commit": False}, "the checkout has no commit"),
 }
 
@@ -77,18 +77,22 @@ def test_the_unstable_release_is_at_the_mirror_of_the_others() -> None:
     )
 
 
-def test_a_program_gets_the_loader_of_its_directory_and_no_other_size() -> None:
-    program = b"ELF\0/lib64/ld-linux-x86-64.so.2\0code"
-    changed = with_loader(program)
-    assert changed.startswith(b"ELF\0ld.so\0")
-    assert changed.endswith(b"\0code")
-    assert len(changed) == len(program)
+def test_the_newest_source_is_built() -> None:
+    names = ["linux-source", "linux-source-6.12", "linux-source-7.9", "linux-source-7.10"]
+    assert newest([*names, "linux-source-7.11-rt"]) == "linux-source-7.10"
+    with pytest.raises(OarLxcError, match="release sid has no package linux-source-VERSION"):
+        newest(["linux-source"])
 
 
-@pytest.mark.parametrize("program", [b"ELF", b"/lib64/ld-linux-x86-64.so.2\0" * 2])
-def test_a_program_with_another_loader_is_refused(program: bytes) -> None:
-    with pytest.raises(OarLxcError, match=r"not loaded by /lib64/ld-linux-x86-64\.so\.2$"):
-        with_loader(program)
+def test_what_a_kernel_does_not_take_is_named() -> None:
+    wanted = "# for jobs\nCONFIG_ONE=y\nCONFIG_TWO=y\nCONFIG_THREE=n\n"
+    assert lacking(wanted, "CONFIG_ONE=y\n# CONFIG_TWO is not set\n") == ["CONFIG_TWO=y"]
+    assert lacking(wanted, "CONFIG_TWO=y\nCONFIG_ONE=y\n") == []
+
+
+def test_the_kernel_has_what_jobs_need_of_one() -> None:
+    lines = CONFIG.read_text().splitlines()
+    assert {"CONFIG_SMP=y", "CONFIG_CPUSETS=y", "CONFIG_NFT_FIB_INET=y"} <= set(lines)
 
 
 def test_variables_reach_the_script_as_they_are() -> None:

@@ -52,7 +52,7 @@ def main() -> int:
             raise OarLxcError(needs.refusal(found))
         sources = host_sources(SUITE)
         linux = kernel(report, sources)
-        root = disk(report, linux, sources, options.tools.split())
+        root = disk(report, sources, options.tools.split())
         return VirtualMachine(report, linux, root).call(order)
 
     return exit_status("tests.vm", work)

@@ -9,17 +9,19 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from oar_lxc.image.store import PUBLIC_STORE
 from oar_lxc.linux.run import run
-from oar_lxc.sandbox.images import Cache, apt_options, bootstrap, digest
+from oar_lxc.sandbox.cluster import IMAGE
+from oar_lxc.sandbox.images import ROLES, Cache, apt_options, bootstrap, digest
 from oar_lxc.sandbox.report import Report
+from oar_lxc.sandbox.state import CACHE
 from oar_lxc.setup import deb, packages
-from tests.vm.kernel import Kernel
 
 SUITE = "trixie"
-SIZE = "8G"  # most of it is a hole in the file
+SIZE = "16G"  # most of it is a hole in the file
 DISK = "disk.raw"
 # What makes a Debian a machine, and the tests' own programs.
-MACHINE = ("systemd", "systemd-sysv", "dbus", "libpam-systemd", "git", "kmod", "make")
+MACHINE = ("systemd", "systemd-sysv", "dbus", "libpam-systemd", "git", "make")
 TESTS = ("python3-pytest", "python3-pytest-xdist", "python3-hypothesis")
 # What the machine runs once it has booted; the host gives it a directory.
 SERVICE = "from-host.service"
@@ -49,17 +51,17 @@ MASKED = (
     "oar-node.service",
     "serial-getty@ttyS0.service",
     "ssh.service",
+    "systemd-modules-load.service",
     "systemd-udevd-control.socket",
     "systemd-udevd-kernel.socket",
 )
 
 
-def disk(report: Report, kernel: Kernel, sources: Sequence[str], tools: Sequence[str]) -> Path:
+def disk(report: Report, sources: Sequence[str], tools: Sequence[str]) -> Path:
     """Return the file that is the disk; make it if it shall have something else.
 
     Args:
         report: is told what is done.
-        kernel: the kernel, whose modules are on the disk.
         sources: the lines of ``sources.list`` for its Debian release.
         tools: the packages that a developer's machine has.
     """
@@ -72,14 +74,37 @@ def disk(report: Report, kernel: Kernel, sources: Sequence[str], tools: Sequence
         bootstrap(half, SUITE, "apt", names, sources, more)
         root = half / "rootfs"
         _write_files(root)
-        run(["cp", "-a", str(kernel.modules), str(root / "usr/lib")], timeout=300)
+        # The sandbox in the machine, and tests of a node, find what they would make elsewhere.
+        _copy(parts, _within(root, CACHE), _within(root, CACHE))
+        images = _within(root, PUBLIC_STORE)
+        _copy([parts[-1] / IMAGE], images, images.parent)
         argv = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-d", str(root)]
         run([*argv, str(half / DISK), SIZE], timeout=1200)
         shutil.rmtree(root)
 
-    key = digest("vm-disk", *sources, *options, *names, kernel.directory.name, UNIT, *MASKED)
+    parts = _parts_of_sandbox(Cache(report))
+    entries = [part.name for part in parts]
+    key = digest("vm-disk", *sources, *options, *names, UNIT, *MASKED, *entries, SIZE)
     what = "the disk of the virtual machine, Debian 13"
     return Cache(report).entry("vm-disk", key, what, make) / DISK
+
+
+def _within(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+def _copy(trees: Sequence[Path], target: Path, closed: Path) -> None:
+    """Copy directories into another; ``closed`` is the one that only root enters."""
+    target.mkdir(parents=True)
+    closed.chmod(0o700)
+    run(["cp", "-a", *map(str, trees), str(target)], timeout=600)
+
+
+def _parts_of_sandbox(cache: Cache) -> list[Path]:
+    """Return the cache entries that machines of the disk's release need; make what is missing."""
+    base = cache.base(SUITE)
+    layers = [cache.layer(role, base) for role in ROLES]
+    return [path.parent for path in (base, *layers, cache.container_image(IMAGE))]
 
 
 def _names(tools: Sequence[str]) -> list[str]:

@@ -1,12 +1,13 @@
-"""Get Linux as an ordinary program: a kernel of its own, without a processor of its own.
+"""Build Linux as an ordinary program: a kernel of its own, without a processor of its own.
 
-It needs neither /dev/kvm nor emulation, and what runs in it computes as fast as outside. It is the
-package of Debian's unstable release. That one may want a newer libc than this machine has, and
-gets it as a file beside it.
+It needs neither /dev/kvm nor emulation, and what runs in it computes as fast as outside. The
+source is a package of Debian's unstable release: since Linux 6.19, such a kernel has several
+processors, and with them the cpuset controller. Debian's ready one, user-mode-linux, has one.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from oar_lxc.sandbox.images import Cache, digest
 from oar_lxc.sandbox.report import Report
 
 RELEASE = "sid"
-PACKAGES = ("user-mode-linux", "libc6")
-LOADER = "ld.so"  # in the program's working directory
-_DEBIANS_LOADER = "/lib64/ld-linux-x86-64.so.2"
+CONFIG = Path(__file__).with_name("kernel.config")
+LIMIT = 5400  # seconds for the compiler; some 700 on two processors that do nothing else
+_SOURCE = "linux-source-"
 
 
 @dataclass(frozen=True)
@@ -28,24 +29,14 @@ class Kernel:
     """A kernel that is an ordinary program.
 
     Attributes:
-        directory: has the program, and is its working directory; its name tells its version.
+        program: the program; the name of its directory tells how it was made.
     """
 
-    directory: Path
-
-    @property
-    def modules(self) -> Path:
-        """The directory of its modules, with one for its version."""
-        return self.directory / "modules"
-
-    def command(self, *parameters: str) -> list[str]:
-        """Return what boots it; it is run in :attr:`directory`."""
-        program = str(self.directory / "linux")
-        return ["env", f"LD_LIBRARY_PATH={self.directory}", program, *parameters]
+    program: Path
 
 
 def kernel(report: Report, sources: Sequence[str]) -> Kernel:
-    """Return the kernel; fetch it if it is not there.
+    """Return the kernel; build it if it is not there.
 
     Args:
         report: is told what is done.
@@ -53,21 +44,21 @@ def kernel(report: Report, sources: Sequence[str]) -> Kernel:
     """
 
     def make(half: Path) -> None:
-        _fetch(half, unstable(sources))
-        found = half / "usr"
-        program = (found / "bin/linux.uml").read_bytes()
-        (half / "linux").write_bytes(with_loader(program))
-        (half / "linux").chmod(0o755)
-        libraries = found / "lib/x86_64-linux-gnu"
-        shutil.copyfile(libraries / "libc.so.6", half / "libc.so.6")
-        shutil.copyfile(libraries / Path(_DEBIANS_LOADER).name, half / LOADER)
-        (half / LOADER).chmod(0o755)
-        (found / "lib/uml/modules").rename(half / "modules")
-        for name in ("apt", "etc", "lib", "lib64", "usr"):
-            shutil.rmtree(half / name, ignore_errors=True)
+        tree = _unpacked(half / "apt", unstable(sources))
+        shutil.copyfile(CONFIG, tree / "fragment")
+        argv = ["make", "--silent", "ARCH=um", f"-j{len(os.sched_getaffinity(0))}"]
+        run([*argv, "defconfig"], cwd=str(tree), timeout=600)
+        run(["scripts/kconfig/merge_config.sh", "-m", ".config", "fragment"], cwd=str(tree))
+        run([*argv, "olddefconfig"], cwd=str(tree), timeout=600)
+        if lost := lacking(CONFIG.read_text(), (tree / ".config").read_text()):
+            raise OarLxcError(f"{CONFIG}: this Linux does not take {', '.join(lost)}")
+        run(argv, cwd=str(tree), timeout=LIMIT)
+        (tree / "linux").rename(half / "linux")
+        shutil.rmtree(half / "apt")
 
-    key = digest("vm-kernel", *PACKAGES)
-    return Kernel(Cache(report).entry("vm-kernel", key, "a user-mode kernel", make))
+    key = digest("vm-kernel", RELEASE, CONFIG.read_text())
+    what = "a user-mode kernel"
+    return Kernel(Cache(report).entry("vm-kernel", key, what, make) / "linux")
 
 
 def unstable(lines: Sequence[str]) -> str:
@@ -80,21 +71,27 @@ def unstable(lines: Sequence[str]) -> str:
     return " ".join((*start, RELEASE, component))
 
 
-def with_loader(program: bytes) -> bytes:
-    """Return a program that is loaded by :data:`LOADER` of its working directory.
+def newest(names: Sequence[str]) -> str:
+    """Return the source package of the newest Linux among names of packages.
 
     Raises:
-        OarLxcError: it is not loaded by what Debian's programs are.
+        OarLxcError: there is none.
     """
-    before = _DEBIANS_LOADER.encode() + b"\0"
-    if program.count(before) != 1:
-        raise OarLxcError(f"Debian's user-mode kernel is not loaded by {_DEBIANS_LOADER}")
-    return program.replace(before, LOADER.encode().ljust(len(before), b"\0"))
+    versions = [name.removeprefix(_SOURCE) for name in names if name.startswith(_SOURCE)]
+    numbers = [v for v in versions if all(part.isdigit() for part in v.split("."))]
+    if not numbers:
+        raise OarLxcError(f"Debian's release {RELEASE} has no package {_SOURCE}VERSION")
+    return _SOURCE + max(numbers, key=lambda text: [int(part) for part in text.split(".")])
 
 
-def _fetch(half: Path, source: str) -> None:
-    """Unpack the packages in a directory, by an apt with a state of its own."""
-    apt = half / "apt"
+def lacking(wanted: str, configured: str) -> list[str]:
+    """Return the lines of a configuration that are asked for and not in what was made of it."""
+    lines = set(configured.splitlines())
+    return [line for line in wanted.splitlines() if line.endswith("=y") and line not in lines]
+
+
+def _unpacked(apt: Path, source: str) -> Path:
+    """Fetch and unpack the source, by an apt with a state of its own; return its directory."""
     for name in ("lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True)
     (apt / "status").touch()
@@ -111,6 +108,13 @@ def _fetch(half: Path, source: str) -> None:
     }
     options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
     run(["apt-get", *options, "-qq", "update"], timeout=600)
-    run(["apt-get", *options, "-qq", "download", *PACKAGES], cwd=str(apt), timeout=600)
-    for deb in sorted(apt.glob("*.deb")):
-        run(["dpkg-deb", "--extract", str(deb), str(half)], timeout=300)
+    found = run(["apt-cache", *options, "pkgnames", _SOURCE]).stdout.split()
+    package = newest(found)
+    run(["apt-get", *options, "-qq", "download", package], cwd=str(apt), timeout=1200)
+    (deb,) = apt.glob("*.deb")
+    run(["dpkg-deb", "--extract", str(deb), str(apt)], timeout=300)
+    deb.unlink()
+    (archive,) = apt.glob("usr/src/*.tar.xz")
+    run(["tar", "-xf", str(archive), "-C", str(apt)], timeout=600)
+    archive.unlink()
+    return apt / package

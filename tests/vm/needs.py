@@ -19,10 +19,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = Path("/var/lib/oar-lxc-vm")
 # The kernel keeps the machine's memory in a file there, and maps it to execute it.
 MEMORY_FILES = Path("/dev/shm")
-MEMORY = 2 * GIB  # of the machine
+MEMORY = 3 * GIB  # of the machine
 MEMORY_BESIDES = GIB // 2  # of programs here
-DISK_TO_BUILD = 6 * GIB
-DISK_TO_RUN = 2 * GIB
+DISK_TO_BUILD = 12 * GIB
+DISK_TO_RUN = 4 * GIB
 CACHED = ("vm-kernel-*", "vm-disk-*")
 
 
