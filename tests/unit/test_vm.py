@@ -12,7 +12,7 @@ import pytest
 from oar_lxc.errors import OarLxcError
 from oar_lxc.sandbox.host import GIB
 from tests.vm import needs
-from tests.vm.__main__ import TESTS
+from tests.vm.__main__ import AFTER, TESTS
 from tests.vm.kernel import CONFIG, lacking, newest, unstable
 from tests.vm.machine import RESULTS, run_script
 from tests.vm.needs import CHECKOUT, Host
@@ -106,7 +106,9 @@ def test_variables_reach_the_script_as_they_are() -> None:
 
 
 def test_what_is_run_by_default_is_there() -> None:
-    assert list((CHECKOUT / TESTS).glob("test_*.py"))
+    for name in (*TESTS, AFTER):
+        path = CHECKOUT / name
+        assert path.is_file() or list(path.glob("test_*.py"))
 
 
 def test_results_are_none_of_the_sources() -> None:

@@ -21,8 +21,18 @@ from tests.vm.kernel import kernel
 from tests.vm.machine import Order, VirtualMachine
 
 LIMIT = 2400.0  # seconds
-PYTEST = "/usr/bin/python3 -m pytest -v --junitxml=$RESULTS/junit.xml -p no:cacheprovider"
-TESTS = "tests/vm/inside"
+TESTS = ("tests/vm/inside", "tests/integration/test_version_2.py")
+AFTER = "tests/vm/reset"
+SCRIPT = f"""\
+pytest() {{
+    /usr/bin/python3 -m pytest -v --junitxml="$RESULTS/junit-$BOOT.xml" -p no:cacheprovider "$@"
+}}
+if [ "$BOOT" = 1 ]; then
+    pytest {" ".join(TESTS)}
+    /usr/bin/python3 -m {AFTER.replace("/", ".")}.cut
+fi
+pytest {AFTER}
+"""
 
 
 def parse() -> argparse.Namespace:
@@ -43,7 +53,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Return the exit status of the command, or 1 where there is no machine to run it on."""
     options = parse()
-    script = options.command or f"{PYTEST} {TESTS}"
+    script = options.command or SCRIPT
     environ = {name: os.environ[name] for name in ("CI",) if name in os.environ}
     order = Order(script, options.limit, environ)
 

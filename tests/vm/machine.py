@@ -66,6 +66,9 @@ class VirtualMachine:
         What the script says goes to our standard output; that, and what it writes into the
         directory ``$RESULTS``, is in :data:`RESULTS` afterwards, with the machine's console.
 
+        A script that makes the file ``cut`` in the shared directory, and then says something, has
+        the machine killed and booted again, as if its power had failed; it then runs again.
+
         Raises:
             OarLxcError: the machine did not boot, ended early, or the script took too long.
         """
@@ -76,7 +79,9 @@ class VirtualMachine:
             remove_tree(RESULTS)
             self._give(order)
             try:
-                self._boot(order)
+                boot = 1
+                while self._boot(order, boot):
+                    boot += 1
             finally:
                 shutil.copytree(self._share / "results", RESULTS, dirs_exist_ok=True)
             return self._status(order.limit)
@@ -91,10 +96,14 @@ class VirtualMachine:
             (self._share / name).write_text(text)
             (self._share / name).chmod(0o755)
 
-    def _boot(self, order: Order) -> None:
+    def _boot(self, order: Order, number: int) -> bool:
+        """Boot, and run the script; return whether it asked to have the power cut."""
+        cut = self._share / "cut"
+        cut.unlink(missing_ok=True)
+        (self._share / "boot").write_text(f"{number}\n")
         with ExitStack() as stack:
-            console = stack.enter_context((RESULTS / "console.log").open("wb"))
-            said = stack.enter_context((RESULTS / "output.log").open("wb"))
+            console = stack.enter_context((RESULTS / "console.log").open("ab"))
+            said = stack.enter_context((RESULTS / "output.log").open("ab"))
             mine, its = os.pipe()
             stack.callback(os.close, mine)
             try:
@@ -124,9 +133,12 @@ class VirtualMachine:
             end = time.monotonic() + order.limit
             while data := _read(mine, end):
                 tell(data)
+                if cut.exists():
+                    return True
             if data is None:
                 raise OarLxcError(self._failed("did not end its script", order.limit))
             process.wait()  # the pipe was its last
+        return False
 
     def _command(self, channel: int) -> list[str]:
         cow = STATE / "written.cow"
@@ -173,7 +185,8 @@ stty -F {SERIAL} -opost  # lines end as they do in a file
 echo "$(uname -sr), $(systemctl --version | head -n 1), cgroups: \\
 $(cat /sys/fs/cgroup/cgroup.controllers)"
 export HOME=/root RESULTS={SHARE}/results
-{variables}git clone --quiet {SHARE}/oar_lxc.git {PLACE}
+{variables}export BOOT=$(cat {SHARE}/boot)
+[ -e {PLACE} ] || git clone --quiet {SHARE}/oar_lxc.git {PLACE}
 cd {PLACE}
 bash -e -u -x -o pipefail {SHARE}/script </dev/null 2>&1 | cat  # no program draws for a terminal
 echo "${{PIPESTATUS[0]}}" >{SHARE}/status
