@@ -42,6 +42,7 @@ PACKAGES = {
     "mount": "losetup mount umount",
     "nftables": "nft",
     "oar-lxc": "oar-lxc oar-lxc-node",
+    "oar-node": "hwloc-calc",  # of the package hwloc, which that of OAR 2.6 depends on
     "oar-server": "oar-database oarnodesetting oarproperty oarremoveresource",
     "oar-user": "oardel oarhold oarnodes oarresume oarstat oarsub",
     "openssh-client": "ssh ssh-keygen ssh-keyscan",
