@@ -47,6 +47,7 @@ OARSH = (
 )
 NOT_INSTALLED = re.compile(r"isolated\.py'?: \[Errno 2\]|No module named '?oar_lxc")
 OARSH_SAYS = re.compile(r"^oarsh: ", re.MULTILINE)
+GONE = re.compile(r"^oarsh: Cannot find (cpuset file|the job's cgroup)", re.MULTILINE)
 # How many nodes are reached directly from one node. Each takes about 0.08 s of CPU time for oarsh;
 # nodes that are reached through another node wait for two logins of ssh.
 WIDTH = 64
@@ -269,7 +270,7 @@ def why_not_begun(status: int, said: str, begun: bool = False) -> str:
         The reason; empty if the program began and failed by itself.
     """
     last = (said.strip().splitlines() or [""])[-1]
-    if "oarsh: Cannot find cpuset file" in said:
+    if GONE.search(said):
         return (
             "OAR has nothing of this job there any more: the job is ending, or the node was "
             "restarted, and its containers are gone"

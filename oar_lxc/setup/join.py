@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from oar_lxc.oar.paths import CONF
 from oar_lxc.setup import files, keys, oarconf
 from oar_lxc.setup.bundle import Bundle
-from oar_lxc.setup.oar_version import require_optional_cpuset
+from oar_lxc.setup.oar_version import installed_version, require_optional_cpuset
 from oar_lxc.setup.server import CPUSET_PATH, cpuset
 from oar_lxc.setup.steps import Step
 
+OARSTAT_OF_OARSH = "OARSH_OARSTAT_CMD"
+# In its place on a node, which has no oarstat.
+JOB_CPUSET = "/usr/share/oar-lxc/hooks/job_cpuset"
 
-def oar_conf(bundle: Bundle, settings: Mapping[str, str]) -> Step:
+
+def oar_conf(bundle: Bundle, settings: Mapping[str, str], *, is_node: bool = False) -> Step:
     """Make the step after which ``oar.conf`` names the server.
 
     Args:
         bundle: the server's bundle.
         settings: more keys; they may override the bundle's.
+        is_node: whether the machine is a node.
     """
 
     def configure(text: str) -> str:
@@ -27,9 +33,18 @@ def oar_conf(bundle: Bundle, settings: Mapping[str, str]) -> Step:
         conf = cpuset(conf, bundle.cpuset_path and CPUSET_PATH)
         if bundle.cpuset_path:
             conf = conf.set("CPUSET_PATH", bundle.cpuset_path)
+            if is_node and installed_version().needs_cgroups_v2:
+                conf = _with_job_cpuset(conf)
         return conf.update(settings).text
 
     return files.edited_file("oar.conf says where the server is", CONF, configure, "oar-common")
+
+
+def _with_job_cpuset(conf: oarconf.OarConf) -> oarconf.OarConf:
+    """Let oarsh find its job where the kernel has no ``/proc/self/cpuset``; keep a site's way."""
+    if os.access(conf.get(OARSTAT_OF_OARSH) or "", os.X_OK):
+        return conf
+    return conf.set(OARSTAT_OF_OARSH, JOB_CPUSET)
 
 
 def oar_keys(bundle: Bundle) -> list[Step]:

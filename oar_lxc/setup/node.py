@@ -96,7 +96,7 @@ def plan_of(bundle: Bundle, options: Options, trial: bool = True) -> SetupPlan:
             packages.installed(packages.NODE),
             requirements.systemd_answers(),
             *([requirements.hwloc_knows_systemd()] if bundle.cpuset_path else []),
-            join.oar_conf(bundle, options.settings),
+            join.oar_conf(bundle, options.settings, is_node=True),
             *join.oar_keys(bundle),
             # OAR would make it readable for all users, and a user who can read it can lock it.
             files.own_file(

@@ -31,6 +31,7 @@ PACKAGES = {
     "fuse3": "fusermount3",
     "git": "git",
     "grep": "grep",
+    "hwloc": "hwloc-calc",
     "iproute2": "bridge ip tc",
     "iputils-ping": "ping",
     "libc-bin": "getent",
@@ -51,6 +52,7 @@ PACKAGES = {
     "postgresql": "psql",
     "procps": "pgrep pkill ps",
     "python3": "python3",
+    "sed": "sed",
     "skopeo": "skopeo",
     "squashfs-tools": "mksquashfs",
     "squashfs-tools-ng": "sqfs2tar",
@@ -67,7 +69,7 @@ PACKAGE_OF = {program: name for name, text in PACKAGES.items() for program in te
 # What every Debian has (Priority: required), and systemd, without which a machine is none of ours.
 DEBIAN = {
     *("apt", "bash", "bsdutils", "coreutils", "dash", "dpkg", "e2fsprogs", "findutils", "grep"),
-    *("libc-bin", "mount", "passwd", "systemd", "tar", "util-linux"),
+    *("libc-bin", "mount", "passwd", "sed", "systemd", "tar", "util-linux"),
 }
 # Measured beside ours where somebody has it; and what a test wants not to be there.
 NOBODYS = {"runc", "no-such-program"}
@@ -90,7 +92,8 @@ def names(packages: tuple[str, ...]) -> set[str]:
 
 
 OURS = {"oar-lxc", *names(deb.DEPENDS)}
-CLUSTER = {*OURS, *packages.SERVER, *packages.FRONTEND, *packages.NODE}
+# OAR 2.6 brings hwloc, and is the first for which set-up asks it.
+CLUSTER = {*OURS, *packages.SERVER, *packages.FRONTEND, *packages.NODE, "hwloc"}
 # Place → which packages are installed where its programs run.
 PLACES = {
     "hooks": {*OURS, *packages.NODE},

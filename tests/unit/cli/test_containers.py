@@ -247,6 +247,10 @@ def test_input_is_not_read_by_what_the_login_shell_starts(
             "echo 'oarsh: Cannot find cpuset file : /dev/cpuset//oar/a_1/tasks' >&2; exit 61",
             "the job is ending, or the node was restarted, and its containers are gone",
         ),
+        (
+            "echo 'oarsh: Cannot find the job'\\''s cgroup (/a), is …' >&2; exit 61",
+            "the job is ending, or the node was restarted, and its containers are gone",
+        ),
         ("exit 127", "oar-lxc is not installed there"),
     ],
 )

@@ -158,6 +158,39 @@ def test_a_frontend_and_a_node_of_oar_3_do_not_join_without_it(
     assert "SERVER_HOSTNAME" in (join.oar_conf(BUNDLE, {}).pending() or "")
 
 
+@pytest.mark.parametrize(
+    ("version", "is_node", "cpuset", "oarstat", "wanted"),
+    [
+        ("2.6.1-1+deb13u1", True, "/oar", "/none/oarstat", join.JOB_CPUSET),
+        ("2.6.1-1+deb13u1", True, "/oar", "/bin/true", "/bin/true"),
+        ("2.6.1-1+deb13u1", True, "", "/none/oarstat", "/none/oarstat"),
+        ("2.6.1-1+deb13u1", False, "/oar", "/none/oarstat", "/none/oarstat"),
+        ("2.5.9-1+deb12u1", True, "/oar", "/none/oarstat", "/none/oarstat"),
+        ("3.0.2-1", True, "/oar", "/none/oarstat", join.JOB_CPUSET),
+    ],
+)
+def test_oarsh_on_a_node_finds_its_job_without_oarstat(
+    tmp_path: Path,
+    install: Installer,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    is_node: bool,
+    cpuset: str,
+    oarstat: str,
+    wanted: str,
+) -> None:
+    install(version)
+    path = tmp_path / "oar.conf"
+    path.write_text(f'{SITE}\n{join.OARSTAT_OF_OARSH}="{oarstat}"\n')
+    monkeypatch.setattr(join, "CONF", path)
+    monkeypatch.setattr("oar_lxc.setup.files.backup_of", lambda path: tmp_path / "none")
+    step = join.oar_conf(replace(BUNDLE, cpuset_path=cpuset), {}, is_node=is_node)
+    assert step.apply is not None
+    step.apply()
+    assert step.pending() is None
+    assert OarConf(path.read_text()).get(join.OARSTAT_OF_OARSH) == wanted
+
+
 def test_any_other_key_may_be_set() -> None:
     assert configured(settings={"LOG_LEVEL": "3"})[0].get("LOG_LEVEL") == "3"
 
