@@ -162,6 +162,14 @@ SET_UP = (
         ),
     ),
     Check(
+        "empty-cgroups",
+        {NODE},
+        Steps(
+            "systemd leaves empty cgroups alone",
+            "Containers that are not yet started, or stopped, may lose their cgroups.",
+        ),
+    ),
+    Check(
         "pool",
         {NODE},
         Steps(

@@ -30,6 +30,7 @@ from oar_lxc.setup import (
     packages,
     requirements,
     services,
+    slices,
     units,
 )
 from oar_lxc.setup.bundle import BUNDLE, Bundle
@@ -125,6 +126,7 @@ def plan_of(bundle: Bundle, options: Options, trial: bool = True) -> SetupPlan:
             ),
             former_lines.step(),
             *journal.steps(),
+            slices.step(),
             *network.steps(),
             *lxcfs.steps(),
             *units.steps(),

@@ -137,6 +137,26 @@ def test_two_jobs_of_one_user_on_one_node_do_not_touch_each_other(cluster: Clust
     cluster.assert_nothing_left(second, ids)
 
 
+def test_systemd_leaves_the_cgroups_of_stopped_containers_alone(cluster: Cluster) -> None:
+    """It removes empty ones, whose ever, when no unit needs their controller any more."""
+    job = cluster.submit(SCRIPT)
+    job.wait_output("connect from the frontend:")
+    ids = cluster.first_ids(job)
+    every = f"{job.id}/"
+    cluster.frontend("oar-lxc", "stop", every)
+    for node in cluster.nodes:
+        unit = ("-p", "CPUWeight=200", "-p", "IOWeight=200", "true")
+        cluster.on(node, "systemd-run", "--quiet", "--wait", *unit)
+        cluster.on(node, "systemctl", "daemon-reload")
+    cluster.frontend("oar-lxc", "start", every)
+    for name in ("vm1", "vm2"):
+        target = f"{job.id}/{name}"
+        assert cluster.frontend("oar-lxc", "exec", target, "--", "hostname").stdout == f"{name}\n"
+    job.delete()
+    job.wait_end()
+    cluster.assert_nothing_left(job, ids)
+
+
 def test_two_sessions_of_one_job_over_two_nodes_know_each_other(cluster: Cluster) -> None:
     """All find all, ssh lands in the right one, and the end of one leaves the other."""
     cluster.frontend("sh", "-c", 'printf %s "$1" > session.py; rm -f end-*', "sh", SESSION)
