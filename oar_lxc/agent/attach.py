@@ -166,7 +166,8 @@ def attach_terminal(layout: JobLayout, name: str, argv: list[str]) -> int:
     if os.environ.get("TERM"):
         variables.append(f"TERM={os.environ['TERM']}")
     command = ["lxc-attach", "-P", str(layout.containers), "-n", name]
-    command += ["--clear-env", "--quiet"]
+    # LXC 6 does not write to the log of the container's configuration by itself.
+    command += ["--clear-env", "--quiet", "--logfile", str(layout.containers / name / LOG_FILE)]
     for variable in variables:
         command += ["--set-var", variable]
     before = termios.tcgetattr(0)
