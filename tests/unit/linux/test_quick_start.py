@@ -30,6 +30,8 @@ def test_a_program_does_not_load_what_only_classes_without_docstrings_need(modul
         "import dataclasses, inspect; print(inspect.isclass(str) and inspect.isclass(int))",
         "import dataclasses; print(dataclasses.make_dataclass('A', ['b']).__doc__[:2] == 'A(')",
         "import inspect; print(not hasattr(inspect, 'nothing'))",
+        "import inspect; print(inspect.get_annotations(lambda: 1) == {})",
+        "import inspect; print(inspect.get_annotations(print, eval_str=True) == {})",
     ],
 )
 def test_a_module_that_is_loaded_late_is_there_when_it_is_used(program: str) -> None:
