@@ -16,8 +16,6 @@ from tests.e2e.probes import Probes, Table, probing
 
 READY = "end the job:"
 EXAMPLES = "jobscripts/networks"
-# In the order in which the tests need them: nodes have two cores, so that two jobs run at a time.
-ORDER = ("two_vms_two_vlans", "four_vms_two_vlans", "four_vms_two_bridges", "router", "wide_area")
 # The example of the wide-area link, and what it comes to without its delay.
 WIDE_AREA = f"""
 from dataclasses import replace
@@ -84,32 +82,6 @@ class Running:
         return [line.split(" s  ")[1] for line in told.splitlines() if " s  " in line]
 
 
-@dataclass
-class Jobs:
-    """The jobs of all examples, by their names; and the first id of each that was up, by node."""
-
-    jobs: dict[str, SubmittedJob]
-    first_ids: dict[int, dict[str, int]]
-
-
-@pytest.fixture(scope="module")
-def jobs(cluster: Cluster) -> Iterator[Jobs]:
-    """Return a job for each example, submitted all at once; in the end, nothing is left."""
-    cluster.frontend("sh", "-c", f"cat > wide_area.py <<'END'\n{WIDE_AREA}END\n")
-    made = {}
-    for example in ORDER[:-1]:
-        spec = f"{EXAMPLES}/{example}.toml"
-        made[example] = cluster.submit(f"./jobscripts/lxc_job.py --spec {spec}")
-    made["wide_area"] = cluster.submit("python3 wide_area.py", "nodes=2/core=1,walltime=0:9:0")
-    jobs = Jobs(made, {})
-    yield jobs
-    for job in made.values():
-        cluster.frontend("oardel", str(job.id), check=False)  # most have ended
-    for job in made.values():
-        job.wait_end()
-        cluster.assert_nothing_left(job, jobs.first_ids.get(job.id, {}))
-
-
 @pytest.fixture
 def probes(cluster: Cluster) -> Iterator[Probes]:
     """Return probes on both nodes, with a place for the main network of each."""
@@ -118,12 +90,20 @@ def probes(cluster: Cluster) -> Iterator[Probes]:
         yield probes
 
 
+def submit(cluster: Cluster, example: str) -> SubmittedJob:
+    """Submit a job for an example of networks."""
+    if example == "wide_area":
+        cluster.frontend("sh", "-c", f"cat > wide_area.py <<'END'\n{WIDE_AREA}END\n")
+        return cluster.submit("python3 wide_area.py", "nodes=2/core=1,walltime=0:9:0")
+    return cluster.submit(f"./jobscripts/lxc_job.py --spec {EXAMPLES}/{example}.toml")
+
+
 @contextmanager
-def running(jobs: Jobs, example: str, probes: Probes, prefix: str = "") -> Iterator[Running]:
-    """Wait until a job's containers are up, and probe them; delete it at the end of the block."""
-    job = jobs.jobs[example]
+def running(cluster: Cluster, example: str, probes: Probes, prefix: str = "") -> Iterator[Running]:
+    """Submit a job, and probe its containers; at the end of the block nothing of it is left."""
+    job = submit(cluster, example)
     job.wait_output(READY)
-    jobs.first_ids[job.id] = job.cluster.first_ids(job)
+    first_ids = cluster.first_ids(job)
     running = Running(job, probes, prefix)
     running.places = running.containers()
     probes.enter(running.places)
@@ -133,6 +113,8 @@ def running(jobs: Jobs, example: str, probes: Probes, prefix: str = "") -> Itera
     finally:
         probes.leave(running.places)
         job.delete()
+    job.wait_end()
+    cluster.assert_nothing_left(job, first_ids)
 
 
 def everybody(table: Table, cluster: Cluster) -> Table:
@@ -140,14 +122,12 @@ def everybody(table: Table, cluster: Cluster) -> Table:
     return {**table, **{node: {} for node in cluster.nodes}}
 
 
-def test_vlans_with_the_same_addresses_do_not_meet(
-    cluster: Cluster, jobs: Jobs, probes: Probes
-) -> None:
+def test_vlans_with_the_same_addresses_do_not_meet(cluster: Cluster, probes: Probes) -> None:
     """Two jobs side by side, and all their VLANs have the same subnet."""
     first, second = "192.168.100.1", "192.168.100.2"
     with (
-        running(jobs, "two_vms_two_vlans", probes, "two/") as two,
-        running(jobs, "four_vms_two_vlans", probes, "four/") as four,
+        running(cluster, "two_vms_two_vlans", probes, "two/") as two,
+        running(cluster, "four_vms_two_vlans", probes, "four/") as four,
     ):
         assert two.members() == {"a1": {"vlan10": first}, "b1": {"vlan20": first}}
         assert {node for node, _ in four.places.values()} == {*cluster.nodes}
@@ -175,10 +155,8 @@ def test_vlans_with_the_same_addresses_do_not_meet(
         assert two.known("a1", "b1") == ["-"]
 
 
-def test_two_bridges_are_apart_beside_the_main_network(
-    cluster: Cluster, jobs: Jobs, probes: Probes
-) -> None:
-    with running(jobs, "four_vms_two_bridges", probes) as bridges:
+def test_two_bridges_are_apart_beside_the_main_network(cluster: Cluster, probes: Probes) -> None:
+    with running(cluster, "four_vms_two_bridges", probes) as bridges:
         members = bridges.members()
         main = {members[name]["main"]: name for name in ("a1", "a2", "b1", "b2")}
         a = {"10.1.0.1": "a1", "10.1.0.2": "a2", **main}
@@ -200,9 +178,9 @@ def test_two_bridges_are_apart_beside_the_main_network(
 
 
 def test_a_router_joins_two_networks_and_links_change_while_it_runs(
-    cluster: Cluster, jobs: Jobs, probes: Probes
+    cluster: Cluster, probes: Probes
 ) -> None:
-    with running(jobs, "router", probes) as router:
+    with running(cluster, "router", probes) as router:
         left = {"10.1.0.1": "router1", "10.1.0.2": "p1", "10.1.0.3": "p2"}
         right = {"10.2.0.1": "router1", "10.2.0.2": "q1", "10.2.0.3": "q2"}
         assert router.members() == {
@@ -299,10 +277,8 @@ def check_scenario(router: Running) -> None:
     assert probes.rates({"p1": "10.2.0.2"}, 8e6) == pytest.approx([8e6], rel=0.15)
 
 
-def test_a_wide_area_link_has_its_rate_and_losses(
-    cluster: Cluster, jobs: Jobs, probes: Probes
-) -> None:
-    with running(jobs, "wide_area", probes) as wide:
+def test_a_wide_area_link_has_its_rate_and_losses(cluster: Cluster, probes: Probes) -> None:
+    with running(cluster, "wide_area", probes) as wide:
         check_delay(wide)
         places = wide.places
         paris = {"10.1.0.1": "paris-gw1", "10.1.0.2": "client1"}
