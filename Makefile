@@ -28,7 +28,7 @@ SANDBOX_PACKAGES := \
 	python3-click python3-psutil python3-rich python3-structlog
 APT_PACKAGES := \
 	$(SANDBOX_PACKAGES) \
-	ca-certificates dpkg make perl python3-venv \
+	ca-certificates dpkg e2fsprogs make perl python3-venv \
 	iperf3 iputils-ping tcpdump \
 	python3-lxc \
 	fuse3 lxcfs openssh-client procps \

@@ -67,7 +67,7 @@ def ordinary_user(name: str = USER) -> Iterator[str]:
     with suppress(KeyError):
         pwd.getpwnam(name)
         run(["userdel", "-r", "-f", name], check=False)
-    run(["useradd", "-m", "-s", "/bin/bash", name])
+    run(["useradd", "--badname", "-m", "-s", "/bin/bash", name])
     try:
         yield name
     finally:

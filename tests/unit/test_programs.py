@@ -68,7 +68,7 @@ PACKAGE_OF = {program: name for name, text in PACKAGES.items() for program in te
 
 # What every Debian has (Priority: required), and systemd, without which a machine is none of ours.
 DEBIAN = {
-    *("apt", "bash", "bsdutils", "coreutils", "dash", "dpkg", "e2fsprogs", "findutils", "grep"),
+    *("apt", "bash", "bsdutils", "coreutils", "dash", "dpkg", "findutils", "grep"),
     *("libc-bin", "mount", "passwd", "sed", "systemd", "tar", "util-linux"),
 }
 # Measured beside ours where somebody has it; and what a test wants not to be there.
