@@ -26,16 +26,12 @@ MPI_IMAGE = "debian-12:mpi"
 MPI_PACKAGES = ("openmpi-bin", "python3-mpi4py")
 
 
-def bring_up(sandbox: Sandbox, setup: str, cpuset: bool = True) -> Cluster:
-    """Bring the cluster into a set-up, with the nodes that it has.
-
-    Args:
-        sandbox: the cluster.
-        setup: the set-up's name.
-        cpuset: whether OAR's cpuset can be on in it.
-    """
+def bring_up(sandbox: Sandbox, setup: str) -> Cluster:
+    """Bring the cluster into a set-up, or what comes next to it, with the nodes that it has."""
+    setup = here(setup)
     known, wanted = sandbox.state.settings() or Settings(), SETUPS[setup]
-    sandbox.up(replace(known, cpuset=wanted["cpuset"] and cpuset, stanza=wanted["stanza"]))
+    cpuset = wanted["cpuset"] and cpuset_can_be_on()
+    sandbox.up(replace(known, cpuset=cpuset, stanza=wanted["stanza"]))
     return Cluster(sandbox, setup)
 
 
@@ -44,11 +40,16 @@ def cpuset_can_be_on() -> bool:
     return has_cpuset((State().settings() or Settings()).suite, cgroup_version())
 
 
+def here(setup: str) -> str:
+    """Return the set-up that takes another's place: where the cpuset can only be off, one does."""
+    return "no-cpuset" if setup == "stanza" and not cpuset_can_be_on() else setup
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests that take ``any_setup`` in each that differs from the others here."""
     chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "any_setup" in metafunc.fixturenames and "any_setup" not in chosen:
-        names = list(SETUPS) if cpuset_can_be_on() else ["hooks", "no-cpuset"]
+        names = list(dict.fromkeys(map(here, SETUPS)))
         metafunc.parametrize("any_setup", names, indirect=True, scope="package")
 
 
@@ -61,8 +62,8 @@ class Clusters:
 
     def in_setup(self, setup: str) -> Cluster:
         """Bring the cluster into a set-up, unless it was brought there last."""
-        if self._last is None or self._last.setup != setup:
-            self._last = bring_up(self.sandbox, setup, cpuset_can_be_on())
+        if self._last is None or self._last.setup != here(setup):
+            self._last = bring_up(self.sandbox, setup)
         return self._last
 
 

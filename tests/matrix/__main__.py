@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from oar_lxc.sandbox.cluster import Sandbox
-from tests.e2e.conftest import bring_up
+from tests.e2e.conftest import bring_up, here
 from tests.matrix import table
 from tests.matrix.registry import ALL_SETUPS, DEFAULT_SETUPS, Fault, load
 from tests.matrix.runner import Runner, interruptible, say, world_of
@@ -43,11 +43,10 @@ def chosen(options: argparse.Namespace, faults: dict[str, Fault], setup: str) ->
 
 def setups(options: argparse.Namespace) -> tuple[str, ...]:
     """Return the set-ups to run in."""
-    if options.setup == "all":
-        return ALL_SETUPS
+    names: tuple[str, ...] = DEFAULT_SETUPS[:1] if options.short else DEFAULT_SETUPS
     if options.setup:
-        return (options.setup,)
-    return DEFAULT_SETUPS[:1] if options.short else DEFAULT_SETUPS
+        names = ALL_SETUPS if options.setup == "all" else (options.setup,)
+    return tuple(dict.fromkeys(map(here, names)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

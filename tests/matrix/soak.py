@@ -18,7 +18,7 @@ from typing import Any
 
 from oar_lxc.sandbox.cluster import Sandbox
 from tests.e2e.cluster import KERNEL
-from tests.e2e.conftest import bring_up
+from tests.e2e.conftest import bring_up, here
 from tests.matrix.registry import ALL_SETUPS, DEFAULT_SETUPS, Fault, load
 from tests.matrix.row import Row
 from tests.matrix.runner import TROUBLES, brief, interruptible, say, world_of
@@ -200,6 +200,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the soak; return 1 where anything was left, touched, or did not happen."""
     options = parse(argv)
+    options.setup = here(options.setup)
     faults = [f for f in load().values() if f.soak and options.setup in f.setups]
     choices = [Choice.draw(options.seed, n, faults) for n in range(1, options.jobs + 1)]
     sandbox = Sandbox(say=say)
