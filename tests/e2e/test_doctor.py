@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from oar_lxc.sandbox.suites import cgroup_version
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.conftest import cpuset_can_be_on
 
 Findings = list[dict[str, Any]]
@@ -365,7 +365,9 @@ def test_a_node_that_is_not_reached_is_told_with_what_lets_oar_in(
     """The failures with which this project began, among them."""
     where, how, said = UNREACHED[why]
     join = f"oar-lxc setup node --bundle {BUNDLE}"
-    undo = "oar-lxc setup server" if where == "server" else join
+    undo = join
+    if where == "server":
+        undo = "oar-lxc setup server" if cluster.cpuset else "oar-lxc setup server --no-cpuset"
     fault = Fault("ssh", how, f"node2: {said}", undo=undo)
     with broken(cluster, where, [fault]):
         status, found = doctor(cluster, "server", "--check", "ssh")
@@ -384,7 +386,8 @@ def test_a_frontend_tells_that_server_or_database_do_not_answer(cluster: Cluster
     assert status == 1
     assert "OAR's server server does not answer on port 6666" in said
     assert "OAR's database does not answer" in said
-    assert doctor(cluster, "frontend", "--check", "server")[0] == 0
+    # The server listens a moment after its service has started.
+    wait_until("it is well", lambda: doctor(cluster, "frontend", "--check", "server")[0] == 0)
 
 
 # Broken on node2, and seen where it is compared with the server and node1.
