@@ -24,7 +24,8 @@ from oar_lxc.linux.process import is_zombie, parent, pids
 from oar_lxc.root.namespaces import UserNamespaces
 from oar_lxc.root.ownership import Whose
 
-FILES = 1000  # open files to examine between two signs of life of the child
+OFTEN = 0.1  # seconds between two signs of life of the child
+MOUNTS = 1000  # mounts to examine between two
 
 
 def find_holders(
@@ -90,7 +91,7 @@ def _mounts_one(pid: int, names: Collection[bytes]) -> str:
                 for number, line in enumerate(table):
                     if line.split(b" ", 4)[3] in names:
                         return "1"
-                    if number % FILES == FILES - 1:
+                    if number % MOUNTS == MOUNTS - 1:
                         sign_of_life()
     return ""
 
@@ -113,9 +114,11 @@ def _is_jobs(pid: int, namespaces: UserNamespaces) -> bool:
 
 def _has_handle(pid: int, namespaces: UserNamespaces) -> bool:
     with suppress(OSError):
-        for number, fd in enumerate(os.listdir(f"/proc/{pid}/fd")):
+        silent = Deadline.after(OFTEN)
+        for fd in os.listdir(f"/proc/{pid}/fd"):
             if namespaces.is_handle(pid, fd):
                 return True
-            if number % FILES == FILES - 1:
+            if silent.passed:  # a namespace takes much longer than another file
                 sign_of_life()
+                silent = Deadline.after(OFTEN)
     return False
