@@ -178,9 +178,13 @@ def load(pool: IPv4Network, timeout: float) -> None:
         if not _others_track(timeout):
             lines.append(f"add rule inet {TABLE} others notrack")
         lines += [f"flush set inet {TABLE} owners", f"flush set inet {TABLE} peers"]
-        for layout in map(JobLayout, sorted(_jobs_of_devices())):
+        there = set(_jobs_of_devices())
+        for layout in map(JobLayout, sorted(there)):
             lines += _elements(layout, _uid(layout), flooded(layout, timeout))
         _nft(["-f", "-"], "\n".join(lines) + "\n", timeout)
+    # The destroy of a job that has ended meanwhile may have looked for its elements before.
+    for job in sorted(there - set(_jobs_of_devices())):
+        forget(JobLayout(job), timeout)
 
 
 def admit(

@@ -392,7 +392,7 @@ def enter_new():
             file.write(text)
 enter_new()
 held = []
-for _ in range(120):
+for _ in range(60):
     ready, tell_ready = os.pipe()
     if (pid := os.fork()) == 0:
         enter_new()

@@ -128,3 +128,19 @@ def test_rules_that_were_flushed_are_loaded_before_a_job_is_admitted(
     calls = nft(tmp_path, monkeypatch, script)
     packetfilter.admit(JobLayout(4), 2001, ["10.0.0.1"], POOL, 5)
     assert calls.read_text().splitlines() == ["-f -", "list ruleset", "-f -", "-f -"]
+
+
+def test_a_job_that_ends_while_the_rules_are_loaded_keeps_no_element(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([(4, 5), (5,)])
+    monkeypatch.setattr(packetfilter, "filter_locked", lambda timeout: nullcontext())
+    monkeypatch.setattr(packetfilter, "_jobs_of_devices", lambda: iter(next(looks)))
+    monkeypatch.setattr(packetfilter, "_elements", lambda layout, uid, peers: [layout.bridge])
+    monkeypatch.setattr(packetfilter, "flooded", lambda layout, timeout: [])
+    monkeypatch.setattr(packetfilter, "_uid", lambda layout: None)
+    forgotten: list[int] = []
+    monkeypatch.setattr(packetfilter, "forget", lambda layout, _: forgotten.append(layout.job_id))
+    nft(tmp_path, monkeypatch, "exit 0")
+    packetfilter.load(POOL, 5)
+    assert forgotten == [4]
