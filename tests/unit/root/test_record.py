@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,23 @@ def test_a_record_that_lacks_a_value_is_none(layout: JobLayout, key: str) -> Non
     del data[key]
     layout.record.write_text(json.dumps(data))
     assert read_record(layout.record) is None
+
+
+@pytest.mark.parametrize(
+    "later", [("placement",), ("placement", "waits"), ("placement", "waits", "ended")]
+)
+@pytest.mark.parametrize("first_id", [LOWEST, 0x70000000 + 42 * COUNT])
+def test_a_record_of_an_older_version_has_the_defaults_of_what_came_later(
+    layout: JobLayout, later: tuple[str, ...], first_id: int
+) -> None:
+    """Version 0.1 gave out other ids, and knew none of the three."""
+    wanted = replace(RECORD, first_id=first_id)
+    wanted.write(layout)
+    data = json.loads(layout.record.read_text())
+    for key in later:
+        del data[key]
+    layout.record.write_text(json.dumps(data))
+    assert read_record(layout.record) == wanted
 
 
 def test_the_record_of_another_job_is_none(layout: JobLayout) -> None:
