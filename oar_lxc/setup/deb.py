@@ -127,7 +127,8 @@ fi
 """
 
 # Without the package nothing could destroy what a job has on this node: OAR's own clean would wait
-# for its cgroups for ever. So nothing is removed while there is anything of a job.
+# for its cgroups for ever. So nothing is removed while there is anything of a job. On a node that
+# is set up, OAR needs the hooks, too, for jobs of all types.
 PRERM = """\
 #!/bin/sh
 set -e
@@ -140,14 +141,16 @@ if [ "$1" = remove ]; then
             "What dead jobs left goes with: oar-lxc-node reap" >&2
         exit 1
     fi
+    if [ -e /etc/systemd/system/oar-lxc-reap.timer ]; then
+        echo "oar-lxc: OAR suspects this node at its next job, unless the server's oar.conf" \
+            "names no hook of this package any more (PROLOGUE_EXEC_FILE, EPILOGUE_EXEC_FILE)" >&2
+    fi
 fi
 if command -v py3clean >/dev/null; then
     py3clean -p oar-lxc
 fi
 """
 
-# Only the root side removes a job's directory, so a purge keeps them: the job may still run. What
-# is mounted below may be other machines' too. The directory itself may be a mount point.
 # The log is opened for each line, so nothing has to be told that there is a new file.
 ROTATION = f"""\
 {LOG} {{
@@ -159,12 +162,34 @@ ROTATION = f"""\
     notifempty
 }}
 """
+
+# Set-up's own files go with a purge; after a removal they stay, and do nothing. What set-up has
+# written into OAR's own files is an administrator's to undo: other machines may depend on it.
+# Only the root side removes a job's directory, so a purge keeps them: the job may still run. What
+# is mounted below may be other machines' too. The directory itself may be a mount point.
 POSTRM = """\
 #!/bin/sh
 set -e
 if [ "$1" = purge ]; then
+    units=/etc/systemd/system
+    for unit in oar-lxc-reap.timer oar-lxc-sweep.timer oar-lxc-network.service; do
+        if [ -e $units/$unit ] && [ -d /run/systemd/system ]; then
+            deb-systemd-invoke stop $unit || true
+        fi
+        rm -f $units/*.wants/$unit
+    done
+    rm -f $units/oar-lxc-reap.service $units/oar-lxc-reap.timer
+    rm -f $units/oar-lxc-sweep.service $units/oar-lxc-sweep.timer $units/oar-lxc-network.service
+    rm -f $units/lxcfs.service.d/oar-lxc.conf $units/oar-node.service.d/10-oar-lxc.conf
+    rmdir $units/lxcfs.service.d $units/oar-node.service.d 2>/dev/null || true
+    if [ -d /run/systemd/system ]; then
+        systemctl --system daemon-reload || true
+    fi
+    rm -f /etc/systemd/journald.conf.d/60-oar-lxc.conf /etc/sysctl.d/60-oar-lxc.conf
+    rm -f /etc/oar/check.d/oar-lxc /var/lib/oar/checklogs/oar-lxc
     rm -rf /etc/oar-lxc
-    rm -f /var/log/oar-lxc.log /var/log/oar-lxc.log.*
+    rm -f /var/log/oar-lxc.log /var/log/oar-lxc.log.* /run/oar-lxc.lock /run/oar-lxc-*.lock
+    rmdir /run/oar-lxc-halted 2>/dev/null || true
     state=/var/lib/oar-lxc
     if [ -n "$(ls -A $state/jobs 2>/dev/null)" ]; then
         echo "oar-lxc: $state/jobs is not empty: left $state as it is" >&2
@@ -296,7 +321,6 @@ def _stage_files(root: Path, source: Path, version: str) -> None:
     _write(metadata / "METADATA", _metadata(project, version))
     _write(metadata / "INSTALLER", "debian\n")
     _write(metadata / "entry_points.txt", _entry_points(project))
-    _write(metadata / "top_level.txt", "oar_lxc\n")
     _write(root / "usr/bin/oar-lxc", OAR_LXC)
     _write(root / "usr/sbin/oar-lxc-node", OAR_LXC_NODE)
     share = root / "usr/share"

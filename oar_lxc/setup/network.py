@@ -50,6 +50,8 @@ After=network-pre.target nftables.service firewalld.service ufw.service
 PartOf=nftables.service
 ReloadPropagatedFrom=nftables.service
 Before=oar-node.service
+# The package may be removed, and its set-up stay.
+ConditionFileIsExecutable=/usr/sbin/oar-lxc-node
 
 [Service]
 Type=oneshot

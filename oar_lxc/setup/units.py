@@ -9,10 +9,18 @@ from oar_lxc.setup.steps import Step
 NODE = "oar-lxc-reap"
 SERVER = "oar-lxc-sweep"
 
+CHECK = """\
+#!/bin/sh
+# The package may be removed, and its set-up stay.
+[ ! -x /usr/share/oar-lxc/hooks/node_check ] || exec /usr/share/oar-lxc/hooks/node_check
+"""
+
 SERVICE = """\
 [Unit]
 Description={what}
 After={after}
+# The package may be removed, and its set-up stay.
+ConditionFileIsExecutable={program}
 
 [Service]
 Type=oneshot
@@ -38,10 +46,9 @@ def steps() -> list[Step]:
     """Make the steps after which a node reaps by itself, and OAR's node check asks the reaper."""
     what = "Remove what is left of OAR jobs' containers"
     after = "local-fs.target oar-node.service"
-    check = "#!/bin/sh\nexec /usr/share/oar-lxc/hooks/node_check\n"
     return [
         files.directory(f"{CHECK_LOGS} is there", CHECK_LOGS, 0o755, "oar", "oar"),
-        files.own_file("OAR's node check asks the reaper", NODE_CHECK, check, 0o755),
+        files.own_file("OAR's node check asks the reaper", NODE_CHECK, CHECK, 0o755),
         *_units(NODE, what, after, "/usr/sbin/oar-lxc-node reap", "20s"),
     ]
 
@@ -54,7 +61,8 @@ def server_steps() -> list[Step]:
 
 
 def _units(name: str, what: str, after: str, command: str, first: str) -> list[Step]:
-    service = SERVICE.format(what=what, after=after, command=command)
+    (program, *_) = command.split()
+    service = SERVICE.format(what=what, after=after, program=program, command=command)
     timer = TIMER.format(what=what, first=first)
     return [
         services.with_reload(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,21 @@ import pytest
 import oar_lxc
 from oar_lxc.errors import UsageError
 from oar_lxc.linux.node_log import LOG
-from oar_lxc.setup import deb
+from oar_lxc.setup import deb, files, node, units
+from oar_lxc.setup.bundle import Bundle
 from oar_lxc.setup.completion import script_for
+from oar_lxc.setup.steps import Step
 
 REPOSITORY = Path(__file__).parents[3]
+BUNDLE = Bundle("server", {}, "/oar", "stanza", "private", "public", "private", "public")
+# Its keys and lock, which it needs without the package, too.
+WANTS = "etc/systemd/system/{}.target.wants"
+UNITS = {
+    "oar-lxc-reap.timer": WANTS.format("timers"),
+    "oar-lxc-sweep.timer": WANTS.format("timers"),
+    "oar-lxc-network.service": WANTS.format("multi-user"),
+}
+OARS = ("/etc/oar/oar_ssh_host_rsa_key", "/var/lib/oar/")
 CHANGELOG = """\
 # Changelog
 
@@ -146,32 +158,108 @@ def test_a_maintainer_script_parses(script: str, checkout: Path, tmp_path: Path)
     subprocess.run(["sh", "-n", root / "DEBIAN" / script], check=True)
 
 
-@pytest.mark.parametrize("kept", ["", "a job", "a mount"])
-def test_a_purge_removes_all_but_jobs_and_what_is_mounted(tmp_path: Path, kept: str) -> None:
-    state, etc, mounts = tmp_path / "state", tmp_path / "etc", tmp_path / "mounts"
-    (state / "store/images/debian-12/rootfs").mkdir(parents=True)
-    (state / "jobs/42" if kept == "a job" else state / "jobs").mkdir(parents=True)
-    etc.mkdir()
-    logs = [tmp_path / name for name in ("oar-lxc.log", "oar-lxc.log.1", "oar-lxc.log.2.gz")]
-    for log in logs:
-        log.touch()
-    below = f" {state}/store/images" if kept == "a mount" else f" {state}"
-    mounts.write_text(f"29 1 8:1 / / rw - ext4 x rw\n30 29 8:2 /{below} rw - ext4 x rw\n")
-    script = deb.POSTRM.replace("/var/lib/oar-lxc", str(state)).replace("/etc/oar-lxc", str(etc))
-    script = script.replace("/proc/self/mountinfo", str(mounts))
-    script = script.replace("/var/log/", f"{tmp_path}/")
+def postrm(root: Path, action: str) -> subprocess.CompletedProcess[str]:
+    """Run the package's last script on a directory in place of the machine."""
+    script = deb.POSTRM.replace("/proc/self/mountinfo", f"{root}/mounts")
+    for top in ("etc", "run", "var"):
+        script = re.sub(f"(?<![a-z}}])/{top}/", f"{root}/{top}/", script)
+    argv = ["sh", "-c", script, "postrm", action]
+    environ = {**os.environ, "PATH": f"{root}/bin:{os.environ['PATH']}"}
+    return subprocess.run(argv, env=environ, capture_output=True, text=True, check=True)
+
+
+def written_by_set_up(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the files that set-up writes as its own, on a node and to sweep on a server."""
+    written = set()
+
+    def note(title: str, path: Path, *rest: object) -> Step:
+        written.add(str(path))
+        return Step(title, lambda: None)
+
+    monkeypatch.setattr(files, "own_file", note)
+    node.plan_of(BUNDLE, node.Options())
+    units.server_steps()
+    return written
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory that has what a node has of the package."""
+    root = tmp_path / "machine"
+    for name in (
+        "etc/oar-lxc/oar-lxc.toml",
+        "var/lib/oar-lxc/store/images/debian-12/rootfs/bin/sh",
+        "var/lib/oar-lxc/records/.lock",
+        *(f"var/log/oar-lxc.log{suffix}" for suffix in ("", ".1", ".2.gz")),
+        *(f"run/oar-lxc{suffix}.lock" for suffix in ("", "-jobs")),
+        *(path.removeprefix("/") for path in written_by_set_up(monkeypatch)),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for unit, wants in UNITS.items():
+        (root / wants).mkdir(exist_ok=True)
+        (root / wants / unit).symlink_to(f"../{unit}")
+    for name in ("deb-systemd-invoke", "systemctl"):
+        (root / "bin").mkdir(exist_ok=True)
+        (root / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (root / "bin" / name).chmod(0o755)
+    (root / "run/systemd/system").mkdir(parents=True)
+    (root / "run/oar-lxc-halted").mkdir()
+    (root / "var/lib/oar-lxc/jobs").mkdir()
+    (root / "mounts").write_text(f"29 1 8:1 / {root}/var/lib/oar-lxc rw - ext4 x rw\n")
+    return root
+
+
+def files_of(root: Path) -> set[str]:
+    """Return the paths of a machine's files and links."""
+    found = (path for top in ("etc", "run", "var") for path in (root / top).rglob("*"))
+    return {f"/{path.relative_to(root)}" for path in found if path.is_symlink() or path.is_file()}
+
+
+def test_a_purge_removes_all_but_what_is_others(machine: Path) -> None:
+    others = machine / "etc/systemd/system/oar-node.service.d/limits.conf"
+    others.touch()
+    before = files_of(machine)
     for action in ("remove", "upgrade"):
-        subprocess.run(["sh", "-c", script, "postrm", action], check=True)
-        assert etc.exists()
-        assert all(log.exists() for log in logs)
-    done = subprocess.run(
-        ["sh", "-c", script, "postrm", "purge"], capture_output=True, text=True, check=True
-    )
-    assert not etc.exists()
-    assert not any(log.exists() for log in logs)
-    assert (state / "store/images/debian-12/rootfs").exists() == bool(kept)
-    assert state.exists() == bool(kept)
-    assert done.stderr.count("\n") == bool(kept)
+        assert postrm(machine, action).stdout == ""
+        assert files_of(machine) == before
+    done = postrm(machine, "purge")
+    left = files_of(machine)
+    assert left == {
+        path for path in before if path.startswith(OARS) or path.endswith("limits.conf")
+    }
+    assert not [path for path in left if "oar-lxc" in path]
+    assert not (machine / "var/lib/oar-lxc").exists()
+    assert not (machine / "run/oar-lxc-halted").exists()
+    assert not (machine / "etc/systemd/system/lxcfs.service.d").exists()
+    stops = [f"deb-systemd-invoke stop {unit}" for unit in UNITS]
+    assert done.stdout.splitlines() == [*stops, "systemctl --system daemon-reload"]
+    assert done.stderr == ""
+    # Also where nothing was ever set up, and systemd does not run.
+    (machine / "run/systemd/system").rmdir()
+    assert postrm(machine, "purge").stdout == ""
+
+
+@pytest.mark.parametrize("kept", ["a job", "a mount"])
+def test_a_purge_keeps_jobs_and_what_is_mounted(machine: Path, kept: str) -> None:
+    state = machine / "var/lib/oar-lxc"
+    if kept == "a job":
+        (state / "jobs/42").mkdir()
+    else:
+        with (machine / "mounts").open("a") as mounts:
+            mounts.write(f"30 29 8:2 / {state}/store/images rw - ext4 x rw\n")
+    done = postrm(machine, "purge")
+    assert done.stderr.count("\n") == 1
+    assert (state / "store/images/debian-12/rootfs/bin/sh").exists()
+    assert not (machine / "etc/oar-lxc").exists()
+
+
+def prerm(root: Path, action: str) -> subprocess.CompletedProcess[str]:
+    """Run the package's first script on directories in place of a machine's."""
+    script = deb.PRERM.replace("/var/lib/oar-lxc", f"{root}/state").replace("py3clean", "no-such")
+    script = script.replace("/etc/systemd/system", f"{root}/units")
+    argv = ["sh", "-c", script, "prerm", action]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("kept", ["jobs/42", "records/42.json", ""])
@@ -183,20 +271,22 @@ def test_nothing_is_removed_while_a_job_has_anything(
     for name in ("jobs", "records", "store", kept):
         (state / name).mkdir(parents=True, exist_ok=True)
     (state / "records/.lock").touch()
-    script = deb.PRERM.replace("/var/lib/oar-lxc", str(state)).replace("py3clean", "no-such")
-    argv = ["sh", "-c", script, "prerm", action]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = prerm(tmp_path, action)
     refused = bool(kept) and action == "remove"
     assert done.returncode == refused
     assert done.stderr.count("\n") == refused
     assert ("has something of 42 (ids of jobs)" in done.stderr) == refused
 
 
-def test_a_machine_that_is_no_node_is_not_asked(tmp_path: Path) -> None:
-    script = deb.PRERM.replace("/var/lib/oar-lxc", str(tmp_path / "none"))
-    subprocess.run(
-        ["sh", "-c", script.replace("py3clean", "no-such"), "prerm", "remove"], check=True
-    )
+def test_the_removal_from_a_node_tells_of_oars_hooks(tmp_path: Path) -> None:
+    assert prerm(tmp_path, "remove").stderr == ""  # nothing was set up
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units/oar-lxc-reap.timer").touch()
+    done = prerm(tmp_path, "remove")
+    assert done.returncode == 0
+    assert done.stderr.startswith("oar-lxc: OAR suspects this node at its next job, unless")
+    assert done.stderr.count("\n") == 1
+    assert prerm(tmp_path, "upgrade").stderr == ""
 
 
 @pytest.mark.parametrize("shell", deb.COMPLETIONS)
