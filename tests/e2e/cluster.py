@@ -158,7 +158,11 @@ class Cluster:
         oarsub adds ``-l`` of the command line to that of the script, as an alternative.
         """
         options = ["-n", "lxc", "-t", "lxc", "-l", resources] if resources else ["-S"]
-        result = self.frontend("oarsub", *options, command, user=user)
+        return self.oarsub(*options, command, user=user)
+
+    def oarsub(self, *arguments: str, user: str = "alice") -> SubmittedJob:
+        """Submit any job."""
+        result = self.frontend("oarsub", *arguments, user=user)
         match = re.search(r"^OAR_JOB_ID=(\d+)$", result.stdout, re.MULTILINE)
         if match is None:
             raise AssertionError(f"oarsub gave no job: {result.stdout}{result.stderr}")
