@@ -181,7 +181,8 @@ if [ "$1" = purge ]; then
     rm -f $units/oar-lxc-reap.service $units/oar-lxc-reap.timer
     rm -f $units/oar-lxc-sweep.service $units/oar-lxc-sweep.timer $units/oar-lxc-network.service
     rm -f $units/lxcfs.service.d/oar-lxc.conf $units/oar-node.service.d/10-oar-lxc.conf
-    rmdir $units/lxcfs.service.d $units/oar-node.service.d 2>/dev/null || true
+    rm -f $units/-.slice.d/60-oar-lxc.conf
+    rmdir $units/lxcfs.service.d $units/oar-node.service.d $units/-.slice.d 2>/dev/null || true
     if [ -d /run/systemd/system ]; then
         systemctl --system daemon-reload || true
     fi
