@@ -1,8 +1,9 @@
-"""Let machines keep the controllers of cgroup version 2.
+"""Let machines keep what they have of the host's cgroups.
 
-LXC puts machines below the host's topmost cgroup, which is systemd's, and lets them have all
-controllers. Systemd takes away again what none of its own units needs, the cpuset first. So there
-is a unit that needs all of them, as long as there are machines.
+LXC puts machines below the host's topmost cgroup, which is systemd's. With version 2 it lets them
+have all controllers, and systemd takes away again what none of its own units needs, the cpuset
+first. With version 1, systemd removes the empty cgroups of such controllers, and those in machines.
+So there is a unit that needs all of them, as long as there are machines.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from pathlib import Path
 
 from oar_lxc.linux.run import run
 from oar_lxc.sandbox.state import State
-from oar_lxc.sandbox.suites import cgroup_version
 
 SYSTEMD = Path("/run/systemd/system")  # exists where it runs as process 1
 
 
 def keep(state: State) -> None:
     """Let systemd leave all controllers to the machines of a sandbox, where it has them."""
-    if cgroup_version() != 2 or not SYSTEMD.is_dir() or kept(state):
+    if not SYSTEMD.is_dir() or kept(state):
         return
     unit = ("--quiet", "--collect", f"--unit={_unit(state)}", "--property=Delegate=yes")
+    unit += ("--property=IOAccounting=yes",)  # in version 1, Delegate has not blkio
     run(["systemd-run", *unit, "--description=machines of oar_lxc", "sleep", "infinity"])
 
 

@@ -1,4 +1,4 @@
-"""What keeps the controllers of cgroup version 2 for machines: a unit of the host's systemd."""
+"""What keeps the controllers of cgroups for machines: a unit of the host's systemd."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "units").mkdir()
     monkeypatch.setenv("UNITS", str(tmp_path / "units"))
     monkeypatch.setattr(controllers, "SYSTEMD", tmp_path)
-    monkeypatch.setattr(controllers, "cgroup_version", lambda: 2)
     return tmp_path / "units"
 
 
@@ -52,13 +51,10 @@ def test_a_unit_keeps_them_from_up_to_down(tmp_path: Path, units: Path) -> None:
         assert not controllers.kept(state)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_without_version_2_or_systemd_there_is_nothing_to_keep(
-    tmp_path: Path, units: Path, monkeypatch: pytest.MonkeyPatch, version: int
+def test_without_systemd_there_is_nothing_to_keep(
+    tmp_path: Path, units: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controllers, "cgroup_version", lambda: version)
-    if version == 2:
-        monkeypatch.setattr(controllers, "SYSTEMD", tmp_path / "none")
+    monkeypatch.setattr(controllers, "SYSTEMD", tmp_path / "none")
     state = State(tmp_path / "state", tmp_path)
     controllers.keep(state)
     controllers.release(state)
