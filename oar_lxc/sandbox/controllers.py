@@ -2,7 +2,7 @@
 
 LXC puts machines below the host's topmost cgroup, which is systemd's. With version 2 it lets them
 have all controllers, and systemd takes away again what none of its own units needs, the cpuset
-first. With version 1, systemd removes the empty cgroups of such controllers, and those in machines.
+first. With version 1, systemd removes empty cgroups of such controllers, and those in machines.
 So there is a unit that needs all of them, as long as there are machines.
 """
 
