@@ -20,9 +20,10 @@ def keep(state: State) -> None:
     """Let systemd leave all controllers to the machines of a sandbox, where it has them."""
     if not SYSTEMD.is_dir() or kept(state):
         return
-    unit = ("--quiet", "--collect", f"--unit={_unit(state)}", "--property=Delegate=yes")
-    unit += ("--property=IOAccounting=yes",)  # in version 1, Delegate has not blkio
-    run(["systemd-run", *unit, "--description=machines of oar_lxc", "sleep", "infinity"])
+    unit = ("--quiet", "--collect", f"--unit={_unit(state)}", "--description=machines of oar_lxc")
+    # In version 1, blkio is not among what Delegate has.
+    needs = ("--property=Delegate=yes", "--property=IOAccounting=yes")
+    run(["systemd-run", *unit, *needs, "sleep", "infinity"])
 
 
 def kept(state: State) -> bool:
