@@ -8,12 +8,9 @@ So there is a unit that needs all of them, as long as there are machines.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from oar_lxc.linux.run import run
 from oar_lxc.sandbox.state import State
-
-SYSTEMD = Path("/run/systemd/system")  # exists where it runs as process 1
+from oar_lxc.setup.requirements import SYSTEMD
 
 
 def keep(state: State) -> None:

@@ -22,6 +22,7 @@ from oar_lxc.setup.steps import NotYetError, SetupError, Step
 SERVER = "oar-server"  # the package that makes a machine the server
 NODE = "oar-node"  # the package that makes a machine a node
 CGROUPS = Path("/sys/fs/cgroup")
+SYSTEMD = Path("/run/systemd/system")  # exists where it runs as process 1
 CONTROLLERS = ("cpuset", "cpu", "cpuacct", "devices", "freezer")
 # Of version 2: what limits containers, and with OAR's cpuset on, what it confines jobs with.
 OF_CONTAINERS = ("cpu", "memory", "pids")
@@ -55,7 +56,7 @@ def is_debian() -> Step:
     def problem() -> str | None:
         if shutil.which("apt-get") is None:
             return "this machine has no apt-get: set-up knows Debian 12 and later"
-        if not Path("/run/systemd/system").is_dir():
+        if not SYSTEMD.is_dir():
             return "systemd does not run as process 1 here: services could not be started"
         return None
 

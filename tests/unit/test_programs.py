@@ -14,6 +14,7 @@ import pytest
 from oar_lxc.sandbox.cluster import HOST_PACKAGES
 from oar_lxc.setup import deb, packages
 from tests.programs import of_file, of_perl, of_python, of_shell
+from tests.vm import disk
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ PACKAGES = {
     "bash": "bash",
     "bsdutils": "script",
     "coreutils": "cat chmod chown cp df du echo env false head id kill ln ls mkdir mv "
-    "printf pwd readlink rm sleep stat sync test timeout touch true",
+    "nproc printf pwd readlink rm sleep stat sync test timeout touch true",
     "dash": "sh",
     "dpkg": "dpkg dpkg-deb dpkg-query",
     "e2fsprogs": "chattr mkfs.ext4",
@@ -105,7 +106,7 @@ PLACES = {
     "jobscripts": {*OURS, *packages.NODE},
     "tests/fresh": makefile("FRESH_PACKAGES"),
     "tests/vm": makefile("VM_PACKAGES"),
-    "tests/vm/inside": {*OURS, *packages.NODE} | makefile("APT_PACKAGES"),
+    "tests/vm/inside": {*OURS, *packages.NODE, *disk.TESTS} | makefile("APT_PACKAGES"),
     "tests/bench": CLUSTER | makefile("APT_PACKAGES"),
     "tests/e2e": CLUSTER | makefile("APT_PACKAGES"),
     "tests/matrix": CLUSTER | makefile("APT_PACKAGES"),

@@ -11,7 +11,7 @@ import pytest
 from oar_lxc.errors import UsageError
 from oar_lxc.model.config import Config
 from oar_lxc.model.idspans import parse_spans
-from oar_lxc.setup import bundle, database, join, resources, server, stanza
+from oar_lxc.setup import bundle, database, join, requirements, resources, server, stanza
 from oar_lxc.setup.oarconf import OarConf
 from oar_lxc.setup.steps import NotYetError, SetupError, StepOutcome, execute
 from tests.unit.setup.conftest import Installer
@@ -137,7 +137,10 @@ def test_after_an_upgrade_of_oar_its_new_resource_manager_counts(
     assert stanza.site_file(conf) == Path("/etc/oar") / file
 
 
-def test_without_its_cpuset_oar_3_is_left_as_it_is(install: Installer) -> None:
+def test_without_its_cpuset_oar_3_is_left_as_it_is(
+    tmp_path: Path, install: Installer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requirements, "SYSTEMD", tmp_path)  # which the tests' machine may not have
     install("3.0.2-1")
     plan = server.make_plan(server.Options(cpuset=False))
     outcomes = []
