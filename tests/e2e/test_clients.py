@@ -105,8 +105,12 @@ def test_ansible_pings_all_by_the_inventory(job: SubmittedJob) -> None:
 
 
 def test_mpirun_runs_over_containers_on_two_nodes(job: SubmittedJob) -> None:
-    """Started in one of them, as anybody who has a list of hosts does."""
-    mpirun = "mpirun --allow-run-as-root --hostfile $OAR_LXC_NODEFILE -np 2 hostname"
+    """Started in one of them, as anybody who has a list of hosts does.
+
+    Without ``--map-by``, both would run in one that sees two CPUs, as with OAR's cpuset off.
+    """
+    hosts = "--hostfile $OAR_LXC_NODEFILE --map-by node"
+    mpirun = f"mpirun --allow-run-as-root {hosts} -np 2 hostname"
     done = shell(job, f"ssh vm1.$JOB {shlex.quote(mpirun)} | sort")
     assert done.stdout == "vm1\nvm2\n"
 
