@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.e2e.cluster import ENDED
+from tests.matrix.cgroups import directory, freezing, is_frozen
 from tests.matrix.kills import end
 from tests.matrix.registry import fault
 from tests.matrix.row import Row
@@ -20,10 +21,7 @@ def finish(row: Row, job: MatrixJob) -> None:
 
 def path_of(row: Row, job: MatrixJob, node: str, controller: str) -> str:
     """Return the cgroup of a container on a node, where its hierarchy is mounted."""
-    init = row.inits(job, node)[0]
-    line = next(x for x in init.cgroup.splitlines() if controller in x.split(":")[1].split(","))
-    path = line.split(":", 2)[2].removesuffix("/init.scope")
-    return f"/sys/fs/cgroup/{controller}{path}"
+    return directory(row.inits(job, node)[0].cgroup, controller).removesuffix("/init.scope")
 
 
 @fault("frozen", "a container that its user froze", short=True, soak=True)
@@ -31,15 +29,11 @@ def frozen(row: Row) -> None:
     """SIGKILL waits until it thaws."""
     job = row.run()
     node = row.other(job)
-    state = f"{path_of(row, job, node, 'freezer')}/freezer.state"
+    path = path_of(row, job, node, "freezer")
     user_namespace = f"--user=/var/lib/oar-lxc/jobs/{job.id}/namespaces/user"
     become_root = ("nsenter", user_namespace, "--setuid=0", "--setgid=0", "--")
-    row.world.as_user(node, row.user, *become_root, "sh", "-c", f"echo FROZEN > {state}")
-    row.wait(
-        "the container is frozen",
-        lambda: row.world.on(node, "cat", state).stdout.strip() == "FROZEN",
-        10,
-    )
+    row.world.as_user(node, row.user, *become_root, "sh", "-c", freezing(path))
+    row.wait("the container is frozen", lambda: is_frozen(row.world, node, path), 10)
     finish(row, job)
 
 
