@@ -114,7 +114,7 @@ e2e: need-host setup venv ## Run the tests on a real OAR, in the sandbox; SUITE=
 
 .PHONY: matrix
 matrix: need-root setup venv ## Let jobs fail in every way, and count what is left; FAULT=name for one (root)
-	$(OAR_LXC) sandbox up
+	$(OAR_LXC) sandbox up $(OF_SUITE)
 	$(BIN)/python -m tests.matrix $(if $(FAULT),--fault $(FAULT)) $(MATRIX_OPTIONS)
 
 .PHONY: properties
