@@ -204,7 +204,8 @@ class PretendJob:
             scope = f"{self.slice.removesuffix('.slice')}-p{next(_scopes)}"
             scoped = ["systemd-run", "--quiet", "--scope", "--collect", f"--unit={scope}"]
             become = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}"]
-            argv = [*scoped, f"--slice={self.slice}", *become, "--init-groups", *argv]
+            become += ["--init-groups", "env", f"--chdir={account.pw_dir}"]
+            argv = [*scoped, f"--slice={self.slice}", *become, *argv]
         tasks = [CGROUPS / c / self.cgroup.lstrip("/") / "tasks" for c in controllers]
 
         def enter() -> None:
@@ -215,11 +216,11 @@ class PretendJob:
             os.initgroups(account.pw_name, account.pw_gid)
             os.setgid(account.pw_gid)
             os.setuid(account.pw_uid)
+            os.chdir(account.pw_dir)  # as the user: it may be closed to root, as on NFS
 
         return subprocess.Popen(
             list(argv),
             env=dict(environ or self.environ()),
-            cwd=account.pw_dir,
             preexec_fn=enter,
             stdin=stdin,
             stdout=subprocess.PIPE,

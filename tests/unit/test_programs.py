@@ -42,6 +42,7 @@ PACKAGES = {
     "make": "make",
     "mmdebstrap": "mmdebstrap",
     "mount": "losetup mount umount",
+    "nfs-kernel-server": "exportfs",
     "nftables": "nft",
     "oar-lxc": "oar-lxc oar-lxc-node",
     "oar-node": "hwloc-calc",  # of the package hwloc, which that of OAR 2.6 depends on

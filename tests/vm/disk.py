@@ -22,7 +22,7 @@ SIZE = "16G"  # most of it is a hole in the file
 DISK = "disk.raw"
 # What makes a Debian a machine, and the tests' own programs.
 MACHINE = ("systemd", "systemd-sysv", "dbus", "libpam-systemd", "git", "make")
-TESTS = ("python3-pytest", "python3-pytest-xdist", "python3-hypothesis")
+TESTS = ("nfs-kernel-server", "python3-hypothesis", "python3-pytest", "python3-pytest-xdist")
 # What the machine runs once it has booted; the host gives it a directory.
 SERVICE = "from-host.service"
 SHARE = "/host"
