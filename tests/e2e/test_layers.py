@@ -47,6 +47,7 @@ def replaced(cluster: Cluster, path: str, text: str) -> Iterator[None]:
         for node in cluster.nodes:
             cluster.on(node, "cp", "-a", NODE_COMMAND, REAL)
             cover = f"/run/cover-{path.rpartition('/')[2]}"
+            stack.callback(cluster.on, node, "rm", REAL, cover)
             cluster.on(node, "sh", "-c", f"cat > {cover} && chmod 755 {cover}", stdin=text)
             cluster.on(node, "mount", "--bind", cover, path)
             stack.callback(cluster.on, node, "umount", path)
