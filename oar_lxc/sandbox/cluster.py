@@ -35,9 +35,10 @@ SERVER_SETTINGS = {
     "TAKTUK_CMD": "/usr/bin/taktuk -t 30 -s -g 0.1",
 }
 
-_DEB = "/root/oar-lxc.deb"
+# Where machines have the package, and what joins them to the server.
+DEB = "/root/oar-lxc.deb"
+BUNDLE = "/root/oar-lxc-bundle.tar"
 _DEB_DIGEST = "/root/oar-lxc.deb.sha256"
-_BUNDLE = "/root/oar-lxc-bundle.tar"
 
 
 class Sandbox:
@@ -220,11 +221,11 @@ class Sandbox:
         """Set up the machines that are not the server."""
 
         def join(machine: Machine) -> None:
-            machine.write(_BUNDLE, secrets, 0o600)
+            machine.write(BUNDLE, secrets, 0o600)
             if machine.name == "frontend":
-                self._set_up(machine, ["frontend", "--bundle", _BUNDLE])
+                self._set_up(machine, ["frontend", "--bundle", BUNDLE])
             else:
-                self._set_up(machine, ["node", "--bundle", _BUNDLE, "--image", IMAGE])
+                self._set_up(machine, ["node", "--bundle", BUNDLE, "--image", IMAGE])
 
         with self.report.step(f"setting up {', '.join(machine.name for machine in machines)}"):
             _parallel(join, machines)
@@ -353,9 +354,9 @@ def _install(machine: Machine, package: Path) -> None:
     wanted = hashlib.sha256(data).hexdigest()
     if machine.run(["cat", _DEB_DIGEST], check=False).stdout == wanted:
         return
-    machine.write(_DEB, data)
+    machine.write(DEB, data)
     machine.run(["dpkg", "--configure", "-a"], timeout=300)
-    apt = [*packages.APT_INSTALL, "--reinstall", "--allow-downgrades", _DEB]
+    apt = [*packages.APT_INSTALL, "--reinstall", "--allow-downgrades", DEB]
     machine.run(["env", "DEBIAN_FRONTEND=noninteractive", *apt], timeout=600)
     machine.write(_DEB_DIGEST, wanted.encode())
 

@@ -12,15 +12,16 @@ from oar_lxc.linux.run import run
 from oar_lxc.sandbox.state import State
 from oar_lxc.setup.requirements import SYSTEMD
 
+# Of a unit that needs all controllers. In version 1, blkio is not among what Delegate has.
+ALL = ("--property=Delegate=yes", "--property=IOAccounting=yes")
+
 
 def keep(state: State) -> None:
     """Let systemd leave all controllers to the machines of a sandbox, where it has them."""
     if not SYSTEMD.is_dir() or kept(state):
         return
     unit = ("--quiet", "--collect", f"--unit={_unit(state)}", "--description=machines of oar_lxc")
-    # In version 1, blkio is not among what Delegate has.
-    needs = ("--property=Delegate=yes", "--property=IOAccounting=yes")
-    run(["systemd-run", *unit, *needs, "sleep", "infinity"])
+    run(["systemd-run", *unit, *ALL, "sleep", "infinity"])
 
 
 def kept(state: State) -> bool:

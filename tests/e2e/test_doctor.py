@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from oar_lxc.sandbox.cluster import BUNDLE
 from oar_lxc.sandbox.suites import cgroup_version
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.conftest import cpuset_can_be_on
 
 Findings = list[dict[str, Any]]
-BUNDLE = "/root/oar-lxc-bundle.tar"  # where the sandbox has it on machines
 TOML = "/etc/oar-lxc/oar-lxc.toml"
 OAR_CONF = "/etc/oar/oar.conf"
 SSH = "/var/lib/oar/.ssh"

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from oar_lxc.linux.run import Result
+from oar_lxc.sandbox.cluster import BUNDLE, DEB
 from oar_lxc.setup import deb
 from tests.e2e.cluster import ENDED, Cluster, SubmittedJob
 
 SCRIPT = "./jobscripts/lxc_job.py"
-PACKAGE = "/root/oar-lxc.deb"  # where the sandbox has it on machines
 NEWER = "/root/oar-lxc-newer.deb"
-BUNDLE = "/root/oar-lxc-bundle.tar"
 OAR_CONF = "/etc/oar/oar.conf"
 NODE = "node2"
 VERSION = "99.1"
@@ -107,7 +106,7 @@ def newer(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
     machine = cluster.sandbox.machine(NODE)
     machine.write(NEWER, deb.build(tmp_path, source).read_bytes())
     yield NEWER
-    cluster.on(NODE, "dpkg", "-i", PACKAGE)
+    cluster.on(NODE, "dpkg", "-i", DEB)
     cluster.on(NODE, "rm", NEWER)
 
 
@@ -115,7 +114,7 @@ def newer(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
 def package(cluster: Cluster) -> Iterator[None]:
     """Give the node the package back, with its set-up."""
     yield
-    cluster.on(NODE, "dpkg", "-i", PACKAGE)
+    cluster.on(NODE, "dpkg", "-i", DEB)
     cluster.on(NODE, "oar-lxc", "setup", "node", "--bundle", BUNDLE, "--image", "debian-12")
 
 

@@ -22,6 +22,7 @@ from oar_lxc.model.addresses import POOL
 from oar_lxc.model.layout import BRIDGE_INSIDE, STATE, UPLINK_INSIDE, JobLayout
 from oar_lxc.model.published import PublishedJob
 from oar_lxc.root import packetfilter
+from oar_lxc.sandbox import controllers
 from oar_lxc.setup.requirements import SYSTEMD
 from tests import kernel
 from tests.pretend import CGROUPS, VERSION_2, PretendJob, make_state, ordinary_user, pretend_job
@@ -87,9 +88,8 @@ def containers_of(job: PretendJob) -> Path:
 def _cgroups_stay() -> None:
     """Have systemd remove no empty cgroup of a job while tests run, as set-up does on a node."""
     if SYSTEMD.is_dir():
-        unit = ("--property=Delegate=yes", "--property=IOAccounting=yes")
         until_we_end = ("tail", f"--pid={os.getpid()}", "-f", "/dev/null")
-        run(["systemd-run", "--quiet", "--collect", *unit, *until_we_end])
+        run(["systemd-run", "--quiet", "--collect", *controllers.ALL, *until_we_end])
 
 
 @pytest.fixture(scope="session", autouse=True)
